@@ -1,0 +1,1 @@
+"""The library that every stage uses; it knows nothing of Kubeflow."""

@@ -1,0 +1,196 @@
+"""What lies in an artifact folder, and how it gets there whole or not at all.
+
+Every stage writes one folder. Its `manifest.json` is written last and names every other file with size and SHA-256, so
+a folder without a manifest is no artifact. Readers ask for a kind ("dataset", "teacher", …) and get the manifest back,
+or one sentence about what is wrong with the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.catlib.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class FileRecord(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: int = Field(ge=0, description="size")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="digest of the content")
+
+
+class Manifest(BaseModel):
+    """What an artifact is, where it came from, and its files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = Field(SCHEMA_VERSION, description="layout version of artifact folders")
+    kind: str = Field(description="the stage that wrote it")
+    code_digest: str = Field(description="digest of the package's source when it was written")
+    config: dict[str, Any] = Field(description="the stage's section of the recipe")
+    inputs: dict[str, str] = Field(description="digest of the manifest of every input artifact")
+    summary: dict[str, Any] = Field(description="facts about the content, by kind of artifact")
+    files: dict[str, FileRecord] = Field(description="relative path -> record")
+
+    def digest(self) -> str:
+        """Returns a digest of the whole artifact: content, configuration and origin."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+@functools.cache
+def code_digest() -> str:
+    """Returns a digest over the source files of the `components` package (12 hex digits).
+
+    It is part of every stage's cache key: results of other code are not reused.
+    """
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.suffix in {".py", ".html", ".css", ".csv"}:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file as 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class ArtifactWriter:
+    """Handed to a stage while it writes: a folder, and the summary that goes into the manifest.
+
+    Attributes:
+        folder: Where the stage puts its files.
+        summary: Filled by the stage with JSON values.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Wraps an existing, empty folder."""
+        self.folder = folder
+        self.summary: dict[str, Any] = {}
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file; NaN and infinity are refused (ValueError)."""
+        (self.folder / name).write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def writing(
+    output: Path, *, kind: str, config: BaseModel, inputs: dict[str, Manifest] | None = None
+) -> Iterator[ArtifactWriter]:
+    """Writes an artifact: files beside the output folder, then the manifest, then one rename.
+
+    When the body raises, nothing appears at `output` and what was there stays.
+
+    Args:
+        output: The folder to make. An existing artifact, or an empty folder, is replaced.
+        kind: The stage.
+        config: The stage's configuration.
+        inputs: Manifests of the artifacts it was made from.
+
+    Raises:
+        UserError: `output` holds something that is not an artifact.
+    """
+    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
+        raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.partial")
+    staging.mkdir()
+    try:
+        writer = ArtifactWriter(staging)
+        yield writer
+        manifest = Manifest(
+            kind=kind,
+            code_digest=code_digest(),
+            config=config.model_dump(mode="json"),
+            inputs={name: given.digest() for name, given in (inputs or {}).items()},
+            summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
+            files={
+                path.relative_to(staging).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
+                for path in sorted(staging.rglob("*"))
+                if path.is_file()
+            },
+        )
+        writer.write_json(MANIFEST, manifest.model_dump(mode="json"))
+        for path in [*staging.rglob("*"), staging]:
+            _fsync(path)
+        if output.exists():
+            shutil.rmtree(output)
+        staging.rename(output)
+        _fsync(output.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
+    """Reads and checks the manifest of an artifact folder: its kind, its version, the sizes of its files.
+
+    Args:
+        folder: An artifact folder.
+        kind: The kind that is expected; several may be given as "teacher|distill".
+
+    Raises:
+        UserError: Not an artifact, of another kind or version, or files are missing or cut short.
+    """
+    wanted = f"a {kind.replace('|', ' or ')} artifact" if kind else "an artifact"
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"{path} is damaged ({reason}); run the stage that wrote it again.") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has layout version {manifest.schema_version}, this release reads {SCHEMA_VERSION}; "
+            "run the stage again."
+        )
+    if kind is not None and manifest.kind not in kind.split("|"):
+        raise UserError(f"{folder} is a {manifest.kind} artifact, expected {wanted}.")
+    for name, record in manifest.files.items():
+        file = folder / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise UserError(f"{path} names the file {name!r} outside its folder; the artifact is not to be trusted.")
+        if not file.is_file() or file.stat().st_size != record.bytes:
+            raise UserError(f"{file} is missing or has the wrong size; the artifact is damaged, run its stage again.")
+    return manifest
+
+
+def verify_checksums(folder: Path, manifest: Manifest) -> None:
+    """Reads every file of an artifact and compares its digest with the manifest.
+
+    Raises:
+        UserError: Names the first file that differs.
+    """
+    for name, record in manifest.files.items():
+        if file_sha256(folder / name) != record.sha256:
+            raise UserError(f"{folder / name} was changed after it was written; run the stage that wrote it again.")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,31 @@
+"""The dataset stage as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.kubeflow import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def prepare_dataset(
+    config: dict,
+    code_digest: str,
+    dataset: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Packs images of two domains into a few large arrays.
+
+    Args:
+        config: The recipe's `dataset` section.
+        code_digest: Digest of the code, part of the cache key.
+        dataset: Packed images.
+        metrics: Image counts.
+    """
+    from pathlib import Path
+
+    from components.catlib.config import DatasetConfig, validate
+    from components.dataset.stage import run
+    from components.kubeflow import publish, stage_process
+
+    with stage_process("dataset"):
+        run(validate(DatasetConfig, config, where="dataset"), output=Path(dataset.path))
+        publish(dataset, metrics)

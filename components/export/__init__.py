@@ -1,0 +1,1 @@
+"""The export stage: writes the ONNX file."""

@@ -1,0 +1,40 @@
+"""The export stage as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.kubeflow import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def export_student(
+    config: dict,
+    code_digest: str,
+    student: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    exported: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Writes the student as an ONNX file and proves that it computes the same images.
+
+    Args:
+        config: The recipe's `export` section.
+        code_digest: Digest of the code, part of the cache key.
+        student: The trained student.
+        dataset: Packed images to compare on.
+        exported: `model.onnx` and what was checked.
+        metrics: File size, largest difference, latency.
+    """
+    from pathlib import Path
+
+    from components.catlib.config import ExportConfig, validate
+    from components.export.stage import run
+    from components.kubeflow import publish, stage_process
+
+    with stage_process("export"):
+        run(
+            validate(ExportConfig, config, where="export"),
+            student=Path(student.path),
+            dataset=Path(dataset.path),
+            output=Path(exported.path),
+        )
+        publish(exported, metrics)

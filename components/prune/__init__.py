@@ -1,0 +1,1 @@
+"""The prune stage: chooses the student's channels."""

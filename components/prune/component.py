@@ -1,0 +1,40 @@
+"""The prune stage as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.kubeflow import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def prune_teacher(
+    config: dict,
+    budget: str,
+    code_digest: str,
+    teacher: dsl.Input[dsl.Model],
+    student: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Cuts the teacher's channels until the generator costs no more than the budget.
+
+    Args:
+        config: The recipe's `prune` section.
+        budget: MACs such as 2.6e9, or a share of the teacher's such as 0.05x.
+        code_digest: Digest of the code, part of the cache key.
+        teacher: The trained teacher.
+        student: The student's architecture (and weights, when inherited).
+        metrics: MACs and parameters of teacher and student.
+    """
+    from pathlib import Path
+
+    from components.catlib.config import PruneConfig, validate
+    from components.kubeflow import publish, stage_process
+    from components.prune.stage import run
+
+    with stage_process("prune"):
+        run(
+            validate(PruneConfig, config, where="prune"),
+            teacher=Path(teacher.path),
+            budget=budget,
+            output=Path(student.path),
+        )
+        publish(student, metrics)

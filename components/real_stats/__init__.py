@@ -1,0 +1,1 @@
+"""The real-stats stage: measures real images."""

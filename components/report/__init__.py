@@ -1,0 +1,1 @@
+"""The report stage: puts a run on one page."""

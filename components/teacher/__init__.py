@@ -1,0 +1,1 @@
+"""The teacher stage: trains the large generator."""

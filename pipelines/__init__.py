@@ -1,0 +1,1 @@
+"""The pipeline: its graph, its recipes and its command line."""

@@ -1,0 +1,269 @@
+"""Runs the pipeline on this machine with Kubeflow's own local runner.
+
+The runner leaves global state behind and does not stop its children, so each run gets a process of its own with its own
+process group. [run_locally][] starts it, turns its log into a few readable lines, and stops the whole group when it is
+interrupted.
+
+Everything is kept in a workspace folder: `artifacts/` (one folder per run and task), `cache/` (which task needs no
+second run) and `logs/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
+from components.catlib.config import Recipe
+from components.catlib.errors import Interrupted, UserError
+from components.kubeflow import DEFAULT_IMAGE
+
+STOP_SECONDS = 60.0
+"""How long interrupted stages may take to save their state before they are killed."""
+
+SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report")
+
+_TASK_STARTED = re.compile(r"Executing task '([\w-]+)'")
+_TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
+_TASK_ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
+_STAGE_LINE = re.compile(r"^\s*(\[[\w-]+\] .*)$")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class StageFailed(Exception):
+    """A stage ended for a reason that is not the user's; the message says where the log is."""
+
+
+@dataclass
+class RunLog:
+    """What a run's process has said so far, read line by line.
+
+    Attributes:
+        say: Receives the lines that are worth showing.
+    """
+
+    say: Callable[[str], None]
+    cached: list[str] = field(default_factory=list)
+    executed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    user_error: str | None = None
+    interruption: str | None = None
+    started: dict[str, float] = field(default_factory=dict)
+
+    def read(self, raw: str) -> None:
+        """Takes one line of the runner's output."""
+        line = _ESCAPES.sub("", raw.rstrip("\n"))
+        if found := _STAGE_LINE.match(line):
+            self._read_stage_line(found.group(1))
+        elif found := _TASK_CACHED.search(line):
+            self.cached.append(found.group(1))
+            self.say(f"{found.group(1)}: from the cache")
+        elif found := _TASK_STARTED.search(line):
+            self.started[found.group(1)] = time.monotonic()
+            self.say(f"{found.group(1)}: started")
+        elif found := _TASK_ENDED.search(line):
+            task, status = found.groups()
+            seconds = time.monotonic() - self.started.get(task, time.monotonic())
+            (self.executed if status == "SUCCESS" else self.failed).append(task)
+            self.say(f"{task}: {'done' if status == 'SUCCESS' else 'FAILED'} after {seconds:.1f} s")
+
+    def _read_stage_line(self, line: str) -> None:
+        _, _, message = line.partition("] ")
+        if message.startswith("ERROR: "):
+            self.user_error = message.removeprefix("ERROR: ")
+        elif message.startswith("INTERRUPTED: "):
+            self.interruption = message.removeprefix("INTERRUPTED: ")
+        else:
+            self.say(line)
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """A finished run.
+
+    Attributes:
+        output: Folder with `report.html` and a folder per student.
+        executed: Tasks that ran.
+        cached: Tasks whose earlier results were used.
+        seconds: Wall-clock time.
+    """
+
+    output: Path
+    executed: list[str]
+    cached: list[str]
+    seconds: float
+
+
+def run_locally(recipe: Recipe, *, output: Path, workspace: Path, say: Callable[[str], None]) -> LocalRun:
+    """Runs the compression pipeline here and puts the report and the students into a folder.
+
+    Args:
+        recipe: The settings.
+        output: Where the results go; replaced when it holds results of an earlier run.
+        workspace: Artifacts, cache and logs of all runs.
+        say: Receives progress lines.
+
+    Raises:
+        UserError: A stage refused what it was given, or `output` holds something else.
+        Interrupted: The run was interrupted; running it again goes on.
+        StageFailed: A stage failed.
+    """
+    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
+        raise UserError(f"Output {output} exists and holds something else; choose another folder or remove it.")
+    began = time.monotonic()
+    name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    logs = workspace / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    request, answer, log_path = (logs / f"{name}.{end}" for end in ("request.json", "answer.json", "log"))
+    request.write_text(
+        json.dumps({"recipe": recipe.model_dump(mode="json"), "workspace": str(workspace), "answer": str(answer)}),
+        encoding="utf-8",
+    )
+    log = RunLog(say)
+    exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
+    if log.user_error is not None:
+        raise UserError(log.user_error)
+    if log.interruption is not None:
+        raise Interrupted(log.interruption)
+    if exit_code != 0:
+        raise StageFailed(_failure(log, log_path))
+    deliverables = Path(json.loads(answer.read_text(encoding="utf-8"))["report"])
+    read_manifest(deliverables, "report")
+    _replace_folder(deliverables, output)
+    return LocalRun(output, log.executed, log.cached, time.monotonic() - began)
+
+
+def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:
+    """Runs a command in its own process group, and ends the whole group when this process is interrupted."""
+    with (
+        log_path.open("w", encoding="utf-8") as log_file,
+        _raise_on_sigterm(),
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                log_file.write(line)
+                log_file.flush()
+                log.read(line)
+            return process.wait()
+        except KeyboardInterrupt:
+            log.say("interrupted: stopping the stages")
+            _stop_group(process, log)
+            raise Interrupted("The run was interrupted; the same command goes on where it stopped.") from None
+        except BaseException:
+            _stop_group(process, log)
+            raise
+
+
+def _stop_group(process: subprocess.Popen[str], log: RunLog) -> None:
+    """Asks the process group to stop, waits for it, then kills what is left."""
+    deadline = time.monotonic() + STOP_SECONDS
+    _signal_group(process.pid, signal.SIGTERM)
+    while time.monotonic() < deadline and _group_is_alive(process):
+        time.sleep(0.05)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _group_is_alive(process: subprocess.Popen[str]) -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _raise_on_sigterm() -> Iterator[None]:
+    """Treats SIGTERM like Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        earlier = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: signals are the host program's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _failure(log: RunLog, log_path: Path) -> str:
+    lines = [_ESCAPES.sub("", line).strip() for line in log_path.read_text(encoding="utf-8").splitlines()]
+    errors = [
+        line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed|Exit)\b", line) and "Inner task" not in line
+    ]
+    task = log.failed[0] if log.failed else "the run"
+    reason = f": {errors[0]}" if errors else ""
+    return f"{task} failed{reason} (full log: {log_path})"
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Copies a folder beside its target and renames it, so that the target is old or new but never half."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(source, staging)
+    if target.exists():
+        shutil.rmtree(target)
+    staging.rename(target)
+
+
+def _run_request(request: Path) -> None:
+    """Body of the run's own process: calls the pipeline with Kubeflow's subprocess runner."""
+    from kfp import local
+
+    from pipelines.compress import compress_pipeline
+
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    recipe = Recipe.model_validate(asked["recipe"])
+    workspace = Path(asked["workspace"])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    warnings.filterwarnings("ignore", module="kfp")
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(workspace / "artifacts"),
+        enable_caching=True,
+        cache_root=str(workspace / "cache"),
+    )
+    # One student at a time: parallel ones would share the cores and spoil each other's latency figures.
+    pipeline = compress_pipeline(recipe, image=DEFAULT_IMAGE, parallel_students=1)
+    finished = pipeline(
+        budgets=list(recipe.budgets),
+        **{name: recipe.section(name) for name in SECTIONS},
+        code_digest=code_digest(),
+    )
+    Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _run_request(Path(sys.argv[1]))

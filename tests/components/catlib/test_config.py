@@ -1,0 +1,104 @@
+"""Recipes: what is accepted, and what a mistake is answered with."""
+
+from pathlib import Path
+
+import pytest
+
+from components.catlib.config import Recipe, TeacherConfig, load_recipe, parse_budget, recipe_names, validate
+from components.catlib.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2.6e9", (2.6e9, False)), (2.6e9, (2.6e9, False)), ("0.05x", (0.05, True)), (" 1X ", (1.0, True))],
+)
+def test_budgets_are_macs_or_shares(text: str | float, expected: tuple[float, bool]) -> None:
+    assert parse_budget(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "many", "-1", "0", "nan", "inf", "2.6e9 MACs"])
+def test_a_budget_that_is_no_number_is_refused_in_one_sentence(text: str) -> None:
+    with pytest.raises(UserError, match="is not a compute budget: give MACs such as 2.6e9") as refused:
+        parse_budget(text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_survives_kubeflows_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description.endswith(".")
+    for section in ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report"):
+        config = getattr(recipe, section)
+        delivered = _integers_to_floats(recipe.section(section))
+        assert type(config).model_validate(delivered) == config
+
+
+def _integers_to_floats(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _integers_to_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_integers_to_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("teacher.epoch=2", "unknown key 'teacher.epoch'; did you mean 'epochs'"),
+        ("teachr.epochs=2", "unknown key 'teachr'; did you mean 'teacher'"),
+        ("teacher.generator.norm.kindd=batch", "unknown key 'teacher.generator.norm.kindd'; did you mean 'kind'"),
+        ("prune.student_norm.kindd=batch", "did you mean 'kind'"),
+        ("teacher.epochs=-1", "teacher.epochs: .*greater than or equal to 0 .*found -1"),
+        ("teacher.epochs=1.5", "teacher.epochs: .*found 1.5"),
+        ("teacher.generator.kernel_sizes=[2]", "kernel_sizes must be odd"),
+        ("dataset.load_size=8", "load_size .* must be at least crop_size"),
+        ("distill.batch_size=1", "kernel alignment of a single image is always 1"),
+        ("real_stats.features=inception", "needs weights.uri, the file pt_inception"),
+        ("teacher.reconstruction=vgg", "vgg_weights.uri"),
+        ("teacher.family=spade", "belong together"),
+        ("teacher.epochs", "is not of the form SECTION.KEY=VALUE"),
+        ("budgets=[]", "budgets: .*at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_answered_with_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as refused:
+        load_recipe("smoke", [override])
+    assert "\n" not in str(refused.value)
+
+
+def test_an_override_reaches_nested_settings_and_reads_exponents() -> None:
+    recipe = load_recipe("smoke", ["teacher.generator.norm.kind=batch", "teacher.learning_rate=1e-3"], ["1e8", "0.5x"])
+    assert recipe.teacher.generator.norm.kind == "batch"
+    assert recipe.teacher.learning_rate == 1e-3
+    assert recipe.budgets == ("1e+08", "0.5x")
+
+
+def test_an_unknown_recipe_names_the_nearest_one() -> None:
+    with pytest.raises(UserError, match="no recipe 'smok'; did you mean 'smoke'"):
+        load_recipe("smok")
+
+
+@pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "\x00"])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match="broken.yaml"):
+        load_recipe(str(path))
+
+
+def test_a_recipe_file_of_ones_own_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndescription: Mine.\nbudgets: [2.6e9]\ndataset: {crop_size: [128, 256], load_size: 300}\n")
+    recipe = load_recipe(str(path))
+    assert recipe.dataset.crop_size == (128, 256)
+    assert recipe.dataset.load_size == (300, 300)
+
+
+def test_defaults_hold_without_a_recipe() -> None:
+    assert load_recipe(None).teacher == Recipe(name="a", description="b", budgets=("1x",)).teacher
+
+
+def test_validate_names_the_section() -> None:
+    with pytest.raises(UserError, match="teacher: unknown key 'epocs'; did you mean 'epochs'"):
+        validate(TeacherConfig, {"epocs": 1}, where="teacher")

@@ -1,0 +1,137 @@
+"""Local runs: the log that people read, and the whole pipeline on real images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.catlib.artifacts import read_manifest
+from pipelines.local import RunLog
+
+TASKS = {
+    "prepare-dataset",
+    "measure-real-images",
+    "train-teacher",
+    "prune-teacher",
+    "distill-student",
+    "evaluate-student",
+    "export-student",
+    "write-report",
+}
+
+
+def test_the_log_says_what_ran_what_was_cached_and_what_went_wrong() -> None:
+    said: list[str] = []
+    log = RunLog(said.append)
+    for line in (
+        "Task prepare-dataset cache hit (key=0123456789ab); skipping execution.\n",
+        "12:36:36.662 - INFO - Executing task \x1b[96m'train-teacher'\x1b[0m\n",
+        "    [KFP Executor 2026-11-22 12:36:36,763 INFO]: Looking for component\n",
+        "    [teacher] step 1/10\n",
+        "    [teacher] ERROR: There is no folder /nowhere.\n",
+        "12:36:36.781 - INFO - Task \x1b[96m'train-teacher'\x1b[0m finished with status \x1b[91mFAILURE\x1b[0m\n",
+    ):
+        log.read(line)
+    assert (log.cached, log.executed, log.failed) == (["prepare-dataset"], [], ["train-teacher"])
+    assert log.user_error == "There is no folder /nowhere."
+    assert said[:3] == ["prepare-dataset: from the cache", "train-teacher: started", "[teacher] step 1/10"]
+
+
+def run(workspace: Path, *further: str, output: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace), "--json"]
+    target = ["--output", str(output)] if output else []
+    return subprocess.run([*command, *target, *further], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def first_run(workspace: Path) -> dict:
+    finished = run(workspace, "--budget", "0.5x", "0.3x")
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_a_run_delivers_a_report_and_a_student_per_budget(first_run: dict) -> None:
+    output = Path(first_run["output"])
+    assert set(first_run["executed"]) == TASKS
+    assert first_run["cached"] == []
+    assert read_manifest(output, "report").kind == "report"
+    assert (output / "report.html").stat().st_size > 10_000
+    macs = []
+    for student in sorted(output.rglob("model.onnx")):
+        metrics = json.loads((student.parent / "metrics.json").read_text())
+        macs.append(metrics["student"]["paper_macs"] / metrics["teacher"]["paper_macs"])
+    assert len(macs) == 2
+    assert 0.1 < min(macs) <= 0.3 < max(macs) <= 0.5
+
+
+def test_an_unchanged_run_comes_from_the_cache(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    again = run(workspace, "--budget", "0.5x", "0.3x", output=tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    answer = json.loads(again.stdout.splitlines()[-1])
+    assert answer["executed"] == []
+    assert set(answer["cached"]) == TASKS
+    assert "train-teacher: from the cache" in again.stderr
+    assert (tmp_path / "again" / "report.html").read_bytes() == Path(first_run["report"]).read_bytes()
+
+
+def test_a_changed_distillation_keeps_the_teacher(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    changed = run(workspace, "--budget", "0.3x", "--set", "distill.lambda_distill=0.5", output=tmp_path / "changed")
+    assert changed.returncode == 0, changed.stderr
+    answer = json.loads(changed.stdout.splitlines()[-1])
+    assert set(answer["cached"]) == {"prepare-dataset", "measure-real-images", "train-teacher", "prune-teacher"}
+    assert set(answer["executed"]) == {"distill-student", "evaluate-student", "export-student", "write-report"}
+
+
+def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> None:
+    refused = run(workspace, "--set", "dataset.source=/no/such/folder", output=tmp_path / "refused")
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    last = refused.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "/no/such/folder" in last
+    assert not (tmp_path / "refused").exists()
+
+
+def test_an_unreachable_budget_names_the_smallest_one(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    refused = run(workspace, "--budget", "1000", output=tmp_path / "refused")
+    assert refused.returncode == 2
+    assert "smallest" in refused.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_child(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("prepare-dataset: started"):
+                break
+        time.sleep(0.5)
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 75, rest
+    assert "interrupted: " in rest
+    assert _processes_that_mention(str(tmp_path)) == []
+
+
+def _processes_that_mention(text: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if text in command:
+                found.append(command)
+    return found

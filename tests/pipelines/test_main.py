@@ -1,0 +1,56 @@
+"""The pipeline's command line, without running stages."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.__main__ import main
+
+
+def test_recipes_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    listing = capsys.readouterr().out
+    assert "demo " in listing
+    assert "smoke " in listing
+
+
+def test_compile_writes_a_file_with_the_overrides_as_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "new" / "p.yaml"
+    arguments = ["compile", "--recipe", "smoke", "--set", "teacher.epochs=7", "--budget", "2.6e9", "0.1x"]
+    assert main([*arguments, "--image", "mine:1", "--output", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"output": str(path)}
+    spec = next(yaml.safe_load_all(path.read_text()))
+    defaults = spec["root"]["inputDefinitions"]["parameters"]
+    assert defaults["teacher"]["defaultValue"]["epochs"] == 7
+    assert defaults["budgets"]["defaultValue"] == ["2.6e+09", "0.1x"]
+    assert {task["container"]["image"] for task in spec["deploymentSpec"]["executors"].values()} == {"mine:1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--recipe", "nosuch"], "There is no recipe 'nosuch'"),
+        (["run", "--recipe", "smoke", "--set", "teacher.epoch=1"], "did you mean 'epochs'"),
+        (["run", "--recipe", "smoke", "--budget", "lots"], "'lots' is not a compute budget"),
+        (["compile", "--recipe", "smoke", "--output", "pipeline.json"], "must end in .yaml"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["run", "--recipe", "smoke", "--output", str(tmp_path), "--workspace", str(tmp_path / "w")]) == 2
+    assert "exists and holds something else" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -1,24 +1,36 @@
-"""Every stage as a command: `python -m components STAGE --recipe NAME_OR_FILE INPUTS --output FOLDER`.
+"""Every stage as a command: `python -m components STAGE --recipe NAME_OR_FILE INPUTS --output URI`.
 
 The same stage functions run under Kubeflow (`component.py` of each stage); this is their face for shells,
-containers and compose files.
+containers and compose files. Inputs and the output are folders or `s3://bucket/prefix`. A stage whose output is
+already there, made from the same inputs with the same settings by the same code, is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import logging
+import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from components.catlib.artifacts import read_manifest
-from components.catlib.config import load_recipe
+from pydantic import BaseModel
+
+from components.catlib import storage
+from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
+from components.catlib.config import Recipe, load_recipe
 from components.catlib.errors import Interrupted, UserError
 from components.kubeflow import EXIT_INTERRUPTED, EXIT_USER_ERROR
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ STAGES: dict[str, Stage] = {
         "dataset",
         "Pack images of two domains into a few large arrays.",
         _dataset,
-        options=(("source", "folder of images, or built-in data; instead of the recipe's dataset.source"),),
+        options=(("source", "images: a folder, s3://… or built-in data; instead of the recipe's dataset.source"),),
     ),
     "real-stats": Stage(
         "real_stats",
@@ -195,7 +207,7 @@ ALIASES = {"real_stats": "real-stats"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one stage and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
+    """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO,
@@ -204,36 +216,95 @@ def main(arguments: list[str] | None = None) -> int:
         force=True,
     )
     try:
-        run_stage(STAGES[ALIASES.get(options.stage, options.stage)], options)
+        with _sigterm_like_ctrl_c():
+            answer, details = options.command(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    metrics = read_manifest(options.output).summary.get("metrics", {})
-    print(json.dumps({"output": str(options.output), "metrics": metrics}) if options.json else options.output)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was published; the same command starts over", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(json.dumps(details) if options.json else answer)
     return 0
 
 
-def run_stage(stage: Stage, options: argparse.Namespace) -> None:
-    """Checks what a stage is given and runs it.
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Ends the stage properly on SIGTERM, which the first process of a container would otherwise not notice."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+# ---------------------------------------------------------------------------------------------------------------- stages
+
+
+def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool]:
+    """Runs a stage between folders or an object store, unless its output is there already.
 
     Args:
         stage: The stage.
         options: Parsed command line.
 
+    Returns:
+        The manifest of the output, and whether it was there already.
+
     Raises:
-        UserError: The recipe, an input or an option is not right.
+        UserError: The recipe, an input, an option or the object store is not right.
     """
     recipe = load_recipe(options.recipe, options.set)
-    inputs: dict[str, Any] = {}
-    for wanted in stage.inputs:
-        given = getattr(options, wanted.name)
-        for folder in given or [] if wanted.many else [given] if given else []:
-            read_manifest(folder, wanted.kinds)
-        if given:
-            inputs[wanted.name] = given
+    config = getattr(recipe, stage.section)
+    further = _further_options(stage, options, recipe)
+    store = storage.Storage()
+    addresses = {
+        (wanted.name, number): address
+        for wanted in stage.inputs
+        for number, address in enumerate(_given(wanted, options))
+    }
+    kinds = {wanted.name: wanted.kinds for wanted in stage.inputs}
+    manifests = {place: store.manifest(address, kinds[place[0]]) for place, address in addresses.items()}
+    request = _request_digest(stage, config, manifests, further, store)
+    if found := store.find(options.output, request):
+        logger.info("%s is there already, made from the same inputs and settings: nothing to do", options.output)
+        return found, True
+    with tempfile.TemporaryDirectory(prefix=f"{stage.section}-") as scratch, ThreadPoolExecutor() as pool:
+        fetched = {
+            place: pool.submit(store.fetch, address, Path(scratch) / f"{place[0]}-{place[1]}", kinds[place[0]])
+            for place, address in addresses.items()
+        }
+        inputs: dict[str, Any] = {}
+        for wanted in stage.inputs:
+            folders = [future.result() for (name, _), future in fetched.items() if name == wanted.name]
+            if folders:
+                inputs[wanted.name] = folders if wanted.many else folders[0]
+        remote = storage.is_remote(options.output)
+        output = Path(scratch) / "output" if remote else Path(options.output)
+        stage.load()(config, output=output, **inputs, **further)
+        stamp(output, request)
+        if remote:
+            store.publish(output, options.output)
+        return read_manifest(output), False
+
+
+def _given(wanted: Input, options: argparse.Namespace) -> list[str]:
+    """Returns the addresses that the command line gives for an input."""
+    given = getattr(options, wanted.name)
+    if given is None:
+        return []
+    return given if wanted.many else [given]
+
+
+def _further_options(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> dict[str, str]:
+    """Returns what the stage function takes besides its section and its inputs."""
     further = {name: getattr(options, name) for name, _ in stage.options if getattr(options, name) is not None}
     if "budget" in dict(stage.options) and "budget" not in further:
         if options.recipe is None:
@@ -241,37 +312,130 @@ def run_stage(stage: Stage, options: argparse.Namespace) -> None:
                 "prune needs a compute budget: give --budget 2.6e9, --budget 0.05x, or a --recipe that has one."
             )
         further["budget"] = recipe.budgets[0]
-    stage.load()(getattr(recipe, stage.section), output=options.output, **inputs, **further)
+    return further
+
+
+def _request_digest(
+    stage: Stage,
+    config: BaseModel,
+    inputs: dict[tuple[str, int], Manifest],
+    further: dict[str, str],
+    store: storage.Storage,
+) -> str:
+    """Returns a digest of all that determines a stage's output.
+
+    That is its code, settings, inputs and options, and the state of the files outside that settings and options name.
+    Where training keeps its checkpoints makes no difference to the result.
+    """
+    settings = config.model_dump(mode="json")
+    options = {name: value for name, value in further.items() if name != "checkpoint"}
+    outside = [*_outside_addresses(settings), *_outside_addresses(options)]
+    facts = {
+        "stage": stage.section,
+        "code": code_digest(),
+        "settings": settings,
+        "options": options,
+        "inputs": [[name, number, manifest.digest()] for (name, number), manifest in inputs.items()],
+        "outside": [[address, store.fingerprint(address)] for address in outside],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _outside_addresses(settings: Any) -> list[str]:
+    """Finds the files and folders that settings name: every `source` and `uri`, built-in data aside."""
+    if isinstance(settings, dict):
+        here = [
+            value
+            for key, value in settings.items()
+            if key in ("source", "uri") and isinstance(value, str) and not value.startswith("builtin:")
+        ]
+        return here + [address for value in settings.values() for address in _outside_addresses(value)]
+    return []
+
+
+# ---------------------------------------------------------------------------------------------------------- command line
+
+
+class Command(Protocol):
+    """What a command does: returns the line to print, and the same as JSON values."""
+
+    def __call__(self, options: argparse.Namespace, /) -> tuple[str, dict[str, Any]]: ...
+
+
+def _stage_command(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    manifest, reused = run_stage(STAGES[ALIASES.get(options.stage, options.stage)], options)
+    metrics = manifest.summary.get("metrics", {})
+    return options.output, {"output": options.output, "metrics": metrics, "reused": reused}
+
+
+def _make_bucket(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    created = storage.Storage().make_bucket(options.address)
+    return options.address, {"bucket": options.address, "created": created}
+
+
+def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    link = storage.Storage().link(options.address, lifetime=timedelta(days=options.days))
+    return link, {"link": link}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m components", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(title="stages", required=True, metavar="STAGE", dest="stage")
+    parser = argparse.ArgumentParser(
+        prog="python -m components",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="s3:// needs the environment variables S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or each "
+        "with _FILE\nadded, naming a file with the value; optional: AWS_SESSION_TOKEN, AWS_REGION, AWS_CA_BUNDLE.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():
-        aliases = [alias for alias, target in ALIASES.items() if target == name]
-        command = commands.add_parser(name, aliases=aliases, help=stage.help, description=stage.help)
-        command.add_argument("--recipe", help="name of a recipe or a .yaml file (default: the built-in defaults)")
-        command.add_argument(
-            "--set",
-            action="append",
-            metavar="SECTION.KEY=VALUE",
-            help=f"change one setting, e.g. {stage.section}.KEY=VALUE; repeatable",
-        )
-        for given in stage.inputs:
-            command.add_argument(
-                given.flag,
-                dest=given.name,
-                type=Path,
-                required=given.required,
-                action="append" if given.many else "store",
-                metavar="FOLDER",
-                help=given.help,
-            )
-        for option, help_text in stage.options:
-            command.add_argument(f"--{option}", help=help_text)
-        command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
+        _add_stage(commands, name, stage)
+
+    bucket = commands.add_parser("make-bucket", help="Create a bucket of the object store unless it is there.")
+    bucket.add_argument("address", metavar="s3://BUCKET")
+    bucket.set_defaults(command=_make_bucket)
+
+    link = commands.add_parser("link", help="Print a web address under which an object can be read without a password.")
+    link.add_argument("address", metavar="s3://BUCKET/KEY")
+    link.add_argument(
+        "--days", type=int, choices=range(1, 8), default=7, metavar="N", help="lifetime, 1 to 7 (default)"
+    )
+    link.set_defaults(command=_link)
+
+    for command in (bucket, link):
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser
+
+
+def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) -> None:
+    aliases = [alias for alias, target in ALIASES.items() if target == name]
+    command = commands.add_parser(
+        name,
+        aliases=aliases,
+        help=stage.help,
+        description=f"{stage.help} Its settings are the section `{stage.section}` of the recipe.",
+        epilog="URI is a folder or s3://BUCKET/PREFIX.",
+    )
+    command.add_argument("--recipe", help="name of a recipe or a .yaml file (default: the built-in defaults)")
+    command.add_argument(
+        "--set",
+        action="append",
+        metavar="SECTION.KEY=VALUE",
+        help=f"change one setting, e.g. {stage.section}.KEY=VALUE; repeatable",
+    )
+    for given in stage.inputs:
+        command.add_argument(
+            given.flag,
+            dest=given.name,
+            required=given.required,
+            action="append" if given.many else "store",
+            metavar="URI",
+            help=given.help,
+        )
+    for option, help_text in stage.options:
+        command.add_argument(f"--{option}", help=help_text)
+    command.add_argument("--output", required=True, metavar="URI", help="where the artifact goes")
+    command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
+    command.set_defaults(command=_stage_command)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ def stage_process(stage: str) -> Iterator[None]:
     Raises:
         SystemExit: 2 after a [UserError][components.catlib.errors.UserError], 75 after an interruption.
     """
+    root, logger = logging.getLogger(), logging.getLogger(stage)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"[{stage}] %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logger = logging.getLogger(stage)
+    kubeflows_handlers, root.handlers = root.handlers, [handler]
+    root.setLevel(logging.INFO)
     try:
         yield
     except UserError as error:
@@ -43,6 +44,8 @@ def stage_process(stage: str) -> Iterator[None]:
     except Interrupted as interruption:
         logger.warning("INTERRUPTED: %s", interruption)
         raise SystemExit(EXIT_INTERRUPTED) from interruption
+    finally:
+        root.handlers = kubeflows_handlers
 
 
 def publish(output: Artifact, metrics: Metrics | None = None) -> None:

@@ -40,13 +40,14 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = Field(SCHEMA_VERSION, description="layout version of artifact folders")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="layout version of artifact folders")
     kind: str = Field(description="the stage that wrote it")
     code_digest: str = Field(description="digest of the package's source when it was written")
     config: dict[str, Any] = Field(description="the stage's section of the recipe")
     inputs: dict[str, str] = Field(description="digest of the manifest of every input artifact")
     summary: dict[str, Any] = Field(description="facts about the content, by kind of artifact")
     files: dict[str, FileRecord] = Field(description="relative path -> record")
+    request: str = Field(default="", description="digest of all that a command line was asked for; see `stamp`")
 
     def digest(self) -> str:
         """Returns a digest of the whole artifact: content, configuration and origin."""
@@ -150,14 +151,34 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     Raises:
         UserError: Not an artifact, of another kind or version, or files are missing or cut short.
     """
-    wanted = f"a {kind.replace('|', ' or ')} artifact" if kind else "an artifact"
+    wanted = _wanted(kind)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?")
+    manifest = parse_manifest(path.read_bytes(), where=str(folder), kind=kind)
+    for name, record in manifest.files.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != record.bytes:
+            raise UserError(f"{file} is missing or has the wrong size; the artifact is damaged, run its stage again.")
+    return manifest
+
+
+def parse_manifest(content: bytes, *, where: str, kind: str | None = None) -> Manifest:
+    """Reads and checks the content of a `manifest.json`.
+
+    Args:
+        content: JSON text.
+        where: The artifact's folder or address, for messages.
+        kind: The kind that is expected; several may be given as "teacher|distill".
+
+    Raises:
+        UserError: Not a manifest, of another kind or version, or it names files outside its folder.
+    """
+    path = f"{where}/{MANIFEST}"
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UserError(f"{path} is damaged ({reason}); run the stage that wrote it again.") from error
@@ -167,14 +188,29 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
             "run the stage again."
         )
     if kind is not None and manifest.kind not in kind.split("|"):
-        raise UserError(f"{folder} is a {manifest.kind} artifact, expected {wanted}.")
-    for name, record in manifest.files.items():
-        file = folder / name
+        raise UserError(f"{where} is a {manifest.kind} artifact, expected {_wanted(kind)}.")
+    for name in manifest.files:
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise UserError(f"{path} names the file {name!r} outside its folder; the artifact is not to be trusted.")
-        if not file.is_file() or file.stat().st_size != record.bytes:
-            raise UserError(f"{file} is missing or has the wrong size; the artifact is damaged, run its stage again.")
     return manifest
+
+
+def _wanted(kind: str | None) -> str:
+    return f"a {kind.replace('|', ' or ')} artifact" if kind else "an artifact"
+
+
+def stamp(folder: Path, request: str) -> None:
+    """Notes in an artifact's manifest what was asked for, so that the same request finds it again.
+
+    Args:
+        folder: A complete artifact.
+        request: Digest of the stage, its settings, its inputs and its options.
+    """
+    manifest = read_manifest(folder).model_copy(update={"request": request})
+    partial = folder / f".{MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    _fsync(partial)
+    partial.rename(folder / MANIFEST)
 
 
 def verify_checksums(folder: Path, manifest: Manifest) -> None:

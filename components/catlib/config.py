@@ -201,6 +201,9 @@ class RealStatsConfig(Section):
         description="inception: the FID Inception-v3 (needs weights); random: a fixed random network, which needs none",
     )
     weights: WeightsConfig | None = Field(None, description="weights of the feature network")
+    published: WeightsConfig | None = Field(
+        None, description="published statistics of the target domain, .npz with mu and sigma (inception only)"
+    )
     batch_size: Count = Field(32, description="images per forward pass")
 
     @model_validator(mode="after")
@@ -210,6 +213,8 @@ class RealStatsConfig(Section):
                 "features: inception needs weights.uri, the file pt_inception-2015-12-05-6726825d.pth; "
                 "without it use features: random, whose distance is not called FID"
             )
+        if self.features != "inception" and self.published is not None:
+            raise ValueError("published statistics are of Inception features; they need features: inception")
         return self
 
 
@@ -246,7 +251,7 @@ class TrainingConfig(Section):
     gan_objective: Literal["lsgan", "vanilla", "hinge", "wgangp"] = Field("lsgan", description="adversarial objective")
     lambda_gan: NonNegative = Field(1.0, description="weight of the adversarial loss")
     reconstruction: Literal["l1", "l2", "smooth_l1", "vgg"] = Field("l1", description="reconstruction loss")
-    lambda_recon: NonNegative = Field(100.0, description="weight of the reconstruction loss")
+    lambda_recon: NonNegative = Field(100.0, description="weight of the reconstruction loss (not CycleGAN, not SPADE)")
     lambda_gradient_penalty: NonNegative = Field(10.0, description="wgangp: weight of the gradient penalty")
     lambda_feature: NonNegative = Field(10.0, description="SPADE: weight of discriminator feature matching")
     lambda_vgg: NonNegative = Field(10.0, description="SPADE: weight of the VGG19 perceptual loss")
@@ -336,12 +341,18 @@ class DistillConfig(TrainingConfig):
     centred_kernels: bool = Field(False, description="centre the kernels (CKA) so that alignment does not saturate")
     layer_weights: tuple[NonNegative, ...] | None = Field(None, description="weight per feature layer; default 1 each")
     discriminator: Literal["teacher", "fresh"] = Field("teacher", description="where the discriminator starts")
+    init: Literal["normal", "xavier"] | None = Field(
+        None, description="initialisation of fresh weights; default: normal, for SPADE xavier"
+    )
+    init_gain: Positive = Field(0.02, description="standard deviation (normal) or gain (xavier) of fresh weights")
     published: PublishedConfig | None = Field(None, description="published student generator / discriminator")
 
     @model_validator(mode="after")
     def _check(self) -> DistillConfig:
         if self.distillation == "kernel_alignment" and self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: the kernel alignment of a single image is always 1")
+        if self.distillation == "kernel_alignment" and self.centred_kernels and self.batch_size < 3:
+            raise ValueError("batch_size must be at least 3: centred kernels of two images are always aligned")
         _check_epochs(self, self.published)
         return self
 

@@ -1,0 +1,217 @@
+"""Batches of a packed dataset: shuffled, cropped and mirrored for training; in order and whole for evaluation.
+
+Suffixes: N images of a batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from components.catlib.data.labels import semantic_planes
+from components.catlib.data.packed import PackedDataset, SplitName
+from components.catlib.data.resizing import resize
+from components.catlib.errors import UserError
+
+# Each kind of draw has its own stream of random numbers, so that one never shifts another.
+_SHUFFLE, _PARTNERS, _SOURCE_CROPS, _TARGET_CROPS = range(4)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Source and target images.
+
+    Attributes:
+        source: float32 [N, 3, H, W] in [-1, 1], or semantic planes [N, C, H, W] of 0 and 1.
+        target: float32 [N, 3, H, W] in [-1, 1]; row i belongs to row i of the source when the data is paired.
+    """
+
+    source: Tensor
+    target: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Returns the batch on a device."""
+        return Batch(self.source.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Where a crop begins in each image of a batch, and whether it is mirrored left-right."""
+
+    tops: NDArray[np.int64]
+    lefts: NDArray[np.int64]
+    flips: NDArray[np.bool_]
+
+    @classmethod
+    def draw(
+        cls,
+        random: np.random.Generator,
+        count: int,
+        *,
+        load_size: tuple[int, int],
+        crop_size: tuple[int, int],
+        flip: bool,
+    ) -> Crops:
+        """Draws uniform positions and, with probability ½, mirroring; positions do not depend on `flip`."""
+        tops = random.integers(0, load_size[0] - crop_size[0], count, endpoint=True)
+        lefts = random.integers(0, load_size[1] - crop_size[1], count, endpoint=True)
+        flips = random.random(count) < 0.5
+        return cls(tops, lefts, flips & flip)
+
+
+class TrainingBatches:
+    """Training batches as a pure function of seed and step, so that a resumed run sees what it would have seen.
+
+    An epoch visits every source image once in a new order; what does not fill a batch is left out of that epoch.
+    Unpaired data (method section 8): an epoch has as many images as the larger domain, source images wrap around, and
+    each meets a random target image. Both images of a pair are cropped and mirrored alike; unpaired images
+    independently.
+    """
+
+    def __init__(self, dataset: PackedDataset, *, batch_size: int, flip: bool, seed: int) -> None:
+        """Prepares batches of a dataset's training split.
+
+        Raises:
+            UserError: There are no training images, or fewer than a batch.
+        """
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._flip = flip
+        self._seed = seed
+        split = dataset.split("train")
+        # Plain views of the memory maps: indexing the subclass costs more than copying a small image.
+        self._source, self._target = np.asarray(split.source), np.asarray(split.target)
+        self._instances = None if split.instances is None else np.asarray(split.instances)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+        if not len(self._source) or not len(self._target):
+            raise UserError(f"Dataset {dataset.folder} has no training images of both domains; training needs them.")
+        self._num_images = max(len(self._source), len(self._target))
+        self.steps_per_epoch = self._num_images // batch_size
+        """Full batches in an epoch."""
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"batch_size {batch_size} is larger than the number of training images of {dataset.folder}, "
+                f"{self._num_images}; lower it."
+            )
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        chosen = self._epoch_order(epoch)[position * self._batch_size :][: self._batch_size]
+        source_crops = self._draw_crops(_SOURCE_CROPS, step)
+        if self._dataset.pairing == "unpaired":
+            partners = self._random(_PARTNERS, step).integers(0, len(self._target), self._batch_size)
+            target_crops = self._draw_crops(_TARGET_CROPS, step)
+        else:
+            partners, target_crops = chosen, source_crops
+        chosen = chosen % len(self._source)
+        source = self._cut(self._source, chosen, source_crops)
+        target = to_unit_range(self._cut(self._target, partners, target_crops))
+        if self._dataset.pairing != "labels":
+            return Batch(to_unit_range(source), target)
+        instances = None if self._instances is None else self._cut(self._instances, chosen, source_crops)
+        return Batch(_semantics(self._dataset, source, instances), target)
+
+    def _random(self, stream: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, stream, index])
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        known = self._order
+        if known is None or known[0] != epoch:
+            known = self._order = epoch, self._random(_SHUFFLE, epoch).permutation(self._num_images)
+        return known[1]
+
+    def _draw_crops(self, stream: int, step: int) -> Crops:
+        return Crops.draw(
+            self._random(stream, step),
+            self._batch_size,
+            load_size=self._dataset.load_size,
+            crop_size=self._dataset.crop_size,
+            flip=self._flip,
+        )
+
+    def _cut(self, images: NDArray, chosen: NDArray[np.int64], crops: Crops) -> NDArray:
+        return crop_and_flip(images, chosen, crops, self._dataset.crop_size)
+
+
+def evaluation_batches(
+    dataset: PackedDataset, *, batch_size: int, split: SplitName = "test", limit: int | None = None
+) -> Iterator[Batch]:
+    """Yields the images of a split in order, neither cropped at random nor mirrored.
+
+    When source and target are not paired their counts may differ; then the shorter side ends first and its tensors have
+    fewer rows, down to none. Training images lie at load size: they are resized, not cropped, to the crop size.
+
+    Args:
+        dataset: Where the images are.
+        batch_size: Images per batch; the last batch may be smaller.
+        split: Which images.
+        limit: At most this many of each side (the first ones).
+    """
+    images = dataset.split(split)
+    count = max(len(images.source), len(images.target))
+    count = count if limit is None else min(count, limit)
+    for start in range(0, count, batch_size):
+        rows = slice(start, min(start + batch_size, count))
+        source, target = (_at_crop_size(part[rows], dataset.crop_size) for part in (images.source, images.target))
+        if dataset.pairing == "labels":
+            instances = None if images.instances is None else _at_crop_size(images.instances[rows], dataset.crop_size)
+            yield Batch(_semantics(dataset, source, instances), images_to_tensor(target))
+        else:
+            yield Batch(images_to_tensor(source), images_to_tensor(target))
+
+
+def crop_and_flip(images: NDArray, chosen: NDArray[np.int64], crops: Crops, size: tuple[int, int]) -> NDArray:
+    """Cuts one crop out of each chosen image, mirrored where asked.
+
+    Args:
+        images: [M, H, W] or [M, H, W, 3], any type.
+        chosen: N rows of `images`.
+        crops: N positions.
+        size: Height and width of the crops.
+
+    Returns:
+        [N, height, width] or, channels first, [N, 3, height, width]; same type.
+    """
+    height, width = size
+    cut = np.empty((len(chosen), *images.shape[3:], height, width), dtype=images.dtype)
+    for row, (index, top, left, flip) in enumerate(zip(chosen, crops.tops, crops.lefts, crops.flips, strict=True)):
+        crop = images[index, top : top + height, left : left + width]
+        crop = crop[:, ::-1] if flip else crop
+        cut[row] = np.moveaxis(crop, -1, 0) if crop.ndim == 3 else crop
+    return cut
+
+
+def to_unit_range(bytes_NCHW: NDArray[np.uint8]) -> Tensor:
+    """Converts uint8 [N, C, H, W] to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1."""
+    return torch.from_numpy(bytes_NCHW).to(torch.float32).div_(127.5).sub_(1)
+
+
+def images_to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Converts whole images, uint8 [N, H, W, 3], to float32 [N, 3, H, W] in [-1, 1]."""
+    return to_unit_range(images.transpose(0, 3, 1, 2).copy())
+
+
+def _at_crop_size(images: NDArray, size: tuple[int, int]) -> NDArray:
+    if images.shape[1:3] == size:
+        return images
+    resized = np.empty((len(images), *size, *images.shape[3:]), dtype=images.dtype)
+    for row, image in enumerate(images):
+        resized[row] = resize(Image.fromarray(image), size)
+    return resized
+
+
+def _semantics(dataset: PackedDataset, labels: NDArray[np.uint8], instances: NDArray[np.int32] | None) -> Tensor:
+    assert dataset.num_labels is not None
+    return semantic_planes(
+        torch.from_numpy(np.array(labels)),
+        None if instances is None else torch.from_numpy(np.array(instances)),
+        num_labels=dataset.num_labels,
+        dont_care_plane=dataset.dont_care_plane,
+    )

@@ -1,0 +1,204 @@
+"""The packed dataset: what the dataset stage leaves and every later stage reads.
+
+A dataset artifact is a handful of large files, so that a pod fetches few objects and reads images without decoding.
+Four paired images, three for training, load size 72×72, crop size 64×64, become
+
+    train_source.npy   uint8 [3, 72, 72, 3]   already resized to the load size; batches cut random crops from them
+    train_target.npy   uint8 [3, 72, 72, 3]   row i is the partner of row i of the source
+    test_source.npy    uint8 [1, 64, 64, 3]   resized from the original straight to the crop size: nothing is cut
+    test_target.npy    uint8 [1, 64, 64, 3]
+    names.json         {"train": {"source": ["a", "b", "d"], "target": ["a", "b", "d"]}, "test": {"source": ["c"], …}}
+    manifest.json      pairing, sizes, counts, provenance ([PackedSummary][]), digests of the files
+
+Three variations: *unpaired* data has source and target arrays of different lengths whose rows have nothing to do with
+each other; *label maps* have a source of shape uint8 [N, H, W] holding class numbers (255 means "don't care"); data
+with *instances* also has `train_instances.npy` and `test_instances.npy`, int32 [N, H, W]. A folder without targets
+leaves arrays of length 0.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.catlib.artifacts import MANIFEST, read_manifest
+from components.catlib.errors import UserError
+
+Pairing = Literal["paired", "unpaired", "labels"]
+SplitName = Literal["train", "test"]
+Role = Literal["source", "target", "instances"]
+
+SPLITS: tuple[SplitName, ...] = ("train", "test")
+NAMES = "names.json"
+
+DONT_CARE = 255
+"""The label of pixels that belong to no class."""
+
+
+class SkippedFile(BaseModel):
+    """An image that could not be read and was left out (`on_error: skip`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(description="path of the image")
+    reason: str = Field(description="why it could not be read")
+
+
+class PackedSummary(BaseModel):
+    """The facts about a packed dataset that its manifest holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pairing: Pairing = Field(description="paired images, unpaired images, or label maps with their images")
+    direction: Literal["AtoB", "BtoA"] = Field(description="which domain became the source")
+    load_size: tuple[int, int] = Field(description="height, width of training images")
+    crop_size: tuple[int, int] = Field(description="height, width of training crops and of test images")
+    num_labels: int | None = Field(description="label maps only: number of classes")
+    dont_care_plane: bool = Field(description="label maps only: value 255 has a semantic plane of its own")
+    has_instances: bool = Field(description="label maps only: instance ids lie beside the labels")
+    test_is_paired: bool = Field(description="row i of the test target belongs to row i of the test source")
+    images: dict[SplitName, dict[Literal["source", "target"], int]] = Field(description="number of images")
+    provenance: dict[str, Any] = Field(description="where the images came from, how they were split, their licence")
+    skipped: list[SkippedFile] = Field(description="images left out because they could not be read")
+    metrics: dict[str, int] = Field(description="headline numbers")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split, mapped into memory.
+
+    Attributes:
+        source: uint8 [N, H, W, 3], or labels uint8 [N, H, W].
+        target: uint8 [M, H, W, 3]; M = N and rows belong together when the split is paired.
+        instances: int32 [N, H, W], or None.
+        names: N names of source images: paths below the folder they came from, without suffix.
+        target_names: M names of target images.
+    """
+
+    source: NDArray[np.uint8]
+    target: NDArray[np.uint8]
+    instances: NDArray[np.int32] | None
+    names: tuple[str, ...]
+    target_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """A dataset artifact, opened for reading; images stay on disk until they are used."""
+
+    folder: Path
+    summary: PackedSummary
+    splits: dict[SplitName, Split]
+
+    @classmethod
+    def open(cls, folder: Path) -> PackedDataset:
+        """Opens a dataset artifact.
+
+        Raises:
+            UserError: Not a dataset artifact, or its arrays do not match its manifest.
+        """
+        manifest = read_manifest(folder, "dataset")
+        try:
+            summary = PackedSummary.model_validate(manifest.summary)
+            names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        except (ValidationError, OSError, ValueError) as error:
+            raise UserError(f"{folder / MANIFEST} or {NAMES} is damaged; run the dataset stage again.") from error
+        return cls(folder, summary, {split: _open_split(folder, summary, split, names[split]) for split in SPLITS})
+
+    def split(self, name: SplitName) -> Split:
+        """Returns the images of a split: training images at load size, test images at crop size."""
+        return self.splits[name]
+
+    @property
+    def pairing(self) -> Pairing:
+        """How source and target training images belong together."""
+        return self.summary.pairing
+
+    @property
+    def load_size(self) -> tuple[int, int]:
+        """Height and width of training images."""
+        return self.summary.load_size
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of training crops and of test images."""
+        return self.summary.crop_size
+
+    @property
+    def num_labels(self) -> int | None:
+        """Number of classes of label maps; None for images."""
+        return self.summary.num_labels
+
+    @property
+    def dont_care_plane(self) -> bool:
+        """Whether label 255 has a semantic plane of its own."""
+        return self.summary.dont_care_plane
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether instance ids lie beside the labels; they become the last semantic plane."""
+        return self.summary.has_instances
+
+    @property
+    def test_is_paired(self) -> bool:
+        """Whether test images can be compared one by one with their true targets."""
+        return self.summary.test_is_paired
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a generator's input: 3, or the semantic planes (method section 1.2)."""
+        if self.num_labels is None:
+            return 3
+        return self.num_labels + self.dont_care_plane + self.has_instances
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of a generator's output."""
+        return 3
+
+
+def array_file(split: SplitName, role: Role) -> str:
+    """Returns the file name of an array, for example `train_source.npy`."""
+    return f"{split}_{role}.npy"
+
+
+def array_layout(summary: PackedSummary, split: SplitName, role: Role) -> tuple[type[np.generic], tuple[int, ...]]:
+    """Returns the element type and the shape without its first axis of an array."""
+    size = summary.load_size if split == "train" else summary.crop_size
+    if role == "instances":
+        return np.int32, size
+    if role == "source" and summary.pairing == "labels":
+        return np.uint8, size
+    return np.uint8, (*size, 3)
+
+
+def _open_split(folder: Path, summary: PackedSummary, split: SplitName, names: dict[str, list[str]]) -> Split:
+    return Split(
+        source=_open_array(folder, summary, split, "source"),
+        target=_open_array(folder, summary, split, "target"),
+        instances=_open_array(folder, summary, split, "instances") if summary.has_instances else None,
+        names=tuple(names["source"]),
+        target_names=tuple(names["target"]),
+    )
+
+
+def _open_array(folder: Path, summary: PackedSummary, split: SplitName, role: Role) -> NDArray[Any]:
+    path = folder / array_file(split, role)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run the dataset stage again.") from error
+    dtype, shape = array_layout(summary, split, role)
+    count = summary.images[split]["target" if role == "target" else "source"]
+    if array.dtype != dtype or array.shape != (count, *shape):
+        raise UserError(
+            f"{path} holds {array.dtype} {list(array.shape)}, its manifest says {np.dtype(dtype)} {[count, *shape]}; "
+            "run the dataset stage again."
+        )
+    return array

@@ -1,0 +1,162 @@
+"""Which artifact was made from which: the artifacts of a run, put together by the digests in their manifests.
+
+Kubeflow hands over the artifacts of parallel students in no promised order, so position means nothing. Every manifest
+names the digests of the artifacts it was made from; following them backwards from an evaluation gives
+
+    evaluation → distilled student → pruned architecture → teacher → dataset, statistics of real images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.errors import UserError
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def read(cls, folder: Path, kind: str) -> Artifact:
+        """Reads the manifest of a folder and checks its kind (UserError)."""
+        return cls(folder, read_manifest(folder, kind))
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the whole artifact; what its descendants name it by."""
+        return self.manifest.digest()
+
+
+@dataclass(frozen=True)
+class EvaluatedStudent:
+    """An evaluation and what belongs to the student that it is of; None where it was not given.
+
+    Attributes:
+        evaluation: Its scores.
+        trained: The weights that were evaluated: a distill artifact, or a teacher.
+        pruned: The architecture that it was trained from.
+        exported: Its ONNX file.
+    """
+
+    evaluation: Artifact
+    trained: Artifact | None
+    pruned: Artifact | None
+    exported: Artifact | None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The artifacts of a run; None where one was not given."""
+
+    dataset: Artifact | None
+    real_stats: Artifact | None
+    teacher: Artifact | None
+    students: tuple[EvaluatedStudent, ...]
+
+    def artifacts(self) -> list[Artifact]:
+        """Returns every artifact once, ancestors first."""
+        per_student = [
+            artifact
+            for student in self.students
+            for artifact in (student.pruned, student.trained, student.evaluation, student.exported)
+        ]
+        given = [artifact for artifact in (self.dataset, self.real_stats, self.teacher, *per_student) if artifact]
+        return list({artifact.digest: artifact for artifact in given}.values())
+
+
+def trace(
+    *,
+    evaluations: Sequence[Path],
+    dataset: Path | None = None,
+    real_stats: Path | None = None,
+    teacher: Path | None = None,
+    students: Sequence[Path] = (),
+    distilled: Sequence[Path] = (),
+    exports: Sequence[Path] = (),
+) -> Lineage:
+    """Puts artifacts together by their digests.
+
+    Args:
+        evaluations: At least one.
+        dataset: Packed images.
+        real_stats: Statistics of real images.
+        teacher: The teacher.
+        students: Prune artifacts.
+        distilled: Distill artifacts.
+        exports: Export artifacts.
+
+    Raises:
+        UserError: A folder is not the artifact it should be, or artifacts do not belong together; both are named.
+    """
+    single = {
+        name: Artifact.read(folder, name) if folder else None
+        for name, folder in (("dataset", dataset), ("real_stats", real_stats), ("teacher", teacher))
+    }
+    trained = _by_digest(distilled, "distill")
+    if single["teacher"]:
+        trained[single["teacher"].digest] = single["teacher"]
+    pruned = _by_digest(students, "prune")
+    exported = _by_student(_by_digest(exports, "export"))
+    found = []
+    for evaluation in _by_digest(evaluations, "evaluate").values():
+        evaluated = evaluation.manifest.inputs["student"]
+        weights = trained.get(evaluated)
+        if weights is None and (distilled or students):
+            raise UserError(
+                f"The evaluation {evaluation.folder} is of a student that was not given; give --distilled with the "
+                "distill artifact that it evaluated, or leave the other artifacts out."
+            )
+        origin = weights.manifest.inputs.get("student") if weights else None
+        if origin and pruned and origin not in pruned:
+            raise UserError(
+                f"The student {weights and weights.folder} was trained from a pruned architecture that was not given; "
+                "give --student with the prune artifact that it was made from."
+            )
+        found.append(EvaluatedStudent(evaluation, weights, pruned.get(origin or ""), exported.get(evaluated)))
+    if not found:
+        raise UserError("A report needs at least one evaluation; give --evaluation with the output of that stage.")
+    lineage = Lineage(**single, students=tuple(found))
+    used = {artifact.digest for artifact in lineage.artifacts()}
+    for artifact in (*trained.values(), *pruned.values(), *exported.values()):
+        if artifact.digest not in used:
+            raise UserError(
+                f"The {artifact.manifest.kind} artifact {artifact.folder} belongs to none of the given evaluations; "
+                "give the evaluation of its student too, or leave it out."
+            )
+    _check_ancestors(lineage, single)
+    return lineage
+
+
+def _by_digest(folders: Sequence[Path], kind: str) -> dict[str, Artifact]:
+    """Reads artifacts; one that is given twice counts once."""
+    artifacts = [Artifact.read(folder, kind) for folder in folders]
+    return {artifact.digest: artifact for artifact in artifacts}
+
+
+def _by_student(exports: dict[str, Artifact]) -> dict[str, Artifact]:
+    by_student: dict[str, Artifact] = {}
+    for artifact in exports.values():
+        other = by_student.setdefault(artifact.manifest.inputs["student"], artifact)
+        if other is not artifact:
+            raise UserError(f"{other.folder} and {artifact.folder} are exports of the same student; give one of them.")
+    return by_student
+
+
+def _check_ancestors(lineage: Lineage, ancestors: dict[str, Artifact | None]) -> None:
+    """Refuses artifacts that were made from another dataset, teacher or statistics than the given ones."""
+    for artifact in lineage.artifacts():
+        for name, ancestor in ancestors.items():
+            origin = artifact.manifest.inputs.get(name)
+            if ancestor and origin and origin != ancestor.digest:
+                raise UserError(
+                    f"{artifact.folder} was made from another {name} artifact than {ancestor.folder}; give the one it "
+                    "was made from, or leave it out."
+                )

@@ -1,0 +1,39 @@
+"""How close generated images are to the true ones, image by image: L1, PSNR, SSIM.
+
+All take two batches [N, C, H, W], float32 in [-1, 1], and return [N].
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+DATA_RANGE = 2.0
+"""Width of the value range [-1, 1]."""
+
+HIGHEST_PSNR = 100.0
+"""PSNR of equal images would be infinite; it ends here (a mean squared error of 1e-10 of the squared range)."""
+
+SMALLEST_SIDE = 11
+"""Width of the Gaussian window of SSIM."""
+
+
+def l1_distance(generated: Tensor, target: Tensor) -> Tensor:
+    """Computes the mean absolute difference per image, in [-1, 1] units: 2 is black against white."""
+    return (generated - target).abs().mean(dim=(1, 2, 3))
+
+
+def psnr(generated: Tensor, target: Tensor) -> Tensor:
+    """Computes the peak signal-to-noise ratio per image in dB, 10·log₁₀(range² / MSE), at most [HIGHEST_PSNR][]."""
+    ratios = peak_signal_noise_ratio(generated, target, data_range=DATA_RANGE, reduction="none", dim=(1, 2, 3))
+    return ratios.clamp(max=HIGHEST_PSNR)
+
+
+def ssim(generated: Tensor, target: Tensor) -> Tensor:
+    """Computes structural similarity per image (Wang et al. 2004: Gaussian window of 11 pixels, σ 1.5); 1 is equal.
+
+    Images need at least [SMALLEST_SIDE][] pixels on each side.
+    """
+    values = structural_similarity_index_measure(generated, target, data_range=DATA_RANGE, reduction="none")
+    assert isinstance(values, Tensor)
+    return values.reshape(len(generated))

@@ -1,0 +1,145 @@
+"""What can be read of a folder of networks without loading torch: the architectures, and generator weights as arrays.
+
+`architecture.json` describes every network of a folder; `generator_<direction>.safetensors` and
+`discriminator_<domain>.safetensors` beside it hold the weights. A student that still has to be trained from fresh
+weights is an `architecture.json` alone. [components.catlib.networks.model_files][] reads and writes the networks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from components.catlib.config import Count, Section, validate
+from components.catlib.errors import UserError
+from components.catlib.networks.architecture import Architecture
+from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
+
+ARCHITECTURE_FILE = "architecture.json"
+
+Direction = Annotated[str, Field(pattern="^(source_to_target|target_to_source)$")]
+"""Names a generator by what it translates."""
+
+Domain = Annotated[str, Field(pattern="^(source|target)$")]
+"""Names a discriminator by the images that it judges."""
+
+
+class NetworkArchitectures(Section):
+    """The content of `architecture.json`."""
+
+    input_size: tuple[Count, Count] = Field(description="height, width in pixels of the images they are made for")
+    generators: dict[Direction, Annotated[Architecture, Field(discriminator="family")]] = Field(
+        description="by direction; a student's folder has one"
+    )
+    discriminators: dict[Domain, DiscriminatorArchitecture] = Field(
+        description="by the domain whose images they judge; none beside an untrained student"
+    )
+
+    def generator(self, direction: Direction) -> Architecture:
+        """Returns the architecture of a generator.
+
+        Raises:
+            UserError: There is none for this direction; it names those there are.
+        """
+        if direction not in self.generators:
+            raise UserError(f"There is no generator {direction}; there is: {', '.join(self.generators) or 'none'}.")
+        return self.generators[direction]
+
+    def discriminator(self, domain: Domain) -> DiscriminatorArchitecture:
+        """Returns the architecture of a discriminator.
+
+        Raises:
+            UserError: There is none that judges images of this domain; it names those there are.
+        """
+        if domain not in self.discriminators:
+            known = ", ".join(self.discriminators) or "none"
+            raise UserError(
+                f"There is no discriminator that judges {domain} images; those that there are judge: {known}."
+            )
+        return self.discriminators[domain]
+
+
+def generator_file(folder: Path, direction: Direction) -> Path:
+    """Returns where the weights of a generator lie."""
+    return folder / f"generator_{direction}.safetensors"
+
+
+def discriminator_file(folder: Path, domain: Domain) -> Path:
+    """Returns where the weights of a discriminator lie."""
+    return folder / f"discriminator_{domain}.safetensors"
+
+
+def has_weights(folder: Path, direction: Direction) -> bool:
+    """Returns whether the folder holds weights of this generator, not only its architecture."""
+    return generator_file(folder, direction).is_file()
+
+
+def write_architectures(folder: Path, architectures: NetworkArchitectures) -> None:
+    """Writes `architecture.json` into an existing folder."""
+    text = architectures.model_dump_json(indent=1) + "\n"
+    (folder / ARCHITECTURE_FILE).write_text(text, encoding="utf-8")
+
+
+def write_architecture(
+    folder: Path,
+    direction: Direction,
+    architecture: Architecture,
+    input_size: tuple[int, int],
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Writes one generator: its architecture and, if there are any yet, its weights.
+
+    Args:
+        folder: An existing folder.
+        direction: What the generator translates.
+        architecture: What it is built from.
+        input_size: Height, width in pixels of the images it is made for.
+        weights: Its state dict as arrays; None for a generator that starts from fresh weights.
+    """
+    described = {"input_size": input_size, "generators": {direction: architecture}, "discriminators": {}}
+    write_architectures(folder, NetworkArchitectures.model_validate(described))
+    if weights is not None:
+        arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
+        save_file(arrays, generator_file(folder, direction))
+
+
+def read_architectures(folder: Path) -> NetworkArchitectures:
+    """Reads which networks a folder describes.
+
+    Raises:
+        UserError: There is no `architecture.json`, or it is not one; the first wrong field is named.
+    """
+    path = folder / ARCHITECTURE_FILE
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a folder that the stages teacher, prune or distill wrote.")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); run the stage that wrote it again.") from error
+    return validate(NetworkArchitectures, content, where=str(path))
+
+
+def read_generator_weights(folder: Path, direction: Direction) -> dict[str, np.ndarray]:
+    """Reads the state dict of a generator as arrays, float32 but for the int64 batch counters of norms.
+
+    Raises:
+        UserError: The folder has no weights of this generator, the file is damaged, or a number in it is not finite.
+    """
+    path = generator_file(folder, direction)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: {folder} holds no weights of the generator {direction}.")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, KeyError) as error:  # KeyError: a number format that numpy does not have
+        raise UserError(f"{path} is damaged ({error}); run the stage that wrote it again.") from error
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: tensor {name} holds NaN or infinity; was the training that wrote it unstable?")
+    return weights

@@ -1,0 +1,111 @@
+"""Writes and reads folders of networks: `architecture.json` and one safetensors file of weights per network.
+
+What needs no torch is in [components.catlib.networks.architecture_files][]; its functions are offered here too.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import (
+    Direction,
+    Domain,
+    NetworkArchitectures,
+    discriminator_file,
+    generator_file,
+    has_weights,
+    read_architectures,
+    write_architecture,
+    write_architectures,
+)
+from components.catlib.networks.discriminators import Discriminator, build_discriminator
+from components.catlib.networks.generators import Generator, build_generator
+from components.catlib.networks.state_dicts import build_with_state
+
+__all__ = [
+    "Direction",
+    "Domain",
+    "NetworkArchitectures",
+    "has_weights",
+    "read_architectures",
+    "read_discriminator",
+    "read_generator",
+    "write_architecture",
+    "write_networks",
+]
+
+
+def write_networks(
+    folder: Path,
+    *,
+    generators: Mapping[Direction, nn.Module],
+    discriminators: Mapping[Domain, nn.Module],
+    input_size: tuple[int, int],
+) -> None:
+    """Writes networks, architectures and weights, into an existing folder.
+
+    Args:
+        folder: Where to; a stage gives the folder of its artifact writer, so that it appears whole or not at all.
+        generators: By what they translate.
+        discriminators: By the images that they judge.
+        input_size: Height, width in pixels of the images that the networks are made for.
+    """
+    described: dict[str, dict[str, object]] = {"generators": {}, "discriminators": {}}
+    for direction, network in generators.items():
+        assert isinstance(network, Generator), type(network)
+        described["generators"][direction] = network.architecture
+        save_file(_weights(network), generator_file(folder, direction))
+    for domain, network in discriminators.items():
+        assert isinstance(network, Discriminator), type(network)
+        described["discriminators"][domain] = network.architecture
+        save_file(_weights(network), discriminator_file(folder, domain))
+    write_architectures(folder, NetworkArchitectures.model_validate({"input_size": input_size, **described}))
+
+
+def read_generator(folder: Path, direction: Direction, device: torch.device | str = "cpu") -> Generator:
+    """Reads a generator with its weights, in eval mode.
+
+    Args:
+        folder: A folder of networks.
+        direction: What it translates.
+        device: Where to put it.
+
+    Raises:
+        UserError: No such generator in the folder, or the weights are not those of its architecture, or not finite; the
+            first tensor that is wrong is named.
+    """
+    architecture, path = read_architectures(folder).generator(direction), generator_file(folder, direction)
+    return build_with_state(lambda: build_generator(architecture), _read_state(path), where=str(path)).to(device)
+
+
+def read_discriminator(folder: Path, domain: Domain, device: torch.device | str = "cpu") -> Discriminator:
+    """Reads a discriminator with its weights, in eval mode.
+
+    Args:
+        folder: A folder of networks.
+        domain: The images that it judges.
+        device: Where to put it.
+
+    Raises:
+        UserError: As [read_generator][].
+    """
+    architecture, path = read_architectures(folder).discriminator(domain), discriminator_file(folder, domain)
+    return build_with_state(lambda: build_discriminator(architecture), _read_state(path), where=str(path)).to(device)
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the folder describes this network but holds no weights of it.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); run the stage that wrote it again.") from error

@@ -1,0 +1,1 @@
+"""What is optimised: losses, and one optimisation step per family."""

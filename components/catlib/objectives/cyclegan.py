@@ -1,0 +1,122 @@
+"""Teacher training on unpaired images: CycleGAN, both directions in one run (method section 4; Zhu et al. 2017)."""
+
+import random
+from collections.abc import Mapping
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from components.catlib.config import TeacherConfig
+from components.catlib.data.batches import Batch
+from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
+from components.catlib.objectives.image_pool import ImagePool, random_state, restore_random_state
+from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.reconstruction import l1_loss
+
+_DOMAINS = ("target", "source")
+"""In the order in which the discriminators' pools are asked."""
+
+
+class CycleGanObjective:
+    """Trains a generator each way; there and back again must give the image that one started from.
+
+    Attributes:
+        networks: What is trained: "generator_source_to_target", "generator_target_to_source", "discriminator_target",
+            "discriminator_source".
+        generators: The generators by direction.
+        discriminators: The discriminators by the domain whose images they judge.
+        optimizers: "generator" (both generators) and "discriminator" (both discriminators).
+    """
+
+    def __init__(self, config: TeacherConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+        """Moves the networks to the accelerator's device.
+
+        Args:
+            config: Weights of the losses, size of the image pools, and the optimisers' settings.
+            networks: The four networks named above; discriminators take single images.
+            accelerator: Device, precision and processes.
+        """
+        self._config = config
+        self._accelerator = accelerator
+        self.networks = dict(networks)
+        self.generators = {way: self.networks[f"generator_{way}"] for way in ("source_to_target", "target_to_source")}
+        self.discriminators = {domain: self.networks[f"discriminator_{domain}"] for domain in _DOMAINS}
+        optimizers = build_optimizers(
+            config, generator=self.generators.values(), discriminator=self.discriminators.values()
+        )
+        self._forward = accelerator.prepare_model(self.generators["source_to_target"])
+        self._backward = accelerator.prepare_model(self.generators["target_to_source"])
+        self._judges = {domain: accelerator.prepare_model(network) for domain, network in self.discriminators.items()}
+        self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
+        self._random = random.Random(config.seed)  # noqa: S311 - no secret depends on it
+        self._pools = {domain: ImagePool(config.image_pool_size, self._random) for domain in _DOMAINS}
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Updates both generators, then both discriminators with fakes from the image pools.
+
+        Args:
+            batch: Unpaired images on the accelerator's device.
+
+        Returns:
+            Detached scalars averaged over devices; parts of a loss carry its weight: "generator", its
+            "adversarial_<domain>", "cycle_<domain>", "identity_<domain>" (of images of that domain); "discriminator",
+            its "discriminator_<domain>".
+        """
+        for network in (self._forward, self._backward, *self._judges.values()):
+            network.train()
+        with frozen(*self._judges.values()), self._accelerator.autocast():
+            fakes, generating = self._generate(batch)
+        generating["generator"] = total(generating)
+        update(self._accelerator, self.optimizers["generator"], generating["generator"])
+
+        with self._accelerator.autocast():
+            judging = self._judge(batch, fakes)
+        judging["discriminator"] = total(judging)
+        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        return averaged(self._accelerator, generating | judging)
+
+    def _generate(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns the generated images by domain, and the parts of the generators' loss."""
+        config = self._config
+        fake_target = self._forward(batch.source)
+        recovered_source = self._backward(fake_target)
+        fake_source = self._backward(batch.target)
+        recovered_target = self._forward(fake_source)
+        fakes = {"target": fake_target, "source": fake_source}
+        losses = {
+            "cycle_source": config.lambda_cycle * l1_loss(recovered_source, batch.source),
+            "cycle_target": config.lambda_cycle * l1_loss(recovered_target, batch.target),
+        }
+        for domain, fake in fakes.items():
+            judgement = self._judges[domain](fake)
+            losses[f"adversarial_{domain}"] = config.lambda_gan * generator_loss(config.gan_objective, judgement)
+        if config.lambda_identity > 0:
+            weight = config.lambda_cycle * config.lambda_identity
+            losses["identity_target"] = weight * l1_loss(self._forward(batch.target), batch.target)
+            losses["identity_source"] = weight * l1_loss(self._backward(batch.source), batch.source)
+        return fakes, losses
+
+    def _judge(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns each discriminator's loss: half of those on real and on past generated images."""
+        objective, reals = self._config.gan_objective, {"target": batch.target, "source": batch.source}
+        losses = {}
+        for domain, judge in self._judges.items():
+            real, fake = reals[domain], self._pools[domain].exchange(fakes[domain])
+            real_loss = discriminator_loss(objective, judge(real), real=True)
+            fake_loss = discriminator_loss(objective, judge(fake), real=False)
+            losses[f"discriminator_{domain}"] = (real_loss + fake_loss) / 2
+            if objective == "wgangp":
+                penalty = gradient_penalty(judge, real, fake)
+                losses[f"gradient_penalty_{domain}"] = self._config.lambda_gradient_penalty * penalty
+        return losses
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Returns the images of both pools and the state of their random numbers."""
+        images = {f"pool_{domain}": pool.images() for domain, pool in self._pools.items()}
+        return images | {"pool_random": random_state(self._random)}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what [extra_state][] returned."""
+        for domain, pool in self._pools.items():
+            pool.restore(state[f"pool_{domain}"].to(self._accelerator.device))
+        restore_random_state(self._random, state["pool_random"])

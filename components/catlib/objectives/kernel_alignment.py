@@ -1,0 +1,66 @@
+"""Kernel alignment: how alike two networks see the samples of a batch (paper section 3.3, equations 3 to 5).
+
+Two images a, b that teacher and student both find similar, or both find different, speak for alignment; what their
+features look like does not matter. With N samples, X [N, d1] and Y [N, d2]:
+
+    KA(X, Y) = ⟨XXᵀ, YYᵀ⟩_F / (‖XXᵀ‖_F · ‖YYᵀ‖_F)  in [0, 1]
+
+Example: features X = [[1, 0], [0, 1]] keep two samples apart, XXᵀ = [[1, 0], [0, 1]]; Y = [[1], [1]] does not,
+YYᵀ = [[1, 1], [1, 1]]; KA = 2 / (√2 · 2) = 0.71. Rotating or scaling either leaves it as it is, so channel counts need
+not agree.
+
+Shape suffixes: N batch, D features of a sample.
+"""
+
+import torch
+from torch import Tensor
+
+from components.catlib.errors import UserError
+from components.catlib.objectives.precision import at_least_float32
+
+SMALLEST_KERNEL_NORM = 1e-12
+"""Kernels of features scaled to norm 1 have norms of at least 1/√N; only those of zero features are below this."""
+
+
+def kernel_alignment(first: Tensor, second: Tensor, *, centred: bool = False) -> Tensor:
+    """Returns the alignment of the kernels of two sets of features.
+
+    Computed in float32 (float64 stays), also under autocast, and for any memory format. Features that are zero for the
+    whole batch are aligned with nothing: the value is 0 and so are the gradients, leaving such a layer to the other
+    losses.
+    Differs: the published implementation gives NaN there, and a constant 1 for a single sample.
+
+    Args:
+        first: [N, ...], usually the student's.
+        second: [N, ...], usually the teacher's.
+        centred: Subtract the mean over the batch first (CKA). Features after a ReLU share a large mean that makes any
+            two networks look aligned; without it there is more to learn from.
+
+    Returns:
+        A scalar in [0, 1].
+
+    Raises:
+        UserError: The batch is too small to tell anything: fewer than 2 samples, or 3 when centred.
+    """
+    num_samples = first.shape[0]
+    assert second.shape[0] == num_samples, (first.shape, second.shape)
+    smallest = 3 if centred else 2
+    if num_samples < smallest:
+        raise UserError(
+            f"{'Centred kernel' if centred else 'Kernel'} alignment got a batch of {num_samples}, where it teaches "
+            f"nothing; raise distill.batch_size so that every device gets at least {smallest} images."
+        )
+    with torch.autocast(device_type=first.device.type, enabled=False):
+        return (_unit_kernel(first, centred=centred) * _unit_kernel(second, centred=centred)).sum()
+
+
+def _unit_kernel(features: Tensor, *, centred: bool) -> Tensor:
+    """Returns XXᵀ / ‖XXᵀ‖_F [N, N], zero when the features are."""
+    samples_ND = at_least_float32(features).flatten(1)
+    if centred:
+        samples_ND = samples_ND - samples_ND.mean(dim=0)
+    # Alignment does not depend on scale, so a constant may be divided out: fourth powers of large features overflow.
+    scale = torch.linalg.vector_norm(samples_ND.detach())
+    samples_ND = samples_ND / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    kernel_NN = samples_ND @ samples_ND.T
+    return kernel_NN / torch.linalg.vector_norm(kernel_NN).clamp_min(SMALLEST_KERNEL_NORM)

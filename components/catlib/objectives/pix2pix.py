@@ -1,0 +1,116 @@
+"""Teacher training on paired images: pix2pix (method section 4; Isola et al. 2017)."""
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from components.catlib.config import TeacherConfig, TrainingConfig
+from components.catlib.data.batches import Batch
+from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
+from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.reconstruction import build_reconstruction_loss
+
+
+class Pix2PixObjective:
+    """Trains a generator to turn a source image into its target, against a discriminator that sees both.
+
+    Attributes:
+        networks: What is trained: "generator_source_to_target" and "discriminator_target".
+        generators: The generator by direction.
+        discriminators: The discriminator by the domain that it judges.
+        optimizers: "generator" and "discriminator".
+    """
+
+    def __init__(self, config: TeacherConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+        """Moves the networks to the accelerator's device.
+
+        Args:
+            config: Weights of the losses, and the optimisers' settings.
+            networks: The two networks named above; the discriminator takes source and target channels together.
+            accelerator: Device, precision and processes.
+
+        Raises:
+            UserError: The reconstruction loss needs VGG19 weights that cannot be read.
+        """
+        self._config = config
+        self._accelerator = accelerator
+        self.networks = dict(networks)
+        self.generators = {"source_to_target": self.networks["generator_source_to_target"]}
+        self.discriminators = {"target": self.networks["discriminator_target"]}
+        optimizers = build_optimizers(
+            config, generator=self.generators.values(), discriminator=self.discriminators.values()
+        )
+        self._generator = accelerator.prepare_model(self.generators["source_to_target"])
+        self._discriminator = accelerator.prepare_model(self.discriminators["target"])
+        self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
+        self._reconstruction_loss = build_reconstruction_loss(config, accelerator.device)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Updates the discriminator, then the generator against the updated discriminator.
+
+        Args:
+            batch: Paired images on the accelerator's device.
+
+        Returns:
+            Detached scalars averaged over devices; parts of a loss carry its weight: "discriminator", its
+            "discriminator_fake" and "discriminator_real", "generator", its "adversarial" and "reconstruction".
+        """
+        self._generator.train()
+        self._discriminator.train()
+        with self._accelerator.autocast():
+            fake = self._generator(batch.source)
+        fake_pair = torch.cat([batch.source, fake], dim=1)
+        real_pair = torch.cat([batch.source, batch.target], dim=1)
+        with self._accelerator.autocast():
+            judging = patch_discriminator_losses(self._config, self._discriminator, fake=fake_pair, real=real_pair)
+        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+
+        with frozen(self._discriminator), self._accelerator.autocast():
+            judgement = self._discriminator(fake_pair)
+            reconstruction = self._reconstruction_loss(fake, batch.target)
+        generating = {
+            "adversarial": self._config.lambda_gan * generator_loss(self._config.gan_objective, judgement),
+            "reconstruction": self._config.lambda_recon * reconstruction,
+        }
+        generating["generator"] = total(generating)
+        update(self._accelerator, self.optimizers["generator"], generating["generator"])
+        return averaged(self._accelerator, judging | generating)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Returns nothing: networks and optimisers are the whole state."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what [extra_state][] returned."""
+        assert not state, list(state)
+
+
+def patch_discriminator_losses(
+    config: TrainingConfig, discriminator: nn.Module, *, fake: Tensor, real: Tensor
+) -> dict[str, Tensor]:
+    """Returns half the sum of both judgements' losses, and its parts.
+
+    Args:
+        config: `gan_objective` and `lambda_gradient_penalty`.
+        discriminator: Judges one image, or pair of images, at a time; sees the fake ones first.
+        fake: What it is to recognise as generated, [N, C, H, W]; no gradient flows there.
+        real: What it is to recognise as real, the same shape.
+
+    Returns:
+        "discriminator_fake", "discriminator_real", with `wgangp` "gradient_penalty", and their sum "discriminator", in
+        which the first two count half.
+    """
+    fake = fake.detach()
+    fake_judgement = discriminator(fake)
+    real_judgement = discriminator(real)
+    losses = {
+        "discriminator_fake": discriminator_loss(config.gan_objective, fake_judgement, real=False),
+        "discriminator_real": discriminator_loss(config.gan_objective, real_judgement, real=True),
+    }
+    if config.gan_objective == "wgangp":
+        losses["gradient_penalty"] = config.lambda_gradient_penalty * gradient_penalty(discriminator, real, fake)
+    judgements = (losses["discriminator_fake"] + losses["discriminator_real"]) / 2
+    losses["discriminator"] = judgements + losses["gradient_penalty"] if "gradient_penalty" in losses else judgements
+    return losses

@@ -1,0 +1,155 @@
+"""Teacher training on label maps: SPADE, the objective of GauGAN (method section 4; Park et al. 2019)."""
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from components.catlib.config import TeacherConfig, TrainingConfig
+from components.catlib.data.batches import Batch
+from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
+from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.perceptual import PerceptualLoss, read_perceptual_loss
+from components.catlib.objectives.reconstruction import feature_matching_loss
+
+
+class SpadeObjective:
+    """Trains a generator to paint label maps, against a discriminator that sees both at several scales.
+
+    Attributes:
+        networks: What is trained: "generator_source_to_target" and "discriminator_target".
+        generators: The generator by direction.
+        discriminators: The discriminator by the domain that it judges.
+        optimizers: "generator" and "discriminator".
+    """
+
+    def __init__(self, config: TeacherConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+        """Moves the networks to the accelerator's device.
+
+        Args:
+            config: Weights of the losses, and the optimisers' settings.
+            networks: The two networks named above; the discriminator takes semantic and image channels together and
+                answers with features at several scales.
+            accelerator: Device, precision and processes.
+
+        Raises:
+            UserError: The perceptual loss needs VGG19 weights that cannot be read.
+        """
+        self._accelerator = accelerator
+        self.networks = dict(networks)
+        self.generators = {"source_to_target": self.networks["generator_source_to_target"]}
+        self.discriminators = {"target": self.networks["discriminator_target"]}
+        optimizers = build_optimizers(
+            config, generator=self.generators.values(), discriminator=self.discriminators.values()
+        )
+        self._generator = accelerator.prepare_model(self.generators["source_to_target"])
+        self._adversary = SpadeAdversary(config, accelerator.prepare_model(self.discriminators["target"]), accelerator)
+        self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Updates the generator, then the discriminator with what the updated generator paints.
+
+        Args:
+            batch: Semantic planes as source, images as target, on the accelerator's device.
+
+        Returns:
+            Detached scalars averaged over devices; parts of a loss carry its weight: "generator", its "adversarial",
+            "feature_matching" and "perceptual"; "discriminator", its "discriminator_fake" and "discriminator_real".
+        """
+        self._generator.train()
+        with self._accelerator.autocast():
+            generating = self._adversary.generator_losses(batch, self._generator(batch.source))
+        generating["generator"] = total(generating)
+        update(self._accelerator, self.optimizers["generator"], generating["generator"])
+
+        with self._accelerator.autocast():
+            with torch.no_grad():
+                fake = self._generator(batch.source)
+            judging = self._adversary.discriminator_losses(batch, fake)
+        judging["discriminator"] = total(judging)
+        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        return averaged(self._accelerator, generating | judging)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Returns nothing: networks and optimisers are the whole state."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what [extra_state][] returned."""
+        assert not state, list(state)
+
+
+class SpadeAdversary:
+    """What the multi-scale discriminator says to images, as losses of the generator and of itself."""
+
+    def __init__(self, config: TrainingConfig, discriminator: nn.Module, accelerator: Accelerator) -> None:
+        """Reads the VGG19 weights when the perceptual loss has a weight.
+
+        Args:
+            config: `gan_objective` and the weights of the losses.
+            discriminator: As prepared by the accelerator.
+            accelerator: Device.
+
+        Raises:
+            UserError: The VGG19 weights cannot be read.
+        """
+        self._config = config
+        self._discriminator = discriminator
+        self._perceptual_loss: PerceptualLoss | None = None
+        if config.lambda_vgg > 0:
+            self._perceptual_loss = read_perceptual_loss(config.vgg_weights, accelerator.device)
+
+    def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Returns the parts of the generator's loss, weighted.
+
+        Args:
+            batch: Semantic planes and real images.
+            fake: The generator's images for these planes, with gradient.
+
+        Returns:
+            "adversarial", and where they have a weight "feature_matching" and "perceptual".
+        """
+        config = self._config
+        self._discriminator.train()
+        with frozen(self._discriminator):
+            fake_features, real_features = self._judge(batch, fake)
+        losses = {"adversarial": config.lambda_gan * generator_loss(config.gan_objective, fake_features)}
+        if config.lambda_feature > 0:
+            losses["feature_matching"] = config.lambda_feature * feature_matching_loss(fake_features, real_features)
+        if self._perceptual_loss is not None:
+            losses["perceptual"] = config.lambda_vgg * self._perceptual_loss(fake, batch.target)
+        return losses
+
+    def discriminator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Returns the parts of the discriminator's loss, which are not halved.
+
+        Args:
+            batch: Semantic planes and real images.
+            fake: The generator's images for these planes, without gradient.
+
+        Returns:
+            "discriminator_fake", "discriminator_real", and with `wgangp` "gradient_penalty", weighted.
+        """
+        objective = self._config.gan_objective
+        self._discriminator.train()
+        fake_features, real_features = self._judge(batch, fake)
+        losses = {
+            "discriminator_fake": discriminator_loss(objective, fake_features, real=False),
+            "discriminator_real": discriminator_loss(objective, real_features, real=True),
+        }
+        if objective == "wgangp":
+            real_pair = torch.cat([batch.source, batch.target], dim=1)
+            penalty = gradient_penalty(self._discriminator, real_pair, torch.cat([batch.source, fake], dim=1))
+            losses["gradient_penalty"] = self._config.lambda_gradient_penalty * penalty
+        return losses
+
+    def _judge(self, batch: Batch, fake: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Returns the features of fake and of real images, which go through in one batch."""
+        semantics = torch.cat([batch.source, batch.source])
+        images = torch.cat([fake, batch.target])
+        scales = self._discriminator(torch.cat([semantics, images], dim=1))
+        num_fakes = fake.shape[0]
+        fake_features = [[feature[:num_fakes] for feature in features] for features in scales]
+        real_features = [[feature[num_fakes:] for feature in features] for features in scales]
+        return fake_features, real_features

@@ -1,0 +1,72 @@
+"""Learning-rate schedules: the factor on every learning rate as a pure function of the epoch and the scores so far.
+
+Nothing here keeps a state, so a resumed training continues its schedule exactly.
+
+Differs: the published implementation restarts the schedule when training resumes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from components.catlib.config import TrainingConfig
+
+STEP_FACTOR = 0.1
+PLATEAU_FACTOR = 0.2
+PLATEAU_THRESHOLD = 0.01
+
+
+def learning_rate_factor(config: TrainingConfig, epoch: int, scores: Sequence[float]) -> float:
+    """Returns what every learning rate is multiplied with during one epoch.
+
+    Args:
+        config: Names the schedule and its numbers.
+        epoch: The epoch, counted from 0.
+        scores: The scores of all evaluations so far, oldest first, lower is better; only `plateau` looks at them.
+
+    Returns:
+        A factor in [0, 1].
+    """
+    match config.schedule:
+        case "linear":
+            return linear(epoch, epochs=config.epochs, decay_epochs=config.decay_epochs)
+        case "step":
+            return STEP_FACTOR ** (epoch // config.step_epochs)
+        case "cosine":
+            return cosine(epoch, total_epochs=config.epochs + config.decay_epochs)
+        case "plateau":
+            return plateau(scores, patience=config.plateau_patience)
+
+
+def linear(epoch: int, *, epochs: int, decay_epochs: int) -> float:
+    """Returns 1 for `epochs` epochs, then falls in equal steps to 0 just after the last epoch (method section 4).
+
+    With epochs = 2 and decay_epochs = 3 the five epochs train with 1, 1, 0.75, 0.5, 0.25.
+    """
+    return 1 - max(0, epoch + 1 - epochs) / (decay_epochs + 1)
+
+
+def cosine(epoch: int, *, total_epochs: int) -> float:
+    """Returns half a cosine wave, 1 in the first epoch and 0 just after the last (Loshchilov & Hutter 2017, eq. 5)."""
+    return (1 + math.cos(math.pi * epoch / total_epochs)) / 2
+
+
+def plateau(scores: Sequence[float], *, patience: int) -> float:
+    """Returns 1, times a fifth for every time that more than `patience` scores in a row brought no improvement.
+
+    An improvement is a score more than 1 % below the best one before it. After a drop the count starts anew.
+
+    Args:
+        scores: All scores so far, oldest first, lower is better, not negative.
+        patience: How many scores in a row may bring no improvement without a consequence.
+    """
+    factor, best, without_improvement = 1.0, math.inf, 0
+    for score in scores:
+        if score < best * (1 - PLATEAU_THRESHOLD):
+            best, without_improvement = score, 0
+        else:
+            without_improvement += 1
+        if without_improvement > patience:
+            factor, without_improvement = factor * PLATEAU_FACTOR, 0
+    return factor

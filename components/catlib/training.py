@@ -1,0 +1,330 @@
+"""The training loop, for teachers of every family and for distillation: [train][] is all of it, from top to bottom.
+
+What is trained, an *objective*, makes one optimisation step of a batch and names its losses. Everything else is here:
+the order of batches, the learning rate, the log, evaluations, checkpoints, and which weights are the result.
+
+A training is a pure function of its configuration and its data: on one kind of CPU two runs end with equal weights, and
+so do a run that was killed and resumed and one that was not. For that, batches depend on seed and step alone, schedules
+on epoch and scores alone, and everything else that changes is in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from components.catlib.checkpoints import Checkpoints
+from components.catlib.config import TrainingConfig
+from components.catlib.data.batches import Batch, TrainingBatches
+from components.catlib.errors import Interrupted
+from components.catlib.schedules import learning_rate_factor
+from components.catlib.training_log import Record, TrainingLog, open_log
+
+logger = logging.getLogger(__name__)
+
+
+class Objective(Protocol):
+    """What is trained."""
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Every network whose weights change, by name."""
+        ...
+
+    @property
+    def generators(self) -> Mapping[str, nn.Module]:
+        """Those that translate, by direction; the first one's scores are the headline."""
+        ...
+
+    @property
+    def discriminators(self) -> Mapping[str, nn.Module]:
+        """Those that judge, by the domain of the images."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """The optimisers "generator" and "discriminator"."""
+        ...
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Makes one optimisation step, networks in training mode; returns every loss as a detached scalar."""
+        ...
+
+    def extra_state(self) -> dict[str, Any]:
+        """Returns what a checkpoint needs beyond networks and optimisers, in plain containers."""
+        ...
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `extra_state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the generators do on held-out images.
+
+    Attributes:
+        scores: Direction -> metric -> value, the headline direction first.
+        chosen_by: The metric by which the best weights are chosen; lower is better.
+        picture: Sample translations, a WebP file.
+    """
+
+    scores: dict[str, dict[str, float]]
+    chosen_by: str
+    picture: bytes
+
+    def flat(self) -> dict[str, float]:
+        """Returns metric -> value; only directions after the first have their name in front."""
+        first, *others = self.scores
+        return self.scores[first] | {
+            f"{direction}/{metric}": value for direction in others for metric, value in self.scores[direction].items()
+        }
+
+
+class Kept(TypedDict):
+    """The result so far in one direction: its weights, and how they scored when."""
+
+    step: int
+    scores: dict[str, float]
+    networks: dict[str, dict[str, Tensor]]
+
+
+@dataclass
+class Progress:
+    """How far a training is; with networks, optimisers and random numbers this is its whole state.
+
+    Attributes:
+        step: Optimisation steps done.
+        seconds: Time they took, in all processes that worked on it.
+        scores: Of every evaluation, the metric by which weights are chosen, the mean over directions.
+        kept: Direction -> the result so far.
+        pictures: Step -> sample translations, a WebP file.
+        records: The log.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    scores: list[float] = field(default_factory=list)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    pictures: dict[int, bytes] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+
+    def note(self, evaluation: Evaluation, objective: Objective, *, keep: Literal["best", "last"]) -> None:
+        """Takes down an evaluation of the objective's present weights, and the weights where they are the result."""
+        self.pictures[self.step] = evaluation.picture
+        metric = evaluation.chosen_by
+        self.scores.append(statistics.fmean(scores[metric] for scores in evaluation.scores.values()))
+        for direction, scores in evaluation.scores.items():
+            so_far = self.kept.get(direction)
+            if keep == "last" or so_far is None or scores[metric] < so_far["scores"][metric]:
+                self.kept[direction] = Kept(
+                    step=self.step,
+                    scores=scores,
+                    networks={
+                        name: {key: value.to("cpu", copy=True) for key, value in network.state_dict().items()}
+                        for name, network in opponents(objective, direction).items()
+                    },
+                )
+
+
+def train(
+    objective: Objective,
+    *,
+    config: TrainingConfig,
+    batches: TrainingBatches,
+    evaluate: Callable[[Mapping[str, nn.Module]], Evaluation] | None,
+    folder: Path,
+    accelerator: Accelerator,
+    checkpoints: Checkpoints | None = None,
+) -> Progress:
+    """Trains an objective, from its newest checkpoint if there is one, and leaves the result in its networks.
+
+    The result is what `config.keep` says: the weights with the lowest Fréchet distance (method section 4),
+    each direction by itself, or those of the last step. Without evaluations it is always the last step.
+
+    Args:
+        objective: What is trained; its networks are on the accelerator's device.
+        config: Length, schedule, reporting.
+        batches: The training images.
+        evaluate: Scores the generators, given by direction, on held-out images; leaves them as they were, and torch's
+            global random numbers too. Called `config.evaluations` times, evenly spread; None: never.
+        folder: Gets `log.jsonl`, `tensorboard/` and `samples_<step>.webp` of every evaluation.
+        accelerator: The device.
+        checkpoints: Where the state is kept; without it a killed training starts anew.
+
+    Raises:
+        RuntimeError: A loss is not finite.
+        Interrupted: The process got SIGTERM; the state is saved.
+    """
+    total_steps = (config.epochs + config.decay_epochs) * batches.steps_per_epoch
+    evaluation_steps = {round(total_steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
+    torch.manual_seed(config.seed)
+    for group in _parameter_groups(objective):
+        group["initial_lr"] = group["lr"]
+    progress = _resume(objective, checkpoints)
+    saved = time.monotonic()
+    started = saved - progress.seconds
+
+    with (
+        _reporting(folder, progress, config=config, total_steps=total_steps) as log,
+        _termination() as termination,
+        _read_ahead(batches, progress.step, total_steps) as upcoming,
+    ):
+        for step, batch in upcoming:
+            epoch = step // batches.steps_per_epoch
+            factor = learning_rate_factor(config, epoch, progress.scores)
+            for group in _parameter_groups(objective):
+                group["lr"] = group["initial_lr"] * factor
+
+            losses = _finite(objective.step(batch.to(accelerator.device)), step + 1, total_steps)
+
+            progress.step = step + 1
+            progress.seconds = time.monotonic() - started
+            rate = objective.optimizers["generator"].param_groups[0]["lr"]
+            log.step(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=losses)
+
+            evaluated = progress.step in evaluation_steps
+            if evaluate and evaluated:
+                with log.paused():
+                    evaluation = evaluate(objective.generators)
+                    progress.note(evaluation, objective, keep=config.keep)
+                    log.scores(progress.step, epoch=epoch, scores=evaluation.flat())
+                    _picture_path(folder, progress.step).write_bytes(evaluation.picture)
+
+            finished = progress.step == total_steps
+            interrupted = termination.is_set() and not finished
+            overdue = time.monotonic() - saved >= config.checkpoint_seconds
+            if checkpoints and (evaluated or finished or interrupted or overdue):
+                with log.paused():
+                    checkpoints.save(progress.step, _state(objective, progress))
+                saved = time.monotonic()
+            if interrupted:
+                state = "saved: start it again to go on" if checkpoints else "lost, as there is no checkpoint folder"
+                raise Interrupted(
+                    f"Stopped after step {progress.step} of {total_steps}; the state of training is {state}."
+                )
+
+    for direction, kept in progress.kept.items():
+        for name, network in opponents(objective, direction).items():
+            network.load_state_dict(kept["networks"][name])
+    return progress
+
+
+def opponents(objective: Objective, direction: str) -> dict[str, nn.Module]:
+    """Returns the generator of a direction and the discriminator that judges its images."""
+    domain = direction.rpartition("_to_")[2]
+    return {"generator": objective.generators[direction], "discriminator": objective.discriminators[domain]}
+
+
+def _parameter_groups(objective: Objective) -> Iterator[dict[str, Any]]:
+    for optimizer in objective.optimizers.values():
+        yield from optimizer.param_groups
+
+
+def _finite(losses: Mapping[str, Tensor], step: int, total_steps: int) -> dict[str, float]:
+    """Returns the losses as numbers, fetched from the device at once.
+
+    Raises:
+        RuntimeError: One is NaN or infinite.
+    """
+    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RuntimeError(
+                f"Loss {name!r} is {value} at step {step} of {total_steps}; the training has diverged. "
+                "Lower learning_rate or the weight of that loss; checkpoints of earlier steps are not affected."
+            )
+    return values
+
+
+def _state(objective: Objective, progress: Progress) -> dict[str, Any]:
+    """Returns everything that determines the rest of a training, in plain containers."""
+    return {
+        "networks": {name: network.state_dict() for name, network in objective.networks.items()},
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in objective.optimizers.items()},
+        "objective": objective.extra_state(),
+        "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+        "progress": vars(progress),
+    }
+
+
+def _resume(objective: Objective, checkpoints: Checkpoints | None) -> Progress:
+    """Puts an objective into the state of the newest checkpoint; without one, nothing is done yet."""
+    state = checkpoints.load_newest() if checkpoints else None
+    if state is None:
+        return Progress()
+    for name, network in objective.networks.items():
+        network.load_state_dict(state["networks"][name])
+    for name, optimizer in objective.optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+    objective.load_extra_state(state["objective"])
+    torch.set_rng_state(state["random"]["cpu"])
+    torch.cuda.set_rng_state_all(state["random"]["cuda"])
+    progress = Progress(**state["progress"])
+    logger.info("resumed from the checkpoint of step %d", progress.step)
+    return progress
+
+
+@contextlib.contextmanager
+def _reporting(folder: Path, progress: Progress, *, config: TrainingConfig, total_steps: int) -> Iterator[TrainingLog]:
+    """Opens the log, and writes what earlier processes have reported."""
+    for step, picture in progress.pictures.items():
+        _picture_path(folder, step).write_bytes(picture)
+    with open_log(
+        folder, total_steps=total_steps, batch_size=config.batch_size, line_seconds=config.log_seconds
+    ) as log:
+        log.begin(progress.records, step=progress.step)
+        progress.records = log.records
+        yield log
+
+
+def _picture_path(folder: Path, step: int) -> Path:
+    return folder / f"samples_{step:07d}.webp"
+
+
+@contextlib.contextmanager
+def _read_ahead(batches: TrainingBatches, first: int, end: int) -> Iterator[Iterator[tuple[int, Batch]]]:
+    """Gives the batches of steps first … end − 1, each prepared in a thread while the one before is used."""
+    with ThreadPoolExecutor(1, "batches") as reader:
+
+        def upcoming() -> Iterator[tuple[int, Batch]]:
+            prepared = [reader.submit(batches.batch, first)] if first < end else []
+            for step in range(first, end):
+                batch = prepared.pop().result()
+                if step + 1 < end:
+                    prepared.append(reader.submit(batches.batch, step + 1))
+                yield step, batch
+
+        yield upcoming()
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """Gives an event that is set when the process gets SIGTERM, which then does nothing else.
+
+    Only the main thread may catch signals; elsewhere the event is never set.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: requested.set())
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,176 @@
+"""The export stage: a trained generator becomes `model.onnx`, checked against PyTorch on held-out images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from components.catlib.artifacts import Manifest, read_manifest, writing
+from components.catlib.config import ExportConfig
+from components.catlib.data.batches import evaluation_batches
+from components.catlib.data.packed import PackedDataset
+from components.catlib.errors import UserError
+from components.catlib.exporting import (
+    OnnxGenerator,
+    OnnxModel,
+    Parity,
+    compare,
+    export_generator,
+    noise_images,
+    parity_batches,
+    time_both,
+)
+from components.catlib.macs import paper_macs, parameters, true_macs
+from components.catlib.metrics.latency import Latency
+from components.catlib.networks.architecture import Architecture
+from components.catlib.networks.model_files import NetworkArchitectures, read_architectures, read_generator
+
+logger = logging.getLogger(__name__)
+
+COMPARED_IMAGES = 4
+TIMED_REPEATS = 10
+
+
+def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | None = None) -> None:
+    """Exports a generator and proves that the file computes the same images.
+
+    Args:
+        config: Operator set and tolerance.
+        student: A distill artifact, a prune artifact with inherited weights, or a teacher. Of two generators (CycleGAN)
+            source_to_target is exported.
+        output: Where the artifact goes: `model.onnx` and `export.json`.
+        dataset: Whose held-out images the networks are compared on; noise otherwise.
+
+    Raises:
+        UserError: No such generator, or the dataset does not fit it.
+        RuntimeError: ONNX Runtime's images differ from PyTorch's by more than the tolerance.
+    """
+    inputs = {"student": read_manifest(student, "distill|prune|teacher")}
+    architectures = read_architectures(student)
+    direction = _direction(architectures)
+    generator = read_generator(student, direction)
+    input_size = architectures.input_size
+    if dataset is None:
+        compared_on = "noise"
+        images = noise_images(generator, count=COMPARED_IMAGES, input_size=input_size)
+    else:
+        inputs["dataset"] = read_manifest(dataset, "dataset")
+        compared_on = "held-out images"
+        images = _held_out_images(dataset, direction, generator.architecture)
+    with writing(output, kind="export", config=config, inputs=inputs) as writer:
+        model = export_generator(
+            generator,
+            writer.folder / "model.onnx",
+            input_size=input_size,
+            opset=config.opset,
+            metadata=_metadata(generator.architecture, direction, input_size, inputs),
+        )
+        exported = OnnxGenerator(model.path)
+        parity = compare(generator, exported, parity_batches(images, any_size=model.any_size))
+        if parity.largest > config.tolerance:
+            raise RuntimeError(
+                f"The ONNX model differs from PyTorch by up to {parity.largest:.2e} on {compared_on}, more than "
+                f"export.tolerance {config.tolerance:g} allows; try another export.opset than {config.opset}."
+            )
+        latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
+        facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
+        facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
+        writer.write_json("export.json", facts)
+        writer.summary["metrics"] = {
+            "onnx_bytes": facts["bytes"],
+            "largest_difference": parity.largest,
+            "torch_milliseconds": 1e3 * latency["torch"].median,
+            "onnxruntime_milliseconds": 1e3 * latency["onnxruntime"].median,
+        }
+    logger.info(
+        "model.onnx: %.2f MB, differs from PyTorch by at most %.1e on %s, %.1f ms beside %.1f ms in PyTorch",
+        *(facts["bytes"] / 1e6, parity.largest, compared_on),
+        *(1e3 * latency["onnxruntime"].median, 1e3 * latency["torch"].median),
+    )
+
+
+def _direction(architectures: NetworkArchitectures) -> str:
+    directions = sorted(architectures.generators)
+    if not directions:
+        raise UserError("The artifact to export holds no generator; give the output of the distill stage.")
+    return directions[0]
+
+
+def _held_out_images(folder: Path, direction: str, architecture: Architecture) -> Tensor:
+    """Returns up to four test images of the generator's input domain, [N, C, H, W]."""
+    dataset = PackedDataset.open(folder)
+    batches = evaluation_batches(dataset, batch_size=COMPARED_IMAGES, limit=COMPARED_IMAGES)
+    images = [batch.source if direction == "source_to_target" else batch.target for batch in batches]
+    if not images or not len(images[0]):
+        raise UserError(f"Dataset {folder} has no test images to compare the export on; leave the dataset out.")
+    channels = architecture.in_channels if architecture.family == "inception" else architecture.semantic_channels
+    if images[0].shape[1] != channels:
+        raise UserError(
+            f"Dataset {folder} has inputs of {images[0].shape[1]} channels, the generator takes {channels}; give the "
+            "dataset that it was trained on."
+        )
+    return images[0]
+
+
+def _metadata(
+    architecture: Architecture, direction: str, input_size: tuple[int, int], inputs: dict[str, Manifest]
+) -> dict[str, str]:
+    """Returns what a user of the file needs to know, kept within it."""
+    images = "RGB, float32, NCHW, -1 to 1"
+    metadata = {
+        "name": f"{architecture.family} generator, {direction.replace('_', ' ')}",
+        "input": images if architecture.family == "inception" else "semantic planes, float32, NCHW, 0 or 1",
+        "output": images,
+        "input_size": f"{input_size[0]}x{input_size[1]} (height x width)",
+        "student": inputs["student"].digest(),
+    }
+    if "dataset" in inputs:
+        settings = inputs["dataset"].config
+        metadata["dataset"] = f"{settings.get('source')}, {settings.get('direction')}"
+    return metadata | {name: str(value) for name, value in _cost(architecture, input_size).items()}
+
+
+def _cost(architecture: Architecture, input_size: tuple[int, int]) -> dict[str, int]:
+    return {
+        "paper_macs": paper_macs(architecture, *input_size),
+        "true_macs": true_macs(architecture, *input_size),
+        "parameters": parameters(architecture),
+    }
+
+
+def _facts(
+    model: OnnxModel, parity: Parity, latency: dict[str, Latency], *, compared_on: str, tolerance: float
+) -> dict[str, Any]:
+    return {
+        "file": model.path.name,
+        "bytes": model.path.stat().st_size,
+        "opset": model.opset,
+        "input": {"name": "image", "shape": list(model.input_shape)},
+        "output": {"name": "translated", "shape": list(model.output_shape)},
+        "any_batch": isinstance(model.input_shape[0], str),
+        "any_size": model.any_size,
+        "operators": model.operators,
+        "parity": {
+            "compared_on": compared_on,
+            "shapes": [list(shape) for shape in parity.shapes],
+            "largest_difference": parity.largest,
+            "mean_difference": parity.mean,
+            "tolerance": tolerance,
+        },
+        "latency": {
+            name: {"median": timed.median, "low": timed.low, "high": timed.high, "threads": timed.threads}
+            for name, timed in latency.items()
+        }
+        | {"unit": "seconds", "batch": 1, "repeats": TIMED_REPEATS},
+        "versions": {
+            "torch": str(torch.__version__),
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }

@@ -1,0 +1,92 @@
+"""The prune stage: from a trained teacher and a compute budget to a student's architecture, in milliseconds.
+
+No network is built and torch is not loaded: scales and weights are read as arrays, MACs are arithmetic.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from components.catlib.artifacts import read_manifest, writing
+from components.catlib.config import PruneConfig
+from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import (
+    read_architectures,
+    read_generator_weights,
+    write_architecture,
+)
+from components.catlib.pruning import describe, prune
+from components.catlib.slicing import inherit_weights
+
+PRUNING_FILE = "pruning.json"
+
+log = logging.getLogger(__name__)
+
+
+def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> None:
+    """Cuts a teacher's generator to a budget and writes the student's artifact.
+
+    The artifact holds `architecture.json` with the one generator that was cut, its weights when they are inherited, and
+    `pruning.json`, what [components.catlib.pruning.describe][] says: the search, and what survived of every layer.
+
+    Args:
+        config: Which generator, bounds on channels, what the student starts from.
+        teacher: Folder of a teacher artifact.
+        budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
+        output: Folder to write.
+
+    Raises:
+        UserError: The teacher lacks the generator or is damaged, or budget and settings do not fit it.
+    """
+    manifest = read_manifest(teacher, "teacher")
+    architectures = read_architectures(teacher)
+    if config.generator not in architectures.generators:
+        raise UserError(
+            f"prune.generator is {config.generator}, but the teacher in {teacher} has only "
+            f"{' and '.join(architectures.generators)}; choose one that is there."
+        )
+    architecture = architectures.generator(config.generator)
+    weights = read_generator_weights(teacher, config.generator)
+    scales = {
+        norm.name: weights[f"{norm.name}.weight"]
+        for norm in architecture.prunable_norms()
+        if f"{norm.name}.weight" in weights
+    }
+    pruning = prune(architecture, scales, input_size=architectures.input_size, budget=budget, config=config)
+    described = describe(pruning)
+    inherited = inherit_weights(weights, pruning) if config.student_init == "inherit" else None
+    metrics = _metrics(described)
+    with writing(output, kind="prune", config=config, inputs={"teacher": manifest}) as writer:
+        write_architecture(
+            writer.folder, config.generator, pruning.architecture, architectures.input_size, weights=inherited
+        )
+        writer.write_json(PRUNING_FILE, described)
+        writer.summary = {
+            "generator": config.generator,
+            "budget": budget,
+            "student_init": config.student_init,
+            "notes": list(pruning.notes),
+            "metrics": metrics,
+        }
+    log.info(
+        "student of %.4g MACs (%.2f %% of the teacher's %.4g), %d parameters",
+        metrics["student_macs"], 100 * metrics["macs_ratio"], metrics["teacher_macs"], metrics["parameters"],
+    )  # fmt: skip
+
+
+def _metrics(described: dict[str, Any]) -> dict[str, float]:
+    teacher, student = described["teacher"], described["student"]
+    metrics = {
+        "teacher_macs": teacher["paper_macs"],
+        "student_macs": student["paper_macs"],
+        "macs_ratio": student["paper_macs"] / teacher["paper_macs"],
+        "teacher_true_macs": teacher["true_macs"],
+        "student_true_macs": student["true_macs"],
+        "teacher_parameters": teacher["parameters"],
+        "parameters": student["parameters"],
+    }
+    if described["threshold"] is not None:
+        metrics["threshold"] = described["threshold"]
+    return metrics

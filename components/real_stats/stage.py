@@ -1,0 +1,136 @@
+"""The real_stats stage: features of real images, the fixed end of every feature distance."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from components.catlib.artifacts import read_manifest, writing
+from components.catlib.config import RealStatsConfig
+from components.catlib.data.packed import PackedDataset, SplitName
+from components.catlib.data.resizing import resize
+from components.catlib.errors import UserError
+from components.catlib.metrics.features import (
+    FID_WEIGHTS_SHA256,
+    FeatureNetwork,
+    RandomFeatures,
+    read_inception,
+)
+from components.catlib.metrics.frechet import frechet_distance
+from components.catlib.metrics.statistics import STATISTICS_FILES, WEIGHTS_FILE, RealStatistics
+from components.catlib.published import load_statistics
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["source", "target"]
+
+
+def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
+    """Computes statistics of the real images that generated ones are compared with.
+
+    Paired data and label maps: the real test images. Unpaired data: the real training and test images of the target
+    domain, and in a second file those of the source domain, since CycleGAN also translates back (method section 7).
+
+    Args:
+        config: Feature network, and published statistics to use for the target domain.
+        dataset: A dataset artifact.
+        output: Where the artifact goes: `real_stats.npz`, for unpaired data `real_stats_source.npz`, and the weights of
+            the feature network if it has any.
+
+    Raises:
+        UserError: Fewer than two real images, or weights or published statistics that are not what they should be.
+    """
+    inputs = {"dataset": read_manifest(dataset, "dataset")}
+    packed = PackedDataset.open(dataset)
+    network = _network(config)
+    roles: dict[str, Role] = {"source_to_target": "target"}
+    if packed.pairing == "unpaired":
+        roles["target_to_source"] = "source"
+    with writing(output, kind="real_stats", config=config, inputs=inputs) as writer:
+        for direction, role in roles.items():
+            statistics = _statistics(network, packed, role, batch_size=config.batch_size)
+            writer.summary[f"{role}_images"] = len(statistics.features)
+            writer.summary[f"{role}_protocol"] = statistics.protocol
+            if config.published is not None and role == "target":
+                statistics, distance = _published(statistics, Path(config.published.uri), config.published.sha256)
+                writer.summary["published_protocol"] = statistics.protocol
+                writer.summary["published_distance"] = distance
+            statistics.save(writer.folder / STATISTICS_FILES[direction])
+        if config.weights is not None and config.features == "inception":
+            shutil.copyfile(config.weights.uri, writer.folder / WEIGHTS_FILE)
+        writer.summary["features"] = network.identity.model_dump()
+        writer.summary["distance"] = network.identity.distance_name
+        writer.summary["metrics"] = {
+            "images": sum(writer.summary[f"{role}_images"] for role in roles.values()),
+            "features": network.identity.dims,
+        }
+    logger.info(
+        "%s features of %d real images; distances to them are called %s",
+        *(network.identity.name, writer.summary["metrics"]["images"], network.identity.distance_name),
+    )
+
+
+def _network(config: RealStatsConfig) -> FeatureNetwork:
+    match config.features:
+        case "inception":
+            assert config.weights is not None, "validated by the recipe"
+            return read_inception(Path(config.weights.uri), config.weights.sha256 or FID_WEIGHTS_SHA256)
+        case "random":
+            return RandomFeatures()
+
+
+def _statistics(network: FeatureNetwork, dataset: PackedDataset, role: Role, *, batch_size: int) -> RealStatistics:
+    """Computes the statistics of one domain from the splits that the protocol asks for."""
+    splits: tuple[SplitName, ...] = ("train", "test") if dataset.pairing == "unpaired" else ("test",)
+    height, width = dataset.crop_size
+    protocol = f"real {' and '.join(splits)} images of the {role} domain at {height}x{width} (height x width), 8 bits"
+    if "train" in splits and dataset.load_size != dataset.crop_size:
+        protocol += "; training images resized from load size {}x{} (bicubic)".format(*dataset.load_size)
+    return RealStatistics.of_images(
+        network,
+        (batch for split in splits for batch in _images(dataset, split, role, batch_size)),
+        protocol=protocol,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+def _images(dataset: PackedDataset, split: SplitName, role: Role, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """Yields the images of a domain whole, at the size that generated images have.
+
+    Training images are packed larger, at load size, and are resized: a crop would show less of the scene.
+    """
+    images = getattr(dataset.split(split), role)
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        if batch.shape[1:3] != dataset.crop_size:
+            batch = np.stack([resize(Image.fromarray(image), dataset.crop_size) for image in batch])
+        yield batch
+
+
+def _published(computed: RealStatistics, path: Path, sha256: str | None) -> tuple[RealStatistics, float]:
+    """Puts published mean and covariance in the place of computed ones, and tells how far apart they are.
+
+    The features of the dataset's images stay: KID needs features, which published files do not hold.
+    """
+    published = load_statistics(path, sha256=sha256)
+    statistics = dataclasses.replace(
+        computed,
+        mu=published.mu,
+        sigma=published.sigma,
+        count=None,
+        protocol=f"published statistics {path.name} (kernel distances: {computed.protocol})",
+    )
+    try:
+        distance = frechet_distance(statistics.gaussian, computed.gaussian)
+    except ValueError as error:
+        raise UserError(f"{path} does not hold the statistics of images: {error}.") from error
+    return statistics, distance

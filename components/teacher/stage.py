@@ -1,0 +1,76 @@
+"""The teacher stage: from packed images to a large generator, or two, and the discriminators that it grew up with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from components.catlib.artifacts import read_manifest, writing
+from components.catlib.config import TeacherConfig
+from components.catlib.data.packed import PackedDataset
+from components.catlib.errors import UserError
+from components.catlib.objectives.building import build_teacher_objective
+from components.catlib.training_artifact import check_pairing, train_and_write
+
+
+def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path, checkpoint: str | None = None) -> None:
+    """Trains a teacher (method section 4), or with no epochs takes over a published one.
+
+    Args:
+        config: The recipe's `teacher` section.
+        dataset: A dataset artifact.
+        real_stats: A real_stats artifact, for scores during training.
+        output: Where the teacher artifact goes: networks, `log.jsonl`, `tensorboard/`, `samples_<step>.webp`.
+        checkpoint: Folder where the state of training is kept, so that a killed run resumes; None: nowhere.
+
+    Raises:
+        UserError: The dataset does not fit the configuration, or weights or a checkpoint cannot be used.
+        Interrupted: The process got SIGTERM and stopped at the next step.
+        RuntimeError: A loss is not finite.
+    """
+    inputs = {"dataset": read_manifest(dataset, "dataset"), "real_stats": read_manifest(real_stats, "real_stats")}
+    images = PackedDataset.open(dataset)
+    check_pairing(config.family, images)
+    _check_crop_size(config, images)
+    accelerator = Accelerator()
+    objective = build_teacher_objective(
+        config,
+        in_channels=images.in_channels,
+        out_channels=images.out_channels,
+        crop_size=images.crop_size,
+        accelerator=accelerator,
+    )
+    with writing(output, kind="teacher", config=config, inputs=inputs) as writer:
+        train_and_write(
+            objective,
+            config=config,
+            stage="teacher",
+            dataset=images,
+            real_stats=real_stats,
+            inputs=inputs,
+            accelerator=accelerator,
+            checkpoint=checkpoint,
+            writer=writer,
+        )
+
+
+def _check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
+    """Refuses crops that do not fit the networks' strides.
+
+    Raises:
+        UserError: Names the size that would.
+    """
+    height, width = dataset.crop_size
+    if config.generator.family == "inception" and (height % 4 or width % 4):
+        raise UserError(
+            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, but the generator halves and doubles them "
+            "twice; set dataset.crop_size to multiples of 4."
+        )
+    smallest = 3 * 2**config.discriminator.num_layers
+    if config.discriminator.family == "patch" and min(height, width) < smallest:
+        raise UserError(
+            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, too small for a PatchGAN of "
+            f"{config.discriminator.num_layers} layers; set dataset.crop_size to at least {smallest}, or lower "
+            "teacher.discriminator.num_layers."
+        )

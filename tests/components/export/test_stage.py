@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from components.catlib.artifacts import read_manifest, writing
+from components.catlib.config import DatasetConfig, DistillConfig, ExportConfig, GeneratorConfig, PruneConfig
+from components.catlib.errors import UserError
+from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.networks.generators import build_generator
+from components.catlib.networks.model_files import read_generator, write_architecture, write_networks
+from components.dataset.stage import run as prepare_dataset
+from components.export.stage import run
+
+SIZE = (16, 20)
+ARCHITECTURE = architecture_from_config(
+    GeneratorConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
+    in_channels=3,
+    out_channels=3,
+    crop_size=SIZE,
+)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student") / "distilled"
+    torch.manual_seed(1)
+    with writing(folder, kind="distill", config=DistillConfig()) as writer:
+        network = build_generator(ARCHITECTURE)
+        write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 2), ("test", 3)):
+        (folder / "images" / split).mkdir(parents=True)
+        for i in range(count):
+            pair = random.integers(0, 256, (SIZE[0], 2 * SIZE[1], 3), dtype=np.uint8)
+            Image.fromarray(pair).save(folder / "images" / split / f"{i}.png")
+    config = DatasetConfig(source=str(folder / "images"), layout="combined", load_size=SIZE, crop_size=SIZE)
+    prepare_dataset(config, output=folder / "packed")
+    return folder / "packed"
+
+
+@pytest.fixture(scope="module")
+def exported(student: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("export") / "exported"
+    run(ExportConfig(), student=student, dataset=dataset, output=output)
+    return output
+
+
+def test_the_file_computes_the_student(exported: Path, student: Path) -> None:
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    image = np.random.default_rng(1).uniform(-1, 1, (2, 3, 24, 16)).astype(np.float32)
+    (translated,) = session.run(["translated"], {"image": image})
+    with torch.no_grad():
+        expected = read_generator(student, "source_to_target")(torch.from_numpy(image))
+    np.testing.assert_allclose(translated, expected, atol=1e-5)
+
+
+def test_export_json_says_what_was_checked(exported: Path) -> None:
+    facts = json.loads((exported / "export.json").read_text())
+    assert facts["bytes"] == (exported / "model.onnx").stat().st_size
+    assert facts["opset"] == 20
+    assert facts["any_batch"] and facts["any_size"]
+    assert facts["parity"]["compared_on"] == "held-out images"
+    assert facts["parity"]["shapes"][:2] == [[1, 3, 16, 20], [3, 3, 16, 20]]
+    assert 0 < facts["parity"]["largest_difference"] < 1e-5
+    assert facts["latency"]["onnxruntime"]["median"] > 0 < facts["latency"]["torch"]["median"]
+    assert facts["paper_macs"] > facts["true_macs"] > 0
+
+
+def test_manifest_names_the_origin_and_the_headline(exported: Path, student: Path, dataset: Path) -> None:
+    manifest = read_manifest(exported, "export")
+    assert set(manifest.files) == {"model.onnx", "export.json"}
+    assert manifest.inputs == {name: read_manifest(path).digest() for name, path in
+                               (("student", student), ("dataset", dataset))}  # fmt: skip
+    metrics = manifest.summary["metrics"]
+    assert metrics["onnx_bytes"] == manifest.files["model.onnx"].bytes
+    assert set(metrics) == {"onnx_bytes", "largest_difference", "torch_milliseconds", "onnxruntime_milliseconds"}
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_file_describes_itself(exported: Path, dataset: Path) -> None:
+    metadata = {prop.key: prop.value for prop in onnx.load(exported / "model.onnx").metadata_props}
+    assert metadata["name"] == "inception generator, source to target"
+    assert metadata["input"] == metadata["output"] == "RGB, float32, NCHW, -1 to 1"
+    assert metadata["input_size"] == "16x20 (height x width)"
+    assert metadata["dataset"].endswith(", AtoB")
+    assert int(metadata["paper_macs"]) > 0
+
+
+def test_without_a_dataset_noise_is_compared(student: Path, tmp_path: Path) -> None:
+    run(ExportConfig(opset=18), student=student, output=tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (facts["opset"], facts["parity"]["compared_on"]) == (18, "noise")
+
+
+def test_a_difference_above_the_tolerance_fails_and_leaves_nothing(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"differs from PyTorch by up to .* on noise, more than export\.tolerance"):
+        run(ExportConfig(tolerance=1e-12), student=student, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_without_weights_is_refused(tmp_path: Path) -> None:
+    with writing(tmp_path / "pruned", kind="prune", config=PruneConfig()) as writer:
+        write_architecture(writer.folder, "source_to_target", ARCHITECTURE, SIZE)
+    with pytest.raises(UserError, match="no weights"):
+        run(ExportConfig(), student=tmp_path / "pruned", output=tmp_path / "out")
+
+
+def test_a_dataset_of_other_channels_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with writing(tmp_path / "distilled", kind="distill", config=DistillConfig()) as writer:
+        network = build_generator(ARCHITECTURE.model_copy(update={"in_channels": 1}))
+        write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
+    with pytest.raises(UserError, match="3 channels, the generator takes 1"):
+        run(ExportConfig(), student=tmp_path / "distilled", dataset=dataset, output=tmp_path / "out")

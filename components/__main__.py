@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -207,7 +208,7 @@ ALIASES = {"real_stats": "real-stats"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
+    """Runs one command; returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO,
@@ -245,7 +246,7 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, earlier)
 
 
-# ---------------------------------------------------------------------------------------------------------------- stages
+# --------------------------------------------------------------------------------------------------------------- stages
 
 
 def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool]:
@@ -276,11 +277,12 @@ def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool
     if found := store.find(options.output, request):
         logger.info("%s is there already, made from the same inputs and settings: nothing to do", options.output)
         return found, True
-    with tempfile.TemporaryDirectory(prefix=f"{stage.section}-") as scratch, ThreadPoolExecutor() as pool:
-        fetched = {
-            place: pool.submit(store.fetch, address, Path(scratch) / f"{place[0]}-{place[1]}", kinds[place[0]])
-            for place, address in addresses.items()
-        }
+    with tempfile.TemporaryDirectory(prefix=f"{stage.section}-") as scratch:
+        with ThreadPoolExecutor() as pool:
+            fetched = {
+                place: pool.submit(store.fetch, address, Path(scratch) / f"{place[0]}-{place[1]}", kinds[place[0]])
+                for place, address in addresses.items()
+            }
         inputs: dict[str, Any] = {}
         for wanted in stage.inputs:
             folders = [future.result() for (name, _), future in fetched.items() if name == wanted.name]
@@ -353,17 +355,12 @@ def _outside_addresses(settings: Any) -> list[str]:
     return []
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------------------- command line
 
 
-class Command(Protocol):
-    """What a command does: returns the line to print, and the same as JSON values."""
-
-    def __call__(self, options: argparse.Namespace, /) -> tuple[str, dict[str, Any]]: ...
-
-
-def _stage_command(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    manifest, reused = run_stage(STAGES[ALIASES.get(options.stage, options.stage)], options)
+def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Runs a stage; like every command, returns the line to print and the same as JSON values."""
+    manifest, reused = run_stage(stage, options)
     metrics = manifest.summary.get("metrics", {})
     return options.output, {"output": options.output, "metrics": metrics, "reused": reused}
 
@@ -381,10 +378,11 @@ def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m components",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="s3:// needs the environment variables S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or each "
-        "with _FILE\nadded, naming a file with the value; optional: AWS_SESSION_TOKEN, AWS_REGION, AWS_CA_BUNDLE.",
+        description="Run one stage of the pipeline. A stage whose output is already there, made from the same inputs "
+        "with the same settings by the same code, is not run again.",
+        epilog="Inputs and outputs are folders or s3://BUCKET/PREFIX. The latter needs the environment variables "
+        "S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or each with _FILE added, naming a file with the "
+        "value; optional are AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():
@@ -435,7 +433,7 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
         command.add_argument(f"--{option}", help=help_text)
     command.add_argument("--output", required=True, metavar="URI", help="where the artifact goes")
     command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
-    command.set_defaults(command=_stage_command)
+    command.set_defaults(command=functools.partial(_stage_command, stage))
 
 
 if __name__ == "__main__":

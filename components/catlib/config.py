@@ -120,8 +120,9 @@ class GeneratorConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> GeneratorConfig:
-        if not self.kernel_sizes or any(k % 2 == 0 for k in self.kernel_sizes):
-            raise ValueError("kernel_sizes must be odd numbers, at least one")
+        distinct = len(set(self.kernel_sizes)) == len(self.kernel_sizes)
+        if not self.kernel_sizes or not distinct or any(k % 2 == 0 for k in self.kernel_sizes):
+            raise ValueError("kernel_sizes must be odd and distinct numbers, at least one")
         if self.hidden_channels is not None and len(self.hidden_channels) != len(self.kernel_sizes):
             raise ValueError("hidden_channels must have one number per kernel size")
         return self

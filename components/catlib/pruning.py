@@ -146,7 +146,8 @@ def prune(
     else:
         steps = _bisect(candidate, low, high, target_macs)
         found, threshold = steps[-1], float(steps[-1].threshold)
-    notes = _notes(found, threshold, target_macs, all_equal=bool(low == high))
+    capped = largest.architecture != uncut_student
+    notes = _notes(found, threshold, target_macs, all_equal=bool(low == high), capped=capped)
     for note in notes:
         log.warning(note)
     return Pruning(
@@ -311,12 +312,21 @@ def _check_input_size(architecture: Architecture, input_size: tuple[int, int]) -
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
-def _notes(found: Candidate, threshold: float | None, target_macs: int, *, all_equal: bool) -> tuple[str, ...]:
+def _notes(
+    found: Candidate, threshold: float | None, target_macs: int, *, all_equal: bool, capped: bool
+) -> tuple[str, ...]:
+    """Returns what the user should know about the result.
+
+    Args:
+        found: The result.
+        threshold: None when the budget asked for no cut.
+        target_macs: The budget.
+        all_equal: All scales are equal.
+        capped: The first layer was cut to its cap.
+    """
     if threshold is None:
-        return (
-            f"The budget of {target_macs} MACs is not below the uncut student's {found.paper_macs} MACs: nothing was "
-            "cut, the student has the teacher's channels.",
-        )
+        cut = "only the first layer was cut, to prune.max_first_channels" if capped else "nothing was cut"
+        return (f"The whole student fits the budget of {target_macs} MACs with {found.paper_macs} MACs: {cut}.",)
     share = found.paper_macs / target_macs
     if all_equal:
         return (

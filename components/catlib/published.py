@@ -195,8 +195,8 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _reason(error: Exception) -> str:
     """Returns what a reader's error says without the paragraphs of advice that unpicklers add."""
-    refused = re.search(r"WeightsUnpickler error: (.*)", str(error))
-    lines = (refused[1] if refused else str(error)).strip().splitlines()
+    refused = re.search(r"(Trying to load )?[Uu]nsupported .*", str(error))
+    lines = (refused[0] if refused else str(error)).strip().splitlines()
     return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
 
 
@@ -317,6 +317,11 @@ class _Names:
         """Returns 0, 1, … as long as there is a module `<prefix><number>`."""
         return list(itertools.takewhile(lambda number: f"{prefix}{number}" in self.modules, itertools.count()))
 
+    def count(self, prefix: str) -> int:
+        """Returns how many modules `<prefix><number>` there are, counting those that hold no tensors between others."""
+        numbered = (re.fullmatch(re.escape(prefix) + r"(\d{1,3})", path) for path in self.modules)
+        return max((int(match[1]) + 1 for match in numbered if match), default=0)
+
     def some(self) -> str:
         """Returns a few names for a message."""
         return ", ".join(itertools.islice(self.state, 3)) + (", …" if len(self.state) > 3 else "")
@@ -380,7 +385,7 @@ def _inception_architecture(names: _Names, like: GeneratorConfig) -> dict[str, A
     first = names.kernel("down_sampling.1.weight")
     blocks = [
         _branches(names, f"features.{number}", residual_convolution="1.0", depthwise_convolution="2.0")
-        for number in names.numbers("features.")
+        for number in range(names.count("features."))
     ]
     kernel_sizes = _kernel_sizes(blocks, names.where) or like.kernel_sizes
     return {

@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from components.catlib.artifacts import MANIFEST, Manifest, file_sha256, parse_manifest, read_manifest
@@ -35,7 +35,6 @@ from components.catlib.errors import UserError
 
 if TYPE_CHECKING:
     from minio import Minio
-    from minio.datatypes import Object
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +86,14 @@ class Location:
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"
+
+
+class StoredObject(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    bytes: int
+    version: str
 
 
 @dataclass(frozen=True)
@@ -275,7 +282,7 @@ class Storage:
             return None
         if manifest.request != request:
             return None
-        present = {found.object_name: found.size for found in self._objects(location)}
+        present = {found.key: found.bytes for found in self._objects(location)}
         if any(present.get(location.key(name)) != record.bytes for name, record in manifest.files.items()):
             logger.warning("%s is not complete and is made anew", address)
             return None
@@ -320,7 +327,7 @@ class Storage:
             UserError: There is nothing.
         """
         location = Location.parse(address)
-        sizes = {found.object_name: found.size for found in self._objects(location)}
+        sizes = {found.key: found.bytes for found in self._objects(location)}
         if not sizes:
             raise UserError(f"There is nothing at {address} in the object store at {self._settings.host}.")
         if location.prefix in sizes:
@@ -335,8 +342,7 @@ class Storage:
     def fingerprint(self, address: str) -> list[list[str | int]]:
         """Returns name, size and version of every file at or below an address: what tells one state from another."""
         if is_remote(address):
-            objects = self._objects(Location.parse(address))
-            return sorted([found.object_name, found.size, found.etag or ""] for found in objects)
+            return sorted([*found] for found in self._objects(Location.parse(address)))
         root = Path(address)
         files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
         return [[path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
@@ -402,16 +408,19 @@ class Storage:
     def _remove(self, location: Location, name: str) -> None:
         self._client.remove_object(location.bucket, location.key(name))
 
-    def _objects(self, location: Location) -> list[Object]:
+    def _objects(self, location: Location) -> list[StoredObject]:
         """Lists the object at a location, or those below it."""
 
-        def list_objects() -> list[Object]:
+        def list_objects() -> list[StoredObject]:
+            found = [
+                StoredObject(item.object_name or "", item.size or 0, item.etag or "")
+                for item in self._client.list_objects(location.bucket, location.prefix, recursive=True)
+            ]
             below = location.key("")
             return [
-                found
-                for found in self._client.list_objects(location.bucket, location.prefix, recursive=True)
-                if found.object_name == location.prefix or found.object_name.startswith(below)
-                if not found.object_name.endswith("/")
+                item
+                for item in found
+                if item.key == location.prefix or (item.key.startswith(below) and not item.key.endswith("/"))
             ]
 
         return self._patiently(f"listing {location}", list_objects)
@@ -533,7 +542,7 @@ class Storage:
             return f"No trusted TLS connection to {host} ({_reason(error)}); check S3_ENDPOINT and AWS_CA_BUNDLE."
         if _passes(error):
             return (
-                f"The object store at {host} failed for {elapsed:.0f} s ({what}: {_reason(error)}); check that it runs."
+                f"The object store at {host} did not answer for {elapsed:.0f} s ({what}: {_reason(error)}); is it up?"
             )
         return f"The object store at {host} refused ({what}: {_reason(error)})."
 

@@ -146,6 +146,7 @@ def open_log(folder: Path, *, total_steps: int, batch_size: int, line_seconds: f
         tqdm(total=total_steps, unit="step", disable=not sys.stderr.isatty()) as bar,
         contextlib.nullcontext() if bar.disable else logging_redirect_tqdm(),
     ):
+        logger.info("training %d steps of %d images; curves: tensorboard --logdir %s", total_steps, batch_size, folder)
         yield TrainingLog(
             lines, scalars, bar, total_steps=total_steps, batch_size=batch_size, line_seconds=line_seconds
         )

@@ -10,6 +10,7 @@ from components.catlib import artifacts
 from components.catlib.config import DatasetConfig
 from components.catlib.data import builtin, sources
 from components.catlib.data.packing import pack
+from components.catlib.storage import local_copy
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def run(config: DatasetConfig, *, output: Path, source: str | None = None) -> No
     Args:
         config: Where the images are, how they are laid out, to which sizes they are packed.
         output: The dataset artifact to write.
-        source: A folder or the name of built-in data, instead of `config.source`.
+        source: A folder, here or as `s3://…`, or the name of built-in data; instead of `config.source`.
 
     Raises:
         UserError: No such source, a layout that is not recognised, images that do not pair or cannot be read.
@@ -30,7 +31,7 @@ def run(config: DatasetConfig, *, output: Path, source: str | None = None) -> No
     if location.startswith(builtin.PREFIX):
         collection = builtin.open_builtin(config, location)
     else:
-        collection = sources.open_folder(config, Path(location))
+        collection = sources.open_folder(config, local_copy(location))
     with artifacts.writing(output, kind="dataset", config=config) as writer:
         summary = pack(collection, config, writer.folder)
         writer.summary = summary.model_dump(mode="json")

@@ -28,6 +28,7 @@ from components.catlib.metrics.features import (
 from components.catlib.metrics.frechet import frechet_distance
 from components.catlib.metrics.statistics import STATISTICS_FILES, WEIGHTS_FILE, RealStatistics
 from components.catlib.published import load_statistics
+from components.catlib.storage import local_copy
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +62,12 @@ def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
             writer.summary[f"{role}_images"] = len(statistics.features)
             writer.summary[f"{role}_protocol"] = statistics.protocol
             if config.published is not None and role == "target":
-                statistics, distance = _published(statistics, Path(config.published.uri), config.published.sha256)
+                statistics, distance = _published(statistics, local_copy(config.published.uri), config.published.sha256)
                 writer.summary["published_protocol"] = statistics.protocol
                 writer.summary["published_distance"] = distance
             statistics.save(writer.folder / STATISTICS_FILES[direction])
         if config.weights is not None and config.features == "inception":
-            shutil.copyfile(config.weights.uri, writer.folder / WEIGHTS_FILE)
+            shutil.copyfile(local_copy(config.weights.uri), writer.folder / WEIGHTS_FILE)
         writer.summary["features"] = network.identity.model_dump()
         writer.summary["distance"] = network.identity.distance_name
         writer.summary["metrics"] = {
@@ -83,7 +84,7 @@ def _network(config: RealStatsConfig) -> FeatureNetwork:
     match config.features:
         case "inception":
             assert config.weights is not None, "validated by the recipe"
-            return read_inception(Path(config.weights.uri), config.weights.sha256 or FID_WEIGHTS_SHA256)
+            return read_inception(local_copy(config.weights.uri), config.weights.sha256 or FID_WEIGHTS_SHA256)
         case "random":
             return RandomFeatures()
 

@@ -30,9 +30,14 @@ def discriminator_config(facts: dict[str, Any]) -> DiscriminatorConfig:
 
 def check_output(output: Tensor | list[list[Tensor]], expected: dict[str, Tensor], name: str) -> None:
     """Compares a tensor with `name`, or nested lists with `name/<scale>/<layer>`."""
-    found = {name: output} if isinstance(output, Tensor) else {
-        f"{name}/{scale}/{layer}": feature for scale, features in enumerate(output) for layer, feature in enumerate(features)
-    }  # fmt: skip
+    if isinstance(output, Tensor):
+        found = {name: output}
+    else:
+        found = {
+            f"{name}/{scale}/{layer}": feature
+            for scale, features in enumerate(output)
+            for layer, feature in enumerate(features)
+        }
     wanted = {key: value for key, value in expected.items() if key == name or key.startswith(f"{name}/")}
     assert set(found) == set(wanted)
     for key, value in wanted.items():

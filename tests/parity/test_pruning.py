@@ -169,8 +169,8 @@ def test_cut_weights(case: Case) -> None:
 def test_outputs_of_teacher_and_student(case: Case) -> None:
     """The student's output is the reference's once its output norms are as fresh as there.
 
-    Rounding grows with the features, which reach 86 in a teacher here: its float32 output in the reference is itself 2e-5
-    away from its float64 output.
+    Rounding grows with the features, which reach 86 in a teacher here: its float32 output in the reference is itself
+    2e-5 away from its float64 output.
     """
     pruning, state = prune_small(case)
     student_state = inherit_weights(state, pruning)

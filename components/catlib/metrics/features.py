@@ -171,11 +171,13 @@ def read_inception(weights: Path, sha256: str = FID_WEIGHTS_SHA256) -> Inception
             f"The Inception weights {weights} have the SHA-256 {found}, expected {sha256}; give the original "
             "pt_inception-2015-12-05-6726825d.pth, or set real_stats.weights.sha256 if this file is right."
         )
-    network = InceptionFeatures(sha256)
+    with torch.device("meta"):
+        network = InceptionFeatures(sha256)
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         # The classifier is not part of the features.
-        network.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        network.load_state_dict(state, assign=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{weights} does not hold the FID Inception-v3: {reason}") from error
@@ -226,8 +228,7 @@ def compute_features(
     """
     network = network.to(device)
     found = [
-        network(torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2)).cpu().numpy()
-        for batch in batches
+        network(torch.from_numpy(np.array(batch)).to(device).permute(0, 3, 1, 2)).cpu().numpy() for batch in batches
     ]
     return np.concatenate([np.empty((0, network.identity.dims), np.float32), *found])
 

@@ -14,22 +14,17 @@ A branch of 0 channels does not exist and takes no number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from components.catlib.config import GeneratorConfig, NormConfig
+from components.catlib.config import Count, GeneratorConfig, NormConfig, Section
 from components.catlib.errors import UserError
 
-Channels = Annotated[int, Field(ge=1)]
 HiddenChannels = Annotated[int, Field(ge=0)]
 Size = tuple[int, int]
 """Height and width in pixels."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -96,6 +91,34 @@ class Space(NamedTuple):
     channels: int
 
 
+class Branch(NamedTuple):
+    """A branch that exists.
+
+    Attributes:
+        kind: Residual-conv or depthwise.
+        path: Module path of the branch within the network ("features.0.res_ops.1").
+        identity: The same whichever branches exist ("features.0.res_3x3").
+        kernel_size: Side of its kernel in pixels.
+        hidden_channels: Its width, at least 1.
+    """
+
+    kind: Literal["res", "dw"]
+    path: str
+    identity: str
+    kernel_size: int
+    hidden_channels: int
+
+
+class BranchPaths(NamedTuple):
+    """Where the layers of a branch sit below it; a residual-conv branch has no depthwise part."""
+
+    conv_in: str
+    norm_in: str
+    conv_depthwise: str
+    norm_depthwise: str
+    conv_out: str
+
+
 def modulation(space: str) -> str:
     """Returns the name of the 2·C channels, scales γ then shifts β, that a SPADE norm lays over C channels."""
     return f"{space} (scale, shift)"
@@ -147,11 +170,40 @@ class _Table:
                   1, 1, affine, size, size, tracks)
         )  # fmt: skip
 
+    def branch(
+        self,
+        branch: Branch,
+        paths: BranchPaths,
+        source: Space,
+        target: Space,
+        size: Size,
+        *,
+        bias: bool,
+        affine: bool,
+        affine_depthwise: bool,
+        tracks: bool,
+    ) -> None:
+        """Adds the layers of a branch: two k x k convolutions, or a depthwise one between two of 1x1."""
+        path, name, k = branch.path, branch.identity, branch.kernel_size
+        hidden = Space(path + paths.norm_in, branch.hidden_channels)
+        outer = k if branch.kind == "res" else 1
+        conv: dict[str, Any] = {"size": size, "bias": bias}
+        norm: dict[str, Any] = {"space": hidden, "size": size, "tracks": tracks}
+        self.conv(path + paths.conv_in, source, hidden, kernel_size=outer, identity=f"{name}.conv_in", **conv)
+        self.norm(hidden.name, affine=affine, identity=f"{name}.norm_in", **norm)
+        if branch.kind == "dw":
+            depthwise = f"{name}.conv_depthwise"
+            self.conv(
+                path + paths.conv_depthwise, hidden, hidden, kernel_size=k, depthwise=True, identity=depthwise, **conv
+            )
+            self.norm(path + paths.norm_depthwise, affine=affine_depthwise, identity=f"{name}.norm_depthwise", **norm)
+        self.conv(path + paths.conv_out, hidden, target, kernel_size=outer, identity=f"{name}.conv_out", **conv)
+
 
 # ------------------------------------------------------------------------------------------------------------- branches
 
 
-class BranchChannels(_Model):
+class BranchChannels(Section):
     """Hidden channels of the six kinds of branches, one number per kernel size; 0: the branch does not exist."""
 
     res: tuple[HiddenChannels, ...] = Field(description="residual-conv branches")
@@ -161,24 +213,6 @@ class BranchChannels(_Model):
     def vanished(self) -> bool:
         """Whether no branch is left."""
         return not any(self.res) and not any(self.dw)
-
-
-class Branch(NamedTuple):
-    """A branch that exists.
-
-    Attributes:
-        kind: Residual-conv or depthwise.
-        path: Module path of the branch within the network ("features.0.res_ops.1").
-        identity: The same whichever branches exist ("features.0.res_3x3").
-        kernel_size: Side of its kernel in pixels.
-        hidden_channels: Its width, at least 1.
-    """
-
-    kind: Literal["res", "dw"]
-    path: str
-    identity: str
-    kernel_size: int
-    hidden_channels: int
 
 
 def existing_branches(channels: BranchChannels, kernel_sizes: tuple[int, ...], prefix: str) -> Iterator[Branch]:
@@ -200,12 +234,12 @@ def _resized_branches(
     channels: BranchChannels,
     kernel_sizes: tuple[int, ...],
     prefix: str,
-    first_norm: Callable[[Branch], str],
+    paths: Mapping[str, BranchPaths],
     widths: Mapping[str, int],
 ) -> BranchChannels:
     """Returns the branches with the widths given per name of their first norm; what does not exist stays so."""
     kept: dict[tuple[str, int], int] = {
-        (branch.kind, branch.kernel_size): widths[first_norm(branch)]
+        (branch.kind, branch.kernel_size): widths[branch.path + paths[branch.kind].norm_in]
         for branch in existing_branches(channels, kernel_sizes, prefix)
     }
     return BranchChannels(
@@ -226,27 +260,25 @@ def _check_branches(channels: BranchChannels, kernel_sizes: tuple[int, ...], whe
 
 # ----------------------------------------------------------------------------------------------- inception architecture
 
+INCEPTION_PATHS = {
+    "res": BranchPaths(".1.0", ".1.1", "", "", ".4"),
+    "dw": BranchPaths(".0.0", ".0.1", ".2.0", ".2.1", ".4"),
+}
 
-def _first_norm(branch: Branch) -> str:
-    """Returns the name of the prunable norm of an inception block's branch."""
-    return f"{branch.path}.1.1" if branch.kind == "res" else f"{branch.path}.0.1"
 
-
-class InceptionArchitecture(_Model):
+class InceptionArchitecture(Section):
     """The inception residual generator of pix2pix and CycleGAN (method section 1.1).
 
     Convolutions have a bias exactly when the norm is instance norm; the last one always has one.
     """
 
     family: Literal["inception"] = "inception"
-    in_channels: Channels = Field(description="channels of the source image")
-    out_channels: Channels = Field(description="channels of the target image")
-    down: tuple[Channels, Channels, Channels] = Field(
-        description="channels of the down layers; the last: feature width"
-    )
+    in_channels: Count = Field(description="channels of the source image")
+    out_channels: Count = Field(description="channels of the target image")
+    down: tuple[Count, Count, Count] = Field(description="channels of the down layers; the last: feature width")
     blocks: tuple[BranchChannels, ...] = Field(description="hidden channels of every residual block")
-    up: tuple[Channels, Channels] = Field(description="channels of the up layers")
-    kernel_sizes: tuple[Channels, ...] = Field(description="odd kernel sizes K of the branches")
+    up: tuple[Count, Count] = Field(description="channels of the up layers")
+    kernel_sizes: tuple[Count, ...] = Field(description="odd kernel sizes K of the branches")
     norm: NormConfig = Field(description="every norm of the network")
     padding: Literal["reflect", "replicate", "zero"] = Field(description="padding inside the blocks")
     dropout: float = Field(ge=0, lt=1, description="dropout rate inside branches")
@@ -278,7 +310,16 @@ class InceptionArchitecture(_Model):
             channels = target
         for i, block in enumerate(self.blocks):
             for branch in existing_branches(block, self.kernel_sizes, f"features.{i}"):
-                self._add_branch(table, branch, channels, size)
+                table.branch(
+                    branch,
+                    INCEPTION_PATHS[branch.kind],
+                    channels,
+                    channels,
+                    size,
+                    bias=bias,
+                    affine_depthwise=self.norm.affine,
+                    **norm,
+                )
             if not block.vanished:
                 table.norm(f"features.{i}.pw_bn", channels, size, **norm)
         for i, count in enumerate(self.up):
@@ -289,23 +330,6 @@ class InceptionArchitecture(_Model):
         table.conv("up_sampling.7", channels, Space("target", self.out_channels), size, kernel_size=7, bias=True)
         return table.layers
 
-    def _add_branch(self, table: _Table, branch: Branch, features: Space, size: Size) -> None:
-        path, identity, k, bias = branch.path, branch.identity, branch.kernel_size, self.convs_have_bias
-        norm: dict[str, Any] = {"affine": self.norm.affine, "tracks": self.norm.track_running_stats}
-        first_norm = _first_norm(branch)
-        hidden = Space(first_norm, branch.hidden_channels)
-        residual = branch.kind == "res"
-        first_conv = f"{path}.1.0" if residual else f"{path}.0.0"
-        table.conv(first_conv, features, hidden, size, kernel_size=k if residual else 1, bias=bias,
-                   identity=f"{identity}.conv_in")  # fmt: skip
-        table.norm(first_norm, hidden, size, identity=f"{identity}.norm_in", **norm)
-        if not residual:
-            table.conv(f"{path}.2.0", hidden, hidden, size, kernel_size=k, bias=bias, depthwise=True,
-                       identity=f"{identity}.conv_depthwise")  # fmt: skip
-            table.norm(f"{path}.2.1", hidden, size, identity=f"{identity}.norm_depthwise", **norm)
-        table.conv(f"{path}.4", hidden, features, size, kernel_size=k if residual else 1, bias=bias,
-                   identity=f"{identity}.conv_out")  # fmt: skip
-
     def prunable_norms(self) -> list[PrunableNorm]:
         """Returns the norms whose scales are thresholded, in the order of the network."""
         groups: tuple[Literal["first", "down", "feature"], ...] = ("first", "down", "feature")
@@ -314,7 +338,7 @@ class InceptionArchitecture(_Model):
             for i, (group, count) in enumerate(zip(groups, self.down, strict=True))
         ]
         branches = [
-            PrunableNorm(_first_norm(branch), "branch", branch.hidden_channels)
+            PrunableNorm(branch.path + INCEPTION_PATHS[branch.kind].norm_in, "branch", branch.hidden_channels)
             for i, block in enumerate(self.blocks)
             for branch in existing_branches(block, self.kernel_sizes, f"features.{i}")
         ]
@@ -328,7 +352,7 @@ class InceptionArchitecture(_Model):
             widths: Channels per name of every prunable norm; 0 removes a branch.
         """
         blocks = tuple(
-            _resized_branches(block, self.kernel_sizes, f"features.{i}", _first_norm, widths)
+            _resized_branches(block, self.kernel_sizes, f"features.{i}", INCEPTION_PATHS, widths)
             for i, block in enumerate(self.blocks)
         )
         return self.model_copy(
@@ -342,23 +366,26 @@ class InceptionArchitecture(_Model):
 
 # --------------------------------------------------------------------------------------------------- SPADE architecture
 
-
-def _first_spade_norm(branch: Branch) -> str:
-    """Returns the name of the prunable norm of a branch of a SPADE block or of its SPADE norm."""
-    return f"{branch.path}.0.norm"
-
+SPADE_BLOCK_PATHS = {
+    "res": BranchPaths(".0.conv", ".0.norm", "", "", ".1.conv"),
+    "dw": BranchPaths(".0.conv", ".0.norm", ".1.conv", ".1.norm", ".2.conv"),
+}
+SPADE_NORM_PATHS = {
+    "res": BranchPaths(".0.conv", ".0.norm", "", "", ".1"),
+    "dw": BranchPaths(".0.conv", ".0.norm", ".1.conv", ".1.norm", ".2"),
+}
 
 _UPSAMPLING_STEPS = {"normal": 5, "more": 6, "most": 7}
 
 
-class SpadeBlock(_Model):
+class SpadeBlock(Section):
     """One SPADE inception block; without branches it is its shortcut alone, and holds no SPADE norm either."""
 
     branches: BranchChannels = Field(description="hidden channels of the block's branches")
     spade: BranchChannels = Field(description="hidden channels of the branches of its SPADE norm")
 
 
-class InceptionSpadeArchitecture(_Model):
+class InceptionSpadeArchitecture(Section):
     """The inception SPADE generator of GauGAN (method section 1.2).
 
     Which norm follows which field: `norm` describes the norms inside branches, and the one before a learned shortcut
@@ -371,13 +398,13 @@ class InceptionSpadeArchitecture(_Model):
     """
 
     family: Literal["inception_spade"] = "inception_spade"
-    semantic_channels: Channels = Field(description="channels of the semantic tensor S")
-    out_channels: Channels = Field(description="channels of the target image")
-    base_channels: Channels = Field(description="nf: head_0 has 16 nf channels")
+    semantic_channels: Count = Field(description="channels of the semantic tensor S")
+    out_channels: Count = Field(description="channels of the target image")
+    base_channels: Count = Field(description="nf: head_0 has 16 nf channels")
     blocks: dict[str, SpadeBlock] = Field(description="head_0, G_middle_0, G_middle_1, up_0, ... in this order")
-    kernel_sizes: tuple[Channels, ...] = Field(description="odd kernel sizes K of the branches")
+    kernel_sizes: tuple[Count, ...] = Field(description="odd kernel sizes K of the branches")
     num_upsampling_layers: Literal["normal", "more", "most"] = Field(description="x32, x64 or x128")
-    crop_width: Channels = Field(description="width of the image in pixels")
+    crop_width: Count = Field(description="width of the image in pixels")
     aspect_ratio: float = Field(gt=0, description="width / height of the image")
     norm: NormConfig = Field(description="norms inside branches, and before learned shortcuts")
     spade_norm: Literal["batch", "syncbatch", "instance"] = Field(description="the parameter-free norm")
@@ -388,7 +415,7 @@ class InceptionSpadeArchitecture(_Model):
     @model_validator(mode="after")
     def _check(self) -> InceptionSpadeArchitecture:
         _check_kernel_sizes(self.kernel_sizes)
-        expected = _spade_block_names(self.num_upsampling_layers)
+        expected = list(self.block_widths)
         if list(self.blocks) != expected:
             raise ValueError(f"blocks must be {', '.join(expected)}, in this order")
         for name, block in self.blocks.items():
@@ -427,11 +454,7 @@ class InceptionSpadeArchitecture(_Model):
     @property
     def block_widths(self) -> dict[str, tuple[int, int]]:
         """Channels read and made by every block."""
-        first = 16 * self.base_channels
-        return {
-            name: (first >> int(name[3:]), first >> int(name[3:]) + 1) if name.startswith("up_") else (first, first)
-            for name in self.blocks
-        }
+        return _spade_block_widths(self.num_upsampling_layers, self.base_channels)
 
     @property
     def upsampled_before(self) -> frozenset[str]:
@@ -472,38 +495,20 @@ class InceptionSpadeArchitecture(_Model):
 
     def _add_block(self, table: _Table, name: str, semantics: Space, source: Space, target: Space, size: Size) -> None:
         """Adds the layers of one block, its SPADE norm first, its shortcut last."""
-        block, tracks = self.blocks[name], self.norm.track_running_stats
+        block, norm = self.blocks[name], self.norm
+        learned: dict[str, bool] = {"bias": True, "affine": norm.affine, "tracks": norm.track_running_stats}
         if not block.branches.vanished:
             table.norm(f"{name}.spade.param_free_norm", source, size, affine=False, tracks=self.spade_norm_tracks)
             modulated = Space(modulation(source.name), 2 * source.channels)
             for branch in existing_branches(block.spade, self.kernel_sizes, f"{name}.spade"):
-                self._add_branch(table, branch, semantics, modulated, size, last="", affine=self.norm.affine)
+                paths = SPADE_NORM_PATHS[branch.kind]
+                table.branch(branch, paths, semantics, modulated, size, affine_depthwise=norm.affine, **learned)
             for branch in existing_branches(block.branches, self.kernel_sizes, name):
-                self._add_branch(table, branch, source, target, size, last=".conv", affine=False)
+                paths = SPADE_BLOCK_PATHS[branch.kind]
+                table.branch(branch, paths, source, target, size, affine_depthwise=False, **learned)
         if source != target:
-            table.norm(f"{name}.shortcut.0", source, size, affine=True, tracks=tracks)
+            table.norm(f"{name}.shortcut.0", source, size, affine=True, tracks=norm.track_running_stats)
             table.conv(f"{name}.shortcut.1.conv", source, target, size, kernel_size=1, bias=False)
-
-    def _add_branch(
-        self, table: _Table, branch: Branch, source: Space, target: Space, size: Size, *, last: str, affine: bool
-    ) -> None:
-        """Adds a branch; `last` ends the path of its last convolution, `affine` is that of the depthwise norm."""
-        path, identity, k, tracks = branch.path, branch.identity, branch.kernel_size, self.norm.track_running_stats
-        residual = branch.kind == "res"
-        hidden = Space(f"{path}.0.norm", branch.hidden_channels)
-        table.conv(f"{path}.0.conv", source, hidden, size, kernel_size=k if residual else 1, bias=True,
-                   identity=f"{identity}.conv_in")  # fmt: skip
-        table.norm(
-            f"{path}.0.norm", hidden, size, affine=self.norm.affine, tracks=tracks, identity=f"{identity}.norm_in"
-        )
-        if not residual:
-            table.conv(f"{path}.1.conv", hidden, hidden, size, kernel_size=k, bias=True, depthwise=True,
-                       identity=f"{identity}.conv_depthwise")  # fmt: skip
-            table.norm(
-                f"{path}.1.norm", hidden, size, affine=affine, tracks=tracks, identity=f"{identity}.norm_depthwise"
-            )
-        table.conv(f"{path}.{1 if residual else 2}{last}", hidden, target, size, kernel_size=k if residual else 1,
-                   bias=True, identity=f"{identity}.conv_out")  # fmt: skip
 
     def prunable_norms(self) -> list[PrunableNorm]:
         """Returns the norms whose scales are thresholded, in the order of the network.
@@ -514,14 +519,18 @@ class InceptionSpadeArchitecture(_Model):
         for name, block in self.blocks.items():
             if block.branches.vanished:
                 continue
-            norms += [
-                PrunableNorm(_first_spade_norm(branch), "spade_branch", branch.hidden_channels)
-                for branch in existing_branches(block.spade, self.kernel_sizes, f"{name}.spade")
-            ]
-            norms += [
-                PrunableNorm(_first_spade_norm(branch), "branch", branch.hidden_channels)
-                for branch in existing_branches(block.branches, self.kernel_sizes, name)
-            ]
+            for prefix, channels, paths in (
+                (f"{name}.spade", block.spade, SPADE_NORM_PATHS),
+                (name, block.branches, SPADE_BLOCK_PATHS),
+            ):
+                norms += [
+                    PrunableNorm(
+                        branch.path + paths[branch.kind].norm_in,
+                        "branch" if prefix == name else "spade_branch",
+                        branch.hidden_channels,
+                    )
+                    for branch in existing_branches(channels, self.kernel_sizes, prefix)
+                ]
         return norms
 
     def resized(self, widths: Mapping[str, int]) -> InceptionSpadeArchitecture:
@@ -533,20 +542,23 @@ class InceptionSpadeArchitecture(_Model):
         """
         base_channels, rest = divmod(widths["fc_norm"], 16)
         assert not rest, f"fc_norm has {widths['fc_norm']} channels, not a multiple of 16"
-        blocks = {}
+        blocks = dict(self.blocks)
         for name, block in self.blocks.items():
-            blocks[name] = block if block.branches.vanished else SpadeBlock(
-                branches=_resized_branches(block.branches, self.kernel_sizes, name, _first_spade_norm, widths),
-                spade=_resized_branches(
-                    block.spade, self.kernel_sizes, f"{name}.spade", _first_spade_norm, widths
-                ),
-            )  # fmt: skip
+            if not block.branches.vanished:
+                blocks[name] = SpadeBlock(
+                    branches=_resized_branches(block.branches, self.kernel_sizes, name, SPADE_BLOCK_PATHS, widths),
+                    spade=_resized_branches(block.spade, self.kernel_sizes, f"{name}.spade", SPADE_NORM_PATHS, widths),
+                )
         return self.model_copy(update={"base_channels": base_channels, "blocks": blocks})
 
 
-def _spade_block_names(num_upsampling_layers: str) -> list[str]:
-    ups = 5 if num_upsampling_layers == "most" else 4
-    return ["head_0", "G_middle_0", "G_middle_1", *(f"up_{i}" for i in range(ups))]
+def _spade_block_widths(num_upsampling_layers: str, base_channels: int) -> dict[str, tuple[int, int]]:
+    """Returns the channels read and made by every block, in the order of the network."""
+    first = 16 * base_channels
+    widths: dict[str, tuple[int, int]] = dict.fromkeys(("head_0", "G_middle_0", "G_middle_1"), (first, first))
+    for i in range(5 if num_upsampling_layers == "most" else 4):
+        widths[f"up_{i}"] = (first >> i, first >> (i + 1))
+    return widths
 
 
 # --------------------------------------------------------------------------------------------------- making and reading
@@ -625,10 +637,11 @@ def _spade_from_config(
             f"generator.base_channels is {config.base_channels}, but num_upsampling_layers 'most' needs an even number."
         )
     spade = _unpruned(_hidden_channels(config, config.spade_hidden_channels))
-    first, blocks = 16 * config.base_channels, {}
-    for name in _spade_block_names(config.num_upsampling_layers):
-        narrower = first >> int(name[3:]) + 1 if name.startswith("up_") else first
-        blocks[name] = SpadeBlock(branches=_unpruned(_hidden_channels(config, narrower)), spade=spade)
+    widths = _spade_block_widths(config.num_upsampling_layers, config.base_channels)
+    blocks = {
+        name: SpadeBlock(branches=_unpruned(_hidden_channels(config, min(width))), spade=spade)
+        for name, width in widths.items()
+    }
     return InceptionSpadeArchitecture(
         semantic_channels=in_channels,
         out_channels=out_channels,

@@ -7,8 +7,6 @@ S stands for the semantic tensor: one-hot label planes, perhaps an instance-edge
 """
 
 from collections import OrderedDict
-from functools import reduce
-from operator import add
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +15,7 @@ from torch.nn.utils import spectral_norm
 from components.catlib.config import NormConfig
 from components.catlib.networks.activation import make_activation
 from components.catlib.networks.architecture import Branch, InceptionSpadeArchitecture, existing_branches
+from components.catlib.networks.inception import sum_of_branches
 from components.catlib.networks.normalisation import make_norm
 
 FINAL_NEGATIVE_SLOPE = 0.2
@@ -81,11 +80,10 @@ class SpadeNorm(nn.Module):
             [N, C, H, W].
         """
         normalised = self.param_free_norm(x)
-        branches = [*self.res_ops, *self.dw_ops]
-        if not branches:
+        if not len(self.res_ops) + len(self.dw_ops):
             return normalised
         resized = functional.interpolate(semantics, size=x.shape[-2:], mode="nearest")
-        scale, shift = reduce(add, (branch(resized) for branch in branches)).chunk(2, dim=1)
+        scale, shift = sum_of_branches(resized, self.res_ops, self.dw_ops).chunk(2, dim=1)
         return normalised * (1 + scale) + shift
 
 
@@ -147,7 +145,7 @@ class SpadeInceptionBlock(nn.Module):
         if self.spade is None:
             return shortcut
         modulated = self.activation(self.spade(x, semantics))
-        return reduce(add, (branch(modulated) for branch in (*self.res_ops, *self.dw_ops)), shortcut)
+        return shortcut + sum_of_branches(modulated, self.res_ops, self.dw_ops)
 
 
 class InceptionSpadeGenerator(nn.Module):
@@ -195,14 +193,13 @@ class InceptionSpadeGenerator(nn.Module):
         """
         x = functional.interpolate(semantics, size=self.architecture.latent_size, mode="nearest")
         x = self.fc_norm(self.fc(x))
-        outputs = {}
+        features = {}
         upsampled_before = self.architecture.upsampled_before
         for name in self.architecture.blocks:
             if name in upsampled_before:
                 x = functional.interpolate(x, scale_factor=2, mode="nearest")
             x = self.get_submodule(name)(x, semantics)
-            outputs[name] = x
+            if name in self.distillation_layers:
+                features[name] = x
         image = self.conv_img(functional.leaky_relu(x, FINAL_NEGATIVE_SLOPE)).tanh()
-        if return_features:
-            return image, {name: outputs[name] for name in self.distillation_layers}
-        return image
+        return (image, features) if return_features else image

@@ -1,7 +1,7 @@
 """What a student learns from inside its teacher: to have features like it (method sections 3 and 6)."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -46,14 +46,10 @@ class FrozenTeacher:
             wants_image: Whether its images are asked for; without them it stops after the last distillation layer.
             wants_features: Whether its features are asked for.
         """
-        self._layers = network.distillation_layers
         self._wants_image = wants_image
         self._wants_features = wants_features
-        self._recorded: Features = {}
         network.eval().requires_grad_(False)
-        if wants_features and not wants_image:
-            for name in self._layers:
-                network.get_submodule(name).register_forward_hook(self._recorder(name))
+        self._modules = {name: network.get_submodule(name) for name in network.distillation_layers}
         self._network = accelerator.prepare_model(network, evaluation_mode=True)
 
     @torch.no_grad()
@@ -75,20 +71,22 @@ class FrozenTeacher:
         return None, {}
 
     def _features_alone(self, source: Tensor) -> Features:
+        features: Features = {}
+
+        def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+            features[name] = output
+            if len(features) == len(self._modules):
+                raise _AllFeaturesSeenError
+
+        handles = [module.register_forward_hook(partial(keep, name)) for name, module in self._modules.items()]
         try:
             self._network(source)
         except _AllFeaturesSeenError:
-            recorded, self._recorded = self._recorded, {}
-            return recorded
-        raise AssertionError(f"the teacher has no layer {self._layers[-1]}")
-
-    def _recorder(self, name: str) -> Any:
-        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self._recorded[name] = output
-            if name == self._layers[-1]:
-                raise _AllFeaturesSeenError
-
-        return record
+            return features
+        finally:
+            for handle in handles:
+                handle.remove()
+        raise AssertionError(f"not all of {', '.join(self._modules)} ran")
 
 
 class _AllFeaturesSeenError(Exception):

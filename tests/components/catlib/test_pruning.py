@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.catlib.config import NormConfig, PruneConfig
@@ -166,6 +166,7 @@ def test_bounds_on_the_first_layer_and_the_features() -> None:
     uncut = cut(teacher, random_scales(teacher), "1x", config)
     assert isinstance(uncut.architecture, InceptionArchitecture)
     assert uncut.architecture.down == (4, 12, 24)
+    assert "only the first layer was cut" in uncut.notes[0]
 
 
 def test_spade_widths_come_in_units_of_sixteen() -> None:
@@ -304,27 +305,30 @@ def teachers_and_scales(draw: st.DrawFn) -> tuple[Architecture, dict[str, np.nda
     }
 
 
+def reachable(teacher: Architecture, share: float) -> str:
+    """Returns a budget between the smallest student (share 0) and the teacher (share 1)."""
+    smallest = cut(teacher, constant_scales(teacher), "0.9999x")
+    return str(smallest.paper_macs + share * (smallest.teacher_macs - smallest.paper_macs))
+
+
 @settings(max_examples=60, deadline=None)
-@given(teachers_and_scales(), st.floats(1e-3, 1.2))
+@given(teachers_and_scales(), st.floats(0, 1.2))
 def test_the_budget_is_never_exceeded_and_macs_fall_with_the_threshold(given_teacher, share: float) -> None:
     teacher, scales = given_teacher
-    smallest = cut(teacher, constant_scales(teacher), "0.9999x").paper_macs
-    assume(smallest <= int(share * paper_macs(teacher, *(SPADE_SIZE if "fc_norm" in scales else SIZE))))
-    pruning = cut(teacher, scales, f"{share}x")
-    assert smallest <= pruning.paper_macs <= pruning.target_macs
+    pruning = cut(teacher, scales, reachable(teacher, share))
+    assert pruning.paper_macs <= pruning.target_macs
     assert pruning.paper_macs == paper_macs(pruning.architecture, *pruning.input_size)
     steps = sorted(pruning.steps)
     assert [macs for _, macs in steps] == sorted((macs for _, macs in steps), reverse=True)
     for name, channels in pruning.kept.items():
         assert np.all(np.diff(channels) > 0)
-        if pruning.threshold is not None and name not in ("fc_norm", *(f"down_sampling.{i}" for i in (2, 5, 8))):
-            dropped = np.delete(np.abs(scales[name]), channels)
-            assert np.all(dropped <= np.abs(scales[name][channels]).min(initial=np.inf))
+        dropped = np.delete(np.abs(scales[name]), channels)
+        assert dropped.max(initial=0) <= np.abs(scales[name][channels]).min(initial=np.inf)
 
 
 @settings(max_examples=30, deadline=None)
-@given(teachers_and_scales(), st.floats(0.3, 1.2), st.floats(0.3, 1.2))
+@given(teachers_and_scales(), st.floats(0, 1.2), st.floats(0, 1.2))
 def test_a_larger_budget_never_gives_a_smaller_student(given_teacher, one: float, other: float) -> None:
     teacher, scales = given_teacher
-    smaller, larger = (cut(teacher, scales, f"{share}x") for share in sorted((one, other)))
+    smaller, larger = (cut(teacher, scales, reachable(teacher, share)) for share in sorted((one, other)))
     assert smaller.paper_macs <= larger.paper_macs

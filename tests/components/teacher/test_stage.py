@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import yaml
 from PIL import Image
 
 from components.catlib.artifacts import read_manifest, verify_checksums
-from components.catlib.config import PublishedConfig, TeacherConfig, WeightsConfig, validate
+from components.catlib.config import DatasetConfig, PublishedConfig, TeacherConfig, WeightsConfig, validate
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.networks.model_files import read_architectures, read_discriminator, read_generator
+from components.dataset import stage as dataset_stage
 from tests.components.small_trainings import (
     Pairing,
     assert_same_weights,
@@ -99,11 +101,11 @@ def test_one_seed_gives_one_teacher(request: pytest.FixtureRequest, tmp_path: Pa
 
 def test_training_lowers_the_reconstruction_loss(paired: Path, tmp_path: Path):
     """Targets are the inverted sources, so even a tiny generator soon does better than at the start."""
-    config = teacher_config("pix2pix", epochs=30, decay_epochs=10, learning_rate=0.005, evaluations=0, log_seconds=1e-9)
+    config = teacher_config("pix2pix", epochs=15, decay_epochs=5, learning_rate=0.005, evaluations=0, log_seconds=1e-9)
     teacher = make_teacher(paired, tmp_path / "teacher", config)
     losses = [line["losses"]["reconstruction"] for line in lines(teacher)]
-    assert len(losses) == 120
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert len(losses) == 60
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert set(read_manifest(teacher).summary["metrics"]) == {"steps", "seconds", "images_per_second"}
 
 
@@ -129,9 +131,9 @@ def _raise_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 def test_a_resumed_teacher_is_the_uninterrupted_one(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Any, data: str
 ):
-    """CycleGAN's image pools (3 images) are full by the checkpoint; SPADE has power iterations and two learning rates."""
+    """CycleGAN's image pools (3 images) are full by then; SPADE has power iterations and two learning rates."""
     folder = request.getfixturevalue(data)
-    config = teacher_config(family, checkpoint_seconds=1e-9)
+    config = teacher_config(family, evaluations=4)
     whole = make_teacher(folder, tmp_path / "whole", config)
     with monkeypatch.context() as patched, pytest.raises(_Kill):
         _raise_after(patched, 7)
@@ -169,15 +171,16 @@ def _signal_after_a_checkpoint(command: list[str], checkpoint: Path, signal_numb
 
 
 def test_a_process_killed_for_good_resumes_bit_by_bit(paired: Path, tmp_path: Path):
-    config = teacher_config("pix2pix", epochs=20, decay_epochs=20, checkpoint_seconds=1e-9)
+    config = teacher_config("pix2pix", epochs=10, decay_epochs=10, checkpoint_seconds=1e-9)
     whole = make_teacher(paired, tmp_path / "whole", config)
     command = _command(paired, config, tmp_path)
     code, _ = _signal_after_a_checkpoint(command, tmp_path / "checkpoint", signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert not (tmp_path / "teacher").exists()
     newest = sorted((tmp_path / "checkpoint").glob("step-*.json"))[-1]
-    assert 4 <= int(newest.stem[len("step-") :]) < 120
-    resumed = make_teacher(paired, tmp_path / "teacher", config, tmp_path / "checkpoint")
+    assert 4 <= int(newest.stem[len("step-") :]) < 60
+    rarer = config.model_copy(update={"checkpoint_seconds": 100.0})
+    resumed = make_teacher(paired, tmp_path / "teacher", rarer, tmp_path / "checkpoint")
     assert_same_weights(whole, resumed)
 
 
@@ -230,7 +233,7 @@ def test_a_family_that_does_not_fit_the_data_is_refused(
 
 
 def test_a_batch_larger_than_the_training_images_is_refused(paired: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="batch_size 7 is larger than the 6 training images"):
+    with pytest.raises(UserError, match=r"batch_size 7 is larger than .* training images"):
         make_teacher(paired, tmp_path / "teacher", teacher_config("pix2pix", batch_size=7))
 
 
@@ -258,17 +261,15 @@ def test_the_smallest_crop_named_for_a_patch_discriminator_is_enough(tmp_path: P
     assert read_manifest(make_teacher(data, tmp_path / "teacher", config)).summary["metrics"]["steps"] == 3
 
 
-def test_too_few_held_out_images_are_noticed_before_training(tmp_path: Path):
-    data = make_dataset(tmp_path, "paired")
-    few = make_dataset(tmp_path / "few", "paired", max_images=1)
-    config = teacher_config("pix2pix", batch_size=1)
-    from components.teacher import stage
-
-    with pytest.raises(UserError, match="1 held-out source images.*evaluations: 0"):
-        stage.run(
-            config, dataset=few / "dataset", real_stats=data / "real_stats", output=tmp_path / "teacher"
-        )  # fmt: skip
-    assert make_teacher(few, tmp_path / "teacher", teacher_config("pix2pix", batch_size=1, evaluations=0))
+def test_too_few_held_out_images_are_noticed_before_training(paired: Path, tmp_path: Path):
+    settings = {"layout": "parallel", "load_size": 16, "crop_size": 16, "max_images": 1}
+    dataset_stage.run(
+        DatasetConfig.model_validate({"source": str(paired / "images"), **settings}), output=tmp_path / "dataset"
+    )
+    shutil.copytree(paired / "real_stats", tmp_path / "real_stats")
+    with pytest.raises(UserError, match=r"1 held-out source images.*evaluations: 0"):
+        make_teacher(tmp_path, tmp_path / "teacher", teacher_config("pix2pix", batch_size=1))
+    assert make_teacher(tmp_path, tmp_path / "teacher", teacher_config("pix2pix", batch_size=1, evaluations=0))
 
 
 def test_no_epochs_need_published_weights(tmp_path: Path):

@@ -11,7 +11,7 @@ from components.catlib.networks.generators import build_generator
 
 
 def check_against_table(architecture: Architecture, x: Tensor) -> None:
-    """Compares every convolution and norm that runs, in name, kind, channels, kernel, bias and sizes, with the table."""
+    """Compares every convolution and norm that runs, by name, shape, options and sizes, with the table."""
     generator = build_generator(architecture).eval()
     found: dict[str, tuple[Any, ...]] = {}
 
@@ -49,7 +49,7 @@ def check_against_table(architecture: Architecture, x: Tensor) -> None:
 
 
 def check_gradients(network: nn.Module, output: Tensor) -> None:
-    """Checks that a loss on the output gives a finite gradient to every parameter, and to all but a few not only zeros."""
+    """Checks that a loss on the output gives every parameter a finite gradient, and all but biases one beyond zero."""
     (output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum().backward()
     without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert not without

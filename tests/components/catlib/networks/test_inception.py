@@ -88,7 +88,9 @@ def test_the_smallest_size_works(padding: str, smallest: int) -> None:
     assert generator(torch.zeros(1, 3, smallest, smallest)).shape == (1, 3, smallest, smallest)
 
 
-@pytest.mark.parametrize(("padding", "mode"), [("reflect", "reflect"), ("replicate", "replicate"), ("zero", "constant")])
+@pytest.mark.parametrize(
+    ("padding", "mode"), [("reflect", "reflect"), ("replicate", "replicate"), ("zero", "constant")]
+)
 def test_blocks_pad_as_asked(padding: str, mode: str) -> None:
     architecture = inception(padding=padding, norm=NormConfig(kind="batch", track_running_stats=True), num_blocks=1)
     architecture = architecture.model_copy(update={"blocks": (BranchChannels(res=(0, 0, 2), dw=(0, 0, 0)),)})
@@ -157,7 +159,7 @@ def test_bfloat16_autocast_trains(kind: str) -> None:
         image, features = generator(x, return_features=True)
     image.float().sum().backward()
     assert image.dtype == torch.bfloat16
-    torch.testing.assert_close(image.float(), generator(x), rtol=0, atol=0.2)
+    assert (image.float() - generator(x)).abs().mean() < 0.02
     assert all(feature.isfinite().all() for feature in features.values())
     assert all(parameter.grad.isfinite().all() for parameter in generator.parameters())
 

@@ -52,8 +52,13 @@ def test_networks_come_back_as_they_were(tmp_path) -> None:
         assert type(read) is type(written)
         assert read.architecture == written.architecture
         assert not read.training
-        assert read.state_dict().keys() == written.state_dict().keys()
-        assert all(torch.equal(value, written.state_dict()[name]) for name, value in read.state_dict().items())
+        same_weights(read, written)
+
+
+def same_weights(read: nn.Module, written: nn.Module) -> None:
+    found, expected = read.state_dict(), written.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def test_files_are_named_after_what_networks_do(folder) -> None:
@@ -71,7 +76,7 @@ def test_weights_in_channels_last_memory_are_written_plainly(tmp_path) -> None:
     generator = build_generator(inception()).to(memory_format=torch.channels_last)
     write_networks(tmp_path, generators={"source_to_target": generator}, discriminators={}, input_size=(16, 16))
     read = read_generator(tmp_path, "source_to_target")
-    assert all(torch.equal(value, generator.state_dict()[name]) for name, value in read.state_dict().items())
+    same_weights(read, generator)
 
 
 def test_absent_networks_are_named(folder, tmp_path_factory) -> None:

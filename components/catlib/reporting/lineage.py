@@ -8,10 +8,12 @@ names the digests of the artifacts it was made from; following them backwards fr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import UserError
@@ -28,6 +30,10 @@ class Artifact:
     def read(cls, folder: Path, kind: str) -> Artifact:
         """Reads the manifest of a folder and checks its kind (UserError)."""
         return cls(folder, read_manifest(folder, kind))
+
+    def read_json(self, name: str) -> Any:
+        """Reads one of its JSON files."""
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @cached_property
     def digest(self) -> str:

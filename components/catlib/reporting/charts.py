@@ -22,6 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from components.catlib.reporting.formatting import short_number
+
 WIDTH = 380
 """Of a chart in CSS pixels; a phone shows it at nearly this size, so its text keeps the page's size."""
 
@@ -176,27 +178,6 @@ def shortened(values: Sequence[float]) -> np.ndarray:
     if len(array) <= MOST_POINTS:
         return array
     return np.array([piece.mean() for piece in np.array_split(array, MOST_POINTS)])
-
-
-def short_number(value: float) -> str:
-    """Writes a number in few characters: 1500000 as 1.5 M, 0.00025 as 2.5e−4.
-
-    Args:
-        value: Any finite number.
-    """
-    magnitude = abs(value)
-    for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if magnitude >= limit:
-            scale = 1e3 if suffix == "k" else limit
-            return f"{_minus(f'{value / scale:.3g}')} {suffix}"
-    if magnitude and magnitude < 1e-3:
-        mantissa, _, exponent = f"{value:.2g}".partition("e")
-        return f"{_minus(mantissa)}e−{int(exponent[1:])}" if exponent else _minus(mantissa)
-    return _minus(f"{value:.4g}")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
 
 
 def _value_axis(axes: Axes, values: np.ndarray) -> None:

@@ -1,0 +1,1 @@
+"""The report: a run on one HTML page."""

@@ -1,0 +1,151 @@
+"""How teacher and students were trained: charts of scores, losses and misalignment from their logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.catlib.reporting.charts import Curve, curves_chart
+from components.catlib.reporting.comparison import Comparison, Contender
+from components.catlib.reporting.formatting import short_number, words
+from components.catlib.reporting.lineage import Artifact
+
+MISALIGNMENT = "misalignment_"
+"""How the log names 1 − KA of a layer."""
+
+DOTTED_BELOW = 15
+"""Curves of fewer points show each of them."""
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Positions and values by name."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and what it is called."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class ChartGroup:
+    """Charts that belong together.
+
+    Attributes:
+        title: Heading.
+        caption: What is drawn.
+        legend: Name and colour of every network, when there are several.
+        charts: At least one.
+    """
+
+    title: str
+    caption: str
+    legend: list[tuple[str, str]]
+    charts: list[Chart]
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """A generator and what the log of its training says.
+
+    Attributes:
+        generator: The teacher or a student.
+        scores: By epoch, of the direction that is compressed.
+        losses: By step.
+        misalignment: 1 − KA per feature layer, by step.
+    """
+
+    generator: Contender
+    scores: Series
+    losses: Series
+    misalignment: Series
+
+    @classmethod
+    def read(cls, generator: Contender, artifact: Artifact) -> TrainingLog:
+        """Reads `log.jsonl`; a network that was not trained has none."""
+        records = []
+        if "log.jsonl" in artifact.manifest.files:
+            lines = (artifact.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+            records = [json.loads(line) for line in lines]
+        losses = _series(records, "losses", lambda record: record["step"])
+        misaligned = {name for name in losses if name.startswith(MISALIGNMENT)}
+        return cls(
+            generator,
+            _of_direction(
+                _series(records, "scores", lambda record: record["epoch"] + 1), generator.protocol["direction"]
+            ),
+            {name: curve for name, curve in losses.items() if name not in misaligned},
+            {name.removeprefix(MISALIGNMENT): losses[name] for name in losses if name in misaligned},
+        )
+
+
+def _series(records: list[dict[str, Any]], kind: str, position: Callable[[dict[str, Any]], float]) -> Series:
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for record in records:
+        for name, value in record.get(kind, {}).items():
+            x, y = series.setdefault(name, ([], []))
+            x.append(position(record))
+            y.append(value)
+    return series
+
+
+def _of_direction(scores: Series, direction: str) -> Series:
+    """Returns the scores of one generator: those with its direction in front, or else those without any."""
+    prefix = f"{direction}/"
+    own = {name.removeprefix(prefix): curve for name, curve in scores.items() if name.startswith(prefix)}
+    return own or {name: curve for name, curve in scores.items() if "/" not in name}
+
+
+def training_charts(comparison: Comparison) -> list[ChartGroup]:
+    """Draws the logs of all generators whose artifacts were given."""
+    logs = [TrainingLog.read(generator, generator.trained) for generator in comparison.contenders if generator.trained]
+    teacher = [log for log in logs if log.generator is comparison.teacher]
+    students = [log for log in logs if log.generator is not comparison.teacher]
+    metrics = {metric.key: f"{metric.label}, {metric.better} is better" for metric in comparison.metrics}
+    means = "Means over the time between two log lines; parts of a loss carry their weight."
+    groups = [
+        _group(
+            "Scores on held-out images",
+            "Measured while training, on as many held-out images as the recipe says (evaluation_images); the table of "
+            "results is of all of them.",
+            [(log.generator, log.scores) for log in logs],
+            x_label="epoch",
+            titles=metrics,
+        ),
+        _group("Losses of the teacher", means, [(log.generator, log.losses) for log in teacher], x_label="step"),
+        _group("Losses of distillation", means, [(log.generator, log.losses) for log in students], x_label="step"),
+        _group(
+            "Misalignment of features",
+            "1 − KA per feature layer: 0 when the student's features tell images apart just as the teacher's do.",
+            [(log.generator, log.misalignment) for log in students],
+            x_label="step",
+        ),
+    ]
+    return [group for group in groups if group.charts]
+
+
+def _group(
+    title: str,
+    caption: str,
+    drawn: Sequence[tuple[Contender, Series]],
+    *,
+    x_label: str,
+    titles: Mapping[str, str] | None = None,
+) -> ChartGroup:
+    """Draws a chart per name with a line per generator."""
+    charts = []
+    for name in dict.fromkeys(name for _, series in drawn for name in series):
+        chart_title = (titles or {}).get(name, words(name))
+        lines = [(generator, *series[name]) for generator, series in drawn if name in series]
+        ends = "; ".join(f"{generator.name} {short_number(y[0])} to {short_number(y[-1])}" for generator, _, y in lines)
+        curves = [Curve(generator.colour, x, y, dots=len(x) < DOTTED_BELOW) for generator, x, y in lines]
+        charts.append(
+            Chart(
+                chart_title, curves_chart(curves, x_label=x_label, description=f"{chart_title} by {x_label}. {ends}.")
+            )
+        )
+    legend = [(generator.name, generator.colour) for generator, series in drawn if series]
+    return ChartGroup(title, caption, legend if len(legend) > 1 else [], charts)

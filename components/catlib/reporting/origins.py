@@ -1,0 +1,166 @@
+"""Where everything came from: images, protocols, exported files, the recipe, and the chain of artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.catlib.config import ReportConfig
+from components.catlib.reporting.comparison import Comparison, Contender, budget_of
+from components.catlib.reporting.formatting import as_text, as_yaml, file_size, short_number, words
+from components.catlib.reporting.lineage import Artifact, Lineage
+
+PAIRINGS = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
+RECIPE_SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export")
+
+
+def dataset_facts(lineage: Lineage) -> list[tuple[str, str]]:
+    """Returns name and value of what is known of the images; nothing without a dataset."""
+    if lineage.dataset is None:
+        return []
+    manifest = lineage.dataset.manifest
+    summary = manifest.summary
+    images, crop, load = summary["images"], summary["crop_size"], summary["load_size"]
+    counts = {split: max(images[split].values()) for split in ("train", "test")}
+    facts = [
+        ("images", f"{PAIRINGS[summary['pairing']]}, {counts['train']} for training, {counts['test']} held out"),
+        ("size", f"{crop[0]}×{crop[1]} pixels (height × width), cut from {load[0]}×{load[1]}"),
+        ("direction", summary["direction"]),
+    ]
+    facts += [(words(name), as_text(value)) for name, value in summary["provenance"].items()]
+    if summary["skipped"]:
+        facts.append(("left out", f"{len(summary['skipped'])} files that could not be read"))
+    return facts
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A student's ONNX file and the facts about it."""
+
+    student: Contender
+    facts: list[tuple[str, str]]
+
+
+def exported_files(comparison: Comparison) -> list[ExportedFile]:
+    """Returns the ONNX files that were given."""
+    return [
+        ExportedFile(student, _export_facts(student.exported.read_json("export.json")))
+        for student in comparison.students
+        if student.exported
+    ]
+
+
+def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    parity, runtime, torch = facts["parity"], facts["latency"]["onnxruntime"], facts["latency"]["torch"]
+    return [
+        ("file", f"{facts['file']}, {file_size(facts['bytes'])}, opset {facts['opset']}"),
+        ("input", _tensor(facts["input"])),
+        ("output", _tensor(facts["output"])),
+        (
+            "largest difference to PyTorch",
+            f"{short_number(parity['largest_difference'])} on {parity['compared_on']}, images in [−1, 1]; "
+            f"{short_number(parity['tolerance'])} is allowed",
+        ),
+        (
+            "time per image (CPU)",
+            f"{short_number(1e3 * runtime['median'])} ms in ONNX Runtime, {short_number(1e3 * torch['median'])} ms in "
+            f"PyTorch; {runtime['threads']} threads",
+        ),
+        ("operators", ", ".join(f"{count} {name}" for name, count in facts["operators"].items())),
+    ]
+
+
+def _tensor(value: Mapping[str, Any]) -> str:
+    return f"{value['name']}, float32 [{', '.join(map(str, value['shape']))}]"
+
+
+def protocols(comparison: Comparison) -> list[tuple[str, str]]:
+    """Returns how the numbers were made: the generators that were measured alike, and their protocol as YAML."""
+    groups: dict[str, list[str]] = {}
+    for contender in comparison.contenders:
+        groups.setdefault(as_yaml(contender.protocol), []).append(contender.name)
+    return [(", ".join(names), text) for text, names in groups.items()]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The recipe as YAML; `remark` when parts of the run were made with other settings."""
+
+    text: str
+    remark: str
+
+
+def recipe(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> Recipe:
+    """Puts the recipe together from the settings that every artifact keeps."""
+    content: dict[str, Any] = {"name": config.name, "description": config.description}
+    budgets = [budget for student in comparison.students if (budget := budget_of(student.pruned))]
+    if budgets:
+        content["budgets"] = budgets
+    deviating = []
+    for kind in RECIPE_SECTIONS:
+        settings = [artifact.manifest.config for artifact in lineage.artifacts() if artifact.manifest.kind == kind]
+        if settings:
+            content[kind] = _without_nulls(settings[0])
+        if any(other != settings[0] for other in settings):
+            deviating.append(words(kind))
+    remark = (
+        f"Students differ in their settings of {', '.join(deviating)}; one student's are shown." if deviating else ""
+    )
+    return Recipe(as_yaml(content), remark)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(nested) for key, nested in value.items() if nested is not None}
+    return value
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An artifact: a row of the last table.
+
+    Attributes:
+        kind: The stage that wrote it.
+        student: Whose it is, when there are several students.
+        digest: Of the whole artifact.
+        code_digest: Of the code that wrote it.
+        inputs: Name and digest of what it was made from.
+        size: Of all files.
+        num_files: How many.
+        metrics: Its headline figures.
+    """
+
+    kind: str
+    student: str
+    digest: str
+    code_digest: str
+    inputs: list[tuple[str, str]]
+    size: str
+    num_files: int
+    metrics: str
+
+
+def origins(lineage: Lineage, comparison: Comparison) -> list[Origin]:
+    """Returns all artifacts, ancestors first."""
+    return [_origin(artifact, comparison) for artifact in lineage.artifacts()]
+
+
+def _origin(artifact: Artifact, comparison: Comparison) -> Origin:
+    manifest = artifact.manifest
+    owners = [
+        student.name
+        for student in comparison.students
+        if artifact in (student.pruned, student.trained, student.evaluation, student.exported)
+    ]
+    metrics = manifest.summary.get("metrics", {})
+    return Origin(
+        kind=words(manifest.kind),
+        student=", ".join(owners) if len(comparison.students) > 1 else "",
+        digest=artifact.digest,
+        code_digest=manifest.code_digest,
+        inputs=sorted(manifest.inputs.items()),
+        size=file_size(sum(record.bytes for record in manifest.files.values())),
+        num_files=len(manifest.files),
+        metrics=", ".join(f"{words(name)} {short_number(value)}" for name, value in metrics.items()),
+    )

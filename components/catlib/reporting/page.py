@@ -1,0 +1,62 @@
+"""The page: all sections, filled into one HTML file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from components.catlib.config import ReportConfig
+from components.catlib.reporting import curves, origins, pictures, results, survivors
+from components.catlib.reporting.comparison import Comparison
+from components.catlib.reporting.lineage import Lineage
+
+FOLDER = Path(__file__).parent
+
+LARGEST_PAGE = 3_000_000
+"""Bytes; Kubeflow's interface shows pages up to this size."""
+
+
+def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> str:
+    """Writes the page of a run; sections whose artifacts were not given are left out.
+
+    All text is escaped by the template engine; charts escape their own.
+
+    Args:
+        config: Heading and description.
+        lineage: The artifacts of the run.
+        comparison: Its generators side by side.
+
+    Returns:
+        HTML of at most 3 MB.
+    """
+    album = pictures.Pictures()
+    content = {
+        "config": config,
+        "style": (FOLDER / "report.css").read_text(encoding="utf-8"),
+        "comparison": comparison,
+        "headline": results.headline(comparison),
+        "table": results.table(comparison),
+        "caveats": results.caveats(lineage, comparison),
+        "cost_charts": results.cost_charts(comparison),
+        "samples": pictures.samples(comparison, album),
+        "survivors": survivors.survivors(lineage, comparison.students),
+        "training": curves.training_charts(comparison),
+        "timelines": pictures.timelines(lineage, comparison, album),
+        "exports": origins.exported_files(comparison),
+        "dataset": origins.dataset_facts(lineage),
+        "protocols": origins.protocols(comparison),
+        "recipe": origins.recipe(config, lineage, comparison),
+        "origins": origins.origins(lineage, comparison),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html")
+    text = template.render(**content, source=lambda picture: "")
+    sources = album.encode(LARGEST_PAGE - len(text.encode()))
+    return template.render(**content, source=lambda picture: sources[picture])

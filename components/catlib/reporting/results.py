@@ -1,0 +1,253 @@
+"""What a run achieved: the headline, the table of all generators, charts of cost against quality, and caveats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.catlib.reporting.charts import Mark, cost_chart
+from components.catlib.reporting.comparison import Comparison, Contender, Metric, Score
+from components.catlib.reporting.formatting import file_size, quantity, short_number, with_minus
+from components.catlib.reporting.lineage import Lineage
+
+# ------------------------------------------------------------------------------------------------------------- headline
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A headline figure: the student's value, the teacher's beside it, and a remark."""
+
+    label: str
+    student: str
+    teacher: str | None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What is said first, of the student with the fewest MACs.
+
+    Attributes:
+        student: The student.
+        ratio: How many times fewer MACs it has than the teacher; None without a teacher.
+        size: Height × width of the images.
+        facts: Its figures.
+    """
+
+    student: Contender
+    ratio: str | None
+    size: str
+    facts: list[Fact]
+
+
+def headline(comparison: Comparison) -> Headline:
+    """Compares the smallest student with its teacher."""
+    student, teacher = comparison.smallest, comparison.teacher
+    ratio = teacher.macs / student.macs if teacher else None
+    return Headline(
+        student=student,
+        ratio=None if ratio is None else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}",
+        size="×".join(map(str, student.protocol["size"])),
+        facts=[
+            _cost_fact("Multiply-accumulates", "paper_macs", student, teacher),
+            _cost_fact("Parameters", "parameters", student, teacher),
+            *_quality_facts(comparison),
+            *_time_facts(student, teacher),
+        ],
+    )
+
+
+def _cost_fact(label: str, key: str, student: Contender, teacher: Contender | None) -> Fact:
+    beside = quantity(teacher.figures[key]) if teacher else None
+    remark = f"÷ {teacher.figures[key] / student.figures[key]:.1f}" if teacher else ""
+    return Fact(label, quantity(student.figures[key]), beside, remark)
+
+
+def _quality_facts(comparison: Comparison) -> list[Fact]:
+    """The first metric, and what it cannot say: how close each image is to the true one."""
+    first, *others = comparison.metrics
+    facts = []
+    for metric in (first, *(metric for metric in others if metric.key in ("l1", "ssim"))):
+        own = comparison.score(comparison.smallest, metric)
+        beside = comparison.score(comparison.teacher, metric) if comparison.teacher else None
+        if own is not None:
+            remark = f"{metric.better} is better"
+            facts.append(
+                Fact(metric.label, score_text(metric, own), score_text(metric, beside) if beside else None, remark)
+            )
+    return facts
+
+
+def _time_facts(student: Contender, teacher: Contender | None) -> list[Fact]:
+    median = f"{short_number(student.figures['latency_ms']['median'])} ms"
+    beside = f"{short_number(teacher.figures['latency_ms']['median'])} ms" if teacher else None
+    remark = f"÷ {student.ratio['latency']:.1f}" if "latency" in student.ratio else ""
+    facts = [Fact("Time per image (CPU)", median, beside, remark)]
+    if student.exported is not None:
+        exported = student.exported.read_json("export.json")
+        runtime = f"{short_number(1e3 * exported['latency']['onnxruntime']['median'])} ms in ONNX Runtime"
+        facts.append(Fact("ONNX file", file_size(exported["bytes"]), None, runtime))
+    return facts
+
+
+# ---------------------------------------------------------------------------------------------------------------- table
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: heading, which direction is better ("" where that is plain), and what it means."""
+
+    label: str
+    better: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure with a smaller remark behind it, or a withheld one."""
+
+    text: str
+    remark: str = ""
+    withheld: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A generator, or a baseline when it has no colour."""
+
+    name: str
+    colour: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All generators, the teacher first, then what takes no network."""
+
+    columns: list[Column]
+    rows: list[Row]
+
+
+NOTHING = Cell("–")
+
+
+def table(comparison: Comparison) -> Table:
+    """Puts all generators side by side."""
+    any_exported = any(student.exported for student in comparison.students)
+    columns = [
+        Column("MACs", meaning="Multiply-accumulates of one image, counted as budgets and papers count them."),
+        Column("MACs executed", meaning="Multiply-adds that a device does for one image, a stricter count."),
+        Column("Parameters", meaning="Learned values of the generator."),
+        *(Column(metric.label, metric.better, metric.meaning) for metric in comparison.metrics),
+        Column(
+            "Time per image", "lower", "On the CPU, one image at a time: the median, and where the middle 80 % lie."
+        ),
+    ]
+    if any_exported:
+        columns.append(Column("ONNX", meaning="Size of the file, and its time per image in ONNX Runtime."))
+    rows = [
+        Row(
+            contender.name,
+            contender.colour,
+            [
+                *_cost_cells(contender),
+                *(_score_cell(comparison, contender, metric) for metric in comparison.metrics),
+                _time_cell(contender),
+                *([_onnx_cell(contender)] if any_exported else []),
+            ],
+        )
+        for contender in comparison.contenders
+    ]
+    return Table(columns, rows + _baseline_rows(comparison, columns))
+
+
+def _cost_cells(contender: Contender) -> list[Cell]:
+    return [
+        Cell(quantity(contender.figures[key]), f"÷ {contender.ratio[key]:.3g}" if key in contender.ratio else "")
+        for key in ("paper_macs", "true_macs", "parameters")
+    ]
+
+
+def _score_cell(comparison: Comparison, contender: Contender, metric: Metric) -> Cell:
+    if (contender.name, metric.key) in comparison.withheld:
+        return Cell("withheld", withheld=True)
+    score = contender.score(metric)
+    if score is None:
+        return NOTHING
+    return Cell(_number(metric, score.value), f"± {_number(metric, score.spread)}" if score.spread is not None else "")
+
+
+def _time_cell(contender: Contender) -> Cell:
+    latency = contender.figures["latency_ms"]
+    return Cell(
+        f"{short_number(latency['median'])} ms", f"{short_number(latency['low'])}–{short_number(latency['high'])}"
+    )
+
+
+def _onnx_cell(contender: Contender) -> Cell:
+    if contender.exported is None:
+        return NOTHING
+    facts = contender.exported.read_json("export.json")
+    return Cell(file_size(facts["bytes"]), f"{short_number(1e3 * facts['latency']['onnxruntime']['median'])} ms")
+
+
+def _baseline_rows(comparison: Comparison, columns: list[Column]) -> list[Row]:
+    """Rows of what takes no network, filled in below the metrics that it was measured by."""
+    measured = {"Input unchanged": comparison.baseline.get("unchanged_input", {})}
+    if "constant_l1" in comparison.baseline:
+        measured["Best single colour"] = {"l1": comparison.baseline["constant_l1"]}
+    rows = []
+    for name, values in measured.items():
+        by_label = {
+            metric.label: Cell(_number(metric, values[metric.key]))
+            for metric in comparison.metrics
+            if metric.key in values
+        }
+        if by_label:
+            rows.append(Row(name, "", [by_label.get(column.label, NOTHING) for column in columns]))
+    return rows
+
+
+def score_text(metric: Metric, score: Score) -> str:
+    """Writes a score with its unit and, if known, half of its confidence interval."""
+    spread = f" ± {score.spread:.{metric.digits}f}" if score.spread is not None else ""
+    return f"{with_minus(f'{score.value:.{metric.digits}f}')}{spread} {metric.unit}".strip()
+
+
+def _number(metric: Metric, value: float) -> str:
+    return f"{with_minus(f'{value:.{metric.digits}f}')} {metric.unit}".strip()
+
+
+# -------------------------------------------------------------------------------------------------- charts and caveats
+
+
+def cost_charts(comparison: Comparison) -> list[tuple[Metric, str]]:
+    """Draws MACs against every metric when there are several students."""
+    if len(comparison.students) < 2:
+        return []
+    charts = []
+    for metric in comparison.metrics:
+        marks = [
+            Mark(contender.name, contender.colour, contender.macs, score.value, score.interval)
+            for contender in comparison.contenders
+            if (score := comparison.score(contender, metric)) is not None
+        ]
+        if len(marks) > 1:
+            told = "; ".join(f"{mark.name}: {quantity(mark.macs)} MACs, {short_number(mark.value)}" for mark in marks)
+            charts.append((metric, cost_chart(marks, description=f"{metric.label} against MACs. {told}.")))
+    return charts
+
+
+def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
+    """Returns what a reader must know before believing the numbers, a sentence or two each."""
+    notes = comparison.notes()
+    if any(metric.key == "frechet_random_features" for metric in comparison.metrics):
+        notes.append(
+            "The Fréchet distance is measured with the features of a fixed random network: it orders the generators of "
+            "this page, but it is not FID and cannot be compared with published numbers."
+        )
+    for student in comparison.students:
+        if student.pruned:
+            notes += [f"{student.name}: {note}" for note in student.pruned.read_json("pruning.json")["notes"]]
+    if len({artifact.manifest.code_digest for artifact in lineage.artifacts()}) > 1:
+        notes.append("The artifacts were written by different versions of the code; the table of origins says which.")
+    return notes

@@ -1,0 +1,106 @@
+"""What pruning left of the teacher: the channels of every layer and of every branch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from components.catlib.networks.architecture_files import read_architectures
+from components.catlib.reporting.comparison import Contender
+from components.catlib.reporting.formatting import budget_label, quantity
+from components.catlib.reporting.lineage import Artifact, Lineage
+
+LAYER_LABELS = {
+    "down_sampling.2": "down 1",
+    "down_sampling.5": "down 2",
+    "down_sampling.8": "down 3, feature width",
+    "up_sampling.1": "up 1",
+    "up_sampling.4": "up 2",
+    "fc_norm": "first layer",
+}
+
+
+@dataclass(frozen=True)
+class KeptChannels:
+    """Channels of a layer or branch, in the teacher and in the student."""
+
+    label: str
+    teacher: int
+    student: int
+
+    @property
+    def percent(self) -> float:
+        """Share that survived."""
+        return 100 * self.student / self.teacher
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """What survived in a student.
+
+    Attributes:
+        student: The student.
+        facts: Name and value of what the search found.
+        layers: Layers that always stay.
+        columns: Kinds of branches.
+        blocks: Name of a block, and its branch of every kind; None where the teacher has none.
+    """
+
+    student: Contender
+    facts: list[tuple[str, str]]
+    layers: list[KeptChannels]
+    columns: list[str]
+    blocks: list[tuple[str, list[KeptChannels | None]]]
+
+
+def survivors(lineage: Lineage, students: tuple[Contender, ...]) -> list[Survivors]:
+    """Reads what survived in every student whose prune artifact was given."""
+    return [_survivors(lineage, student, student.pruned) for student in students if student.pruned]
+
+
+def _survivors(lineage: Lineage, student: Contender, pruned: Artifact) -> Survivors:
+    described = pruned.read_json("pruning.json")
+    identities = _identities(lineage, pruned)
+    layers: list[KeptChannels] = []
+    branches: dict[str, dict[str, KeptChannels]] = {}
+    for layer in described["layers"]:
+        name = identities.get(layer["name"], layer["name"])
+        counts = layer["teacher_channels"], layer["student_channels"]
+        if layer["group"] in ("branch", "spade_branch"):
+            block, column = _place(name, of_spade_norm=layer["group"] == "spade_branch")
+            branches.setdefault(block, {})[column] = KeptChannels(column, *counts)
+        elif layer["group"] is not None:
+            layers.append(KeptChannels(LAYER_LABELS.get(name, name), *counts))
+    columns = list(dict.fromkeys(column for block in branches.values() for column in block))
+    blocks = [(name, [block.get(column) for column in columns]) for name, block in branches.items()]
+    return Survivors(student, _search_facts(described, pruned), layers, columns, blocks)
+
+
+def _place(identity: str, *, of_spade_norm: bool) -> tuple[str, str]:
+    """Returns the block and the kind of a branch: "features.0.res_3x3" is "conv 3×3" of "block 0"."""
+    block, _, branch = identity.rpartition(".")
+    kind, _, kernel = branch.partition("_")
+    column = f"{ {'res': 'conv', 'dw': 'depthwise'}.get(kind, kind) } {kernel.replace('x', '×')}".strip()
+    block = block.removesuffix(".spade").replace("features.", "block ")
+    return block, f"SPADE {column}" if of_spade_norm else column
+
+
+def _identities(lineage: Lineage, pruned: Artifact) -> dict[str, str]:
+    """Returns which branches the teacher's norms are of ("features.0.res_3x3"), by name; empty without a teacher."""
+    if lineage.teacher is None:
+        return {}
+    architectures = read_architectures(lineage.teacher.folder)
+    layers = architectures.generator(pruned.manifest.config["generator"]).layers(*architectures.input_size)
+    return {layer.name: layer.identity.removesuffix(".norm_in") for layer in layers if layer.kind == "norm"}
+
+
+def _search_facts(described: dict[str, Any], pruned: Artifact) -> list[tuple[str, str]]:
+    threshold = described["threshold"]
+    return [
+        ("budget", f"{budget_label(described['budget'])}, {quantity(described['target_macs'])} MACs"),
+        ("student", f"{quantity(described['student']['paper_macs'])} MACs"),
+        ("teacher", f"{quantity(described['teacher']['paper_macs'])} MACs"),
+        ("threshold on |γ|", "none, nothing was cut" if threshold is None else f"{threshold:.4g}"),
+        ("steps of the search", str(len(described["steps"]))),
+        ("student starts from", f"{pruned.manifest.config['student_init']} weights"),
+    ]

@@ -1,0 +1,50 @@
+"""How long the threshold search takes at full size, on one core: a few numbers in milliseconds, printed with `-s`."""
+
+import statistics
+import time
+
+import numpy as np
+import pytest
+
+from components.catlib.config import GeneratorConfig, NormConfig, PruneConfig
+from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.pruning import prune
+
+REPEATS = 9
+SLACK = 5
+"""Shared machines are noisy: the test fails at this multiple of what the search may take on a quiet core."""
+
+FULL_SIZE = {
+    "inception ngf 64, 256x256": (GeneratorConfig(), 3, (256, 256), "2.6e9", 20),
+    "SPADE ngf 64, 256x512": (
+        GeneratorConfig(family="inception_spade", norm=NormConfig(kind="syncbatch", track_running_stats=True)),
+        36,
+        (256, 512),
+        "5.6e9",
+        50,
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "in_channels", "size", "budget", "limit_ms"), FULL_SIZE.values(), ids=FULL_SIZE)
+def test_search_time(
+    config: GeneratorConfig, in_channels: int, size: tuple[int, int], budget: str, limit_ms: float
+) -> None:
+    teacher = architecture_from_config(config, in_channels=in_channels, out_channels=3, crop_size=size)
+    random = np.random.default_rng(0)
+    scales = {
+        norm.name: (random.normal(size=norm.channels) * random.uniform(0.15, 1)).astype(np.float32)
+        for norm in teacher.prunable_norms()
+    }
+    wall, core = [], []
+    for _ in range(REPEATS):
+        wall_start, core_start = time.perf_counter(), time.process_time()
+        pruning = prune(teacher, scales, input_size=size, budget=budget, config=PruneConfig())
+        wall.append(1e3 * (time.perf_counter() - wall_start))
+        core.append(1e3 * (time.process_time() - core_start))
+    median = statistics.median(wall)
+    print(
+        f"{config.family}: {median:.1f} ms (median of {REPEATS}, {min(wall):.1f} to {max(wall):.1f}), of which "
+        f"{statistics.median(core):.1f} ms computing, for {len(pruning.steps)} steps; target {limit_ms} ms"
+    )
+    assert median < SLACK * limit_ms

@@ -1,0 +1,63 @@
+"""Training in bfloat16: networks run short, losses and kernel alignment in float32."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from components.catlib.config import DistillConfig
+from components.catlib.networks.generators import Generator
+from components.catlib.objectives import feature_distillation
+from components.catlib.objectives.distillation import DistillationObjective
+from components.catlib.objectives.kernel_alignment import kernel_alignment
+from components.catlib.objectives.precision import at_least_float32
+from tests.components.catlib.objectives.test_teachers import build as build_teacher
+from tests.components.catlib.objectives.tiny import assert_gradient_reaches_everything, batch, narrower
+
+
+@pytest.fixture
+def bfloat16() -> Iterator[Accelerator]:
+    """An accelerator in mixed precision; accelerate shares its state between all of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_only_short_types_are_widened() -> None:
+    for given, expected in (
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ):
+        assert at_least_float32(torch.ones(1, dtype=given)).dtype == expected
+
+
+@pytest.mark.parametrize("family", ["pix2pix", "cyclegan", "spade"])
+def test_distillation_in_bfloat16(family: str, bfloat16: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = build_teacher(family)
+    teacher = trained.generators["source_to_target"]
+    assert isinstance(teacher, Generator)
+    seen: list[torch.dtype] = []
+
+    def spy(first: torch.Tensor, second: torch.Tensor, *, centred: bool) -> torch.Tensor:
+        alignment = kernel_alignment(first, second, centred=centred)
+        seen.extend((second.dtype, alignment.dtype))
+        return alignment
+
+    monkeypatch.setattr(feature_distillation, "kernel_alignment", spy)
+    objective = DistillationObjective(
+        DistillConfig(lambda_vgg=0),
+        {"generator_source_to_target": narrower(teacher), "discriminator_target": trained.discriminators["target"]},
+        bfloat16,
+        teacher=teacher,
+        direction="source_to_target",
+        paired=family != "cyclegan",
+    )
+    losses = objective.step(batch(family))
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    assert all(dtype == torch.float32 for dtype in seen[1::2])
+    assert_gradient_reaches_everything(objective.networks)
+    assert all(parameter.dtype == torch.float32 for parameter in objective.generators["source_to_target"].parameters())

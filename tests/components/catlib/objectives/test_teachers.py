@@ -1,0 +1,176 @@
+"""Training steps of the three families of teachers; their numbers are checked in tests/parity/test_steps.py."""
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from components.catlib.objectives.building import TeacherObjective, build_teacher_objective
+from components.catlib.objectives.cyclegan import CycleGanObjective
+from components.catlib.objectives.optimisation import build_optimizers
+from tests.components.catlib.objectives.tiny import (
+    NUM_PLANES,
+    SIZE,
+    SPADE_SIZE,
+    assert_gradient_reaches_everything,
+    batch,
+    teacher_config,
+    weights_of,
+)
+
+FAMILIES = ("pix2pix", "cyclegan", "spade")
+OBJECTIVES = ("lsgan", "vanilla", "hinge", "wgangp")
+
+
+def build(family: str, **settings: Any) -> TeacherObjective:
+    spade = family == "spade"
+    return build_teacher_objective(
+        teacher_config(family, **settings),
+        in_channels=NUM_PLANES if spade else 3,
+        out_channels=3,
+        crop_size=SPADE_SIZE if spade else SIZE,
+        accelerator=Accelerator(cpu=True),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("gan_objective", OBJECTIVES)
+def test_every_adversarial_objective_trains_every_parameter(family: str, gan_objective: str) -> None:
+    objective = build(family, gan_objective=gan_objective)
+    before = weights_of(objective.networks)
+    losses = objective.step(batch(family))
+    assert all(loss.shape == () and torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
+    assert any(name.startswith("gradient_penalty") for name in losses) == (gan_objective == "wgangp")
+    assert_gradient_reaches_everything(objective.networks)
+    after = weights_of(objective.networks)
+    assert all(network.training for network in objective.networks.values())
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == set(objective.networks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("gan_objective", OBJECTIVES)
+def test_totals_are_the_sums_of_their_parts(family: str, gan_objective: str) -> None:
+    objective = build(family, gan_objective=gan_objective, lambda_gan=0.7)
+    losses = {name: loss.item() for name, loss in objective.step(batch(family)).items()}
+    generator, discriminator = losses.pop("generator"), losses.pop("discriminator")
+    half = {"discriminator_fake", "discriminator_real"} if family == "pix2pix" else set()
+    judging = [value / 2 if name in half else value for name, value in losses.items() if name.startswith("discr")]
+    penalties = [value for name, value in losses.items() if name.startswith("gradient_penalty")]
+    generating = [value for name, value in losses.items() if not name.startswith(("discr", "gradient"))]
+    assert discriminator == pytest.approx(sum(judging) + sum(penalties), rel=1e-5, abs=1e-6)
+    assert generator == pytest.approx(sum(generating), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_seeds_give_bitwise_equal_weights(family: str) -> None:
+    ends = []
+    for seed in (1, 1, 2):
+        objective = build(family, seed=seed, image_pool_size=2)
+        for step in range(2):
+            objective.step(batch(family, seed=step))
+        ends.append(weights_of(objective.networks))
+    first, second, other = ends
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_discriminator_keeps_the_gradient_of_its_own_step_alone(family: str) -> None:
+    """The generator's step runs through the discriminator, but collects nothing there."""
+    objective = build(family)
+    seen: list[dict[str, torch.Tensor]] = []
+    optimizer = objective.optimizers["discriminator"]
+    judges = nn.ModuleDict(objective.discriminators)
+    take_step = optimizer.step
+
+    def step(*arguments: Any) -> Any:
+        seen.append({name: parameter.grad.clone() for name, parameter in judges.named_parameters()})
+        return take_step(*arguments)
+
+    optimizer.step = step
+    objective.step(batch(family))
+    (own,) = seen
+    assert all(torch.equal(parameter.grad, own[name]) for name, parameter in judges.named_parameters())
+    assert all(parameter.requires_grad for parameter in judges.parameters())
+
+
+def test_networks_are_named_by_direction_and_domain() -> None:
+    objective = build("cyclegan")
+    assert list(objective.generators) == ["source_to_target", "target_to_source"]
+    assert set(objective.discriminators) == {"source", "target"}
+    assert set(objective.networks) == {
+        *(f"generator_{direction}" for direction in objective.generators),
+        *(f"discriminator_{domain}" for domain in objective.discriminators),
+    }
+    for family in ("pix2pix", "spade"):
+        objective = build(family)
+        assert list(objective.networks) == ["generator_source_to_target", "discriminator_target"]
+    weights = weights_of(build("cyclegan").networks)
+    forward, backward = (
+        {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"generator_{way}")}
+        for way in ("source_to_target", "target_to_source")
+    )
+    assert any(not torch.equal(forward[name], backward[name]) for name in forward)
+
+
+def test_cyclegan_with_hinge_trains_generators_with_the_generators_loss() -> None:
+    """Bug 14 of the published implementation: it takes the discriminator's loss there."""
+    objective, images = build("cyclegan", gan_objective="hinge", lambda_gan=2.0), batch("cyclegan")
+    with torch.no_grad():
+        fake = objective.generators["source_to_target"].train()(images.source)
+        judgement = objective.discriminators["target"].train()(fake)
+    losses = objective.step(images)
+    torch.testing.assert_close(losses["adversarial_target"], -2 * judgement.mean())
+
+
+def test_cyclegan_without_identity_loss() -> None:
+    losses = build("cyclegan", lambda_identity=0).step(batch("cyclegan"))
+    assert not [name for name in losses if name.startswith("identity")]
+
+
+def test_cyclegan_goes_on_after_a_checkpoint_as_if_nothing_had_happened() -> None:
+    settings = {"image_pool_size": 4, "seed": 5}
+    straight, stopped = build("cyclegan", **settings), build("cyclegan", **settings)
+    batches = [batch("cyclegan", seed=step) for step in range(6)]
+    for images in batches[:3]:
+        straight.step(images)
+        stopped.step(images)
+    resumed = build("cyclegan", **settings | {"seed": 6})
+    for name, network in resumed.networks.items():
+        network.load_state_dict(stopped.networks[name].state_dict())
+    for side, optimizer in resumed.optimizers.items():
+        optimizer.load_state_dict(stopped.optimizers[side].state_dict())
+    assert isinstance(stopped, CycleGanObjective)
+    state = stopped.extra_state()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    resumed.load_extra_state(state)
+    for images in batches[3:]:
+        straight.step(images)
+        resumed.step(images)
+    expected, found = weights_of(straight.networks), weights_of(resumed.networks)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_spade_weighs_feature_matching() -> None:
+    with_matching, without = build("spade"), build("spade", lambda_feature=0)
+    assert with_matching.step(batch("spade"))["feature_matching"] > 0
+    assert "feature_matching" not in without.step(batch("spade"))
+
+
+def test_optimizers_cover_all_networks_once() -> None:
+    for family in FAMILIES:
+        objective = build(family)
+        trained = [
+            parameter
+            for optimizer in objective.optimizers.values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        networks = [parameter for network in objective.networks.values() for parameter in network.parameters()]
+        assert sorted(map(id, trained)) == sorted(map(id, networks))
+    assert set(
+        build_optimizers(teacher_config("pix2pix"), generator=[nn.Linear(1, 1)], discriminator=[nn.Linear(1, 1)])
+    )

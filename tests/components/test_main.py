@@ -1,0 +1,237 @@
+"""Stages as commands: folders and object-store addresses, reuse, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import components.__main__ as command_line
+from components.__main__ import STAGES, main
+from components.catlib import artifacts
+from components.catlib.config import PruneConfig, Recipe, TeacherConfig
+from components.catlib.storage import Storage
+from tests.object_stores import SECRET_KEY, SeaweedServer
+
+SMALL = ["--set", "dataset.load_size=16", "--set", "dataset.crop_size=16"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Pairs of images side by side."""
+    for number, split in enumerate(["train"] * 4 + ["test"] * 2):
+        folder = tmp_path / "images" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    with artifacts.writing(tmp_path / "teacher", kind="teacher", config=TeacherConfig()) as writer:
+        writer.write_json("weights.json", [1, 2])
+    return tmp_path / "teacher"
+
+
+@pytest.fixture
+def prunings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Puts a quick stage in the place of prune; the list holds what each run was given."""
+    runs: list[str] = []
+
+    def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> None:
+        runs.append(budget)
+        inputs = {"teacher": artifacts.read_manifest(teacher, "teacher")}
+        with artifacts.writing(output, kind="prune", config=config, inputs=inputs) as writer:
+            writer.write_json("pruning.json", {"budget": budget, "from": (teacher / "weights.json").read_text()})
+            writer.summary["metrics"] = {"budget": float(budget)}
+
+    replace_stage(monkeypatch, "prune", run)
+    return runs
+
+
+def replace_stage(monkeypatch: pytest.MonkeyPatch, name: str, run: Callable[..., None]) -> None:
+    stage = STAGES[name]
+    replaced = command_line.Stage(stage.section, stage.help, lambda: run, stage.inputs, stage.options)
+    monkeypatch.setitem(STAGES, name, replaced)
+
+
+def use(store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    for variable, value in store.environment.items():
+        monkeypatch.setenv(variable, value)
+    return Storage(store.environment, patience=5)
+
+
+def answer(capsys: pytest.CaptureFixture[str]) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def run_command(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "components", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_every_stage_of_a_recipe_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {stage.section for stage in STAGES.values()} == (set(Recipe.model_fields) | {"report"}) - {
+        "name",
+        "description",
+        "budgets",
+    }
+    for name, stage in STAGES.items():
+        with pytest.raises(SystemExit) as exit_:
+            main([name, "--help"])
+        assert exit_.value.code == 0
+        text = capsys.readouterr().out
+        assert all(given.flag in text for given in stage.inputs)
+        assert "--output URI" in text
+
+
+def test_stages_take_and_give_store_addresses(
+    object_store: SeaweedServer, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(object_store, monkeypatch)
+    made = run_command(
+        *("dataset", *SMALL, "--source", str(images), "--output", "s3://cat/main/dataset", "--json"),
+        environment=object_store.environment,
+    )
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["reused"] is False
+    measured = run_command(
+        *("real-stats", "--dataset", "s3://cat/main/dataset", "--output", str(tmp_path / "statistics")),
+        environment=object_store.environment,
+    )
+    assert measured.returncode == 0, measured.stderr
+    assert (tmp_path / "statistics" / "real_stats.npz").is_file()
+    assert SECRET_KEY not in made.stdout + made.stderr + measured.stdout + measured.stderr
+
+
+def test_source_images_may_lie_in_the_store(
+    object_store: SeaweedServer, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = use(object_store, monkeypatch)
+    for path in images.rglob("*.png"):
+        store._client.fput_object("cat", f"raw/{path.relative_to(images)}", str(path))
+    assert main(["dataset", *SMALL, "--source", "s3://cat/raw", "--output", str(tmp_path / "dataset")]) == 0
+    manifest = artifacts.read_manifest(tmp_path / "dataset", "dataset")
+    assert manifest.summary["images"]["train"] == {"source": 4, "target": 4}
+
+
+@pytest.mark.parametrize("where", ["folder", "store"])
+def test_the_same_request_is_answered_once(
+    where: str,
+    object_store: SeaweedServer,
+    teacher: Path,
+    prunings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(object_store, monkeypatch)
+    output = "s3://cat/reuse/student" if where == "store" else str(tmp_path / "student")
+    arguments = ["prune", "--teacher", str(teacher), "--output", output, "--json"]
+    for changes, reused in [
+        (["--budget", "2e9"], False),
+        (["--budget", "2e9"], True),
+        (["--budget", "3e9"], False),
+        (["--budget", "3e9", "--set", "prune.min_channels=4"], False),
+        (["--budget", "3e9", "--set", "prune.min_channels=4", "--set", "teacher.epochs=3"], True),
+    ]:
+        assert main(arguments + changes) == 0
+        given = answer(capsys)
+        assert given["reused"] is reused
+        assert given["metrics"] == {"budget": float(changes[1])}
+    assert len(prunings) == 3
+    assert Storage().manifest(output, "prune").config["min_channels"] == 4
+
+
+def test_another_input_is_another_request(
+    teacher: Path, prunings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["prune", "--teacher", str(teacher), "--budget", "2e9", "--output", str(tmp_path / "student")]
+    assert main(arguments) == 0
+    with artifacts.writing(teacher, kind="teacher", config=TeacherConfig()) as writer:
+        writer.write_json("weights.json", [3])
+    assert main(arguments) == 0
+    assert len(prunings) == 2
+
+
+def test_changed_source_images_are_packed_again(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["dataset", *SMALL, "--source", str(images), "--output", str(tmp_path / "dataset"), "--json"]
+    seen = []
+    for _ in range(2):
+        assert main(arguments) == 0
+        seen.append(answer(capsys)["reused"])
+    (images / "train" / "0.png").unlink()
+    assert main(arguments) == 0
+    assert [*seen, answer(capsys)["reused"]] == [False, True, False]
+
+
+def test_an_interrupted_stage_publishes_nothing_and_says_so(
+    object_store: SeaweedServer,
+    teacher: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = use(object_store, monkeypatch)
+
+    def run(config: PruneConfig, *, output: Path, **_: object) -> None:
+        with artifacts.writing(output, kind="prune", config=config):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    replace_stage(monkeypatch, "prune", run)
+    arguments = ["prune", "--teacher", str(teacher), "--budget", "1e9", "--output", "s3://cat/interrupted"]
+    earlier = signal.getsignal(signal.SIGTERM)
+    assert main(arguments) == 75
+    assert signal.getsignal(signal.SIGTERM) == earlier
+    assert "interrupted" in capsys.readouterr().err
+    assert store.fingerprint("s3://cat/interrupted") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["prune", "--teacher", "TEACHER", "--output", "out"], "prune needs a compute budget"),
+        (["prune", "--teacher", "nowhere", "--budget", "1e9", "--output", "out"], "There is no folder nowhere"),
+        (["real-stats", "--dataset", "TEACHER", "--output", "out"], "is a teacher artifact, expected a dataset"),
+        (["real-stats", "--dataset", "s3://cat/none", "--output", "out"], "S3_ENDPOINT"),
+        (["dataset", "--recipe", "smok", "--output", "out"], "did you mean 'smoke'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    complaint: str,
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("S3_ENDPOINT", raising=False)
+    assert main([str(teacher) if word == "TEACHER" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert complaint in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_buckets_and_links_are_commands(
+    object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(object_store, monkeypatch)
+    assert main(["make-bucket", "s3://fresh", "--json"]) == 0
+    assert answer(capsys) == {"bucket": "s3://fresh", "created": True}
+    assert main(["link", "s3://fresh/report.html", "--days", "1"]) == 0
+    assert capsys.readouterr().out.startswith(f"{object_store.endpoint}/fresh/report.html?")

@@ -6,15 +6,26 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RECIPE ?= demo
 
+# Containers. A machine that reaches no image registry first makes its own images: `make docker-base docker-store`, then
+# BASE_IMAGE=cat-base:bookworm STORE=seaweedfs with every target below.
+DOCKER ?= docker
+BASE_IMAGE ?= python:3.11-slim-bookworm
+FLAVOUR ?= cpu
+STORE ?= minio
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION := $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null || echo unknown)
+IMAGE ?= cat-pipeline:$(VERSION)$(if $(filter cuda,$(FLAVOUR)),-cuda)
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format compile lock clean
+.PHONY: help setup demo run test check format compile lock clean \
+	docker-image docker-base docker-store docker-lint test-docker compose-up compose-smoke compose-run compose-down
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment from the lock file (the other targets do this by themselves)
 
@@ -47,6 +58,53 @@ check: $(READY) ## Run the linters, the type checker and the rule of imports
 format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# ------------------------------------------------------------------------------------------------------- containers
+
+# pip's settings and certificates of this machine reach a build as secrets, which get into no layer.
+BUILD := DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	--secret id=pip_conf,src=build/docker/pip.conf --secret id=ca,src=build/docker/ca
+COMPOSE ?= $(if $(shell $(DOCKER) compose version 2>/dev/null),$(DOCKER) compose,$(BIN)/docker-compose)
+COMPOSE_FILES := -f docker/compose.yaml $(if $(filter seaweedfs,$(STORE)),-f docker/compose.seaweedfs.yaml) \
+	$(if $(filter cuda,$(FLAVOUR)),-f docker/compose.gpu.yaml)
+CAT_COMPOSE = CAT_IMAGE=$(IMAGE) $(COMPOSE) --env-file docker/compose.env $(COMPOSE_FILES)
+
+docker-image: ## Build the image of the stages: FLAVOUR=cpu|cuda, TORCH_INDEX=URL of CPU wheels, BASE_IMAGE=…
+	$(PYTHON) docker/host_settings.py build/docker
+	$(BUILD) --file docker/Dockerfile --tag $(IMAGE) --build-arg FLAVOUR=$(FLAVOUR) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+	for file in sbom.cdx.json licences.csv; do \
+		$(DOCKER) run --rm --entrypoint cat $(IMAGE) /usr/local/share/cat/$$file > build/docker/$(FLAVOUR)-$$file || exit 1; done
+	@echo "$(IMAGE): $$($(DOCKER) image inspect --format '{{.Size}}' $(IMAGE)) bytes; contents: build/docker/$(FLAVOUR)-*"
+
+docker-base: ## Make a base image from Debian's packages, where no registry is in reach (root, debootstrap)
+	DOCKER='$(DOCKER)' docker/base.sh cat-base:bookworm bookworm
+
+docker-store: ## Build an image of the SeaweedFS object store, where no registry is in reach
+	$(PYTHON) docker/host_settings.py build/docker
+	$(BUILD) --file docker/store.Dockerfile --tag cat-store:4.48 .
+
+docker-lint: $(READY) ## Check the Dockerfiles
+	$(BIN)/hadolint docker/Dockerfile docker/store.Dockerfile
+
+test-docker: $(READY) ## Build the image and run the pipeline on a real Docker engine
+	$(BIN)/python -m pytest -m docker tests/docker
+
+docker/compose.env:
+	umask 077; printf 'STORE_ACCESS_KEY=cat-%s\nSTORE_SECRET_KEY=%s\n' \
+		$$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n') $$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n') > $@
+
+compose-up: docker/compose.env ## Start the object store in a container: STORE=minio|seaweedfs
+	$(CAT_COMPOSE) up --detach --wait store
+
+compose-smoke: docker-image compose-run ## Build the image and run the smoke recipe in containers
+compose-smoke: RECIPE = smoke
+
+compose-run: compose-up ## Run a recipe in containers and print the report's address: make compose-run RECIPE=demo
+	RECIPE=$(RECIPE) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
+
+compose-down: docker/compose.env ## Stop the containers; ERASE=1 deletes the store's content as well
+	$(CAT_COMPOSE) down --remove-orphans $(if $(ERASE),--volumes)
 
 lock: ## Write requirements.lock anew from the newest releases that pyproject.toml admits
 	$(PYTHON) -m venv build/lock

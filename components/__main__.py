@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from components.catlib import storage
 from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
-from components.catlib.config import Recipe, load_recipe
+from components.catlib.config import Recipe, load_recipe, named_files
 from components.catlib.errors import Interrupted, UserError
 from components.kubeflow import EXIT_INTERRUPTED, EXIT_USER_ERROR
 
@@ -331,7 +331,7 @@ def _request_digest(
     """
     settings = config.model_dump(mode="json")
     options = {name: value for name, value in further.items() if name != "checkpoint"}
-    outside = [*_outside_addresses(settings), *_outside_addresses(options)]
+    outside = [*named_files(settings), *named_files(options)]
     facts = {
         "stage": stage.section,
         "code": code_digest(),
@@ -341,18 +341,6 @@ def _request_digest(
         "outside": [[address, store.fingerprint(address)] for address in outside],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _outside_addresses(settings: Any) -> list[str]:
-    """Finds the files and folders that settings name: every `source` and `uri`, built-in data aside."""
-    if isinstance(settings, dict):
-        here = [
-            value
-            for key, value in settings.items()
-            if key in ("source", "uri") and isinstance(value, str) and not value.startswith("builtin:")
-        ]
-        return here + [address for value in settings.values() for address in _outside_addresses(value)]
-    return []
 
 
 # --------------------------------------------------------------------------------------------------------- command line

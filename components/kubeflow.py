@@ -1,27 +1,36 @@
-"""What every Kubeflow component does around its stage: logging, exit codes, and the metrics that the UI shows."""
+"""What every Kubeflow component does around its stage: logging, exit codes, checkpoints, and what the UI shows."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
+import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.catlib.artifacts import read_manifest
+from pydantic import BaseModel
+
+from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from kfp.dsl import Artifact, Metrics
+    from kfp.dsl import HTML, Artifact, Markdown, Metrics
 
 DEFAULT_IMAGE = "cat-pipeline:0.1.0"
 """The image of every task unless another is named when the pipeline is compiled."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75
+
+CHECKPOINTS_VARIABLE = "CAT_CHECKPOINTS"
+"""Environment variable with the place of checkpoints. Kubeflow leaves the environment out of its cache keys, so where
+checkpoints lie decides nothing about what is computed again."""
 
 
 @contextlib.contextmanager
@@ -48,18 +57,67 @@ def stage_process(stage: str) -> Iterator[None]:
         root.handlers = kubeflows_handlers
 
 
-def publish(output: Artifact, metrics: Metrics | None = None) -> None:
-    """Checks that a stage's output is whole and shows its headline figures in the UI.
+@contextlib.contextmanager
+def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Iterator[str | None]:
+    """Gives a training the place where it keeps its state, or None when it is not told to keep any.
+
+    The name is a digest of what is trained on what, so that another attempt, or the same run submitted again, finds
+    it, and no other training does. A folder on this machine is removed once the training is done; in an object store
+    that is left to a lifecycle rule.
 
     Args:
-        output: The artifact that the stage wrote; its content digest becomes metadata.
-        metrics: Gets every finite number of the manifest's `summary["metrics"]`.
+        stage: The stage.
+        config: Its section of the recipe.
+        inputs: The artifacts that it reads.
     """
-    manifest = read_manifest(Path(output.path))
+    root = os.environ.get(CHECKPOINTS_VARIABLE)
+    if not root:
+        yield None
+        return
+    facts = [stage, config.model_dump_json(), *(read_manifest(Path(given.path)).digest() for given in inputs)]
+    address = f"{root.rstrip('/')}/{stage}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+    yield address
+    if "://" not in address:
+        shutil.rmtree(address)
+
+
+def publish(
+    output: Artifact,
+    *,
+    metrics: Metrics | None = None,
+    summary: Markdown | None = None,
+    page: HTML | None = None,
+    tensorboard: Artifact | None = None,
+) -> None:
+    """Checks that a stage's output is whole and shows it in the UI.
+
+    Args:
+        output: The artifact that the stage wrote; kind and content digest become its metadata.
+        metrics: Gets every finite number of the manifest's `summary["metrics"]`.
+        summary: Gets the figures and settings as text.
+        page: Gets charts and pictures.
+        tensorboard: Gets the link by which the UI opens TensorBoard on the training's scalars.
+    """
+    folder = Path(output.path)
+    manifest = read_manifest(folder)
     output.metadata["kind"] = manifest.kind
     output.metadata["digest"] = manifest.digest()
-    if metrics is None:
-        return
+    if metrics is not None:
+        _show_metrics(manifest, metrics)
+    if summary is not None:
+        from components.catlib.reporting.glance import markdown
+
+        _write(summary, markdown(folder))
+    if page is not None:
+        from components.catlib.reporting.glance import html
+
+        _write(page, html(folder))
+    if tensorboard is not None:
+        link = {"type": "tensorboard", "source": f"{output.uri}/tensorboard"}
+        _write(tensorboard, json.dumps({"version": "v1", "outputs": [link]}))
+
+
+def _show_metrics(manifest: Manifest, metrics: Metrics) -> None:
     figures = {}
     for name, value in manifest.summary.get("metrics", {}).items():
         if value is None or not math.isfinite(value):
@@ -68,5 +126,10 @@ def publish(output: Artifact, metrics: Metrics | None = None) -> None:
         figures[name] = float(value)
         metrics.log_metric(name, figures[name])
     # Kubeflow's local cache takes a Metrics artifact without a file for a missing one.
-    Path(metrics.path).parent.mkdir(parents=True, exist_ok=True)
-    Path(metrics.path).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    _write(metrics, json.dumps(figures, indent=1) + "\n")
+
+
+def _write(output: Artifact, text: str) -> None:
+    path = Path(output.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

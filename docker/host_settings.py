@@ -1,6 +1,6 @@
 """Writes this machine's pip settings for an image build, which gets them as secrets: `host_settings.py FOLDER`.
 
-`FOLDER/pip.conf` holds the package indexes and their options, `FOLDER/ca` the certificates that pip trusts here. Settings
+`FOLDER/pip.conf` holds the package indexes and their options, `FOLDER/ca` the certificates that pip trusts. Settings
 that name files or folders of this machine mean nothing inside a build and are left out.
 """
 

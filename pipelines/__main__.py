@@ -44,6 +44,7 @@ def _run(options: argparse.Namespace) -> dict[str, object]:
         output=output.resolve(),
         workspace=options.workspace.resolve(),
         say=lambda line: print(line, file=sys.stderr, flush=True),
+        image=options.image if options.runner == "docker" else None,
     )
     report = result.output / "report.html"
     print(
@@ -96,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--workspace", type=Path, default=Path("runs"), help="folder for artifacts, cache and logs (default: runs)"
     )
+    run.add_argument(
+        "--runner",
+        choices=("process", "docker"),
+        default="process",
+        help="run each stage in a process, or in a container of an image (default: process)",
+    )
+    run.add_argument("--image", default=DEFAULT_IMAGE, help=f"image for --runner docker (default: {DEFAULT_IMAGE})")
     run.set_defaults(command=_run)
 
     compile_ = commands.add_parser("compile", help="write the pipeline as a file that Kubeflow takes")

@@ -1,4 +1,4 @@
-"""Runs the pipeline on this machine with Kubeflow's own local runner.
+"""Runs the pipeline on this machine with Kubeflow's own local runners: processes, or containers of an image.
 
 The runner leaves global state behind and does not stop its children, so each run gets a process of its own with its own
 process group. [run_locally][] starts it, turns its log into a few readable lines, and stops the whole group when it is
@@ -29,6 +29,7 @@ from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
 from components.kubeflow import DEFAULT_IMAGE
+from pipelines.containers import docker_runner, image_code_digest, stop_containers
 
 STOP_SECONDS = 60.0
 """How long interrupted stages may take to save their state before they are killed."""
@@ -106,7 +107,9 @@ class LocalRun:
     seconds: float
 
 
-def run_locally(recipe: Recipe, *, output: Path, workspace: Path, say: Callable[[str], None]) -> LocalRun:
+def run_locally(
+    recipe: Recipe, *, output: Path, workspace: Path, say: Callable[[str], None], image: str | None = None
+) -> LocalRun:
     """Runs the compression pipeline here and puts the report and the students into a folder.
 
     Args:
@@ -114,9 +117,10 @@ def run_locally(recipe: Recipe, *, output: Path, workspace: Path, say: Callable[
         output: Where the results go; replaced when it holds results of an earlier run.
         workspace: Artifacts, cache and logs of all runs.
         say: Receives progress lines.
+        image: Runs every stage in a container of this image; None: in a process.
 
     Raises:
-        UserError: A stage refused what it was given, or `output` holds something else.
+        UserError: A stage refused what it was given, or `output` holds something else, or there is no such image.
         Interrupted: The run was interrupted; running it again goes on.
         StageFailed: A stage failed.
     """
@@ -127,12 +131,21 @@ def run_locally(recipe: Recipe, *, output: Path, workspace: Path, say: Callable[
     logs = workspace / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     request, answer, log_path = (logs / f"{name}.{end}" for end in ("request.json", "answer.json", "log"))
-    request.write_text(
-        json.dumps({"recipe": recipe.model_dump(mode="json"), "workspace": str(workspace), "answer": str(answer)}),
-        encoding="utf-8",
-    )
+    asked = {
+        "name": name,
+        "recipe": recipe.model_dump(mode="json"),
+        "workspace": str(workspace),
+        "answer": str(answer),
+        "image": image,
+        "code_digest": image_code_digest(image) if image else code_digest(),
+    }
+    request.write_text(json.dumps(asked), encoding="utf-8")
     log = RunLog(say)
-    exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
+    try:
+        exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
+    finally:
+        if image:
+            stop_containers(name)
     if log.user_error is not None:
         raise UserError(log.user_error)
     if log.interruption is not None:
@@ -250,17 +263,17 @@ def _run_request(request: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="kfp")
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        docker_runner(recipe, run=asked["name"]) if asked["image"] else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(workspace / "artifacts"),
         enable_caching=True,
         cache_root=str(workspace / "cache"),
     )
     # One student at a time: parallel ones would share the cores and spoil each other's latency figures.
-    pipeline = compress_pipeline(recipe, image=DEFAULT_IMAGE, parallel_students=1)
+    pipeline = compress_pipeline(recipe, image=asked["image"] or DEFAULT_IMAGE, parallel_students=1)
     finished = pipeline(
         budgets=list(recipe.budgets),
         **{name: recipe.section(name) for name in SECTIONS},
-        code_digest=code_digest(),
+        code_digest=asked["code_digest"],
     )
     Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
 

@@ -145,7 +145,7 @@ class DiscriminatorConfig(Section):
 class WeightsConfig(Section):
     """Weights from outside: a file or URI, and the digest that makes them trustworthy."""
 
-    uri: str = Field(description="path, s3:// or https:// address of the file")
+    uri: str = Field(description="path or s3:// address of the file")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="expected digest of the file")
 
 
@@ -380,6 +380,59 @@ class ReportConfig(Section):
     description: str = Field("", description="one sentence below the heading")
 
 
+# --------------------------------------------------------------------------------------------------------- on a cluster
+
+
+StageName = Literal["dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report"]
+
+
+class StageResources(Section):
+    """What one stage gets on a cluster; what is not given comes from the profile."""
+
+    cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="cores that are reserved, such as 4 or 500m")
+    memory: str | None = Field(None, pattern=r"^\d+(Mi|Gi)$", description="memory that is reserved, such as 16Gi")
+    gpus: Annotated[int, Field(ge=0)] | None = Field(None, description="accelerators")
+    hours: Positive | None = Field(None, description="time limit of one attempt in hours")
+    retries: Annotated[int, Field(ge=0)] | None = Field(None, description="attempts after the first")
+
+
+class Toleration(Section):
+    """A taint of nodes that the stages with accelerators put up with."""
+
+    key: str | None = Field(None, description="the taint; None with operator Exists means every taint")
+    operator: Literal["Exists", "Equal"] = Field("Exists", description="whether the value matters")
+    value: str | None = Field(None, description="the taint's value, with operator Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="None means every")
+
+
+class ResourcesConfig(Section):
+    """What the stages get on a cluster; nothing here changes a result, and no stage sees it."""
+
+    profile: Literal["cpu", "gpu", "multi-gpu"] = Field(
+        "cpu", description="cpu: no accelerators; gpu: one for each stage that runs networks; multi-gpu: four to train"
+    )
+    stages: dict[StageName, StageResources] = Field({}, description="differences from the profile, by stage")
+    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes resource name of an accelerator")
+    node_selector: dict[str, str] = Field({}, description="labels of the nodes with accelerators")
+    tolerations: tuple[Toleration, ...] = Field(
+        (Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),),
+        description="taints of the nodes with accelerators",
+    )
+    store_secret: str | None = Field(
+        None,
+        description="Secret with S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for stages that read or "
+        "write s3:// addresses themselves",
+    )
+    checkpoints: str | None = Field(
+        None, description="s3:// address below which trainings keep their state, so that a retry resumes; None: nowhere"
+    )
+    parallel_students: Annotated[int, Field(ge=0)] = Field(0, description="students made at a time; 0 means all")
+    days_limit: Positive = Field(21.0, description="the whole run ends after this many days")
+    days_kept: Positive = Field(
+        7.0, description="pods and workflow are removed so many days after the run; artifacts stay"
+    )
+
+
 class Recipe(Section):
     """One run of the pipeline, from images to an exported student."""
 
@@ -393,6 +446,7 @@ class Recipe(Section):
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -415,6 +469,22 @@ class Recipe(Section):
 def recipe_names() -> list[str]:
     """Returns the names of the recipes that come with the project."""
     return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
+
+
+def named_files(settings: Any) -> list[str]:
+    """Finds the files and folders outside a run that settings name: every `source` and `uri`, built-in data aside.
+
+    Args:
+        settings: A recipe or a section of it as JSON values.
+    """
+    if not isinstance(settings, dict):
+        return []
+    here = [
+        value
+        for key, value in settings.items()
+        if key in ("source", "uri") and isinstance(value, str) and not value.startswith("builtin:")
+    ]
+    return here + [address for value in settings.values() for address in named_files(value)]
 
 
 DEFAULTS = {"name": "defaults", "description": "The default of every setting.", "budgets": ["0.1x"]}

@@ -9,16 +9,22 @@ from components.kubeflow import DEFAULT_IMAGE
 def prepare_dataset(
     config: dict,
     code_digest: str,
+    source_version: str,
     dataset: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Packs images of two domains into a few large arrays.
 
     Args:
         config: The recipe's `dataset` section.
         code_digest: Digest of the code, part of the cache key.
+        source_version: Part of the cache key too: tells one content of the source from another.
         dataset: Packed images.
         metrics: Image counts.
+        summary: Figures and settings.
+        page: Some of the images.
     """
     from pathlib import Path
 
@@ -28,4 +34,4 @@ def prepare_dataset(
 
     with stage_process("dataset"):
         run(validate(DatasetConfig, config, where="dataset"), output=Path(dataset.path))
-        publish(dataset, metrics)
+        publish(dataset, metrics=metrics, summary=summary, page=page)

@@ -15,7 +15,9 @@ def distill_student(
     real_stats: dsl.Input[dsl.Artifact],
     distilled: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    checkpoint: str = "",
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> None:
     """Trains the student with the teacher's features as a guide.
 
@@ -28,22 +30,26 @@ def distill_student(
         real_stats: Statistics of real images, for scores during training.
         distilled: The trained student.
         metrics: Scores at the end of training.
-        checkpoint: Where training state is kept so that a killed run resumes; empty: nowhere.
+        summary: Figures and settings.
+        page: Curves, and samples as they changed during training.
+        mlpipeline_ui_metadata: Link to TensorBoard.
     """
     from pathlib import Path
 
     from components.catlib.config import DistillConfig, validate
     from components.distill.stage import run
-    from components.kubeflow import publish, stage_process
+    from components.kubeflow import checkpoint, publish, stage_process
 
     with stage_process("distill"):
-        run(
-            validate(DistillConfig, config, where="distill"),
-            teacher=Path(teacher.path),
-            student=Path(student.path),
-            dataset=Path(dataset.path),
-            real_stats=Path(real_stats.path),
-            output=Path(distilled.path),
-            checkpoint=checkpoint or None,
-        )
-        publish(distilled, metrics)
+        section = validate(DistillConfig, config, where="distill")
+        with checkpoint("distill", section, [teacher, student, dataset, real_stats]) as state:
+            run(
+                section,
+                teacher=Path(teacher.path),
+                student=Path(student.path),
+                dataset=Path(dataset.path),
+                real_stats=Path(real_stats.path),
+                output=Path(distilled.path),
+                checkpoint=state,
+            )
+        publish(distilled, metrics=metrics, summary=summary, page=page, tensorboard=mlpipeline_ui_metadata)

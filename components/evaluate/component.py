@@ -15,6 +15,8 @@ def evaluate_student(
     real_stats: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Scores the student and its teacher on held-out images.
 
@@ -22,25 +24,29 @@ def evaluate_student(
         config: The recipe's `evaluate` section.
         code_digest: Digest of the code, part of the cache key.
         student: The trained student.
-        teacher: Its teacher.
+        teacher: Its teacher; the student itself to measure it alone.
         dataset: Packed images.
         real_stats: Statistics of real images.
         evaluation: Metrics with their protocol, and pictures.
         metrics: Headline figures.
+        summary: Figures and settings.
+        page: Samples, and student and teacher side by side.
     """
     from pathlib import Path
 
+    from components.catlib.artifacts import read_manifest
     from components.catlib.config import EvaluateConfig, validate
     from components.evaluate.stage import run
     from components.kubeflow import publish, stage_process
 
     with stage_process("evaluate"):
+        digests = {read_manifest(Path(model.path)).digest() for model in (student, teacher)}
         run(
             validate(EvaluateConfig, config, where="evaluate"),
             student=Path(student.path),
-            teacher=Path(teacher.path),
+            teacher=Path(teacher.path) if len(digests) == 2 else None,
             dataset=Path(dataset.path),
             real_stats=Path(real_stats.path),
             output=Path(evaluation.path),
         )
-        publish(evaluation, metrics)
+        publish(evaluation, metrics=metrics, summary=summary, page=page)

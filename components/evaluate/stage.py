@@ -246,7 +246,8 @@ def _protocol(held_out: HeldOut, latency: Latency) -> dict[str, Any]:
         "direction": held_out.direction,
         "size": list(dataset.crop_size),
         "batch_size": held_out.batch_size,
-        "resize": "originals resized bicubically, antialiased, straight to size (height, width); no crop, no mirroring",
+        "resize": "originals resized straight to size (height, width), pictures bicubically with antialiasing, label "
+        "maps by nearest pixel; no crop, no mirroring",
         "rounding": "generated images are rounded to the nearest of 256 grey values before features are computed",
         "distance": statistics.identity.distance_name,
         "features": statistics.identity.model_dump(),

@@ -13,6 +13,7 @@ def export_student(
     dataset: dsl.Input[dsl.Dataset],
     exported: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Writes the student as an ONNX file and proves that it computes the same images.
 
@@ -23,6 +24,7 @@ def export_student(
         dataset: Packed images to compare on.
         exported: `model.onnx` and what was checked.
         metrics: File size, largest difference, latency.
+        summary: Figures and settings.
     """
     from pathlib import Path
 
@@ -37,4 +39,4 @@ def export_student(
             dataset=Path(dataset.path),
             output=Path(exported.path),
         )
-        publish(exported, metrics)
+        publish(exported, metrics=metrics, summary=summary)

@@ -13,6 +13,8 @@ def prune_teacher(
     teacher: dsl.Input[dsl.Model],
     student: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Cuts the teacher's channels until the generator costs no more than the budget.
 
@@ -23,6 +25,8 @@ def prune_teacher(
         teacher: The trained teacher.
         student: The student's architecture (and weights, when inherited).
         metrics: MACs and parameters of teacher and student.
+        summary: Figures and settings.
+        page: What survived of every layer.
     """
     from pathlib import Path
 
@@ -37,4 +41,4 @@ def prune_teacher(
             budget=budget,
             output=Path(student.path),
         )
-        publish(student, metrics)
+        publish(student, metrics=metrics, summary=summary, page=page)

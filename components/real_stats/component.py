@@ -12,6 +12,7 @@ def measure_real_images(
     dataset: dsl.Input[dsl.Dataset],
     real_stats: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Computes feature statistics of the real images that generated ones are compared with.
 
@@ -21,6 +22,7 @@ def measure_real_images(
         dataset: Packed images.
         real_stats: Mean, covariance and features.
         metrics: Image count and feature dimensions.
+        summary: Figures and settings.
     """
     from pathlib import Path
 
@@ -34,4 +36,4 @@ def measure_real_images(
             dataset=Path(dataset.path),
             output=Path(real_stats.path),
         )
-        publish(real_stats, metrics)
+        publish(real_stats, metrics=metrics, summary=summary)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import RealStatsConfig
+from components.catlib.config import RealStatsConfig, WeightsConfig
 from components.catlib.data.packed import PackedDataset, SplitName
 from components.catlib.data.resizing import resize
 from components.catlib.errors import UserError
@@ -25,7 +26,7 @@ from components.catlib.metrics.features import (
     RandomFeatures,
     read_inception,
 )
-from components.catlib.metrics.frechet import frechet_distance
+from components.catlib.metrics.frechet import Gaussian, frechet_distance
 from components.catlib.metrics.statistics import STATISTICS_FILES, WEIGHTS_FILE, RealStatistics
 from components.catlib.published import load_statistics
 from components.catlib.storage import local_copy
@@ -52,6 +53,7 @@ def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
     """
     inputs = {"dataset": read_manifest(dataset, "dataset")}
     packed = PackedDataset.open(dataset)
+    published = None if config.published is None else _published(config.published)
     network = _network(config)
     roles: dict[str, Role] = {"source_to_target": "target"}
     if packed.pairing == "unpaired":
@@ -61,10 +63,10 @@ def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
             statistics = _statistics(network, packed, role, batch_size=config.batch_size)
             writer.summary[f"{role}_images"] = len(statistics.features)
             writer.summary[f"{role}_protocol"] = statistics.protocol
-            if config.published is not None and role == "target":
-                statistics, distance = _published(statistics, local_copy(config.published.uri), config.published.sha256)
+            if published is not None and role == "target":
+                computed, statistics = statistics, _with_moments(statistics, published)
                 writer.summary["published_protocol"] = statistics.protocol
-                writer.summary["published_distance"] = distance
+                writer.summary["published_distance"] = frechet_distance(statistics.gaussian, computed.gaussian)
             statistics.save(writer.folder / STATISTICS_FILES[direction])
         if config.weights is not None and config.features == "inception":
             shutil.copyfile(local_copy(config.weights.uri), writer.folder / WEIGHTS_FILE)
@@ -117,21 +119,35 @@ def _images(dataset: PackedDataset, split: SplitName, role: Role, batch_size: in
         yield batch
 
 
-def _published(computed: RealStatistics, path: Path, sha256: str | None) -> tuple[RealStatistics, float]:
-    """Puts published mean and covariance in the place of computed ones, and tells how far apart they are.
+@dataclass(frozen=True)
+class PublishedMoments:
+    """Published statistics of the target domain: where from, mean [D] and covariance [D, D]."""
+
+    file: str
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+
+
+def _published(config: WeightsConfig) -> PublishedMoments:
+    """Reads and checks published statistics, before anything slow is done."""
+    path = local_copy(config.uri)
+    mu, sigma = load_statistics(path, sha256=config.sha256)
+    try:
+        Gaussian.from_moments(mu, sigma)
+    except ValueError as error:
+        raise UserError(f"{path} does not hold the statistics of images: {error}.") from error
+    return PublishedMoments(path.name, mu, sigma)
+
+
+def _with_moments(computed: RealStatistics, published: PublishedMoments) -> RealStatistics:
+    """Puts published mean and covariance in the place of computed ones.
 
     The features of the dataset's images stay: KID needs features, which published files do not hold.
     """
-    published = load_statistics(path, sha256=sha256)
-    statistics = dataclasses.replace(
+    return dataclasses.replace(
         computed,
         mu=published.mu,
         sigma=published.sigma,
         count=None,
-        protocol=f"published statistics {path.name} (kernel distances: {computed.protocol})",
+        protocol=f"published statistics {published.file} (kernel distances: {computed.protocol})",
     )
-    try:
-        distance = frechet_distance(statistics.gaussian, computed.gaussian)
-    except ValueError as error:
-        raise UserError(f"{path} does not hold the statistics of images: {error}.") from error
-    return statistics, distance

@@ -11,30 +11,32 @@ from components.kubeflow import DEFAULT_IMAGE
 def write_report(
     config: dict,
     code_digest: str,
-    dataset: dsl.Input[dsl.Dataset],
-    real_stats: dsl.Input[dsl.Artifact],
-    teacher: dsl.Input[dsl.Model],
-    students: dsl.Input[List[dsl.Model]],
-    distilled: dsl.Input[List[dsl.Model]],
     evaluations: dsl.Input[List[dsl.Artifact]],
-    exports: dsl.Input[List[dsl.Model]],
     report: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
     page: dsl.Output[dsl.HTML],
+    dataset: dsl.Input[dsl.Dataset] = None,
+    real_stats: dsl.Input[dsl.Artifact] = None,
+    teacher: dsl.Input[dsl.Model] = None,
+    students: dsl.Input[List[dsl.Model]] = None,
+    distilled: dsl.Input[List[dsl.Model]] = None,
+    exports: dsl.Input[List[dsl.Model]] = None,
 ) -> None:
     """Puts the whole run on one page and its deliverables in one folder.
 
     Args:
         config: What the page is called: the recipe's name and description.
         code_digest: Digest of the code, part of the cache key.
+        evaluations: Metrics and pictures, one per student.
+        report: `report.html`, and per student the ONNX file, weights and metrics.
+        metrics: The smallest student's headline figures.
+        page: The page alone, for the UI.
         dataset: Packed images.
         real_stats: Statistics of real images.
         teacher: The trained teacher.
-        students: The pruned architectures, one per budget.
+        students: The pruned architectures, one per student.
         distilled: The trained students.
-        evaluations: Their metrics and pictures.
         exports: Their ONNX files.
-        report: `report.html`, and per student the ONNX file, weights and metrics.
-        page: The page alone, for the UI.
     """
     import shutil
     from pathlib import Path
@@ -46,14 +48,14 @@ def write_report(
     with stage_process("report"):
         run(
             validate(ReportConfig, config, where="report"),
-            dataset=Path(dataset.path),
-            real_stats=Path(real_stats.path),
-            teacher=Path(teacher.path),
-            students=[Path(item.path) for item in students],
-            distilled=[Path(item.path) for item in distilled],
+            dataset=Path(dataset.path) if dataset else None,
+            real_stats=Path(real_stats.path) if real_stats else None,
+            teacher=Path(teacher.path) if teacher else None,
+            students=[Path(item.path) for item in students or []],
+            distilled=[Path(item.path) for item in distilled or []],
             evaluations=[Path(item.path) for item in evaluations],
-            exports=[Path(item.path) for item in exports],
+            exports=[Path(item.path) for item in exports or []],
             output=Path(report.path),
         )
-        publish(report)
+        publish(report, metrics=metrics)
         shutil.copyfile(Path(report.path) / "report.html", page.path)

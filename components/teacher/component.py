@@ -13,7 +13,9 @@ def train_teacher(
     real_stats: dsl.Input[dsl.Artifact],
     teacher: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    checkpoint: str = "",
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> None:
     """Trains the large generator that is compressed later.
 
@@ -24,20 +26,24 @@ def train_teacher(
         real_stats: Statistics of real images, for scores during training.
         teacher: Generator(s) and discriminator(s).
         metrics: Scores at the end of training.
-        checkpoint: Where training state is kept so that a killed run resumes; empty: nowhere.
+        summary: Figures and settings.
+        page: Curves, and samples as they changed during training.
+        mlpipeline_ui_metadata: Link to TensorBoard.
     """
     from pathlib import Path
 
     from components.catlib.config import TeacherConfig, validate
-    from components.kubeflow import publish, stage_process
+    from components.kubeflow import checkpoint, publish, stage_process
     from components.teacher.stage import run
 
     with stage_process("teacher"):
-        run(
-            validate(TeacherConfig, config, where="teacher"),
-            dataset=Path(dataset.path),
-            real_stats=Path(real_stats.path),
-            output=Path(teacher.path),
-            checkpoint=checkpoint or None,
-        )
-        publish(teacher, metrics)
+        section = validate(TeacherConfig, config, where="teacher")
+        with checkpoint("teacher", section, [dataset, real_stats]) as state:
+            run(
+                section,
+                dataset=Path(dataset.path),
+                real_stats=Path(real_stats.path),
+                output=Path(teacher.path),
+                checkpoint=state,
+            )
+        publish(teacher, metrics=metrics, summary=summary, page=page, tensorboard=mlpipeline_ui_metadata)

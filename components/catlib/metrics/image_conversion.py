@@ -20,16 +20,3 @@ def to_uint8(images: Tensor) -> Tensor:
     """
     assert images.is_floating_point(), f"expected floating point images, got {images.dtype}"
     return ((images.float() + 1.0) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def from_uint8(images: Tensor) -> Tensor:
-    """Converts 8-bit images to float32 in [-1, 1].
-
-    Args:
-        images: Any shape, uint8.
-
-    Returns:
-        The same shape, float32.
-    """
-    assert images.dtype == torch.uint8, f"expected uint8 images, got {images.dtype}"
-    return images.float() / 127.5 - 1.0

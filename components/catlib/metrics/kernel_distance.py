@@ -3,6 +3,8 @@
 On Inception features this is KID (Binkowski et al. 2018, "Demystifying MMD GANs"). Unlike the Fréchet distance its
 expectation does not depend on how many images were used.
 
+Differs: the published implementation draws its subsets without a seed, and fails where they are larger than the data.
+
 Shape suffixes: N and M feature vectors, D features.
 """
 

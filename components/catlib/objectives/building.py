@@ -37,6 +37,7 @@ from components.catlib.objectives.feature_distillation import FeatureAdaptors, c
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
 from components.catlib.published import load_discriminator, load_generator
+from components.catlib.storage import local_copy
 
 TeacherObjective = Pix2PixObjective | CycleGanObjective | SpadeObjective
 
@@ -169,7 +170,7 @@ def _teacher_generator(
     seed: int,
 ) -> Generator:
     if published is not None:
-        network = load_generator(Path(published.uri), like=config, input_size=crop_size, sha256=published.sha256)
+        network = load_generator(local_copy(published.uri), like=config, input_size=crop_size, sha256=published.sha256)
         found = network.architecture.in_channels, network.architecture.out_channels
         if found != channels:
             raise UserError(
@@ -189,7 +190,7 @@ def _teacher_discriminator(
     config: DiscriminatorConfig, published: WeightsConfig | None, *, in_channels: int, seed: int
 ) -> Discriminator:
     if published is not None:
-        network = load_discriminator(Path(published.uri), like=config, sha256=published.sha256)
+        network = load_discriminator(local_copy(published.uri), like=config, sha256=published.sha256)
         _check_judged_channels(network, in_channels, published)
         return network
     network = build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=in_channels))
@@ -213,7 +214,7 @@ def _student(
     if published is not None:
         shared = architecture.model_dump(include=set(GeneratorConfig.model_fields))
         return load_generator(
-            Path(published.uri),
+            local_copy(published.uri),
             like=GeneratorConfig.model_validate(shared),
             input_size=described.input_size,
             sha256=published.sha256,
@@ -253,7 +254,7 @@ def _student_discriminator(
     if published is not None:
         shared = architecture.model_dump(include=set(DiscriminatorConfig.model_fields))
         network = load_discriminator(
-            Path(published.uri), like=DiscriminatorConfig.model_validate(shared), sha256=published.sha256
+            local_copy(published.uri), like=DiscriminatorConfig.model_validate(shared), sha256=published.sha256
         )
         _check_judged_channels(network, architecture.in_channels, published)
         return network

@@ -3,8 +3,6 @@
 Johnson et al. 2016, with the five slices and weights that pix2pixHD and SPADE use.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
@@ -14,6 +12,7 @@ from components.catlib.errors import UserError
 from components.catlib.networks.state_dicts import check_state
 from components.catlib.objectives.precision import at_least_float32
 from components.catlib.published import read_state_dict
+from components.catlib.storage import local_copy
 
 SLICE_ENDS = (2, 7, 12, 21, 30)
 """Layers of VGG19's `features` after relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
@@ -70,7 +69,7 @@ def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) ->
     """Reads VGG19 weights into a perceptual loss.
 
     Args:
-        weights: `vgg_weights` of the recipe, a local file: torchvision's state dict of `vgg19` (its classifier is not
+        weights: `vgg_weights` of the recipe: torchvision's state dict of `vgg19` (its classifier is not
             needed), and its digest.
         device: Where images will be.
 
@@ -79,7 +78,7 @@ def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) ->
     """
     if weights is None:
         raise UserError("The VGG19 loss needs vgg_weights.uri, the path of torchvision's vgg19-dcbb9e9d.pth.")
-    path = Path(weights.uri)
+    path = local_copy(weights.uri)
     state = read_state_dict(path, sha256=weights.sha256)
     with torch.device("meta"):
         layers = make_layers(cfgs["E"], batch_norm=False)

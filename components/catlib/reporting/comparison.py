@@ -151,6 +151,11 @@ class Comparison:
         """The student with the fewest MACs."""
         return self.students[-1]
 
+    @property
+    def most_macs(self) -> int:
+        """MACs of the largest generator."""
+        return max(contender.macs for contender in self.contenders)
+
     def score(self, contender: Contender, metric: Metric) -> Score | None:
         """Returns a score that may stand beside the others; None when there is none or it must not."""
         return None if (contender.name, metric.key) in self.withheld else contender.score(metric)

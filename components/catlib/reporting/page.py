@@ -9,6 +9,7 @@ import jinja2
 from components.catlib.config import ReportConfig
 from components.catlib.reporting import curves, origins, pictures, results, survivors
 from components.catlib.reporting.comparison import Comparison
+from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import Lineage
 
 FOLDER = Path(__file__).parent
@@ -56,6 +57,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["quantity"] = quantity
     template = environment.get_template("report.html")
     text = template.render(**content, source=lambda picture: "")
     sources = album.encode(LARGEST_PAGE - len(text.encode()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,8 @@ def _survivors(lineage: Lineage, student: Contender, pruned: Artifact) -> Surviv
     layers: list[KeptChannels] = []
     branches: dict[str, dict[str, KeptChannels]] = {}
     for layer in described["layers"]:
-        name = identities.get(layer["name"], layer["name"])
+        own_name: str = layer["name"]
+        name = identities.get(own_name, own_name)
         counts = layer["teacher_channels"], layer["student_channels"]
         if layer["group"] in ("branch", "spade_branch"):
             block, column = _place(name, of_spade_norm=layer["group"] == "spade_branch")
@@ -77,12 +79,12 @@ def _survivors(lineage: Lineage, student: Contender, pruned: Artifact) -> Surviv
 
 
 def _place(identity: str, *, of_spade_norm: bool) -> tuple[str, str]:
-    """Returns the block and the kind of a branch: "features.0.res_3x3" is "conv 3×3" of "block 0"."""
-    block, _, branch = identity.rpartition(".")
-    kind, _, kernel = branch.partition("_")
-    column = f"{ {'res': 'conv', 'dw': 'depthwise'}.get(kind, kind) } {kernel.replace('x', '×')}".strip()
-    block = block.removesuffix(".spade").replace("features.", "block ")
-    return block, f"SPADE {column}" if of_spade_norm else column
+    """Returns the block and the kind of a branch: "features.0.res_3x3" is the "conv 3×3" of "block 0"."""
+    match = re.match(r"(?P<block>.+?)(\.spade)?\.(?P<kind>res|dw)_(?P<which>\d+x\d+|ops\.\d+)", identity)
+    assert match is not None, f"{identity} is not a branch"
+    kind = {"res": "conv", "dw": "depthwise"}[match["kind"]]
+    which = match["which"].replace("x", "×").replace("ops.", "branch ")
+    return match["block"].replace("features.", "block "), f"{'SPADE ' if of_spade_norm else ''}{kind} {which}"
 
 
 def _identities(lineage: Lineage, pruned: Artifact) -> dict[str, str]:

@@ -116,11 +116,11 @@ def test_a_resumed_distillation_is_the_uninterrupted_one(
     batch = TrainingBatches.batch
 
     def dying(self: TrainingBatches, step: int) -> Any:
-        if step == 7:
+        if step == 5:
             raise Kill
         return batch(self, step)
 
-    settings = settings | {"evaluations": 4}
+    settings = settings | {"epochs": 1, "decay_epochs": 1}
     whole = paired.distill(tmp_path / "whole", **settings)
     with monkeypatch.context() as patched, pytest.raises(Kill):
         patched.setattr(TrainingBatches, "batch", dying)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from components.catlib import artifacts
-from components.catlib.config import EvaluateConfig, GeneratorConfig, RealStatsConfig
+from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig
 from components.catlib.errors import UserError
 from components.catlib.macs import paper_macs, parameters, true_macs
 from components.catlib.metrics.scoring import score_generator
@@ -23,7 +23,12 @@ from tests.components.catlib.data.image_folders import noise, pack_folder, write
 
 SIDE = 16
 CONFIG = EvaluateConfig(batch_size=2, num_samples=3, latency_repeats=2)
-SPADE = {"family": "inception_spade", "spade_hidden_channels": 12, "num_upsampling_layers": "normal"}
+SPADE = {
+    "family": "inception_spade",
+    "spade_hidden_channels": 12,
+    "num_upsampling_layers": "normal",
+    "norm": NormConfig(kind="batch", track_running_stats=True),
+}
 
 
 class Run:

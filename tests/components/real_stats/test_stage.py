@@ -69,7 +69,7 @@ def test_one_image_is_too_few_and_leaves_nothing_behind(tmp_path: Path):
     assert not (tmp_path / "stats").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------- inception
+# ------------------------------------------------------------------------------------------------------------ inception
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> WeightsConfig:
 
 
 def test_the_weights_of_the_feature_network_travel_with_the_statistics(tmp_path: Path, weights: WeightsConfig):
-    packed = dataset(tmp_path, "parallel", test=3)
+    packed = dataset(tmp_path, "parallel", test=2)
     config = RealStatsConfig(features="inception", weights=weights)
     run(config, dataset=packed.folder, output=tmp_path / "stats")
     statistics = read_statistics(tmp_path / "stats", "source_to_target")

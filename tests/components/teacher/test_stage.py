@@ -133,10 +133,10 @@ def test_a_resumed_teacher_is_the_uninterrupted_one(
 ):
     """CycleGAN's image pools (3 images) are full by then; SPADE has power iterations and two learning rates."""
     folder = request.getfixturevalue(data)
-    config = teacher_config(family, evaluations=4)
+    config = teacher_config(family, epochs=1, decay_epochs=1)
     whole = make_teacher(folder, tmp_path / "whole", config)
     with monkeypatch.context() as patched, pytest.raises(_Kill):
-        _raise_after(patched, 7)
+        _raise_after(patched, 5)
         make_teacher(folder, tmp_path / "killed", config, tmp_path / "checkpoint")
     assert not (tmp_path / "killed").exists()
     assert not list(tmp_path.glob("*.partial"))

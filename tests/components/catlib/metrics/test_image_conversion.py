@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from components.catlib.metrics.image_conversion import from_uint8, to_uint8
+from components.catlib.metrics.image_conversion import to_uint8
 
 
 def test_every_grey_value_survives_a_round_trip():
     greys = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(from_uint8(greys)), greys)
+    assert torch.equal(to_uint8(greys / 127.5 - 1), greys)
 
 
 def test_the_nearest_grey_value_is_taken_and_the_rest_clipped():
@@ -25,5 +25,3 @@ def test_the_input_is_left_alone_and_half_precision_is_taken():
 def test_the_wrong_kind_of_numbers_is_refused():
     with pytest.raises(AssertionError, match="floating point"):
         to_uint8(torch.zeros(1, dtype=torch.uint8))
-    with pytest.raises(AssertionError, match="uint8"):
-        from_uint8(torch.zeros(1))

@@ -9,7 +9,6 @@ from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import RandomFeatures
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
-from components.catlib.metrics.image_conversion import from_uint8
 from components.catlib.metrics.kernel_distance import kernel_distance
 from components.catlib.metrics.scoring import score_generator, score_images, summarise
 from components.catlib.metrics.statistics import RealStatistics
@@ -89,10 +88,6 @@ def test_every_image_counts_whatever_the_batch_size(paired: PackedDataset, batch
 
 def test_a_limit_takes_the_first_images(paired: PackedDataset):
     statistics = statistics_of(paired.split("test").target)
-    targets = from_uint8(torch.from_numpy(paired.split("test").target[:2].copy())).permute(0, 3, 1, 2)
-    expected = (0.3 + targets - targets).abs().mean().item()
-    scores = score_generator(Negative(0.3), paired, statistics, limit=2, batch_size=2)
-    assert scores["l1"] == pytest.approx(expected, rel=1e-5)
     features = RandomFeatures()(torch.from_numpy(paired.split("test").target[:2].copy()).permute(0, 3, 1, 2))
     perfect = score_generator(Negative(), paired, statistics, limit=2)
     assert perfect["frechet_random_features"] == pytest.approx(

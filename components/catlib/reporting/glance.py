@@ -1,0 +1,175 @@
+"""One artifact at a glance, for the interface of Kubeflow: a few lines of Markdown, and a page of charts and pictures.
+
+The page stands alone as the report does: it needs no network, no script and no other file, and is small enough to be
+shown inside Kubeflow's interface.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from components.catlib.artifacts import read_manifest
+from components.catlib.config import ReportConfig
+from components.catlib.data.packed import PackedDataset
+from components.catlib.pictures import label_colours
+from components.catlib.reporting import page
+from components.catlib.reporting.charts import Curve, curves_chart
+from components.catlib.reporting.comparison import compare_generators
+from components.catlib.reporting.formatting import as_text, as_yaml, quantity, short_number, words
+from components.catlib.reporting.lineage import Artifact, trace
+from components.catlib.reporting.pictures import Pictures
+
+TITLES = {
+    "dataset": "Dataset",
+    "real_stats": "Statistics of real images",
+    "teacher": "Teacher",
+    "prune": "Student's architecture",
+    "distill": "Student",
+    "evaluate": "Evaluation",
+    "export": "ONNX file",
+    "report": "Report",
+}
+
+MOST_PAIRS = 6
+"""Pairs of training images that are shown of a dataset."""
+
+MOST_STEPS = 6
+"""Stages of a training from which samples are shown."""
+
+
+@dataclass
+class Content:
+    """What a page shows, in this order.
+
+    Attributes:
+        title: Heading.
+        facts: Name and value.
+        charts: Title and SVG.
+        kept: Of every layer that was pruned: its name, the teacher's channels and the student's.
+        pictures: Caption, and number in the album.
+        album: The pictures.
+    """
+
+    title: str
+    facts: list[tuple[str, str]]
+    charts: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[tuple[str, int, int]] = field(default_factory=list)
+    pictures: list[tuple[str, int]] = field(default_factory=list)
+    album: Pictures = field(default_factory=Pictures)
+
+
+def markdown(folder: Path) -> str:
+    """Describes an artifact: its headline figures, and the settings that it was made with.
+
+    Args:
+        folder: An artifact folder.
+    """
+    manifest = read_manifest(folder)
+    lines = [f"# {TITLES[manifest.kind]}", "", *(f"- {name}: **{value}**" for name, value in _figures(folder))]
+    return "\n".join([*lines, "", "## Settings", "", "```yaml", as_yaml(manifest.config).rstrip(), "```", ""])
+
+
+def html(folder: Path) -> str:
+    """Draws an artifact.
+
+    Args:
+        folder: An artifact folder.
+
+    Returns:
+        A page of at most [LARGEST_PAGE][components.catlib.reporting.page.LARGEST_PAGE] bytes.
+    """
+    kind = read_manifest(folder).kind
+    if kind == "evaluate":
+        lineage = trace(evaluations=[folder])
+        title = ReportConfig(name=TITLES[kind], description="Student and teacher on held-out images.")
+        return page.render(title, lineage, compare_generators(lineage))
+    content = Content(TITLES[kind], _figures(folder))
+    if kind in _FILL:
+        _FILL[kind](folder, content)
+    return _render(content)
+
+
+def _figures(folder: Path) -> list[tuple[str, str]]:
+    metrics = read_manifest(folder).summary.get("metrics", {})
+    return [
+        (words(name), quantity(value) if isinstance(value, int) or value >= 1e6 else short_number(value))
+        for name, value in metrics.items()
+    ]
+
+
+def _fill_dataset(folder: Path, content: Content) -> None:
+    dataset = PackedDataset.open(folder)
+    summary = read_manifest(folder).summary
+    content.facts += [(words(name), as_text(summary[name])) for name in ("pairing", "crop_size", "provenance")]
+    split = dataset.split("train")
+    for role, images in (("source", split.source), ("target", split.target)):
+        for index in np.linspace(0, len(images) - 1, min(MOST_PAIRS, len(images))).round().astype(int):
+            image = np.asarray(images[index])
+            if image.ndim == 2:
+                assert dataset.num_labels is not None
+                colours = np.concatenate([label_colours(dataset.num_labels), np.zeros((256, 3), np.uint8)])
+                image = colours[image]
+            content.pictures.append((f"{role} {index}", content.album.add(Image.fromarray(image))))
+
+
+def _fill_training(folder: Path, content: Content) -> None:
+    """Draws every loss and score of the log, and shows samples as they changed."""
+    artifact = Artifact.read(folder, "teacher|distill")
+    log = folder / "log.jsonl"
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for record in records:
+        for name, value in {**record.get("scores", {}), **record.get("losses", {})}.items():
+            steps, values = series.setdefault(name, ([], []))
+            steps.append(record["step"])
+            values.append(value)
+    for name, (steps, values) in series.items():
+        ends = f"{words(name)} by step, from {short_number(values[0])} to {short_number(values[-1])}."
+        curve = Curve("teacher" if artifact.manifest.kind == "teacher" else "student-0", steps, values)
+        content.charts.append((words(name), curves_chart([curve], x_label="step", description=ends)))
+    strips = sorted(name for name in artifact.manifest.files if re.fullmatch(r"samples_\d+\.webp", name))
+    rows = " / ".join(words(row) for row in artifact.manifest.summary.get("sample_rows", []))
+    for index in np.unique(np.linspace(0, len(strips) - 1, min(MOST_STEPS, len(strips))).round().astype(int)):
+        step = int(re.sub(r"\D", "", strips[index]))
+        picture = content.album.add(Image.open(folder / strips[index]))
+        content.pictures.append((f"step {step}: {rows}", picture))
+
+
+def _fill_pruning(folder: Path, content: Content) -> None:
+    layers = Artifact.read(folder, "prune").read_json("pruning.json")["layers"]
+    content.kept = [
+        (layer["name"], layer["teacher_channels"], layer["student_channels"])
+        for layer in layers
+        if layer["group"] is not None
+    ]
+
+
+_FILL: dict[str, Callable[[Path, Content], None]] = {
+    "dataset": _fill_dataset,
+    "teacher": _fill_training,
+    "prune": _fill_pruning,
+    "distill": _fill_training,
+}
+
+
+def _render(content: Content) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(page.FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (page.FOLDER / "report.css").read_text(encoding="utf-8")
+    template = environment.get_template("glance.html")
+    text = template.render(content=content, style=style, sources=[""] * len(content.pictures))
+    sources = content.album.encode(page.LARGEST_PAGE - len(text.encode()))
+    return template.render(content=content, style=style, sources=sources)

@@ -1,0 +1,1 @@
+"""The fetch stage: an artifact of an earlier run."""

@@ -1,0 +1,121 @@
+"""The report stage: a run on one page, and what it made for others in one folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.catlib.artifacts import writing
+from components.catlib.config import ReportConfig
+from components.catlib.reporting.comparison import Comparison, Contender, budget_of, compare_generators
+from components.catlib.reporting.lineage import Artifact, Lineage, trace
+from components.catlib.reporting.page import render
+
+logger = logging.getLogger(__name__)
+
+PAGE = "report.html"
+DELIVERED = {
+    "evaluate": ("metrics.json",),
+    "export": ("model.onnx", "export.json"),
+    "distill": ("architecture.json", "generator_*.safetensors"),
+}
+"""Files of a student that are handed on, by the kind of artifact that they lie in."""
+
+
+def run(
+    config: ReportConfig,
+    *,
+    evaluations: Sequence[Path],
+    output: Path,
+    dataset: Path | None = None,
+    real_stats: Path | None = None,
+    teacher: Path | None = None,
+    students: Sequence[Path] = (),
+    distilled: Sequence[Path] = (),
+    exports: Sequence[Path] = (),
+) -> None:
+    """Writes the page and collects every student's deliverables.
+
+    The artifacts may come in any order; they are put together by the digests in their manifests. Sections of the page
+    whose artifacts were not given are left out.
+
+    Args:
+        config: What the page is called.
+        evaluations: Evaluate artifacts, at least one.
+        output: Where the artifact goes: `report.html` and `students/<budget>/` with metrics, ONNX file and weights.
+        dataset: The dataset artifact.
+        real_stats: The real_stats artifact.
+        teacher: The teacher artifact.
+        students: Prune artifacts.
+        distilled: Distill artifacts.
+        exports: Export artifacts.
+
+    Raises:
+        UserError: A folder is not the artifact it should be, or artifacts do not belong together.
+    """
+    lineage = trace(
+        evaluations=evaluations,
+        dataset=dataset,
+        real_stats=real_stats,
+        teacher=teacher,
+        students=students,
+        distilled=distilled,
+        exports=exports,
+    )
+    comparison = compare_generators(lineage)
+    folders = _folders(comparison.students)
+    page = render(config, lineage, comparison)
+    inputs = {name: artifact.manifest for name, artifact in _named(lineage, comparison, folders).items()}
+    with writing(output, kind="report", config=config, inputs=inputs) as writer:
+        (writer.folder / PAGE).write_text(page, encoding="utf-8")
+        for student, name in zip(comparison.students, folders, strict=True):
+            _deliver(student, writer.folder / "students" / name)
+        writer.summary["students"] = dict(zip(folders, (student.name for student in comparison.students), strict=True))
+        writer.summary["metrics"] = _metrics(comparison, page)
+    logger.info("%s: %d students, %.2f MB", PAGE, len(comparison.students), len(page.encode()) / 1e6)
+
+
+def _folders(students: Sequence[Contender]) -> list[str]:
+    """Returns a folder name per student: its budget where that is known and its own, else its number."""
+    budgets = [re.sub(r"[^\w.+-]", "_", budget_of(student.pruned) or "") for student in students]
+    return [budget if budget and budgets.count(budget) == 1 else f"student-{i + 1}" for i, budget in enumerate(budgets)]
+
+
+def _named(lineage: Lineage, comparison: Comparison, folders: Sequence[str]) -> dict[str, Artifact]:
+    """Names all artifacts: "dataset", "teacher", …, and "prune 0.1x" for those of a student."""
+    shared = {"dataset": lineage.dataset, "real_stats": lineage.real_stats, "teacher": lineage.teacher}
+    named = {name: artifact for name, artifact in shared.items() if artifact}
+    for student, folder in zip(comparison.students, folders, strict=True):
+        for artifact in (student.pruned, student.trained, student.evaluation, student.exported):
+            if artifact and artifact not in shared.values():
+                named[f"{artifact.manifest.kind} {folder}"] = artifact
+    return named
+
+
+def _deliver(student: Contender, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for artifact in (student.evaluation, student.exported, student.trained):
+        if artifact is not None:
+            for pattern in DELIVERED.get(artifact.manifest.kind, ()):
+                for file in sorted(artifact.folder.glob(pattern)):
+                    shutil.copyfile(file, folder / file.name)
+
+
+def _metrics(comparison: Comparison, page: str) -> dict[str, float]:
+    """Returns the headline of the smallest student."""
+    student = comparison.smallest
+    metrics: dict[str, float] = {
+        "students": len(comparison.students),
+        "student_macs": student.macs,
+        "page_bytes": len(page.encode()),
+    }
+    if comparison.teacher is not None:
+        metrics["macs_ratio"] = comparison.teacher.macs / student.macs
+    for metric in comparison.metrics:
+        score = comparison.score(student, metric)
+        if score is not None:
+            metrics[metric.key] = score.value
+    return metrics

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Runs a recipe in containers and prints the report's address; `make compose-run` calls it. The object store is running.
+# Exits with the exit code of the stage that failed. Run again, it goes on with the first stage that is not complete.
+set -u
+run() { $COMPOSE run --rm --no-TTY "$@"; }
+
+run report
+code=$?
+if [ $code -ne 0 ]; then
+    for stage in bucket dataset real-stats teacher prune distill evaluate export; do
+        failed=$($COMPOSE ps --all --format '{{.ExitCode}}' $stage)
+        if [ "${failed:-0}" -ne 0 ]; then
+            echo "Stage $stage failed with exit code $failed:" >&2
+            $COMPOSE logs --no-log-prefix --tail 20 $stage >&2
+            exit "$failed"
+        fi
+    done
+    exit $code
+fi
+echo "Report: s3://cat/$RECIPE/report/report.html, for a browser on this machine, for 7 days:"
+run --no-deps --env S3_ENDPOINT="http://localhost:${STORE_PORT:-9000}" bucket link "s3://cat/$RECIPE/report/report.html"

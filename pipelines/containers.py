@@ -1,0 +1,89 @@
+"""Runs the pipeline's tasks in containers on this machine, with Kubeflow's Docker runner."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.catlib.config import Recipe, named_files
+from components.catlib.errors import UserError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from kfp.local import DockerRunner
+
+RUN_LABEL = "cat-pipeline.run"
+
+
+@contextlib.contextmanager
+def docker_engine() -> Iterator[DockerClient]:
+    """Connects to the Docker engine of this machine, or the one that DOCKER_HOST names.
+
+    Raises:
+        UserError: The package `docker` is not installed, or no engine answers.
+    """
+    try:
+        import docker
+    except ImportError as error:
+        raise UserError("The Docker runner needs the Python package docker: pip install docker.") from error
+    try:
+        client = docker.from_env()
+    except docker.errors.DockerException as error:
+        raise UserError(f"No Docker engine answers ({error}); start one or run without --runner docker.") from error
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def image_code_digest(image: str) -> str:
+    """Asks an image for the digest of its code, on which the reuse of earlier results depends.
+
+    Raises:
+        UserError: There is no such image on this machine, or it is not one of ours.
+    """
+    program = "from components.catlib.artifacts import code_digest; print(code_digest())"
+    with docker_engine() as client:
+        from docker.errors import ContainerError, ImageNotFound
+
+        try:
+            client.images.get(image)
+            answer = client.containers.run(image, ["python", "-c", program], entrypoint=[], remove=True)
+        except ImageNotFound as error:
+            raise UserError(f"There is no image {image} on this machine; make it with `make docker-image`.") from error
+        except ContainerError as error:
+            raise UserError(f"The image {image} does not hold the stages; make it with `make docker-image`.") from error
+    return answer.decode().strip()
+
+
+def docker_runner(recipe: Recipe, *, run: str) -> DockerRunner:
+    """Returns the runner for one run: containers without any privilege, which write as the user who started the run.
+
+    Args:
+        recipe: Files and folders of this machine that it names can be read in the containers.
+        run: Name of the run, by which [stop_containers][] finds its containers.
+    """
+    from docker.types import Mount
+    from kfp import local
+
+    paths = {Path(name).resolve() for name in named_files(recipe.model_dump(mode="json")) if Path(name).exists()}
+    return local.DockerRunner(
+        user=f"{os.getuid()}:{os.getgid()}",
+        entrypoint=[],  # Kubeflow brings the whole command
+        labels={RUN_LABEL: run},
+        mounts=[Mount(str(path), str(path), type="bind", read_only=True) for path in sorted(paths)],
+        read_only=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        init=True,
+    )
+
+
+def stop_containers(run: str) -> None:
+    """Stops what is left of a run's containers."""
+    with docker_engine() as client:
+        for container in client.containers.list(filters={"label": f"{RUN_LABEL}={run}"}):
+            container.stop()

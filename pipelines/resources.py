@@ -1,0 +1,131 @@
+"""What every stage gets on a cluster: image, cores, memory, accelerators, retries, time limits, secrets.
+
+The recipe's `resources` section decides. [PROFILES][] says what a stage gets under each profile, and the section's
+`stages` changes it. Local runs use nothing of this.
+"""
+
+from __future__ import annotations
+
+from kfp import kubernetes
+from kfp.dsl import PipelineConfig, PipelineTask
+
+from components.catlib.config import ResourcesConfig, StageName, StageResources
+from components.kubeflow import CHECKPOINTS_VARIABLE
+
+TRAININGS: tuple[StageName, ...] = ("teacher", "distill")
+"""Stages that take days, survive a kill, and talk between processes through /dev/shm."""
+
+_SMALL = StageResources(cpu="1", memory="4Gi", gpus=0, hours=6, retries=2)
+_DATA = StageResources(cpu="4", memory="16Gi", gpus=0, hours=24, retries=2)
+_EVALUATION = StageResources(cpu="4", memory="16Gi", gpus=1, hours=24, retries=2)
+_TRAINING = StageResources(cpu="8", memory="32Gi", gpus=1, hours=240, retries=5)
+
+_GPU: dict[StageName, StageResources] = {
+    "dataset": _DATA,
+    "real_stats": _EVALUATION,
+    "teacher": _TRAINING,
+    "prune": _SMALL,
+    "distill": _TRAINING,
+    "evaluate": _EVALUATION,
+    "export": _DATA,
+    "report": _SMALL,
+}
+
+PROFILES: dict[str, dict[StageName, StageResources]] = {
+    "cpu": {
+        stage: StageResources(cpu="1", memory="4Gi", gpus=0, hours=24, retries=5 if stage in TRAININGS else 2)
+        for stage in _GPU
+    },
+    "gpu": _GPU,
+    "multi-gpu": _GPU
+    | {stage: StageResources(cpu="32", memory="128Gi", gpus=4, hours=240, retries=5) for stage in TRAININGS},
+}
+
+RETRY_PAUSE_SECONDS = 60
+"""Before the first retry; each later one waits twice as long."""
+
+STORE_VARIABLES = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+def stage_resources(resources: ResourcesConfig, stage: StageName) -> StageResources:
+    """Returns what a stage gets: its profile's values, changed by the section's."""
+    profile = PROFILES[resources.profile][stage]
+    changes = resources.stages.get(stage, StageResources())
+    return profile.model_copy(update=changes.model_dump(exclude_none=True))
+
+
+def pipeline_config(resources: ResourcesConfig | None) -> PipelineConfig:
+    """Returns the limits of a whole run: when it is ended, and when its pods are removed."""
+    if resources is None:
+        return PipelineConfig()
+    return PipelineConfig(
+        ttl_seconds_after_finished=round(resources.days_kept * 86400),
+        active_deadline_seconds=round(resources.days_limit * 86400),
+    )
+
+
+class Placement:
+    """Gives tasks their image and, on a cluster, what they need there."""
+
+    def __init__(self, image: str, resources: ResourcesConfig | None = None) -> None:
+        """Remembers where tasks go.
+
+        Args:
+            image: Of every task.
+            resources: The recipe's section; None for local runs, where tasks get what is there.
+        """
+        self.image = image
+        self.resources = resources
+
+    @property
+    def parallel_students(self) -> int:
+        """How many students are made at a time, 0 meaning all; one on this machine, whose cores they would share."""
+        return 1 if self.resources is None else self.resources.parallel_students
+
+    def place(self, stage: StageName, task: PipelineTask) -> PipelineTask:
+        """Places a task of a stage and returns it."""
+        task.set_container_image(self.image)
+        if self.resources is not None:
+            _place_on_cluster(task, stage, self.resources)
+        return task
+
+
+def _place_on_cluster(task: PipelineTask, stage: StageName, resources: ResourcesConfig) -> None:
+    given = stage_resources(resources, stage)
+    assert given.cpu and given.memory and given.hours and given.gpus is not None and given.retries is not None
+    # No CPU limit: a limit throttles while other cores idle. Memory is limited to what is reserved, so that a stage
+    # that needs more ends itself and not its neighbours.
+    task.set_cpu_request(given.cpu)
+    task.set_memory_request(given.memory)
+    task.set_memory_limit(given.memory)
+    seconds = round(given.hours * 3600)
+    kubernetes.set_timeout(task, seconds)
+    if given.retries:
+        task.set_retry(
+            given.retries,
+            backoff_duration=f"{RETRY_PAUSE_SECONDS}s",
+            backoff_factor=2,
+            # The longest time between the first start and the last retry. Kubeflow's default is one hour, after which
+            # a stage that takes days would never be tried again.
+            backoff_max_duration=f"{seconds * (given.retries + 1)}s",
+        )
+    # The image runs as a numbered user; saying so is what the restricted pod security standard asks for.
+    kubernetes.set_security_context(task, run_as_non_root=True)
+    if given.gpus:
+        task.set_accelerator_type(resources.accelerator)
+        task.set_accelerator_limit(given.gpus)
+        for label, value in resources.node_selector.items():
+            kubernetes.add_node_selector(task, label, value)
+        for toleration in resources.tolerations:
+            kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
+    if stage in TRAININGS:
+        # A pod's /dev/shm has 64 MiB, too little for what processes of one training exchange there.
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="2Gi")
+        if resources.checkpoints:
+            task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
+    if resources.store_secret:
+        kubernetes.use_secret_as_env(task, resources.store_secret, {name: name for name in STORE_VARIABLES})
+    if stage == "report":
+        # The report is where a run's results are fetched from: it must lie below the run's own folder, also when
+        # everything else came from the cache.
+        task.set_caching_options(enable_caching=False)

@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run test check format compile lock clean \
-	docker-image docker-base docker-store docker-lint test-docker compose-up compose-smoke compose-run compose-down
+	docker-image docker-base docker-store test-docker compose-up compose-smoke compose-run compose-down
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -54,6 +54,7 @@ check: $(READY) ## Run the linters, the type checker and the rule of imports
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile docker/store.Dockerfile
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff format .
@@ -84,9 +85,6 @@ docker-store: ## Build an image of the SeaweedFS object store, where no registry
 	$(PYTHON) docker/host_settings.py build/docker
 	$(BUILD) --file docker/store.Dockerfile --tag cat-store:4.48 .
 
-docker-lint: $(READY) ## Check the Dockerfiles
-	$(BIN)/hadolint docker/Dockerfile docker/store.Dockerfile
-
 test-docker: $(READY) ## Build the image and run the pipeline on a real Docker engine
 	$(BIN)/python -m pytest -m docker tests/docker
 
@@ -95,16 +93,17 @@ docker/compose.env:
 		$$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n') $$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n') > $@
 
 compose-up: docker/compose.env ## Start the object store in a container: STORE=minio|seaweedfs
-	$(CAT_COMPOSE) up --detach --wait store
+	@$(CAT_COMPOSE) up --detach --wait store
 
 compose-smoke: docker-image compose-run ## Build the image and run the smoke recipe in containers
 compose-smoke: RECIPE = smoke
 
 compose-run: compose-up ## Run a recipe in containers and print the report's address: make compose-run RECIPE=demo
-	RECIPE=$(RECIPE) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
+	@RECIPE=$(RECIPE) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
 
 compose-down: docker/compose.env ## Stop the containers; ERASE=1 deletes the store's content as well
-	$(CAT_COMPOSE) down --remove-orphans $(if $(ERASE),--volumes)
+	@$(CAT_COMPOSE) rm --force --stop --volumes
+	@$(CAT_COMPOSE) down --remove-orphans $(if $(ERASE),--volumes)
 
 lock: ## Write requirements.lock anew from the newest releases that pyproject.toml admits
 	$(PYTHON) -m venv build/lock

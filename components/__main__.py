@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def _report() -> Callable[..., None]:
 _DATASET = Input("dataset", "dataset", "packed images, from the dataset stage")
 _REAL_STATS = Input("real_stats", "real_stats", "statistics of real images, from the real-stats stage")
 _TEACHER = Input("teacher", "teacher", "trained teacher, from the teacher stage")
-_CHECKPOINT = ("checkpoint", "folder for training state; a killed run that finds it there goes on")
+_CHECKPOINT = ("checkpoint", "folder or s3://… for training state; a killed run that finds it there goes on")
 
 STAGES: dict[str, Stage] = {
     "dataset": Stage(
@@ -228,7 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was published; the same command starts over", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(json.dumps(details) if options.json else answer)
+    if answer:
+        print(json.dumps(details) if options.json else answer)
     return 0
 
 
@@ -249,7 +251,7 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------------------- stages
 
 
-def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool]:
+def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool] | None:
     """Runs a stage between folders or an object store, unless its output is there already.
 
     Args:
@@ -257,7 +259,8 @@ def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool
         options: Parsed command line.
 
     Returns:
-        The manifest of the output, and whether it was there already.
+        The manifest of the output, and whether it was there already; None in all but the first of the processes that
+        `torchrun` starts, which alone writes.
 
     Raises:
         UserError: The recipe, an input, an option or the object store is not right.
@@ -291,6 +294,8 @@ def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool
         remote = storage.is_remote(options.output)
         output = Path(scratch) / "output" if remote else Path(options.output)
         stage.load()(config, output=output, **inputs, **further)
+        if os.environ.get("RANK", "0") != "0":
+            return None
         stamp(output, request)
         if remote:
             store.publish(output, options.output)
@@ -347,8 +352,11 @@ def _request_digest(
 
 
 def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Runs a stage; like every command, returns the line to print and the same as JSON values."""
-    manifest, reused = run_stage(stage, options)
+    """Runs a stage; like every command, returns the line to print, if any, and the same as JSON values."""
+    outcome = run_stage(stage, options)
+    if outcome is None:
+        return "", {}
+    manifest, reused = outcome
     metrics = manifest.summary.get("metrics", {})
     return options.output, {"output": options.output, "metrics": metrics, "reused": reused}
 

@@ -4,6 +4,10 @@
 set -u
 run() { $COMPOSE run --rm --no-TTY "$@"; }
 
+# What the stages say while `run` waits for them; it shows nothing but their names.
+$COMPOSE logs --follow --since 0s --no-color &
+trap 'kill $! 2>/dev/null' EXIT
+
 run report
 code=$?
 if [ $code -ne 0 ]; then

@@ -1,4 +1,4 @@
-"""Command line of the pipeline: `python -m pipelines run | compile | recipes`."""
+"""Command line of the pipelines: run them here, or submit them to a cluster, watch them and fetch what they made."""
 
 from __future__ import annotations
 
@@ -6,18 +6,33 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from components.catlib.config import load_recipe, recipe_names
 from components.catlib.errors import Interrupted, UserError
 from components.kubeflow import DEFAULT_IMAGE, EXIT_INTERRUPTED, EXIT_USER_ERROR
+from pipelines import api
+from pipelines.failure import RunFailed
+
+if TYPE_CHECKING:
+    from pipelines.cluster import Connection, Run
+
+PIPELINES = {
+    "compress": "teacher once, then a student per budget (default)",
+    "distill-only": "students of an earlier teacher: --argument teacher=ADDRESS",
+    "evaluate-only": "scores of earlier models: --argument students=[ADDRESS, …] [--argument teacher=ADDRESS]",
+    "sweep": "a student per budget and weight of the distillation loss: --argument lambdas_distill=[0, 1]",
+}
+
+ETCD_BYTES = 1_500_000
+"""What Kubernetes stores of one object at most."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted, 1 anything else."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    from pipelines.local import StageFailed
-
+    options = _parser().parse_args(arguments)
     try:
         answer = options.command(options)
     except UserError as error:
@@ -26,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except StageFailed as failure:
+    except RunFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
     if options.json:
@@ -34,22 +49,79 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> dict[str, object]:
-    from pipelines.local import run_locally
+# ------------------------------------------------------------------------------------------------------------- recipes
 
-    recipe = load_recipe(options.recipe, options.set, options.budget)
-    output = options.output or options.workspace / recipe.name
-    result = run_locally(
-        recipe,
-        output=output.resolve(),
-        workspace=options.workspace.resolve(),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-        image=options.image if options.runner == "docker" else None,
+
+def _recipes(options: argparse.Namespace) -> dict[str, object]:
+    listing = {name: load_recipe(name).description for name in recipe_names()}
+    if not options.json:
+        width = max(map(len, listing), default=0)
+        for name, description in listing.items():
+            print(f"{name:{width}}  {description}")
+    return {"recipes": listing}
+
+
+def _validate(options: argparse.Namespace) -> dict[str, object]:
+    compiled = api.compile_recipe(options.recipe, **_choices(options))
+    compiled.check_arguments(_arguments(options))
+    size = len(compiled.text.encode())
+    if not options.json:
+        share = 100 * size / ETCD_BYTES
+        print(f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of what a cluster stores")
+    return {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
+
+
+def _compile(options: argparse.Namespace) -> dict[str, object]:
+    if options.output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--output {options.output} must end in .yaml.")
+    compiled = api.compile_recipe(options.recipe, **_choices(options))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(compiled.text, encoding="utf-8")
+    if not options.json:
+        print(options.output)
+    return {"output": str(options.output)}
+
+
+def _choices(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "pipeline": options.pipeline,
+        "overrides": options.set or (),
+        "budgets": options.budget,
+        "image": options.image,
+    }
+
+
+def _arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Reads NAME=VALUE texts; VALUE is YAML."""
+    arguments = {}
+    for text in options.argument or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--argument {text!r} is not of the form NAME=VALUE, for example teacher=s3://bucket/run.")
+        try:
+            arguments[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--argument {text!r}: the value is not YAML.") from error
+    return arguments
+
+
+# ---------------------------------------------------------------------------------------------------------------- here
+
+
+def _run(options: argparse.Namespace) -> dict[str, object]:
+    choices = _choices(options)
+    if options.runner != "docker":
+        choices["image"] = None
+    result = api.run(
+        options.recipe,
+        arguments=_arguments(options),
+        output=options.output,
+        workspace=options.workspace,
+        **choices,
     )
     report = result.output / "report.html"
-    print(
-        f"{len(result.executed)} stages ran, {len(result.cached)} came from the cache, {result.seconds:.0f} s in all",
-        file=sys.stderr,
+    api.to_stderr(
+        f"{len(result.executed)} stages ran, {len(result.cached)} came from the cache, {result.seconds:.0f} s in all"
     )
     if not options.json:
         print(f"Report: {report}")
@@ -62,37 +134,120 @@ def _run(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _compile(options: argparse.Namespace) -> dict[str, object]:
-    from kfp import compiler
+# -------------------------------------------------------------------------------------------------------- on a cluster
 
-    from pipelines.compress import compress_pipeline
 
-    if options.output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--output {options.output} must end in .yaml.")
+def _submit(options: argparse.Namespace) -> dict[str, object]:
+    submitted = api.submit(
+        options.recipe,
+        connection=_connection(options),
+        arguments=_arguments(options),
+        experiment=options.experiment,
+        root=options.root,
+        service_account=options.service_account,
+        **_choices(options),
+    )
+    answer: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
+    api.to_stderr(f"Run {submitted.run_id}: {submitted.link}")
+    if options.wait:
+        answer["state"] = submitted.wait().state
+    if not options.json:
+        print(submitted.run_id)
+    return answer
+
+
+def _upload(options: argparse.Namespace) -> dict[str, object]:
+    import hashlib
+
+    from pipelines.cluster import Cluster
+
+    compiled = api.compile_recipe(options.recipe, **_choices(options))
     recipe = load_recipe(options.recipe, options.set, options.budget)
-    pipeline = compress_pipeline(recipe, image=options.image)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(pipeline, str(options.output))
+    version = f"{recipe.name}-{hashlib.sha256(compiled.text.encode()).hexdigest()[:8]}"
+    pipeline_id = Cluster(_connection(options)).upload(
+        compiled, name=f"cat-{options.pipeline}", version=version, description=recipe.description
+    )
     if not options.json:
-        print(options.output)
-    return {"output": str(options.output)}
+        print(f"cat-{options.pipeline}, {version}")
+    return {"pipeline_id": pipeline_id, "version": version}
 
 
-def _recipes(options: argparse.Namespace) -> dict[str, object]:
-    listing = {name: load_recipe(name).description for name in recipe_names()}
+def _status(options: argparse.Namespace) -> dict[str, object]:
+    from pipelines.cluster import Cluster
+
+    cluster = Cluster(_connection(options))
+    if options.run is None:
+        runs = cluster.runs()
+        if not options.json:
+            for run in runs:
+                print(f"{run.run_id}  {run.state.lower():9}  {run.name}")
+        return {"runs": [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]}
+    run = cluster.wait(options.run, say=api.to_stderr) if options.wait else cluster.run(options.run)
     if not options.json:
-        width = max(map(len, listing), default=0)
-        for name, description in listing.items():
-            print(f"{name:{width}}  {description}")
-    return {"recipes": listing}
+        print(f"{run.name}: {run.state.lower()}")
+        for task in run.tasks:
+            print(f"  {task.name:22} {task.state.lower()}")
+    return _described(run)
+
+
+def _described(run: Run) -> dict[str, object]:
+    tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
+    return {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}
+
+
+def _logs(options: argparse.Namespace) -> dict[str, object]:
+    from pipelines.cluster import Cluster
+
+    lines: list[dict[str, str]] = []
+    for task, line in Cluster(_connection(options)).logs(options.run, task=options.task, follow=options.follow):
+        if options.json:
+            lines.append({"task": task, "line": line})
+        else:
+            print(line if options.task else f"{task}: {line}", flush=True)
+    return {"lines": lines}
+
+
+def _fetch(options: argparse.Namespace) -> dict[str, object]:
+    from pipelines.cluster import Cluster
+
+    folder = Cluster(_connection(options)).fetch(options.run, options.output, root=options.root)
+    if not options.json:
+        print(f"Report: {folder / 'report.html'}")
+    return {"output": str(folder), "report": str(folder / "report.html")}
+
+
+def _connection(options: argparse.Namespace) -> Connection:
+    from pipelines.cluster import Connection
+
+    token = None
+    if options.token_file is not None:
+        try:
+            token = options.token_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(f"--token-file {options.token_file} cannot be read ({error.strerror}).") from error
+    return Connection(
+        host=options.host,
+        namespace=options.namespace,
+        kubeflow_namespace=options.kubeflow_namespace,
+        token=token,
+        kube_context=options.kube_context,
+        ca_file=options.ca_file,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- command line
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run the whole pipeline on this machine")
-    _add_recipe(run)
+    recipes = commands.add_parser("recipes", help="list the recipes")
+    recipes.set_defaults(command=_recipes)
+
+    validate = _add_command(commands, "validate", "check a recipe and arguments without running anything", _validate)
+
+    run = _add_command(commands, "run", "run a pipeline on this machine", _run)
     run.add_argument("--output", type=Path, help="folder for report and students (default: WORKSPACE/RECIPE)")
     run.add_argument(
         "--workspace", type=Path, default=Path("runs"), help="folder for artifacts, cache and logs (default: runs)"
@@ -101,32 +256,60 @@ def _parser() -> argparse.ArgumentParser:
         "--runner",
         choices=("process", "docker"),
         default="process",
-        help="run each stage in a process, or in a container of an image (default: process)",
+        help="run each stage in a process, or in a container of the image (default: process)",
     )
-    run.add_argument("--image", default=DEFAULT_IMAGE, help=f"image for --runner docker (default: {DEFAULT_IMAGE})")
-    run.set_defaults(command=_run)
 
-    compile_ = commands.add_parser("compile", help="write the pipeline as a file that Kubeflow takes")
-    _add_recipe(compile_)
+    compile_ = _add_command(commands, "compile", "write a pipeline as a file that Kubeflow takes", _compile)
     compile_.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
-    compile_.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
-    compile_.set_defaults(command=_compile)
 
-    recipes = commands.add_parser("recipes", help="list the recipes")
-    recipes.set_defaults(command=_recipes)
+    submit = _add_command(commands, "submit", "start a pipeline on a cluster", _submit)
+    submit.add_argument("--experiment", help="group of runs (default: the recipe's name)")
+    submit.add_argument("--root", help="address below which artifacts go (default: as the cluster is configured)")
+    submit.add_argument("--service-account", help="of the pods (default: as the cluster is configured)")
+    submit.add_argument("--wait", action="store_true", help="watch the run until it ends; its end is the exit code")
 
-    for command in (run, compile_, recipes):
+    upload = _add_command(commands, "upload", "show a pipeline in Kubeflow's interface, with its form", _upload)
+
+    status = commands.add_parser("status", help="tell how a run is doing, or list the newest runs")
+    status.add_argument("run", nargs="?", metavar="RUN", help="its id")
+    status.add_argument("--wait", action="store_true", help="watch it until it ends; its end is the exit code")
+    status.set_defaults(command=_status)
+
+    logs = commands.add_parser("logs", help="print what the stages of a run wrote")
+    logs.add_argument("run", metavar="RUN", help="its id")
+    logs.add_argument("--task", help="only of this task, such as train-teacher")
+    logs.add_argument("--follow", action="store_true", help="wait for further lines")
+    logs.set_defaults(command=_logs)
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a run's report and models",
+        epilog="Needs the object store's address and credentials in the environment: S3_ENDPOINT, AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY.",
+    )
+    fetch.add_argument("run", metavar="RUN", help="its id")
+    fetch.add_argument("--output", type=Path, required=True, help="folder to make")
+    fetch.add_argument("--root", help="address below which the cluster keeps artifacts, its defaultPipelineRoot")
+    fetch.set_defaults(command=_fetch)
+
+    for command in (submit, upload, status, logs, fetch):
+        _add_connection(command)
+    for command in (recipes, validate, run, compile_, submit, upload, status, logs, fetch):
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser
 
 
-def _add_recipe(command: argparse.ArgumentParser) -> None:
+def _add_command(commands: Any, name: str, help_text: str, function: Any) -> argparse.ArgumentParser:
+    """Adds a command that takes a pipeline and a recipe."""
+    pipelines = "; ".join(f"{pipeline}: {meaning}" for pipeline, meaning in PIPELINES.items())
+    command = commands.add_parser(name, help=help_text)
     command.add_argument("--recipe", required=True, help="name of a recipe (see `recipes`) or a .yaml file")
+    command.add_argument("--pipeline", choices=PIPELINES, default="compress", help=pipelines)
     command.add_argument(
         "--set",
         action="append",
         metavar="SECTION.KEY=VALUE",
-        help="change one setting, e.g. teacher.epochs=2; repeatable",
+        help="change one setting, e.g. teacher.epochs=2 or resources.profile=gpu; repeatable",
     )
     command.add_argument(
         "--budget",
@@ -135,6 +318,26 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
         metavar="B",
         help="compute budgets instead of the recipe's: MACs such as 2.6e9, or a share of the teacher's such as 0.05x",
     )
+    command.add_argument(
+        "--argument", action="append", metavar="NAME=VALUE", help="argument of the pipeline; repeatable"
+    )
+    command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
+    command.set_defaults(command=function)
+    return command
+
+
+def _add_connection(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "connection", "Without --host: from within a cluster by the pod's service account, else by the kubeconfig."
+    )
+    group.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, e.g. http://localhost:8080")
+    group.add_argument("--namespace", help="your profile's namespace, in a Kubeflow with profiles")
+    group.add_argument("--token-file", type=Path, metavar="FILE", help="file with a token for Kubeflow")
+    group.add_argument("--kube-context", help="context of the kubeconfig (default: the current one)")
+    group.add_argument(
+        "--kubeflow-namespace", default="kubeflow", help="where Kubeflow Pipelines runs (default: kubeflow)"
+    )
+    group.add_argument("--ca-file", metavar="FILE", help="certificates to trust instead of the usual ones")
 
 
 if __name__ == "__main__":

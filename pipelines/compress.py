@@ -6,31 +6,31 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
-from components.dataset.component import prepare_dataset
-from components.distill.component import distill_student
-from components.evaluate.component import evaluate_student
-from components.export.component import export_student
-from components.prune.component import prune_teacher
-from components.real_stats.component import measure_real_images
 from components.report.component import write_report
 from components.teacher.component import train_teacher
+from pipelines.resources import Placement, pipeline_config
+from pipelines.stages import make_student, prepare_images
 
 
-def compress_pipeline(recipe: Recipe, *, image: str, parallel_students: int = 0) -> GraphComponent:
+def compress_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
     """Builds the compression pipeline with a recipe's settings as the defaults of its parameters.
 
     Every stage gets its own section only, so that a change of one setting leaves the results of earlier stages alone.
 
     Args:
         recipe: The settings.
-        image: Container image of every task.
-        parallel_students: How many students are made at a time; 0 means all.
+        placement: Image of the tasks, and what they get on a cluster.
 
     Returns:
         The pipeline, ready to be compiled or called.
     """
 
-    @dsl.pipeline(name="compress", description=recipe.description, display_name=f"CAT: {recipe.name}")
+    @dsl.pipeline(
+        name="compress",
+        description=recipe.description,
+        display_name=f"CAT: {recipe.name}",
+        pipeline_config=pipeline_config(placement.resources),
+    )
     def compress(
         budgets: List[str] = list(recipe.budgets),
         dataset: dict = recipe.section("dataset"),
@@ -41,6 +41,7 @@ def compress_pipeline(recipe: Recipe, *, image: str, parallel_students: int = 0)
         evaluate: dict = recipe.section("evaluate"),
         export: dict = recipe.section("export"),
         report: dict = recipe.section("report"),
+        source_version: str = "",
         code_digest: str = "",
     ) -> dsl.Artifact:
         """Compresses an image-to-image generator to one or several compute budgets.
@@ -55,60 +56,48 @@ def compress_pipeline(recipe: Recipe, *, image: str, parallel_students: int = 0)
             evaluate: What is measured.
             export: The ONNX file.
             report: Heading and description of the report.
+            source_version: Part of the dataset's cache key; another text packs the images anew.
             code_digest: Part of every cache key; set when a run is submitted.
 
         Returns:
             The report with every student's ONNX file, weights and metrics.
         """
-        packed = prepare_dataset(config=dataset, code_digest=code_digest)
-        statistics = measure_real_images(config=real_stats, code_digest=code_digest, dataset=packed.outputs["dataset"])
-        trained = train_teacher(
-            config=teacher,
+        images = prepare_images(
+            placement,
+            dataset=dataset,
+            source_version=source_version,
+            real_stats=real_stats,
             code_digest=code_digest,
-            dataset=packed.outputs["dataset"],
-            real_stats=statistics.outputs["real_stats"],
         )
-
-        with dsl.ParallelFor(budgets, name="students", parallelism=parallel_students) as budget:
-            pruned = prune_teacher(
-                config=prune, budget=budget, code_digest=code_digest, teacher=trained.outputs["teacher"]
-            )
-            distilled = distill_student(
-                config=distill,
-                code_digest=code_digest,
+        trained = placement.place(
+            "teacher",
+            train_teacher(
+                config=teacher, code_digest=code_digest, dataset=images.dataset, real_stats=images.real_stats
+            ),
+        )
+        with dsl.ParallelFor(budgets, name="students", parallelism=placement.parallel_students) as budget:
+            student = make_student(
+                placement,
                 teacher=trained.outputs["teacher"],
-                student=pruned.outputs["student"],
-                dataset=packed.outputs["dataset"],
-                real_stats=statistics.outputs["real_stats"],
-            )
-            evaluated = evaluate_student(
-                config=evaluate,
+                images=images,
+                budget=budget,
+                prune=prune,
+                distill=distill,
+                evaluate=evaluate,
+                export=export,
                 code_digest=code_digest,
-                student=distilled.outputs["distilled"],
-                teacher=trained.outputs["teacher"],
-                dataset=packed.outputs["dataset"],
-                real_stats=statistics.outputs["real_stats"],
             )
-            exported = export_student(
-                config=export,
-                code_digest=code_digest,
-                student=distilled.outputs["distilled"],
-                dataset=packed.outputs["dataset"],
-            )
-
         written = write_report(
             config=report,
             code_digest=code_digest,
-            dataset=packed.outputs["dataset"],
-            real_stats=statistics.outputs["real_stats"],
+            dataset=images.dataset,
+            real_stats=images.real_stats,
             teacher=trained.outputs["teacher"],
-            students=dsl.Collected(pruned.outputs["student"]),
-            distilled=dsl.Collected(distilled.outputs["distilled"]),
-            evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
-            exports=dsl.Collected(exported.outputs["exported"]),
+            students=dsl.Collected(student.pruned.outputs["student"]),
+            distilled=dsl.Collected(student.distilled.outputs["distilled"]),
+            evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
+            exports=dsl.Collected(student.exported.outputs["exported"]),
         )
-        for task in (packed, statistics, trained, pruned, distilled, evaluated, exported, written):
-            task.set_container_image(image)
-        return written.outputs["report"]
+        return placement.place("report", written).outputs["report"]
 
     return compress

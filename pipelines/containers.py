@@ -27,11 +27,12 @@ def docker_engine() -> Iterator[DockerClient]:
     """
     try:
         import docker
+        from docker.errors import DockerException
     except ImportError as error:
         raise UserError("The Docker runner needs the Python package docker: pip install docker.") from error
     try:
         client = docker.from_env()
-    except docker.errors.DockerException as error:
+    except DockerException as error:
         raise UserError(f"No Docker engine answers ({error}); start one or run without --runner docker.") from error
     try:
         yield client

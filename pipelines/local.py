@@ -1,11 +1,11 @@
-"""Runs the pipeline on this machine with Kubeflow's own local runners: processes, or containers of an image.
+"""Runs a pipeline on this machine with Kubeflow's own local runners: processes, or containers of an image.
 
 The runner leaves global state behind and does not stop its children, so each run gets a process of its own with its own
 process group. [run_locally][] starts it, turns its log into a few readable lines, and stops the whole group when it is
 interrupted.
 
 Everything is kept in a workspace folder: `artifacts/` (one folder per run and task), `cache/` (which task needs no
-second run) and `logs/`.
+second run), `checkpoints/` (of trainings that are not done) and `logs/`.
 """
 
 from __future__ import annotations
@@ -21,30 +21,26 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
-from components.kubeflow import DEFAULT_IMAGE
+from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE
 from pipelines.containers import docker_runner, image_code_digest, stop_containers
+from pipelines.failure import RunFailed
 
 STOP_SECONDS = 60.0
 """How long interrupted stages may take to save their state before they are killed."""
-
-SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report")
 
 _TASK_STARTED = re.compile(r"Executing task '([\w-]+)'")
 _TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
 _TASK_ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _STAGE_LINE = re.compile(r"^\s*(\[[\w-]+\] .*)$")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class StageFailed(Exception):
-    """A stage ended for a reason that is not the user's; the message says where the log is."""
 
 
 @dataclass
@@ -108,21 +104,30 @@ class LocalRun:
 
 
 def run_locally(
-    recipe: Recipe, *, output: Path, workspace: Path, say: Callable[[str], None], image: str | None = None
+    recipe: Recipe,
+    *,
+    output: Path,
+    workspace: Path,
+    say: Callable[[str], None],
+    pipeline: str = "compress",
+    arguments: Mapping[str, Any] | None = None,
+    image: str | None = None,
 ) -> LocalRun:
-    """Runs the compression pipeline here and puts the report and the students into a folder.
+    """Runs a pipeline here and puts the report and the students into a folder.
 
     Args:
         recipe: The settings.
         output: Where the results go; replaced when it holds results of an earlier run.
         workspace: Artifacts, cache and logs of all runs.
         say: Receives progress lines.
+        pipeline: Its name.
+        arguments: Of its parameters; the others have the recipe's settings.
         image: Runs every stage in a container of this image; None: in a process.
 
     Raises:
         UserError: A stage refused what it was given, or `output` holds something else, or there is no such image.
         Interrupted: The run was interrupted; running it again goes on.
-        StageFailed: A stage failed.
+        RunFailed: A stage failed.
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and holds something else; choose another folder or remove it.")
@@ -134,6 +139,8 @@ def run_locally(
     asked = {
         "name": name,
         "recipe": recipe.model_dump(mode="json"),
+        "pipeline": pipeline,
+        "arguments": dict(arguments or {}),
         "workspace": str(workspace),
         "answer": str(answer),
         "image": image,
@@ -151,7 +158,7 @@ def run_locally(
     if log.interruption is not None:
         raise Interrupted(log.interruption)
     if exit_code != 0:
-        raise StageFailed(_failure(log, log_path))
+        raise RunFailed(_failure(log, log_path))
     deliverables = Path(json.loads(answer.read_text(encoding="utf-8"))["report"])
     read_manifest(deliverables, "report")
     _replace_folder(deliverables, output)
@@ -255,11 +262,13 @@ def _run_request(request: Path) -> None:
     """Body of the run's own process: calls the pipeline with Kubeflow's subprocess runner."""
     from kfp import local
 
-    from pipelines.compress import compress_pipeline
+    from pipelines.compiling import PIPELINES
+    from pipelines.resources import Placement
 
     asked = json.loads(request.read_text(encoding="utf-8"))
     recipe = Recipe.model_validate(asked["recipe"])
     workspace = Path(asked["workspace"])
+    os.environ[CHECKPOINTS_VARIABLE] = str(workspace / "checkpoints")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="kfp")
     local.init(
@@ -268,13 +277,8 @@ def _run_request(request: Path) -> None:
         enable_caching=True,
         cache_root=str(workspace / "cache"),
     )
-    # One student at a time: parallel ones would share the cores and spoil each other's latency figures.
-    pipeline = compress_pipeline(recipe, image=asked["image"] or DEFAULT_IMAGE, parallel_students=1)
-    finished = pipeline(
-        budgets=list(recipe.budgets),
-        **{name: recipe.section(name) for name in SECTIONS},
-        code_digest=asked["code_digest"],
-    )
+    pipeline = PIPELINES[asked["pipeline"]](recipe, Placement(asked["image"] or DEFAULT_IMAGE))
+    finished: Any = pipeline(**asked["arguments"], code_digest=asked["code_digest"])
     Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
 
 

@@ -16,9 +16,11 @@ TRAININGS: tuple[StageName, ...] = ("teacher", "distill")
 """Stages that take days, survive a kill, and talk between processes through /dev/shm."""
 
 _SMALL = StageResources(cpu="1", memory="4Gi", gpus=0, hours=6, retries=2)
+_LAPTOP = StageResources(cpu="1", memory="4Gi", gpus=0, hours=24, retries=2)
 _DATA = StageResources(cpu="4", memory="16Gi", gpus=0, hours=24, retries=2)
 _EVALUATION = StageResources(cpu="4", memory="16Gi", gpus=1, hours=24, retries=2)
 _TRAINING = StageResources(cpu="8", memory="32Gi", gpus=1, hours=240, retries=5)
+_PARALLEL_TRAINING = StageResources(cpu="32", memory="128Gi", gpus=4, hours=240, retries=5)
 
 _GPU: dict[StageName, StageResources] = {
     "dataset": _DATA,
@@ -29,16 +31,13 @@ _GPU: dict[StageName, StageResources] = {
     "evaluate": _EVALUATION,
     "export": _DATA,
     "report": _SMALL,
+    "other": _SMALL,
 }
 
 PROFILES: dict[str, dict[StageName, StageResources]] = {
-    "cpu": {
-        stage: StageResources(cpu="1", memory="4Gi", gpus=0, hours=24, retries=5 if stage in TRAININGS else 2)
-        for stage in _GPU
-    },
+    "cpu": dict.fromkeys(_GPU, _LAPTOP),
     "gpu": _GPU,
-    "multi-gpu": _GPU
-    | {stage: StageResources(cpu="32", memory="128Gi", gpus=4, hours=240, retries=5) for stage in TRAININGS},
+    "multi-gpu": {**_GPU, "teacher": _PARALLEL_TRAINING, "distill": _PARALLEL_TRAINING},
 }
 
 RETRY_PAUSE_SECONDS = 60
@@ -50,8 +49,8 @@ STORE_VARIABLES = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 def stage_resources(resources: ResourcesConfig, stage: StageName) -> StageResources:
     """Returns what a stage gets: its profile's values, changed by the section's."""
     profile = PROFILES[resources.profile][stage]
-    changes = resources.stages.get(stage, StageResources())
-    return profile.model_copy(update=changes.model_dump(exclude_none=True))
+    changes = resources.stages.get(stage)
+    return profile.model_copy(update=changes.model_dump(exclude_none=True)) if changes else profile
 
 
 def pipeline_config(resources: ResourcesConfig | None) -> PipelineConfig:
@@ -87,6 +86,10 @@ class Placement:
         task.set_container_image(self.image)
         if self.resources is not None:
             _place_on_cluster(task, stage, self.resources)
+            if stage == "report":
+                # A run's results are fetched from its report, which must therefore lie below the run's own folder,
+                # also when everything else came from the cache.
+                task.set_caching_options(enable_caching=False)
         return task
 
 
@@ -125,7 +128,3 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
             task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
     if resources.store_secret:
         kubernetes.use_secret_as_env(task, resources.store_secret, {name: name for name in STORE_VARIABLES})
-    if stage == "report":
-        # The report is where a run's results are fetched from: it must lie below the run's own folder, also when
-        # everything else came from the cache.
-        task.set_caching_options(enable_caching=False)

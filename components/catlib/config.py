@@ -166,17 +166,28 @@ class DatasetConfig(Section):
 
     source: str = Field(
         "builtin:relief-to-satellite",
-        description="a folder, or built-in data: builtin:relief-to-satellite, builtin:satellite-to-relief, "
-        "builtin:climate-to-satellite, builtin:satellite-to-relief-unpaired",
+        description="a folder or an archive (.zip, .tar, .tar.gz): a path, https://, s3:// or minio:// address; the "
+        "name of a known dataset: horse2zebra, apple2orange, summer2winter_yosemite, monet2photo, facades, maps, "
+        "edges2shoes, edges2handbags, cityscapes; or built-in data: builtin:relief-to-satellite, "
+        "builtin:satellite-to-relief, builtin:climate-to-satellite, builtin:satellite-to-relief-unpaired",
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="expected digest of the source, when that is a single archive"
     )
     layout: Literal["auto", "combined", "parallel", "unpaired", "single", "cityscapes"] = Field(
         "auto",
         description="combined: A|B side by side in train/ test/; parallel: folders A and B with equal names; "
-        "unpaired: trainA trainB testA testB; single: one folder; auto: recognised from the folder",
+        "unpaired: trainA trainB testA testB; single: one folder; cityscapes: gtFine/ and leftImg8bit/ as distributed, "
+        "photos are A and maps B; auto: recognised from the folders",
     )
     direction: Literal["AtoB", "BtoA"] = Field("AtoB", description="which domain is the source (input)")
     load_size: Size = Field((286, 286), description="training images are packed at this height, width")
     crop_size: Size = Field((256, 256), description="training crops and evaluation images: height, width")
+    prepared_size: Size | None = Field(
+        None,
+        description="pictures only: resize to this height, width before anything else, as published datasets of "
+        "smaller pictures were made (Cityscapes for pix2pix: 256)",
+    )
     num_labels: int | None = Field(None, ge=1, le=255, description="label maps only: number of classes")
     dont_care_plane: bool = Field(
         False, description="label maps only: pixels labelled 255 (no class) get a plane of their own instead of zeros"
@@ -185,12 +196,16 @@ class DatasetConfig(Section):
         0.1, ge=0, lt=1, description="share of images held out when the source has no test or val split"
     )
     max_images: Count | None = Field(None, description="keep at most this many images per split (first ones)")
-    on_error: Literal["fail", "skip"] = Field("fail", description="what to do with unreadable images")
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="what to do with images that cannot be read, lack a partner or differ from it in size"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DatasetConfig:
         if self.load_size[0] < self.crop_size[0] or self.load_size[1] < self.crop_size[1]:
             raise ValueError(f"load_size {self.load_size} must be at least crop_size {self.crop_size}")
+        if self.prepared_size is not None and self.num_labels is not None:
+            raise ValueError("prepared_size is for pictures; label maps (num_labels) are resized once, remove it")
         return self
 
 
@@ -245,9 +260,33 @@ class TrainingConfig(Section):
     keep: Literal["best", "last"] = Field(
         "best", description="which weights are the result: those with the best score (method section 4) or the last"
     )
+    patience: Annotated[int, Field(ge=0)] = Field(
+        0, description="training ends after this many evaluations in a row without a better score; 0: never early"
+    )
+    time_limit_seconds: Positive | None = Field(
+        None,
+        description="training ends with the result so far once it has taken this long, resumed processes together",
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="evaluate and keep an exponential moving average of each generator's weights; the share of the "
+        "average that stays in every step, such as 0.999; 0: no average",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="what networks compute in; weights, losses and statistics are float32 always; fp16 needs a GPU",
+    )
+    tf32: bool = Field(False, description="let GPUs round the inputs of float32 products to 10 bits, for speed")
+    channels_last: bool = Field(False, description="keep images as NHWC in memory, which suits tensor cores")
+    compile: bool = Field(False, description="compile the trained networks (torch.compile); the first steps take long")
     log_seconds: Positive = Field(10.0, description="seconds between progress lines")
     checkpoint_seconds: Positive = Field(
         600.0, description="seconds between checkpoints, besides those at evaluations and at the end"
+    )
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(
+        2, description="how many of the newest checkpoints are kept, besides the best one"
     )
     gan_objective: Literal["lsgan", "vanilla", "hinge", "wgangp"] = Field("lsgan", description="adversarial objective")
     lambda_gan: NonNegative = Field(1.0, description="weight of the adversarial loss")
@@ -264,6 +303,15 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"schedule: plateau looks at the scores and needs evaluations of at least plateau_patience + 3 = "
                 f"{self.plateau_patience + 3}, else it never lowers the learning rate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_patience(self) -> TrainingConfig:
+        if self.patience and self.evaluations < self.patience + 2:
+            raise ValueError(
+                f"patience: {self.patience} looks at the scores and needs evaluations of at least patience + 2 = "
+                f"{self.patience + 2}, else it never ends the training early"
             )
         return self
 
@@ -383,7 +431,8 @@ class ReportConfig(Section):
 # --------------------------------------------------------------------------------------------------------- on a cluster
 
 
-StageName = Literal["dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report"]
+StageName = Literal["dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "other"]
+"""The stages; other: fetching earlier artifacts, planning a sweep."""
 
 
 class StageResources(Section):

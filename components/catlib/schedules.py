@@ -70,3 +70,12 @@ def plateau(scores: Sequence[float], *, patience: int) -> float:
         if without_improvement > patience:
             factor, without_improvement = factor * PLATEAU_FACTOR, 0
     return factor
+
+
+def evaluations_without_improvement(scores: Sequence[float]) -> int:
+    """Returns how many scores there are after the best one.
+
+    Args:
+        scores: All scores so far, oldest first, lower is better.
+    """
+    return len(scores) - 1 - scores.index(min(scores)) if scores else 0

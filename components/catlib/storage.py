@@ -1,4 +1,6 @@
-"""Artifacts in an object store: `s3://bucket/prefix` to a local folder and back; nothing else touches the network.
+"""Artifacts in an object store: `s3://bucket/prefix` to a local folder and back; and single files of the web.
+
+Nothing else touches the network.
 
 Any S3-compatible store will do (`minio://` is read as `s3://`). An artifact is published in an order that makes it
 appear whole or not at all: the manifest of what was there before is deleted, the objects are written, and the new
@@ -7,13 +9,23 @@ manifest, which names every object with its SHA-256, is written last. Readers be
 Every function takes local paths as well, so that a caller need not care where an artifact lies. Requests that fail for
 a passing reason (no connection, 5xx) are repeated with growing pauses until the store has been silent for
 [PATIENCE_SECONDS][]. Endpoint and credentials come from the environment, read in [StoreSettings][] and nowhere else.
+
+Files that others publish (data, weights) are downloaded once and kept by their content below `~/.cache/cat-pipeline`,
+or `$XDG_CACHE_HOME/cat-pipeline`:
+
+    content/SHA256            a file, named after its digest
+    addresses/KEY.json        which content an address had, and its version (ETag) then
+    partial/KEY/…             what has arrived of a download that is under way, or broke off
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import io
+import json
 import logging
 import mimetypes
 import os
@@ -22,7 +34,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -35,10 +47,12 @@ from components.catlib.errors import UserError
 
 if TYPE_CHECKING:
     from minio import Minio
+    from urllib3 import BaseHTTPResponse, PoolManager
 
 logger = logging.getLogger(__name__)
 
 SCHEMES = ("s3://", "minio://")
+WEB_SCHEMES = ("https://", "http://")
 PART_BYTES = 64 * 2**20
 """Larger objects are moved in parts of this size, several at a time."""
 PARALLEL = 8
@@ -53,6 +67,19 @@ Result = TypeVar("Result")
 def is_remote(address: str | Path) -> bool:
     """Tells whether an address names something in an object store rather than on this machine."""
     return str(address).startswith(SCHEMES)
+
+
+def is_web(address: str) -> bool:
+    """Tells whether an address names a file of the web."""
+    return address.startswith(WEB_SCHEMES)
+
+
+def shown(address: str) -> str:
+    """Returns an address as messages and manifests may show it: without passwords and signatures."""
+    if not is_web(address):
+        return address
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @dataclass(frozen=True)
@@ -185,20 +212,27 @@ class Storage:
     def _settings(self) -> StoreSettings:
         return StoreSettings.from_environment(self._environment)
 
-    @functools.cached_property
-    def _client(self) -> Minio:
+    def _connections(self, ca_file: str | None) -> PoolManager:
         import certifi
         import urllib3
-        from minio import Minio
 
-        settings = self._settings
-        pool = urllib3.PoolManager(
+        return urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=10, read=60),
             maxsize=4 * PARALLEL,
             retries=False,  # repeating is done here, where there is a time limit and a log line
             cert_reqs="CERT_REQUIRED",
-            ca_certs=settings.ca_file or self._environment.get("SSL_CERT_FILE") or certifi.where(),
+            ca_certs=ca_file or self._environment.get("SSL_CERT_FILE") or certifi.where(),
         )
+
+    @functools.cached_property
+    def _web(self) -> PoolManager:
+        return self._connections(_variable(self._environment, "AWS_CA_BUNDLE"))
+
+    @functools.cached_property
+    def _client(self) -> Minio:
+        from minio import Minio
+
+        settings = self._settings
         return Minio(
             settings.host,
             settings.access_key,
@@ -206,7 +240,7 @@ class Storage:
             session_token=settings.session_token,
             secure=settings.secure,
             region=settings.region,
-            http_client=pool,
+            http_client=self._connections(settings.ca_file),
         )
 
     # ------------------------------------------------------------------------------------------------------- artifacts
@@ -339,6 +373,27 @@ class Storage:
         self._download({key[start:]: size for key, size in sizes.items()}, location, folder)
         return folder
 
+    def upload_file(self, path: Path, address: str) -> None:
+        """Writes a file to `s3://bucket/key`, whole or not at all; what was there is replaced.
+
+        Raises:
+            UserError: The store refuses, or there is no such bucket.
+        """
+        location = Location.parse(address)
+        name = PurePosixPath(location.prefix).name
+        self._upload(path, Location(location.bucket, location.prefix.removesuffix(name).rstrip("/")), name)
+
+    def remove_file(self, address: str) -> None:
+        """Deletes the object at `s3://bucket/key`, if it is there."""
+        location = Location.parse(address)
+        self._patiently(f"deleting {location}", self._client.remove_object, location.bucket, location.prefix)
+
+    def file_names(self, address: str) -> list[str]:
+        """Returns the names, relative to it, of all objects below `s3://bucket/prefix`."""
+        location = Location.parse(address)
+        start = len(location.key(""))
+        return [found.key[start:] for found in self._objects(location)]
+
     def fingerprint(self, address: str) -> list[list[str | int]]:
         """Returns name, size and version of every file at or below an address: what tells one state from another."""
         if is_remote(address):
@@ -346,6 +401,10 @@ class Storage:
         root = Path(address)
         files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
         return [[path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+    def is_file(self, address: str) -> bool:
+        """Tells whether `s3://bucket/key` names an object rather than a folder of objects."""
+        return bool(self._version(address))
 
     def make_bucket(self, address: str) -> bool:
         """Creates the bucket of `s3://bucket` and returns True, or False when it is there already."""
@@ -363,6 +422,196 @@ class Storage:
         """Returns a web address under which an object can be read without credentials for a time (7 days at most)."""
         location = Location.parse(address)
         return self._client.presigned_get_object(location.bucket, location.prefix, expires=lifetime)
+
+    # ---------------------------------------------------------------------------------------------- files of others
+
+    def cached(self, address: str, sha256: str | None = None) -> Path:
+        """Returns a file of the web or of the object store from the cache, where it is put first if need be.
+
+        With a digest, a file of that content is taken wherever it once came from. Without, the file is taken that was
+        downloaded from this address before, as long as the server names the same version of it (or cannot be reached).
+
+        Args:
+            address: https://…, http://… or `s3://bucket/key`.
+            sha256: Expected digest.
+
+        Raises:
+            UserError: There is nothing, it cannot be reached, or it has another digest.
+        """
+        cache, key = self._cache_folder(), hashlib.sha256(address.encode()).hexdigest()[:32]
+        record, partial = cache / "addresses" / f"{key}.json", cache / "partial" / key
+        with _locked(cache / "partial" / f"{key}.lock"):
+            if sha256 is not None:
+                kept = cache / "content" / sha256
+                if kept.is_file() and file_sha256(kept) == sha256:
+                    return kept
+            elif record.is_file() and (kept := self._kept(cache, json.loads(record.read_text()), address)):
+                return kept
+            if is_web(address):
+                version = self.download(address, partial / "file", sha256)
+                path = partial / "file"
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+                version, path = self._version(address), self.fetch_files(address, partial)
+            digest = sha256 or file_sha256(path)
+            if not is_web(address) and sha256 is not None:
+                _verify(path, sha256, address)
+            (cache / "content").mkdir(exist_ok=True)
+            path.replace(cache / "content" / digest)
+            record.parent.mkdir(exist_ok=True)
+            record.write_text(json.dumps({"address": shown(address), "version": version, "sha256": digest}) + "\n")
+            shutil.rmtree(partial)
+        logger.info("the SHA-256 of %s is %s", shown(address), digest)
+        return cache / "content" / digest
+
+    def _kept(self, cache: Path, record: Mapping[str, str], address: str) -> Path | None:
+        """Returns the content that an address had before, if it still has it."""
+        kept = cache / "content" / record["sha256"]
+        if not kept.is_file():
+            return None
+        try:
+            version = self._version(address)
+        except UserError as error:
+            logger.warning("%s Taking the copy of %s that was downloaded before", error, shown(address))
+            return kept
+        return kept if version and version == record["version"] else None
+
+    def _version(self, address: str) -> str:
+        """Returns what tells one content of a file from another, without reading it; "" when there is nothing."""
+        if is_web(address):
+            what = f"asking for {shown(address)}"
+            response = self._patiently(what, self._ask, "HEAD", address, {}, server=_server(address))
+            response.close()
+            return _web_version(response)
+        location = Location.parse(address)
+        return {found.key: found.version for found in self._objects(location)}.get(location.prefix, "")
+
+    def download(self, url: str, path: Path, sha256: str | None = None) -> str:
+        """Downloads a file of the web, going on where an earlier attempt, even of another process, broke off.
+
+        What has arrived lies in `path` with `.partial` added until it is complete and its digest is right.
+
+        Args:
+            url: https:// or http:// address.
+            path: Where the file goes; its folder is made.
+            sha256: Expected digest.
+
+        Returns:
+            What the server calls this version of the file; may be empty.
+
+        Raises:
+            UserError: There is nothing, the server cannot be reached or is silent for too long, the disk is full, or
+                the file has another digest.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, began = path.with_name(f"{path.name}.partial"), time.monotonic()
+        if sha256 is None and url.startswith("http://"):
+            logger.warning("neither TLS nor a digest protects %s", shown(url))
+        attempt = functools.partial(self._download_rest, url, partial, verified=sha256 is not None)
+        while not self._patiently(f"downloading {shown(url)}", attempt, server=_server(url)):
+            logger.warning("downloading %s broke off after %.1f MB; going on", shown(url), partial.stat().st_size / 1e6)
+        if sha256 is not None and (found := file_sha256(partial)) != sha256:
+            partial.unlink()
+            raise UserError(f"{shown(url)} has the SHA-256 {found}, expected is {sha256}; is it another file now?")
+        partial.replace(path)
+        logger.info("%s: %.1f MB in %.1f s", shown(url), path.stat().st_size / 1e6, time.monotonic() - began)
+        version_file = _version_file(partial)
+        version = version_file.read_text(encoding="utf-8")
+        version_file.unlink()
+        return version
+
+    def _download_rest(self, url: str, partial: Path, *, verified: bool) -> bool:
+        """Downloads what is missing of a file.
+
+        Args:
+            url: Its address.
+            partial: What has arrived so far; may be missing.
+            verified: Whether a digest will tell that all is there, should the server not say how much that is.
+
+        Returns:
+            Whether it is complete; False when the answer broke off after more had arrived than ever before.
+        """
+        from urllib3.exceptions import HTTPError
+
+        have = partial.stat().st_size if partial.is_file() else 0
+        known = _version_file(partial).read_text(encoding="utf-8") if have and _version_file(partial).is_file() else ""
+        response = self._ask("GET", url, {"Range": f"bytes={have}-", "If-Range": known} if known else {})
+        try:
+            given = response.headers.get("Content-Range", "")
+            if response.status == 416 and given == f"bytes */{have}":
+                return True
+            if response.status != 200 and not given.startswith(f"bytes {have}-"):
+                partial.unlink()
+                raise ConnectionError("the file changed while it was downloaded")
+            if response.status == 200:
+                have_now = 0
+                _version_file(partial).write_text(_web_version(response), encoding="utf-8")
+            else:
+                have_now = have
+            _check_answer(response, url, partial.parent, verified=verified)
+            with partial.open("r+b" if have_now else "wb") as file:
+                file.seek(have_now)
+                try:
+                    for block in response.stream(2**20, decode_content=False):
+                        file.write(block)
+                except HTTPError:
+                    if file.tell() <= have:
+                        raise
+                    return False
+        finally:
+            response.close()
+        return True
+
+    def _ask(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        """Sends a request to a server of the web; the answer's body is not read yet.
+
+        Raises:
+            UserError: The server is unknown, refuses, has no such file, or leads from https to http.
+            ConnectionError: It cannot answer now.
+        """
+        import urllib3
+        from urllib3.exceptions import MaxRetryError, NameResolutionError, ResponseError
+
+        redirects_only = urllib3.Retry(
+            redirect=5, connect=0, read=0, other=0, status=0, raise_on_status=False, respect_retry_after_header=False
+        )
+        try:
+            response = self._web.request(
+                method,
+                url,
+                headers={"Accept-Encoding": "identity", **headers},
+                preload_content=False,
+                retries=redirects_only,
+            )
+        except MaxRetryError as error:
+            match error.reason:
+                case NameResolutionError():
+                    raise UserError(f"{_server(url)} cannot be found; is this machine online?") from error
+                case ResponseError():
+                    raise UserError(f"{shown(url)} leads from one address to the next without end.") from error
+                case reason:
+                    raise reason or error from error
+        if url.startswith("https://") and (response.geturl() or url).startswith("http://"):
+            raise UserError(f"{shown(url)} leads to an address without TLS; give that address if you trust it.")
+        if response.status >= 500 or response.status in (408, 429):
+            raise ConnectionError(f"answer {response.status}")
+        if response.status not in (200, 206, 416):
+            meaning = {401: "needs a password", 403: "may not be read", 404: "is not there"}.get(
+                response.status, "fails"
+            )
+            raise UserError(f"{shown(url)} {meaning} (answer {response.status}); check the address.")
+        return response
+
+    def _cache_folder(self) -> Path:
+        base = self._environment.get("XDG_CACHE_HOME")
+        folder = (Path(base) if base else Path.home() / ".cache") / "cat-pipeline"
+        try:
+            (folder / "partial").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Downloads cannot be kept in {folder} ({error.strerror}); set XDG_CACHE_HOME to a folder for them."
+            ) from error
+        return folder
 
     # --------------------------------------------------------------------------------------------------------- requests
 
@@ -493,13 +742,16 @@ class Storage:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _patiently(self, what: str, action: Callable[..., Result], *arguments: object) -> Result:
+    def _patiently(
+        self, what: str, action: Callable[..., Result], *arguments: object, server: str | None = None
+    ) -> Result:
         """Runs a request, and again while it fails for reasons that pass.
 
         Args:
             what: What the request does, for messages: "reading s3://…".
             action: The request; safe to repeat.
             arguments: Its arguments.
+            server: Who is asked, for messages; default: the object store.
 
         Raises:
             UserError: It failed for good, or for too long; the cause is the last error.
@@ -514,7 +766,7 @@ class Storage:
             except (MinioException, HTTPError, OSError) as error:
                 elapsed = time.monotonic() - began
                 if not _passes(error) or elapsed + pause > self._patience or self._stopping.is_set():
-                    raise UserError(self._explain(what, error, elapsed)) from error
+                    raise UserError(self._explain(what, error, elapsed, server)) from error
                 if time.monotonic() - self._last_complaint > LONGEST_PAUSE_SECONDS / 2:
                     self._last_complaint = time.monotonic()
                     logger.warning("%s failed (%s); trying again", what, _reason(error))
@@ -522,29 +774,27 @@ class Storage:
             self._stopping.wait(pause * random.SystemRandom().uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _explain(self, what: str, error: Exception, elapsed: float) -> str:
+    def _explain(self, what: str, error: Exception, elapsed: float, server: str | None) -> str:
         """Returns the sentence for a request that failed for good."""
         from minio.error import S3Error
         from urllib3.exceptions import SSLError
 
-        host = self._settings.host
+        host = server or f"The object store at {self._settings.host}"
         if isinstance(error, S3Error):
             if error.code == "NoSuchBucket":
-                return f"The object store at {host} has no bucket {error.bucket_name!r} ({what}); create it first."
+                return f"{host} has no bucket {error.bucket_name!r} ({what}); create it first."
             if error.code in ("NoSuchKey", "NoSuchObject"):
-                return f"There is no object {error.object_name!r} in bucket {error.bucket_name!r} at {host} ({what})."
+                return f"There is no object {error.object_name!r} in bucket {error.bucket_name!r} ({what})."
             if error.response.status == 403:
                 return (
-                    f"The object store at {host} refuses the credentials or the right ({what}: {error.code}); "
+                    f"{host} refuses the credentials or the right ({what}: {error.code}); "
                     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what this user may do."
                 )
         if isinstance(error, SSLError):
-            return f"No trusted TLS connection to {host} ({_reason(error)}); check S3_ENDPOINT and AWS_CA_BUNDLE."
+            return f"{host} is not trusted, or speaks no TLS ({_reason(error)}); check its address and AWS_CA_BUNDLE."
         if _passes(error):
-            return (
-                f"The object store at {host} did not answer for {elapsed:.0f} s ({what}: {_reason(error)}); is it up?"
-            )
-        return f"The object store at {host} refused ({what}: {_reason(error)})."
+            return f"{host} did not answer for {elapsed:.0f} s ({what}: {_reason(error)}); is it up?"
+        return f"{host} refused ({what}: {_reason(error)})."
 
 
 def _passes(error: Exception) -> bool:
@@ -581,17 +831,55 @@ def _verify(path: Path, sha256: str, address: str) -> None:
         raise UserError(f"{address} does not match its checksum; it is damaged or another file, make it anew.")
 
 
+def _server(url: str) -> str:
+    return f"The server {urlsplit(url).hostname}"
+
+
+def _version_file(partial: Path) -> Path:
+    """Where the version of a half-downloaded file is noted."""
+    return partial.with_name(f"{partial.name}.version")
+
+
+def _web_version(response: BaseHTTPResponse) -> str:
+    """Returns a strong validator of an answer's content: what may stand in If-Range."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _check_answer(response: BaseHTTPResponse, url: str, folder: Path, *, verified: bool) -> None:
+    """Refuses an answer that the disk cannot take, or whose end nobody could tell from its breaking off."""
+    length = response.headers.get("Content-Length")
+    if length is None and "chunked" not in response.headers.get("Transfer-Encoding", "") and not verified:
+        raise UserError(
+            f"{shown(url)} comes without its length; give its digest (sha256), so that we know we have all."
+        )
+    if int(length or 0) > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"{shown(url)} needs {int(length or 0) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {folder}."
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time pass."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
 def local_copy(address: str) -> Path:
     """Makes a file or folder that a recipe names available on this machine.
 
     Args:
-        address: A path, which is returned as it is, or `s3://bucket/key`; downloaded once in a process and removed
-            when the process ends.
+        address: A path, which is returned as it is; an https:// address, whose file is kept in the cache; or
+            `s3://bucket/key`, downloaded once in a process and removed when the process ends.
 
     Raises:
-        UserError: There is nothing at the address, or the store refuses.
+        UserError: There is nothing at the address, or it cannot be reached.
     """
+    if is_web(address):
+        return Storage().cached(address)
     if not is_remote(address):
         return Path(address)
     return Storage().fetch_files(address, Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16])

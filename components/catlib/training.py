@@ -28,11 +28,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.catlib.checkpoints import Checkpoints
+from components.catlib.checkpoints import Checkpoints, on_cpu
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch, TrainingBatches
 from components.catlib.errors import Interrupted
-from components.catlib.schedules import learning_rate_factor
+from components.catlib.moving_average import MovingAverages
+from components.catlib.processes import agreed, average_buffers, from_main, of_all, same_weights, share_of_batch
+from components.catlib.schedules import evaluations_without_improvement, learning_rate_factor
 from components.catlib.training_log import Record, TrainingLog, open_log
 
 logger = logging.getLogger(__name__)
@@ -115,6 +117,7 @@ class Progress:
         kept: Direction -> the result so far.
         pictures: Step -> sample translations, a WebP file.
         records: The log.
+        ended: Why training is over, empty while it is not: "epochs", "patience" or "time limit".
     """
 
     step: int = 0
@@ -123,6 +126,7 @@ class Progress:
     kept: dict[str, Kept] = field(default_factory=dict)
     pictures: dict[int, bytes] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
+    ended: str = ""
 
     def note(self, evaluation: Evaluation, objective: Objective, *, keep: Literal["best", "last"]) -> None:
         """Takes down an evaluation of the objective's present weights, and the weights where they are the result."""
@@ -157,6 +161,9 @@ def train(
     The result is what `config.keep` says: the weights with the lowest Fréchet distance (method section 4),
     each direction by itself, or those of the last step. Without evaluations it is always the last step.
 
+    Several processes train together, each with a share of every batch; the first one alone evaluates and keeps
+    checkpoints.
+
     Args:
         objective: What is trained; its networks are on the accelerator's device.
         config: Length, schedule, reporting.
@@ -164,61 +171,74 @@ def train(
         evaluate: Scores the generators, given by direction, on held-out images; leaves them as they were, and torch's
             global random numbers too. Called `config.evaluations` times, evenly spread; None: never.
         folder: Gets `log.jsonl`, `tensorboard/` and `samples_<step>.webp` of every evaluation.
-        accelerator: The device.
+        accelerator: The device, and the processes.
         checkpoints: Where the state is kept; without it a killed training starts anew.
 
     Raises:
         RuntimeError: A loss is not finite.
         Interrupted: The process got SIGTERM; the state is saved.
+        UserError: Checkpoints cannot be read or written, or the batch cannot be shared by the processes.
     """
     total_steps = (config.epochs + config.decay_epochs) * batches.steps_per_epoch
     evaluation_steps = {round(total_steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
-    torch.manual_seed(config.seed)
-    for group in _parameter_groups(objective):
-        group["initial_lr"] = group["lr"]
-    progress = _resume(objective, checkpoints)
-    saved = time.monotonic()
-    started = saved - progress.seconds
+    time_limit = config.time_limit_seconds or math.inf
+    memory_format = torch.channels_last if config.channels_last else torch.preserve_format
+    rows = share_of_batch(accelerator, config.batch_size)
+    torch.manual_seed(config.seed + accelerator.process_index)
+    averages = MovingAverages(objective.generators, decay=config.ema_decay)
+    progress = _resume(objective, averages, checkpoints, accelerator)
+    started = time.monotonic() - progress.seconds
+    progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=progress.seconds >= time_limit)
+    steps = range(progress.step, progress.step if progress.ended else total_steps)
 
     with (
         _reporting(folder, progress, config=config, total_steps=total_steps) as log,
         _termination() as termination,
-        _read_ahead(batches, progress.step, total_steps) as upcoming,
+        checkpoints or contextlib.nullcontext(),
+        _read_ahead(batches, steps, rows) as upcoming,
     ):
         for step, batch in upcoming:
             epoch = step // batches.steps_per_epoch
-            factor = learning_rate_factor(config, epoch, progress.scores)
-            for group in _parameter_groups(objective):
-                group["lr"] = group["initial_lr"] * factor
+            _set_learning_rates(objective, learning_rate_factor(config, epoch, progress.scores))
 
-            losses = _finite(objective.step(batch.to(accelerator.device)), step + 1, total_steps)
+            losses = objective.step(batch.to(accelerator.device, memory_format=memory_format))
+            figures = _finite(losses, step + 1, total_steps)
+            average_buffers(accelerator, objective.networks.values())
+            averages.update()
 
             progress.step = step + 1
             progress.seconds = time.monotonic() - started
             rate = objective.optimizers["generator"].param_groups[0]["lr"]
-            log.step(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=losses)
+            log.step(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=figures)
+            out_of_time, interrupted, overdue = agreed(
+                accelerator,
+                progress.seconds >= time_limit,
+                termination.is_set(),
+                accelerator.is_main_process and checkpoints is not None and checkpoints.due(config.checkpoint_seconds),
+            )
 
-            evaluated = progress.step in evaluation_steps
+            evaluated = evaluate is not None and (progress.step in evaluation_steps or out_of_time)
             if evaluate and evaluated:
-                with log.paused():
-                    evaluation = evaluate(objective.generators)
+                with log.paused(), averages.in_place():
+                    evaluation = from_main(accelerator, lambda: evaluate(objective.generators))
                     progress.note(evaluation, objective, keep=config.keep)
                     log.scores(progress.step, epoch=epoch, scores=evaluation.flat())
                     _picture_path(folder, progress.step).write_bytes(evaluation.picture)
 
-            finished = progress.step == total_steps
-            interrupted = termination.is_set() and not finished
-            overdue = time.monotonic() - saved >= config.checkpoint_seconds
-            if checkpoints and (evaluated or finished or interrupted or overdue):
+            progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=out_of_time)
+            last = interrupted or bool(progress.ended)
+            if checkpoints and (evaluated or overdue or last):
                 with log.paused():
-                    checkpoints.save(progress.step, _state(objective, progress))
-                saved = time.monotonic()
+                    state = _state(objective, averages, progress, accelerator)
+                    if accelerator.is_main_process:
+                        checkpoints.save(progress.step, state, score=progress.scores[-1] if evaluated else None)
+            if progress.ended:
+                break
             if interrupted:
-                state = "saved: start it again to go on" if checkpoints else "lost, as there is no checkpoint folder"
-                raise Interrupted(
-                    f"Stopped after step {progress.step} of {total_steps}; the state of training is {state}."
-                )
+                raise Interrupted(_farewell(progress, total_steps, saved=checkpoints is not None))
 
+    if not progress.kept:
+        averages.apply()
     for direction, kept in progress.kept.items():
         for name, network in opponents(objective, direction).items():
             network.load_state_dict(kept["networks"][name])
@@ -231,9 +251,11 @@ def opponents(objective: Objective, direction: str) -> dict[str, nn.Module]:
     return {"generator": objective.generators[direction], "discriminator": objective.discriminators[domain]}
 
 
-def _parameter_groups(objective: Objective) -> Iterator[dict[str, Any]]:
+def _set_learning_rates(objective: Objective, factor: float) -> None:
+    """Multiplies the learning rates that the optimisers began with."""
     for optimizer in objective.optimizers.values():
-        yield from optimizer.param_groups
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _finite(losses: Mapping[str, Tensor], step: int, total_steps: int) -> dict[str, float]:
@@ -252,30 +274,70 @@ def _finite(losses: Mapping[str, Tensor], step: int, total_steps: int) -> dict[s
     return values
 
 
-def _state(objective: Objective, progress: Progress) -> dict[str, Any]:
-    """Returns everything that determines the rest of a training, in plain containers."""
+def _reason_to_end(config: TrainingConfig, progress: Progress, total_steps: int, *, out_of_time: bool) -> str:
+    """Returns why training is over after this step; empty when it is not."""
+    if progress.step == total_steps:
+        return "epochs"
+    if config.patience and evaluations_without_improvement(progress.scores) >= config.patience:
+        return "patience"
+    return "time limit" if out_of_time else ""
+
+
+def _farewell(progress: Progress, total_steps: int, *, saved: bool) -> str:
+    state = "saved: start it again to go on" if saved else "lost, as there is no checkpoint folder"
+    return f"Stopped after step {progress.step} of {total_steps}; the state of training is {state}."
+
+
+def _state(
+    objective: Objective, averages: MovingAverages, progress: Progress, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Returns everything that determines the rest of a training, in plain containers; all processes take part."""
+    device, scaler = accelerator.device, accelerator.scaler
+    own = {
+        "objective": objective.extra_state(),
+        "random": torch.get_rng_state(),
+        "device_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
     return {
         "networks": {name: network.state_dict() for name, network in objective.networks.items()},
         "optimizers": {name: optimizer.state_dict() for name, optimizer in objective.optimizers.items()},
-        "objective": objective.extra_state(),
-        "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+        "averages": averages.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else {},
+        "processes": of_all(accelerator, on_cpu(own)),
         "progress": vars(progress),
     }
 
 
-def _resume(objective: Objective, checkpoints: Checkpoints | None) -> Progress:
-    """Puts an objective into the state of the newest checkpoint; without one, nothing is done yet."""
-    state = checkpoints.load_newest() if checkpoints else None
+def _resume(
+    objective: Objective, averages: MovingAverages, checkpoints: Checkpoints | None, accelerator: Accelerator
+) -> Progress:
+    """Puts an objective into the state of the newest checkpoint; without one, nothing is done yet.
+
+    The number of processes may have changed. Weights, optimisers and the order of images do not depend on it; random
+    numbers and image pools, of which every process has its own, are then shared out anew, and the rest of the training
+    is as good as the one begun, but not the same.
+    """
+    state = from_main(accelerator, checkpoints.load_newest) if checkpoints else None
     if state is None:
+        same_weights(accelerator, objective.networks.values())
         return Progress()
     for name, network in objective.networks.items():
         network.load_state_dict(state["networks"][name])
     for name, optimizer in objective.optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])
-    objective.load_extra_state(state["objective"])
-    torch.set_rng_state(state["random"]["cpu"])
-    torch.cuda.set_rng_state_all(state["random"]["cuda"])
     progress = Progress(**state["progress"])
+    averages.load_state_dict(state["averages"], step=progress.step)
+    if accelerator.scaler is not None and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    owners, index = state["processes"], accelerator.process_index
+    own = owners[index % len(owners)]
+    objective.load_extra_state(own["objective"])
+    if len(owners) == accelerator.num_processes:
+        torch.set_rng_state(own["random"])
+        if accelerator.device.type == "cuda" and own["device_random"] is not None:
+            torch.cuda.set_rng_state(own["device_random"], accelerator.device)
+    else:
+        logger.warning("%d processes continue what %d began", accelerator.num_processes, len(owners))
     logger.info("resumed from the checkpoint of step %d", progress.step)
     return progress
 
@@ -298,16 +360,15 @@ def _picture_path(folder: Path, step: int) -> Path:
 
 
 @contextlib.contextmanager
-def _read_ahead(batches: TrainingBatches, first: int, end: int) -> Iterator[Iterator[tuple[int, Batch]]]:
-    """Gives the batches of steps first … end − 1, each prepared in a thread while the one before is used."""
+def _read_ahead(batches: TrainingBatches, steps: range, rows: slice) -> Iterator[Iterator[tuple[int, Batch]]]:
+    """Gives this process's rows of the batches of some steps, each prepared in a thread while the last one is used."""
     with ThreadPoolExecutor(1, "batches") as reader:
 
         def upcoming() -> Iterator[tuple[int, Batch]]:
-            prepared = [reader.submit(batches.batch, first)] if first < end else []
-            for step in range(first, end):
+            prepared = [reader.submit(batches.batch, step, rows) for step in steps[:1]]
+            for step in steps:
                 batch = prepared.pop().result()
-                if step + 1 < end:
-                    prepared.append(reader.submit(batches.batch, step + 1))
+                prepared += [reader.submit(batches.batch, step + 1, rows)] if step + 1 in steps else []
                 yield step, batch
 
         yield upcoming()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from accelerate import Accelerator
 
-from components.catlib.artifacts import ArtifactWriter, Manifest
-from components.catlib.checkpoints import Checkpoints, FolderStore
+from components.catlib.artifacts import ArtifactWriter, Manifest, writing
+from components.catlib.checkpoints import Checkpoints, open_store
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset, Pairing
@@ -32,8 +34,8 @@ PAIRINGS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
 }
 """What data each family of teachers is trained on."""
 
-UNRELATED_TO_WEIGHTS = {"log_seconds", "checkpoint_seconds"}
-"""Settings that a resumed training may change, since its weights do not depend on them."""
+UNRELATED_TO_WEIGHTS = {"log_seconds", "checkpoint_seconds", "keep_checkpoints", "patience", "time_limit_seconds"}
+"""Settings that a resumed training may change: the weights after a step do not depend on them."""
 
 DATA_SUFFIXES = {".npy", ".npz", ".pth", ".safetensors"}
 """Files of an input artifact that weights depend on; its logs and pictures may differ between equal runs."""
@@ -53,6 +55,22 @@ def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: Pack
             f"teacher.family {family} is trained on {expected}, but dataset {dataset.folder} holds "
             f"{words[dataset.pairing]}; use teacher.family {fitting}, or another dataset."
         )
+
+
+@contextlib.contextmanager
+def writing_once(
+    accelerator: Accelerator, output: Path, *, kind: str, config: TrainingConfig, inputs: dict[str, Manifest]
+) -> Iterator[ArtifactWriter]:
+    """Writes an artifact as [writing][components.catlib.artifacts.writing] does, but in the main process only.
+
+    What other processes write goes to a temporary folder.
+    """
+    if accelerator.is_main_process:
+        with writing(output, kind=kind, config=config, inputs=inputs) as writer:
+            yield writer
+    else:
+        with tempfile.TemporaryDirectory(prefix=f"{kind}-") as folder:
+            yield ArtifactWriter(Path(folder))
 
 
 def train_and_write(
@@ -79,7 +97,7 @@ def train_and_write(
         real_stats: A real_stats artifact.
         inputs: Manifests of all input artifacts; a checkpoint made from others is refused.
         accelerator: The device.
-        checkpoint: Folder for the state of training; None keeps none.
+        checkpoint: Folder or `s3://bucket/prefix` for the state of training; None keeps none.
         writer: Of the artifact.
 
     Raises:
@@ -101,7 +119,9 @@ def train_and_write(
             )
         checkpoints = None
         if checkpoint is not None:
-            checkpoints = Checkpoints(FolderStore(checkpoint), origin=_origin(stage, config, inputs))
+            checkpoints = Checkpoints(
+                open_store(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
+            )
         progress = train(
             objective,
             config=config,
@@ -139,11 +159,11 @@ def _data_digest(manifest: Manifest) -> str:
 
 
 def _summary(progress: Progress, config: TrainingConfig) -> dict[str, Any]:
-    """Returns what the manifest says: headline metrics, and for every generator which weights were kept."""
+    """Returns what the manifest says: headline metrics, for every generator which weights were kept, why it ended."""
     metrics: dict[str, float] = {"steps": progress.step, "seconds": round(progress.seconds, 3)}
     if progress.step:
         metrics["images_per_second"] = round(progress.step * config.batch_size / progress.seconds, 3)
     kept = {direction: {"step": kept["step"], "scores": kept["scores"]} for direction, kept in progress.kept.items()}
     if kept:
         metrics |= next(iter(kept.values()))["scores"]
-    return {"metrics": metrics, "kept": kept}
+    return {"metrics": metrics, "kept": kept, "ended": progress.ended}

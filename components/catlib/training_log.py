@@ -143,7 +143,9 @@ def open_log(folder: Path, *, total_steps: int, batch_size: int, line_seconds: f
     with (
         (folder / FILE).open("w", encoding="utf-8") as lines,
         contextlib.closing(SummaryWriter(str(folder / TENSORBOARD))) as scalars,
-        tqdm(total=total_steps, unit="step", disable=not sys.stderr.isatty()) as bar,
+        tqdm(
+            total=total_steps, unit="step", disable=not (sys.stderr.isatty() and logger.isEnabledFor(logging.INFO))
+        ) as bar,
         contextlib.nullcontext() if bar.disable else logging_redirect_tqdm(),
     ):
         logger.info("training %d steps of %d images; curves: tensorboard --logdir %s", total_steps, batch_size, folder)

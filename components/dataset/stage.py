@@ -1,16 +1,20 @@
-"""The dataset stage: from a folder of images, or built-in data, to a packed dataset."""
+"""The dataset stage: from images, wherever they are, to a packed dataset."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from components.catlib import artifacts
 from components.catlib.config import DatasetConfig
-from components.catlib.data import builtin, sources
+from components.catlib.data import builtin
+from components.catlib.data.locating import open_source
 from components.catlib.data.packing import pack
-from components.catlib.storage import local_copy
+from components.catlib.data.samples import Collection
+from components.catlib.data.sources import open_tree
 
 logger = logging.getLogger(__name__)
 
@@ -21,24 +25,32 @@ def run(config: DatasetConfig, *, output: Path, source: str | None = None) -> No
     Args:
         config: Where the images are, how they are laid out, to which sizes they are packed.
         output: The dataset artifact to write.
-        source: A folder, here or as `s3://…`, or the name of built-in data; instead of `config.source`.
+        source: Instead of `config.source`.
 
     Raises:
         UserError: No such source, a layout that is not recognised, images that do not pair or cannot be read.
     """
     location = config.source if source is None else source
     started = time.monotonic()
-    if location.startswith(builtin.PREFIX):
-        collection = builtin.open_builtin(config, location)
-    else:
-        collection = sources.open_folder(config, local_copy(location))
-    with artifacts.writing(output, kind="dataset", config=config) as writer:
+    with (
+        _collection(config, location) as collection,
+        artifacts.writing(output, kind="dataset", config=config) as writer,
+    ):
         summary = pack(collection, config, writer.folder)
         writer.summary = summary.model_dump(mode="json")
     logger.info(
         "packed %s: train %s, test %s, in %.1f s",
-        location,
+        summary.provenance["source"],
         summary.images["train"],
         summary.images["test"],
         time.monotonic() - started,
     )
+
+
+@contextlib.contextmanager
+def _collection(config: DatasetConfig, location: str) -> Iterator[Collection]:
+    if location.startswith(builtin.PREFIX):
+        yield builtin.open_builtin(config, location)
+        return
+    with open_source(location, sha256=config.sha256) as (tree, provenance):
+        yield open_tree(config, tree, provenance)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from accelerate import Accelerator
-
-from components.catlib.artifacts import read_manifest, writing
+from components.catlib.artifacts import read_manifest
 from components.catlib.config import DistillConfig
 from components.catlib.data.packed import PackedDataset
+from components.catlib.devices import open_accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.model_files import read_architectures
 from components.catlib.objectives.building import build_distillation_objective
 from components.catlib.training import Progress
-from components.catlib.training_artifact import check_pairing, train_and_write
+from components.catlib.training_artifact import check_pairing, train_and_write, writing_once
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,8 @@ def run(
         dataset: The dataset artifact that the teacher was trained on, or one like it.
         real_stats: A real_stats artifact, for scores during training.
         output: Where the distill artifact goes: networks, `log.jsonl`, `tensorboard/`, `samples_<step>.webp`.
-        checkpoint: Folder where the state of training is kept, so that a killed run resumes; None: nowhere.
+        checkpoint: Folder or `s3://bucket/prefix` where the state of training is kept, so that a killed run resumes;
+            None: nowhere.
 
     Raises:
         UserError: The inputs do not fit each other or the configuration, or a checkpoint cannot be used.
@@ -59,11 +59,11 @@ def run(
     check_pairing(inputs["teacher"].config["family"], images)
     _check_images(images, teacher)
     _check_images(images, student)
-    accelerator = Accelerator()
+    accelerator = open_accelerator(config)
     objective = build_distillation_objective(
         config, teacher_folder=teacher, student_folder=student, pairing=images.pairing, accelerator=accelerator
     )
-    with writing(output, kind="distill", config=config, inputs=inputs) as writer:
+    with writing_once(accelerator, output, kind="distill", config=config, inputs=inputs) as writer:
         progress = train_and_write(
             objective,
             config=config,

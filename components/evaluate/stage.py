@@ -199,7 +199,7 @@ def _milliseconds(latency: Latency) -> dict[str, float]:
 
 
 def _ratio(facts: dict[str, dict[str, Any]], latencies: dict[str, Latency]) -> dict[str, float]:
-    """How many times the teacher's cost the student's is; nothing without a teacher."""
+    """Divides each cost of the teacher by the student's; empty without a teacher."""
     if "teacher" not in facts:
         return {}
     ratios = {name: facts["teacher"][name] / facts["student"][name] for name in (*COSTS, "parameters")}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from accelerate import Accelerator
-
-from components.catlib.artifacts import read_manifest, writing
+from components.catlib.artifacts import read_manifest
 from components.catlib.config import TeacherConfig
 from components.catlib.data.packed import PackedDataset
+from components.catlib.devices import open_accelerator
 from components.catlib.errors import UserError
 from components.catlib.objectives.building import build_teacher_objective
-from components.catlib.training_artifact import check_pairing, train_and_write
+from components.catlib.training_artifact import check_pairing, train_and_write, writing_once
 
 
 def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path, checkpoint: str | None = None) -> None:
@@ -22,7 +21,8 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
         dataset: A dataset artifact.
         real_stats: A real_stats artifact, for scores during training.
         output: Where the teacher artifact goes: networks, `log.jsonl`, `tensorboard/`, `samples_<step>.webp`.
-        checkpoint: Folder where the state of training is kept, so that a killed run resumes; None: nowhere.
+        checkpoint: Folder or `s3://bucket/prefix` where the state of training is kept, so that a killed run resumes;
+            None: nowhere.
 
     Raises:
         UserError: The dataset does not fit the configuration, or weights or a checkpoint cannot be used.
@@ -33,7 +33,7 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
     images = PackedDataset.open(dataset)
     check_pairing(config.family, images)
     _check_crop_size(config, images)
-    accelerator = Accelerator()
+    accelerator = open_accelerator(config)
     objective = build_teacher_objective(
         config,
         in_channels=images.in_channels,
@@ -41,7 +41,7 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
         crop_size=images.crop_size,
         accelerator=accelerator,
     )
-    with writing(output, kind="teacher", config=config, inputs=inputs) as writer:
+    with writing_once(accelerator, output, kind="teacher", config=config, inputs=inputs) as writer:
         train_and_write(
             objective,
             config=config,

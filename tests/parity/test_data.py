@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from components.catlib.data.batches import Crops, crop_and_flip, images_to_tensor, to_unit_range
-from components.catlib.data.labels import cityscapes_train_ids, instance_edges, semantic_planes
+from components.catlib.data.cityscapes import cityscapes_train_ids
+from components.catlib.data.labels import instance_edges, semantic_planes
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from tests.components.catlib.data.image_folders import noise, pack_folder, write

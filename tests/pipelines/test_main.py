@@ -16,7 +16,9 @@ def test_recipes_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture
     assert "smoke " in listing
 
 
-def test_compile_writes_a_file_with_the_overrides_as_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_writes_a_file_with_the_overrides_as_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "new" / "p.yaml"
     arguments = ["compile", "--recipe", "smoke", "--set", "teacher.epochs=7", "--budget", "2.6e9", "0.1x"]
     assert main([*arguments, "--image", "mine:1", "--output", str(path), "--json"]) == 0
@@ -38,7 +40,11 @@ def test_compile_writes_a_file_with_the_overrides_as_defaults(tmp_path: Path, ca
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2

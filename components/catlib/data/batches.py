@@ -35,9 +35,12 @@ class Batch:
     source: Tensor
     target: Tensor
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Returns the batch on a device."""
-        return Batch(self.source.to(device, non_blocking=True), self.target.to(device, non_blocking=True))
+    def to(self, device: torch.device | str, *, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
+        """Returns the batch on a device, in a memory format such as `torch.channels_last`."""
+        source, target = (
+            images.to(device, non_blocking=True, memory_format=memory_format) for images in (self.source, self.target)
+        )
+        return Batch(source, target)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Crops:
     tops: NDArray[np.int64]
     lefts: NDArray[np.int64]
     flips: NDArray[np.bool_]
+
+    def __getitem__(self, rows: slice) -> Crops:
+        """Returns the crops of some of the images."""
+        return Crops(self.tops[rows], self.lefts[rows], self.flips[rows])
 
     @classmethod
     def draw(
@@ -100,8 +107,13 @@ class TrainingBatches:
                 f"{self._num_images}; lower it."
             )
 
-    def batch(self, step: int) -> Batch:
-        """Returns the batch of a step, counted from 0 over all epochs."""
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """Returns the batch of a step, counted from 0 over all epochs.
+
+        Args:
+            step: Which batch.
+            rows: Only these images of it, for a process that has a share of every batch.
+        """
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self._epoch_order(epoch)[position * self._batch_size :][: self._batch_size]
         source_crops = self._draw_crops(_SOURCE_CROPS, step)
@@ -110,7 +122,8 @@ class TrainingBatches:
             target_crops = self._draw_crops(_TARGET_CROPS, step)
         else:
             partners, target_crops = chosen, source_crops
-        chosen = chosen % len(self._source)
+        chosen, partners = chosen[rows] % len(self._source), partners[rows]
+        source_crops, target_crops = source_crops[rows], target_crops[rows]
         source = self._cut(self._source, chosen, source_crops)
         target = to_unit_range(self._cut(self._target, partners, target_crops))
         if self._dataset.pairing != "labels":

@@ -2,62 +2,72 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from components.catlib.data.files import SourceFile
 from components.catlib.data.packed import DONT_CARE
-from components.catlib.data.samples import UnreadableImageError
+from components.catlib.data.samples import UnusableImageError
 from components.catlib.errors import UserError
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""File names that are taken for images, in lower case."""
+LARGEST_FILE = 2**28
+"""Bytes of the largest image file that is read, 256 MiB."""
+
+BACKGROUND = (255, 255, 255, 255)
+"""What shows through transparent pixels: white paper."""
 
 _WIDE_GREY = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 """Pillow's modes of one channel with more than 8 bits."""
 
+_PNG_END = b"IEND\xae\x42\x60\x82"
 
-def read_picture(path: Path) -> Image.Image:
+
+def read_picture(file: SourceFile) -> Image.Image:
     """Decodes a picture of any colour type to mode RGB, turned upright as its EXIF orientation says.
 
-    Transparency is ignored: the stored colours count. 16-bit grey is scaled to 8 bits (65535 becomes 255).
+    Transparent pixels are laid on white; 16-bit grey is scaled to 8 bits (65535 becomes 255), of 16-bit colour the
+    upper 8 bits are taken; CMYK is converted without a colour profile.
+
+    Differs: the published implementation ignores transparency, shows whatever colours lie under transparent pixels, and
+    clips 16-bit grey.
 
     Raises:
-        UnreadableImageError: Damaged, not an image, larger than Pillow's limit, or neither 8 nor 16 bits per channel.
+        UnusableImageError: Damaged, cut short, not an image, too large, or neither 8 nor 16 bits per channel.
     """
-    return _decode(path, _as_rgb)
+    return _decode(file, _as_rgb)
 
 
-def read_labels(path: Path, *, num_labels: int) -> Image.Image:
+def read_labels(file: SourceFile, *, num_labels: int) -> Image.Image:
     """Decodes a label map to mode L; of a palette image the indices are the labels.
 
     Differs: the published implementation crashes in the middle of training when it meets a label that is no class.
 
     Raises:
-        UnreadableImageError: Damaged, not an image or larger than Pillow's limit.
+        UnusableImageError: Damaged, cut short, not an image or too large.
         UserError: It has several channels, or holds labels that are neither 0 … num_labels - 1 nor 255 (no class).
     """
-    labels = np.asarray(_read_numbers(path, "label map"))
+    labels = np.asarray(_read_numbers(file, "label map"))
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != DONT_CARE)]
     if wrong.size:
         raise UserError(
-            f"Label map {path} holds the label {wrong[0]}, but with num_labels {num_labels} labels are "
+            f"Label map {file.label} holds the label {wrong[0]}, but with num_labels {num_labels} labels are "
             f"0 … {num_labels - 1}, or {DONT_CARE} for pixels of no class; correct the map or dataset.num_labels."
         )
     return Image.fromarray(labels.astype(np.uint8))
 
 
-def read_instances(path: Path) -> Image.Image:
+def read_instances(file: SourceFile) -> Image.Image:
     """Decodes an instance map of up to 32 bits to mode I, so that ids above 32767 keep their value.
 
     Raises:
-        UnreadableImageError: Damaged, not an image or larger than Pillow's limit.
+        UnusableImageError: Damaged, cut short, not an image or too large.
         UserError: It has several channels.
     """
-    return _read_numbers(path, "instance map")
+    return _read_numbers(file, "instance map")
 
 
 def split_halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
@@ -66,18 +76,30 @@ def split_halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
     return image.crop((0, 0, middle, image.height)), image.crop((middle, 0, image.width, image.height))
 
 
-def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _decode(file: SourceFile, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    if file.size > LARGEST_FILE:
+        raise UnusableImageError(file.label, f"{file.size} bytes, more than the limit of {LARGEST_FILE}")
     try:
-        with Image.open(path) as image:
+        content = file.read()
+        with Image.open(io.BytesIO(content)) as image:
             pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and pixels > limit:  # Pillow only warns, up to twice its limit
-                raise UnreadableImageError(str(path), f"{pixels} pixels, more than the limit of {limit}")
+                raise UnusableImageError(file.label, f"{pixels} pixels, more than the limit of {limit}")
+            if image.format == "PNG" and _PNG_END not in content:  # Pillow overlooks this, unlike other formats' ends
+                raise UnusableImageError(file.label, "image file is truncated (its end is missing)")
             return convert(ImageOps.exif_transpose(image))
-    except (UnreadableImageError, UserError):
+    except (UnusableImageError, UserError):
         raise
+    except UnidentifiedImageError as error:
+        raise UnusableImageError(file.label, "not an image, or its beginning is damaged") from error
+    except OSError as error:
+        raise UnusableImageError(file.label, error.strerror or _in_one_line(error)) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
-        reason = " ".join(str(error).replace(repr(str(path)), "").split()) or type(error).__name__
-        raise UnreadableImageError(str(path), reason) from error
+        raise UnusableImageError(file.label, _in_one_line(error)) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -88,8 +110,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_to_8_bits(grey)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
-    if "transparency" in image.info:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert("RGB")
     return image.convert("RGB")
 
 
@@ -97,12 +120,13 @@ def _to_8_bits(grey: NDArray[np.int64]) -> NDArray[np.uint8]:
     return ((grey * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def _read_numbers(path: Path, what: str) -> Image.Image:
+def _read_numbers(file: SourceFile, what: str) -> Image.Image:
     def as_numbers(image: Image.Image) -> Image.Image:
         if image.mode not in {"1", "L", "P", *_WIDE_GREY}:
             raise UserError(
-                f"{what.capitalize()} {path} has the mode {image.mode}; expected an image of one channel, numbers."
+                f"{what.capitalize()} {file.label} has the mode {image.mode}; expected an image of one channel, "
+                "numbers."
             )
         return Image.fromarray(np.asarray(image).astype(np.int32))
 
-    return _decode(path, as_numbers)
+    return _decode(file, as_numbers)

@@ -1,39 +1,14 @@
-"""Label maps: from class and instance numbers to the semantic tensor S, and Cityscapes' training classes.
+"""Label maps: from class and instance numbers to the semantic tensor S.
 
 Suffixes: N images, C planes, H height, W width.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from components.catlib.data.packed import DONT_CARE
-
-CITYSCAPES_TRAIN_IDS = {
-    7: 0,  # road
-    8: 1,  # sidewalk
-    11: 2,  # building
-    12: 3,  # wall
-    13: 4,  # fence
-    17: 5,  # pole
-    19: 6,  # traffic light
-    20: 7,  # traffic sign
-    21: 8,  # vegetation
-    22: 9,  # terrain
-    23: 10,  # sky
-    24: 11,  # person
-    25: 12,  # rider
-    26: 13,  # car
-    27: 14,  # truck
-    28: 15,  # bus
-    31: 16,  # train
-    32: 17,  # motorcycle
-    33: 18,  # bicycle
-}
-"""Cityscapes label id -> one of the 19 classes that are scored; every other id is ignored."""
 
 
 def semantic_planes(
@@ -77,22 +52,3 @@ def instance_edges(instances_NHW: Tensor) -> Tensor:
     edges_NHW[:, 1:, :] |= down
     edges_NHW[:, :-1, :] |= down
     return edges_NHW
-
-
-def cityscapes_train_ids(label_ids: ArrayLike) -> NDArray[np.uint8]:
-    """Translates Cityscapes label ids into the 19 scored classes.
-
-    Differs: the published implementation maps the licence plate (id −1) to −1, which overflows in 8 bits; it is ignored
-    here like every other id that is not scored.
-
-    Args:
-        label_ids: Integers of any type and shape.
-
-    Returns:
-        uint8 of the same shape: 0 … 18, or 255 for ids that are not scored.
-    """
-    ids = np.asarray(label_ids)
-    train_ids = np.full(ids.shape, DONT_CARE, dtype=np.uint8)
-    for label_id, train_id in CITYSCAPES_TRAIN_IDS.items():
-        train_ids[ids == label_id] = train_id
-    return train_ids

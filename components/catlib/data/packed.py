@@ -10,10 +10,14 @@ Four paired images, three for training, load size 72×72, crop size 64×64, beco
     names.json         {"train": {"source": ["a", "b", "d"], "target": ["a", "b", "d"]}, "test": {"source": ["c"], …}}
     manifest.json      pairing, sizes, counts, provenance ([PackedSummary][]), digests of the files
 
-Three variations: *unpaired* data has source and target arrays of different lengths whose rows have nothing to do with
+    report.json        what the images are like: counts, sizes, histograms, duplicates ([inspection][])
+    samples.webp       a few of them
+
+Four variations: *unpaired* data has source and target arrays of different lengths whose rows have nothing to do with
 each other; *label maps* have a source of shape uint8 [N, H, W] holding class numbers (255 means "don't care"); data
-with *instances* also has `train_instances.npy` and `test_instances.npy`, int32 [N, H, W]. A folder without targets
-leaves arrays of length 0.
+with *instances* also has `train_instances.npy` and `test_instances.npy`, int32 [N, H, W]; Cityscapes comes with its
+*ground truth*, the scored classes of the held-out images at their original size, in `test_ground_truth.zip`
+([ground_truth][]). A folder without targets leaves arrays of length 0.
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.catlib.artifacts import MANIFEST, read_manifest
+from components.catlib.data.ground_truth import GROUND_TRUTH, GroundTruth
 from components.catlib.errors import UserError
 
 Pairing = Literal["paired", "unpaired", "labels"]
 SplitName = Literal["train", "test"]
-Role = Literal["source", "target", "instances"]
+Role = Literal["source", "target", "instances", "ground_truth"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 NAMES = "names.json"
@@ -41,13 +46,13 @@ DONT_CARE = 255
 """The label of pixels that belong to no class."""
 
 
-class SkippedFile(BaseModel):
-    """An image that could not be read and was left out (`on_error: skip`)."""
+class LeftOut(BaseModel):
+    """An image that is of no use and was left out (`on_error: skip`)."""
 
     model_config = ConfigDict(extra="forbid")
 
     file: str = Field(description="path of the image")
-    reason: str = Field(description="why it could not be read")
+    reason: str = Field(description="what is wrong with it")
 
 
 class PackedSummary(BaseModel):
@@ -62,10 +67,11 @@ class PackedSummary(BaseModel):
     num_labels: int | None = Field(description="label maps only: number of classes")
     dont_care_plane: bool = Field(description="label maps only: value 255 has a semantic plane of its own")
     has_instances: bool = Field(description="label maps only: instance ids lie beside the labels")
+    has_ground_truth: bool = Field(description="the scored classes of the test images lie beside them, for mIoU")
     test_is_paired: bool = Field(description="row i of the test target belongs to row i of the test source")
     images: dict[SplitName, dict[Literal["source", "target"], int]] = Field(description="number of images")
     provenance: dict[str, Any] = Field(description="where the images came from, how they were split, their licence")
-    skipped: list[SkippedFile] = Field(description="images left out because they could not be read")
+    skipped: list[LeftOut] = Field(description="images left out because they could not be read or paired")
     metrics: dict[str, int] = Field(description="headline numbers")
 
 
@@ -77,6 +83,7 @@ class Split:
         source: uint8 [N, H, W, 3], or labels uint8 [N, H, W].
         target: uint8 [M, H, W, 3]; M = N and rows belong together when the split is paired.
         instances: int32 [N, H, W], or None.
+        ground_truth: N maps of scored classes at the images' original size, for mIoU, or None.
         names: N names of source images: paths below the folder they came from, without suffix.
         target_names: M names of target images.
     """
@@ -84,6 +91,7 @@ class Split:
     source: NDArray[np.uint8]
     target: NDArray[np.uint8]
     instances: NDArray[np.int32] | None
+    ground_truth: GroundTruth | None
     names: tuple[str, ...]
     target_names: tuple[str, ...]
 
@@ -146,6 +154,11 @@ class PackedDataset:
         return self.summary.has_instances
 
     @property
+    def has_ground_truth(self) -> bool:
+        """Whether the test split has maps of scored classes at original size, for mIoU."""
+        return self.summary.has_ground_truth
+
+    @property
     def test_is_paired(self) -> bool:
         """Whether test images can be compared one by one with their true targets."""
         return self.summary.test_is_paired
@@ -183,6 +196,7 @@ def _open_split(folder: Path, summary: PackedSummary, split: SplitName, names: d
         source=_open_array(folder, summary, split, "source"),
         target=_open_array(folder, summary, split, "target"),
         instances=_open_array(folder, summary, split, "instances") if summary.has_instances else None,
+        ground_truth=GroundTruth(folder / GROUND_TRUTH) if summary.has_ground_truth and split == "test" else None,
         names=tuple(names["source"]),
         target_names=tuple(names["target"]),
     )

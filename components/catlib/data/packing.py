@@ -1,59 +1,70 @@
-"""Packing: decodes every image of a collection once, resizes it and writes the arrays that [packed][] describes."""
+"""Packing: decodes every image of a collection once, resizes it and writes the files that [packed][] describes."""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import itertools
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib import format as npy
 from numpy.typing import NDArray
+from PIL import Image
 
 from components.catlib.config import DatasetConfig
+from components.catlib.data.ground_truth import GROUND_TRUTH, GroundTruthWriter, encoded
+from components.catlib.data.inspection import REPORT, SAMPLES, WEBP_QUALITY, ImageFacts, Inspection, sample_picture
 from components.catlib.data.packed import (
     NAMES,
     SPLITS,
+    LeftOut,
     PackedSummary,
     Role,
-    SkippedFile,
     SplitName,
     array_file,
     array_layout,
 )
 from components.catlib.data.resizing import resize
-from components.catlib.data.samples import Collection, Sample, SampleList, UnreadableImageError
+from components.catlib.data.samples import Collection, Sample, SampleList, UnusableImageError
 from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_DECODED_AT_ONCE = 64
-"""Bounds memory: this many samples are decoded before they are written."""
+_UNDER_WAY = 64
+"""Bounds memory: this many samples are decoded or wait to be written at a time."""
 
 _FILES_NAMED = 5
-"""How many unreadable files an error message names."""
+"""How many unusable files an error message names; the log has them all."""
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedSummary:
-    """Writes a collection as arrays and names.
+    """Writes a collection as arrays and names, with a report on what the images are like.
 
     Args:
         collection: The images.
-        config: Sizes, and what to do with unreadable images.
+        config: Sizes, and what to do with unusable images.
         folder: An existing folder for the files.
 
     Returns:
         The facts for the artifact's manifest.
 
     Raises:
-        UserError: Unreadable images (all of them are counted, the first ones named), nothing left to pack, or too
-            little space on the disk; also whatever the samples raise.
+        UserError: Unusable images (all of them are counted and logged, the first ones named), nothing left to pack, or
+            too little space on the disk; also whatever the samples raise.
     """
     summary = PackedSummary(
         pairing=collection.pairing,
@@ -63,10 +74,11 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         num_labels=collection.num_labels,
         dont_care_plane=collection.pairing == "labels" and config.dont_care_plane,
         has_instances=collection.has_instances,
+        has_ground_truth=any("ground_truth" in samples.roles for samples in collection.test),
         test_is_paired=collection.test_is_paired,
         images={},
         provenance=collection.provenance,
-        skipped=[],
+        skipped=list(collection.without_partner),
         metrics={},
     )
     lists: dict[SplitName, list[SampleList]] = {
@@ -74,32 +86,31 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         for split, given in zip(SPLITS, (collection.train, collection.test), strict=True)
     }
     _check_space(lists, summary, folder)
-    names: dict[SplitName, dict[Role, list[str]]] = {}
+    inspection = Inspection(collection.num_labels)
+    names: dict[SplitName, dict[Role, list[str]]] = {split: {} for split in SPLITS}
     for split in SPLITS:
-        names[split] = {}
         for samples in lists[split]:
-            packed, unreadable = _pack_list(samples, summary, split, folder)
-            summary.skipped.extend(unreadable)
-            names[split].update(dict.fromkeys((role for role in samples.roles if role != "instances"), packed))
+            packed, unusable = _pack_list(samples, summary, split, folder, inspection, config.prepared_size)
+            summary.skipped.extend(unusable)
+            names[split].update(dict.fromkeys((role for role in samples.roles if role in ("source", "target")), packed))
         summary.images[split] = {"source": len(names[split]["source"]), "target": len(names[split]["target"])}
-    total = sum(count for counts in summary.images.values() for count in counts.values())
-    if summary.skipped and (config.on_error == "fail" or total == 0):
-        raise UserError(_complaint(summary.skipped))
-    for skipped in summary.skipped:
-        logger.warning("skipped %s: %s", skipped.file, skipped.reason)
+    _judge(summary, config)
+    duplicates = inspection.duplicates(names)
     for split in SPLITS:
         summary.metrics[f"{split}_images"] = max(summary.images[split].values())
-    summary.metrics["skipped_images"] = len(summary.skipped)
-    (folder / NAMES).write_text(json.dumps(names) + "\n", encoding="utf-8")
+    summary.metrics |= {"skipped_images": len(summary.skipped), "duplicate_images": len(duplicates)}
+    _write_json(folder / NAMES, names)
+    _write_json(folder / REPORT, inspection.report(duplicates, summary.skipped))
+    _write_samples(folder, summary)
     return summary
 
 
 def _check_space(lists: Mapping[SplitName, list[SampleList]], summary: PackedSummary, folder: Path) -> None:
-    """Refuses to begin what cannot end: writing to a mapped file on a full disk kills the process."""
+    """Refuses to begin what cannot end."""
     needed = 0
     for split, given in lists.items():
         for samples in given:
-            for role in samples.roles:
+            for role in _array_roles(samples):
                 dtype, shape = array_layout(summary, split, role)
                 needed += len(samples.samples) * math.prod(shape) * np.dtype(dtype).itemsize
     free = shutil.disk_usage(folder).free
@@ -110,59 +121,162 @@ def _check_space(lists: Mapping[SplitName, list[SampleList]], summary: PackedSum
         )
 
 
-def _pack_list(
-    samples: SampleList, summary: PackedSummary, split: SplitName, folder: Path
-) -> tuple[list[str], list[SkippedFile]]:
-    """Writes the arrays of one list, a few samples at a time; returns the names of its rows and what was unreadable."""
-    chosen = samples.samples
-    size = summary.load_size if split == "train" else summary.crop_size
-    paths: dict[Role, Path] = {role: folder / array_file(split, role) for role in samples.roles}
-    arrays: dict[Role, NDArray[Any]] = {}
-    for role, path in paths.items():
-        dtype, shape = array_layout(summary, split, role)
-        arrays[role] = open_memmap(path, mode="w+", dtype=dtype, shape=(len(chosen), *shape))
-
-    def prepare(sample: Sample) -> dict[Role, NDArray[Any]] | UnreadableImageError:
-        try:
-            images = sample.load()
-        except UnreadableImageError as error:
-            return error
-        return {role: resize(image, size) for role, image in images.items()}
-
-    names: list[str] = []
-    unreadable: list[SkippedFile] = []
-    # Pillow releases the interpreter lock while it decodes and resizes, so threads use every core.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for start in range(0, len(chosen), _DECODED_AT_ONCE):
-            some = chosen[start : start + _DECODED_AT_ONCE]
-            for sample, prepared in zip(some, pool.map(prepare, some), strict=True):
-                if isinstance(prepared, UnreadableImageError):
-                    unreadable.append(SkippedFile(file=prepared.file, reason=prepared.reason))
-                    continue
-                for role, array in prepared.items():
-                    arrays[role][len(names)] = array
-                names.append(sample.name)
-    if unreadable:
-        for role, path in paths.items():
-            _shorten(arrays[role], path, len(names))
-    return names, unreadable
+def _judge(summary: PackedSummary, config: DatasetConfig) -> None:
+    """Logs every unusable image, and fails unless they are to be skipped and some images are left."""
+    total = sum(count for counts in summary.images.values() for count in counts.values())
+    verb = "skipped" if config.on_error == "skip" and total else "unusable"
+    for one in summary.skipped:
+        logger.warning("%s %s: %s", verb, one.file, one.reason)
+    if summary.skipped and verb == "unusable":
+        raise UserError(_complaint(summary.skipped))
 
 
-def _shorten(array: NDArray[Any], path: Path, count: int) -> None:
-    """Replaces an array file by one with only its first `count` rows."""
-    shorter_path = path.with_suffix(".shorter")
-    shorter = open_memmap(shorter_path, mode="w+", dtype=array.dtype, shape=(count, *array.shape[1:]))
-    for start in range(0, count, _DECODED_AT_ONCE):
-        stop = min(start + _DECODED_AT_ONCE, count)
-        shorter[start:stop] = array[start:stop]
-    shorter_path.replace(path)
-
-
-def _complaint(unreadable: list[SkippedFile]) -> str:
-    shown = ", ".join(f"{bad.file} ({bad.reason})" for bad in unreadable[:_FILES_NAMED])
-    more = f" and {len(unreadable) - _FILES_NAMED} more" if len(unreadable) > _FILES_NAMED else ""
-    noun = "image" if len(unreadable) == 1 else "images"
+def _complaint(unusable: list[LeftOut]) -> str:
+    shown = ", ".join(f"{bad.file} ({bad.reason})" for bad in unusable[:_FILES_NAMED])
+    more = f" and {len(unusable) - _FILES_NAMED} more, all in the log" if len(unusable) > _FILES_NAMED else ""
+    noun = "image" if len(unusable) == 1 else "images"
     return (
-        f"{len(unreadable)} {noun} cannot be read: {shown}{more}; repair or remove them, "
+        f"{len(unusable)} {noun} cannot be used: {shown}{more}; repair or remove them, "
         "or set dataset.on_error: skip to leave them out."
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- arrays
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A sample as it is written."""
+
+    name: str
+    arrays: dict[Role, NDArray[Any]]
+    facts: dict[Role, ImageFacts]
+    ground_truth: bytes | None
+
+
+def _prepare(
+    sample: Sample, size: tuple[int, int], prepared_size: tuple[int, int] | None
+) -> _Prepared | UnusableImageError:
+    try:
+        images = dict(sample.load())
+    except UnusableImageError as error:
+        return error
+    classes = images.pop("ground_truth", None)
+    arrays: dict[Role, NDArray[Any]] = {}
+    facts: dict[Role, ImageFacts] = {}
+    for role, image in images.items():
+        original = image.size
+        if prepared_size is not None and image.mode == "RGB":
+            image = Image.fromarray(resize(image, prepared_size))
+        arrays[role] = resize(image, size)
+        if role != "instances":
+            facts[role] = ImageFacts.of(arrays[role], original)
+    return _Prepared(sample.name, arrays, facts, None if classes is None else encoded(classes))
+
+
+def _pack_list(
+    samples: SampleList,
+    summary: PackedSummary,
+    split: SplitName,
+    folder: Path,
+    inspection: Inspection,
+    prepared_size: tuple[int, int] | None,
+) -> tuple[list[str], list[LeftOut]]:
+    """Writes the arrays of one list; returns the names of its rows and what was unusable."""
+    size = summary.load_size if split == "train" else summary.crop_size
+    names: list[str] = []
+    unusable: list[LeftOut] = []
+    with contextlib.ExitStack() as stack:
+        writers: dict[Role, _ArrayWriter] = {
+            role: stack.enter_context(
+                _ArrayWriter(folder / array_file(split, role), *array_layout(summary, split, role))
+            )
+            for role in _array_roles(samples)
+        }
+        with_ground_truth = "ground_truth" in samples.roles
+        ground_truth = stack.enter_context(GroundTruthWriter(folder / GROUND_TRUTH)) if with_ground_truth else None
+        prepare = partial(_prepare, size=size, prepared_size=prepared_size)
+        for prepared in _in_threads(prepare, samples.samples):
+            if isinstance(prepared, UnusableImageError):
+                unusable.append(LeftOut(file=prepared.file, reason=prepared.reason))
+                continue
+            for role, array in prepared.arrays.items():
+                writers[role].append(array)
+            if ground_truth is not None and prepared.ground_truth is not None:
+                ground_truth.append(prepared.ground_truth)
+            inspection.add(split, prepared.facts)
+            names.append(prepared.name)
+    return names, unusable
+
+
+def _in_threads(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
+    """Applies a function in threads and yields the results in order; at most [_UNDER_WAY][] of them wait at a time.
+
+    Pillow releases the interpreter lock while it decodes and resizes, so threads use every core.
+    """
+    waiting: collections.deque[Future[Made]] = collections.deque()
+    remaining = iter(given)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        try:
+            waiting.extend(pool.submit(make, one) for one in itertools.islice(remaining, _UNDER_WAY))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(make, one) for one in itertools.islice(remaining, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _ArrayWriter:
+    """Writes an `.npy` file row by row, a context; its length is put into the header at the end.
+
+    Rows are written, not mapped into memory: mapped pages count as memory of the process.
+    """
+
+    def __init__(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+        self._file = path.open("wb")
+        self._dtype, self._shape, self._rows = np.dtype(dtype), shape, 0
+        self._write_header()
+
+    def __enter__(self) -> _ArrayWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def append(self, row: NDArray[Any]) -> None:
+        assert (row.dtype, row.shape) == (self._dtype, self._shape)
+        self._file.write(np.ascontiguousarray(row).data)
+        self._rows += 1
+
+    def _write_header(self) -> None:
+        """Numpy leaves room in headers for the length to grow, so the second one fits over the first."""
+        header = {
+            "descr": npy.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self._rows, *self._shape),
+        }
+        npy.write_array_header_1_0(self._file, header)
+
+
+def _array_roles(samples: SampleList) -> list[Role]:
+    """Returns the roles that become arrays."""
+    return [role for role in samples.roles if role != "ground_truth"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- facts
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_samples(folder: Path, summary: PackedSummary) -> None:
+    roles: tuple[Role, ...] = ("source", "target")
+    images: dict[tuple[SplitName, Role], NDArray[np.uint8]] = {
+        (split, role): np.load(folder / array_file(split, role), mmap_mode="r") for split in SPLITS for role in roles
+    }
+    picture = sample_picture(images, summary.num_labels)
+    if picture is not None:
+        picture.save(folder / SAMPLES, "WEBP", quality=WEBP_QUALITY)

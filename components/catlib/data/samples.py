@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from PIL.Image import Image
 
-from components.catlib.data.packed import Pairing, Role
+from components.catlib.data.packed import LeftOut, Pairing, Role
 
 Domain = Literal["A", "B"]
 Direction = Literal["AtoB", "BtoA"]
 
 
-class UnreadableImageError(Exception):
-    """An image file that cannot be decoded; packing collects these."""
+class UnusableImageError(Exception):
+    """An image file that cannot be decoded or does not fit its partner; packing collects these."""
 
     def __init__(self, file: str, reason: str) -> None:
         """Keeps the file's path and the reason."""
@@ -30,8 +30,8 @@ class Sample:
 
     Attributes:
         name: Unique among the samples of its list.
-        load: Decodes the images at their original size: pictures in mode RGB, label maps in mode L, instance ids in
-            mode I. Raises [UnreadableImageError][].
+        load: Decodes the images at their original size: pictures in mode RGB, label maps and true classes in mode L,
+            instance ids in mode I. Raises [UnusableImageError][].
     """
 
     name: str
@@ -57,6 +57,7 @@ class Collection:
         provenance: JSON facts for the manifest: where the images came from, how they were split, their licence.
         num_labels: Number of classes when the source images are label maps.
         has_instances: Whether samples have instance ids.
+        without_partner: Files of paired data that have none, and why.
     """
 
     pairing: Pairing
@@ -65,6 +66,7 @@ class Collection:
     provenance: dict[str, Any] = field(default_factory=dict)
     num_labels: int | None = None
     has_instances: bool = False
+    without_partner: tuple[LeftOut, ...] = ()
 
     @property
     def test_is_paired(self) -> bool:

@@ -1,4 +1,4 @@
-"""Folders of images: recognises how they are laid out, pairs files by name and holds images out for testing.
+"""Layouts of images: recognises how a source is laid out, pairs files by name and holds images out for testing.
 
 With the domains A and B, and val as good as test, these layouts are known:
 
@@ -6,13 +6,14 @@ With the domains A and B, and val as good as test, these layouts are known:
     parallel     A/train/a.jpg B/train/a.png …       partners have equal names
     unpaired     trainA/x.jpg trainB/y.jpg testA …   no partners
     single       x.jpg y.jpg …                       only source images, all for evaluation
-    cityscapes   leftImg8bit/ gtFine/                A photos, B colour maps
+    cityscapes   leftImg8bit/ gtFine/                A photos, B maps ([cityscapes][])
 
-`parallel` and `unpaired` folders may be called A/train, train/A or trainA. With `num_labels` the source images of the
-parallel layout are label maps, which may come with instance maps in a third folder (`instances/train`,
-`train/instances`, `train_instances`); Cityscapes then gives its label and instance maps. Without test or val folders,
+`parallel` and `unpaired` folders may be called A/train, train/A or trainA; of two folders with other names the first in
+the alphabet is A. With `num_labels` the source images of the parallel layout are label maps, which may come with
+instance maps in a third folder (`instances/train`, `train/instances`, `train_instances`). Without test or val folders,
 `test_fraction` of the images is held out: those whose names have the smallest SHA-256, so that the choice is spread
-over the data and new images hardly change it. Folders are searched in depth.
+over the data and new images hardly change it. Folders are searched in depth, and one that holds all the others is
+passed over.
 """
 
 from __future__ import annotations
@@ -22,22 +23,25 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Literal, TypeVar
+from pathlib import PurePosixPath
+from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
 from components.catlib.config import DatasetConfig
-from components.catlib.data.decoding import (
-    SUFFIXES,
-    UnreadableImageError,
-    read_instances,
-    read_labels,
-    read_picture,
-    split_halves,
+from components.catlib.data import cityscapes
+from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
+from components.catlib.data.files import SUFFIXES, FileTree, SourceFile
+from components.catlib.data.packed import LeftOut, Role, SplitName
+from components.catlib.data.samples import (
+    Collection,
+    Direction,
+    Domain,
+    Sample,
+    SampleList,
+    UnusableImageError,
+    role_of,
 )
-from components.catlib.data.packed import Role, SplitName
-from components.catlib.data.samples import Collection, Direction, Domain, Sample, SampleList, role_of
 from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -48,245 +52,246 @@ _ALL = "all"
 
 _ARRANGEMENTS = ("{split}{domain}", "{domain}/{split}", "{split}/{domain}")
 _INSTANCES = "instances"
+_FOLDERS_WITH_A_MEANING = {
+    *("A", "B", _INSTANCES, *_SPLIT_FOLDERS, *cityscapes.FOLDERS),
+    *(f"{split}{domain}" for split in _SPLIT_FOLDERS for domain in "AB"),
+}
 
 Layout = Literal["combined", "parallel", "unpaired", "single", "cityscapes"]
-Reader = Callable[[Path], Image.Image]
+Reader = Callable[[SourceFile], Image.Image]
 Item = TypeVar("Item")
 
 
-def open_folder(config: DatasetConfig, folder: Path) -> Collection:
-    """Opens a folder of images; nothing is decoded yet.
+def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, Any]) -> Collection:
+    """Recognises the layout of a source; nothing is decoded yet.
 
     Args:
         config: Layout, direction, number of labels and share of held-out images.
-        folder: The folder.
+        tree: The image files.
+        provenance: Facts about the source, to which the layout and the split are added.
 
     Raises:
-        UserError: No folder, no images, a layout that is not recognised, or images without a partner.
+        UserError: No images, a layout that is not recognised, or paired images without a single pair.
     """
-    if not folder.is_dir():
-        what = "a file, not a folder; unpack it first" if folder.is_file() else "no folder"
-        raise UserError(f"dataset.source {folder} is {what}.")
+    tree = _top(tree)
     layout: Layout = (
-        _recognise(folder, labels=config.num_labels is not None) if config.layout == "auto" else config.layout
+        _recognise(tree, labels=config.num_labels is not None) if config.layout == "auto" else config.layout
     )
     if config.num_labels is not None and layout not in ("parallel", "cityscapes"):
         raise UserError(
             f"dataset.num_labels needs label maps in the layout parallel or cityscapes, "
-            f"but {folder} is laid out as {layout}."
+            f"but {tree.where} is laid out as {layout}."
         )
+    known = {**provenance, "layout": layout}
     match layout:
         case "combined":
-            return _open_combined(config, folder)
+            return _open_combined(config, tree, known)
         case "parallel":
-            return _open_parallel(config, folder)
+            return _open_parallel(config, tree, known)
         case "unpaired":
-            return _open_unpaired(config, folder)
+            return _open_unpaired(config, tree, known)
         case "single":
-            return _open_single(folder)
+            return _open_single(tree, known)
         case "cityscapes":
-            return _open_cityscapes(config, folder)
+            return _open_cityscapes(config, tree, known)
 
 
-def _recognise(folder: Path, *, labels: bool) -> Layout:
-    if (folder / "leftImg8bit").is_dir() and (folder / "gtFine").is_dir():
+def _top(tree: FileTree) -> FileTree:
+    """Goes down through folders that hold everything else, as archives have them."""
+    while len(tree.folders) == 1 and not tree.images_at_top and tree.folders[0] not in _FOLDERS_WITH_A_MEANING:
+        tree = tree.below(tree.folders[0])
+    return tree
+
+
+def _recognise(tree: FileTree, *, labels: bool) -> Layout:
+    if cityscapes.is_cityscapes(tree):
         return "cityscapes"
-    if any((folder / f"{split}{domain}").is_dir() for split in _SPLIT_FOLDERS for domain in "AB"):
+    if any(f"{split}{domain}" in tree.folders for split in _SPLIT_FOLDERS for domain in "AB"):
         return "parallel" if labels else "unpaired"
-    if _split_folders(folder, "A") or _split_folders(folder, "B"):
+    if _has_domain(tree, "A") or _has_domain(tree, "B"):
         return "parallel"
-    if any(_is_image(path) for split in _SPLIT_FOLDERS for path in _entries(folder / split)):
+    if any(split in tree.folders for split in _SPLIT_FOLDERS):
         return "combined"
-    if any(_is_image(path) for path in _entries(folder)):
+    if tree.images_at_top:
         return "single"
-    found = ", ".join(path.name for path in _entries(folder)[:6]) or "nothing"
+    if len(tree.folders) == 2:
+        return "parallel"
+    found = ", ".join(tree.folders[:6]) or "nothing"
     raise UserError(
-        f"Folder {folder} holds no images in a known layout (found: {found}); expected train/ and test/ with "
-        "A|B images, A/ and B/ with equal names, trainA/ trainB/ testA/ testB/, or images."
+        f"{tree.where} holds no images in a known layout (found: {found}); expected train/ and test/ with "
+        "A|B images, A/ and B/ with equal names, trainA/ trainB/ testA/ testB/, leftImg8bit/ and gtFine/, or images."
     )
 
 
 # -------------------------------------------------------------------------------------------------------------- layouts
 
 
-def _open_combined(config: DatasetConfig, folder: Path) -> Collection:
-    files = {
-        split: list(_images_in(place).items())
-        for split, place in (_split_folders(folder, "") or {_ALL: folder}).items()
-    }
-    splits, how = _choose_splits(files, config.test_fraction)
+def _open_combined(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
+    places = _split_trees(tree, "") or {_ALL: tree}
+    splits, how = _choose_splits({split: list(_named(place)) for split, place in places.items()}, config.test_fraction)
 
     def listed(split: SplitName) -> tuple[SampleList, ...]:
-        samples = [Sample(name, _combined_loader(path, config.direction)) for name, path in splits[split]]
+        samples = [Sample(name, _combined_loader(file, config.direction)) for name, file in splits[split]]
         return (SampleList(("source", "target"), samples),)
 
-    return Collection("paired", listed("train"), listed("test"), _provenance(folder, "combined", how))
+    return Collection("paired", listed("train"), listed("test"), {**known, "split": how})
 
 
-def _open_parallel(config: DatasetConfig, folder: Path) -> Collection:
-    domains: dict[Domain, dict[str, dict[str, Path]]] = {
-        "A": _domain_files(folder, "A"),
-        "B": _domain_files(folder, "B"),
+def _open_parallel(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
+    tree, names = _with_domains(tree)
+    files: dict[Role, dict[str, dict[str, SourceFile]]] = {
+        role_of("A", config.direction): _domain_files(tree, "A"),
+        role_of("B", config.direction): _domain_files(tree, "B"),
     }
-    files: dict[Role, dict[str, dict[str, Path]]] = {
-        role_of(domain, config.direction): splits for domain, splits in domains.items()
-    }
-    if config.num_labels is not None and (instances := _instance_folders(folder)):
-        files["instances"] = {split: _images_in(place) for split, place in instances.items()}
-    return _paired_collection(config, folder, "parallel", files)
+    instances = _split_trees(tree, f"_{_INSTANCES}") or _split_trees(tree, _INSTANCES)
+    if config.num_labels is not None and instances:
+        files["instances"] = {split: dict(_named(place)) for split, place in instances.items()}
+    return _paired_collection(config, tree.where, files, {**known, **names})
 
 
-def _open_unpaired(config: DatasetConfig, folder: Path) -> Collection:
+def _open_unpaired(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
+    tree, names = _with_domains(tree)
     train: list[SampleList] = []
     test: list[SampleList] = []
     how: list[str] = []
     domains: tuple[Domain, ...] = ("A", "B")
     for domain in domains:
-        files = {split: list(found.items()) for split, found in _domain_files(folder, domain).items()}
+        files = {split: list(found.items()) for split, found in _domain_files(tree, domain).items()}
         splits, domain_how = _choose_splits(files, config.test_fraction)
         how.append(f"{domain}: {domain_how}")
         role = role_of(domain, config.direction)
         train.append(_picture_list(role, splits["train"]))
         test.append(_picture_list(role, splits["test"]))
-    return Collection("unpaired", tuple(train), tuple(test), _provenance(folder, "unpaired", "; ".join(how)))
+    return Collection("unpaired", tuple(train), tuple(test), {**known, **names, "split": "; ".join(how)})
 
 
-def _open_single(folder: Path) -> Collection:
+def _open_single(tree: FileTree, known: dict[str, Any]) -> Collection:
     empty = _picture_list("target", [])
     return Collection(
         pairing="unpaired",
         train=(_picture_list("source", []), empty),
-        test=(_picture_list("source", _images_in(folder).items()), empty),
-        provenance=_provenance(folder, "single", "all images are for evaluation"),
+        test=(_picture_list("source", _named(tree)), empty),
+        provenance={**known, "split": "all images are for evaluation"},
     )
 
 
-def _open_cityscapes(config: DatasetConfig, folder: Path) -> Collection:
-    """Photos are domain A, maps are domain B; label maps are the source in either direction."""
-    labelled = config.num_labels is not None
-    photo, colours = role_of("A", config.direction), role_of("B", config.direction)
-    kinds: dict[Role, tuple[str, str]] = (
-        {
-            "source": ("gtFine", "_gtFine_labelIds"),
-            "target": ("leftImg8bit", "_leftImg8bit"),
-            "instances": ("gtFine", "_gtFine_instanceIds"),
-        }
-        if labelled
-        else {photo: ("leftImg8bit", "_leftImg8bit"), colours: ("gtFine", "_gtFine_color")}
-    )
-    files: dict[Role, dict[str, dict[str, Path]]] = {}
-    for role, (kind, ending) in kinds.items():
-        files[role] = {}
-        for split in ("train", "val"):  # the test folder has no annotations
-            if (folder / kind / split).is_dir():
-                found = _images_in(folder / kind / split)
-                files[role][split] = {
-                    name.removesuffix(ending): path for name, path in found.items() if name.endswith(ending)
-                }
-    return _paired_collection(config, folder, "cityscapes", files)
+def _open_cityscapes(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
+    files = cityscapes.find_files(tree, labelled=config.num_labels is not None, photo=role_of("A", config.direction))
+    return _paired_collection(config, tree.where, files, known)
 
 
 def _paired_collection(
-    config: DatasetConfig, folder: Path, layout: str, files: dict[Role, dict[str, dict[str, Path]]]
+    config: DatasetConfig, where: str, files: dict[Role, dict[str, dict[str, SourceFile]]], known: dict[str, Any]
 ) -> Collection:
     """Makes a collection of files that are given by role, split and name."""
     readers: dict[Role, Reader] = {
         "source": read_picture if config.num_labels is None else partial(read_labels, num_labels=config.num_labels),
         "target": read_picture,
         "instances": read_instances,
+        "ground_truth": cityscapes.read_scored_classes,
     }
     split_names = dict.fromkeys(split for splits in files.values() for split in splits)
-    partners = {
-        split: _partners(folder, split, {role: splits.get(split, {}) for role, splits in files.items()})
-        for split in split_names
-    }
-    splits, how = _choose_splits(partners, config.test_fraction)
+    pairs: dict[str, list[tuple[str, dict[Role, SourceFile]]]] = {}
+    without_partner: list[LeftOut] = []
+    for split in split_names:
+        pairs[split], lonely = _pairs(split, {role: splits.get(split, {}) for role, splits in files.items()})
+        without_partner += lonely
+    if not without_partner and not pairs:
+        raise UserError(f"{where} holds no images with the names of its layout, {known['layout']}.")
+    if not any(pairs.values()):
+        first = without_partner[0]
+        raise UserError(
+            f"{where} holds no pair: {first.file} has {first.reason}, and no other image has one; partners need equal "
+            "names, or set dataset.layout: unpaired."
+        )
+    splits, how = _choose_splits(pairs, config.test_fraction)
 
     def listed(split: SplitName) -> tuple[SampleList, ...]:
-        return (
-            SampleList(tuple(files), [Sample(name, _files_loader(paths, readers)) for name, paths in splits[split]]),
-        )
+        roles: tuple[Role, ...] = tuple(role for role in files if split == "test" or role != "ground_truth")
+        samples: list[Sample] = []
+        for name, found in splits[split]:
+            wanted: dict[Role, SourceFile] = {role: found[role] for role in roles}
+            samples.append(Sample(name, _files_loader(wanted, readers)))
+        return (SampleList(roles, samples),)
 
     return Collection(
         pairing="paired" if config.num_labels is None else "labels",
         train=listed("train"),
         test=listed("test"),
-        provenance=_provenance(folder, layout, how),
+        provenance={**known, "split": how},
         num_labels=config.num_labels,
         has_instances="instances" in files,
+        without_partner=tuple(without_partner),
     )
-
-
-def _provenance(folder: Path, layout: str, split: str) -> dict[str, str]:
-    return {"source": str(folder), "layout": layout, "split": split}
 
 
 # ------------------------------------------------------------------------------------------------------ finding files
 
 
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _images_in(folder: Path) -> dict[str, Path]:
-    """Returns the images below a folder in the order of their paths, by path without suffix where that is unique.
+def _named(tree: FileTree) -> Iterable[tuple[str, SourceFile]]:
+    """Yields files in the order of their paths with their names: the path without suffix where that is unique.
 
     Raises:
         UserError: There is none.
     """
-    paths = {path.relative_to(folder): path for path in folder.rglob("*") if _is_image(path)}
-    if not paths:
-        raise UserError(f"Folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
-    uses = collections.Counter(relative.with_suffix("") for relative in paths)
-    return {
-        (relative if uses[relative.with_suffix("")] > 1 else relative.with_suffix("")).as_posix(): paths[relative]
-        for relative in sorted(paths)
-    }
+    if not tree.files:
+        raise UserError(f"{tree.where} holds no images ({', '.join(sorted(SUFFIXES))}).")
+    uses = collections.Counter(path.with_suffix("") for path in tree.files)
+    for path, file in tree.files.items():
+        bare: PurePosixPath = path.with_suffix("")
+        yield (path if uses[bare] > 1 else bare).as_posix(), file
 
 
-def _split_folders(folder: Path, domain: str) -> dict[str, Path]:
-    """Returns where the images of a domain lie, by split; empty when nowhere. Domain "" means both in one image."""
+def _split_trees(tree: FileTree, domain: str) -> dict[str, FileTree]:
+    """Returns the images of a domain by split; empty when there are none. Domain "" means both in one image."""
     for arrangement in _ARRANGEMENTS:
-        places = {split: folder / arrangement.format(split=split, domain=domain).strip("/") for split in _SPLIT_FOLDERS}
-        found = {split: place for split, place in places.items() if place.is_dir()}
+        places = {
+            split: tree.below(arrangement.format(split=split, domain=domain).strip("/")) for split in _SPLIT_FOLDERS
+        }
+        found = {split: place for split, place in places.items() if place.files}
         if found:
             return found
-    return {_ALL: folder / domain} if domain and (folder / domain).is_dir() else {}
+    return {_ALL: tree.below(domain)} if domain and tree.below(domain).files else {}
 
 
-def _instance_folders(folder: Path) -> dict[str, Path]:
-    return _split_folders(folder, f"_{_INSTANCES}") or _split_folders(folder, _INSTANCES)
+def _has_domain(tree: FileTree, domain: Domain) -> bool:
+    return bool(_split_trees(tree, domain))
 
 
-def _domain_files(folder: Path, domain: Domain) -> dict[str, dict[str, Path]]:
-    places = _split_folders(folder, domain)
+def _with_domains(tree: FileTree) -> tuple[FileTree, dict[str, Any]]:
+    """Calls two folders of other names A and B; returns also what is to be known about that."""
+    if len(tree.folders) != 2 or _has_domain(tree, "A") or _has_domain(tree, "B"):
+        return tree, {}
+    names = dict(zip(tree.folders, "AB", strict=True))
+    logger.info("%s", "; ".join(f"folder {folder} is domain {domain}" for folder, domain in names.items()))
+    return tree.renamed(names), {"domains": {domain: folder for folder, domain in names.items()}}
+
+
+def _domain_files(tree: FileTree, domain: Domain) -> dict[str, dict[str, SourceFile]]:
+    places = _split_trees(tree, domain)
     if not places:
         raise UserError(
-            f"Folder {folder} has no images of domain {domain}: expected {domain}/, train{domain}/ or {domain}/train/."
+            f"{tree.where} has no images of domain {domain}: expected {domain}/, train{domain}/ or {domain}/train/."
         )
-    return {split: _images_in(place) for split, place in places.items()}
+    return {split: dict(_named(place)) for split, place in places.items()}
 
 
-def _partners(folder: Path, split: str, files: Mapping[Role, Mapping[str, Path]]) -> list[tuple[str, dict[Role, Path]]]:
-    """Puts files of equal names together.
-
-    Raises:
-        UserError: Names the first file without a partner.
-    """
+def _pairs(
+    split: str, files: Mapping[Role, Mapping[str, SourceFile]]
+) -> tuple[list[tuple[str, dict[Role, SourceFile]]], list[LeftOut]]:
+    """Puts files of equal names together; returns also the files that lack a partner."""
+    pairs: list[tuple[str, dict[Role, SourceFile]]] = []
+    lonely: list[LeftOut] = []
+    where = "" if split == _ALL else f" of the split {split}"
     for name in sorted({name for found in files.values() for name in found}):
-        missing = [role for role, found in files.items() if name not in found]
-        if missing:
-            there = next(found[name] for found in files.values() if name in found)
-            where = "" if split == _ALL else f" of the split {split}"
-            raise UserError(
-                f"Image {there} has no partner named {name!r} among the {missing[0]} images{where} in {folder}; "
-                "paired images need equal names."
-            )
-    return [(name, {role: found[name] for role, found in files.items()}) for name in files["source"]]
+        there: dict[Role, SourceFile] = {role: found[name] for role, found in files.items() if name in found}
+        if len(there) == len(files):
+            pairs.append((name, there))
+            continue
+        missing = next(role for role in files if role not in there)
+        reason = f"no partner named {name!r} among the {missing.replace('_', ' ')} images{where}"
+        lonely.append(LeftOut(file=next(iter(there.values())).label, reason=reason))
+    return pairs, lonely
 
 
 # ----------------------------------------------------------------------------------------------------- splits, loaders
@@ -314,29 +319,34 @@ def _choose_splits(
     return splits, f"{test_fraction:g} of the images held out by digest of their names"
 
 
-def _picture_list(role: Role, named: Iterable[tuple[str, Path]]) -> SampleList:
+def _picture_list(role: Role, named: Iterable[tuple[str, SourceFile]]) -> SampleList:
     readers: dict[Role, Reader] = {role: read_picture}
-    return SampleList((role,), [Sample(name, _files_loader({role: path}, readers)) for name, path in named])
+    return SampleList((role,), [Sample(name, _files_loader({role: file}, readers)) for name, file in named])
 
 
-def _files_loader(paths: Mapping[Role, Path], readers: Mapping[Role, Reader]) -> Callable[[], dict[Role, Image.Image]]:
+def _files_loader(
+    files: Mapping[Role, SourceFile], readers: Mapping[Role, Reader]
+) -> Callable[[], dict[Role, Image.Image]]:
     def load() -> dict[Role, Image.Image]:
-        images: dict[Role, Image.Image] = {role: readers[role](path) for role, path in paths.items()}
+        images: dict[Role, Image.Image] = {role: readers[role](file) for role, file in files.items()}
         if len({image.size for image in images.values()}) > 1:
-            found = ", ".join(f"{paths[role]} {image.width}×{image.height}" for role, image in images.items())
-            raise UserError(
-                f"Images that belong together have different sizes (width×height): {found}; make them equal."
+            (_, first), *others = (
+                (files[role].label, f"{image.width}×{image.height}") for role, image in images.items()
+            )
+            partners = ", ".join(f"{label} {size}" for label, size in others)
+            raise UnusableImageError(
+                next(iter(files.values())).label, f"size (width×height) {first}, but its partner is {partners}"
             )
         return images
 
     return load
 
 
-def _combined_loader(path: Path, direction: Direction) -> Callable[[], dict[Role, Image.Image]]:
+def _combined_loader(file: SourceFile, direction: Direction) -> Callable[[], dict[Role, Image.Image]]:
     def load() -> dict[Role, Image.Image]:
-        image = read_picture(path)
+        image = read_picture(file)
         if image.width < 2:
-            raise UnreadableImageError(str(path), "too narrow to hold two images")
+            raise UnusableImageError(file.label, "too narrow to hold two images")
         half_a, half_b = split_halves(image)
         return {role_of("A", direction): half_a, role_of("B", direction): half_b}
 

@@ -10,7 +10,7 @@ from components.catlib.config import TeacherConfig
 from components.catlib.data.batches import Batch
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.image_pool import ImagePool, random_state, restore_random_state
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
 from components.catlib.objectives.reconstruction import l1_loss
 
 _DOMAINS = ("target", "source")
@@ -44,9 +44,9 @@ class CycleGanObjective:
         optimizers = build_optimizers(
             config, generator=self.generators.values(), discriminator=self.discriminators.values()
         )
-        self._forward = accelerator.prepare_model(self.generators["source_to_target"])
-        self._backward = accelerator.prepare_model(self.generators["target_to_source"])
-        self._judges = {domain: accelerator.prepare_model(network) for domain, network in self.discriminators.items()}
+        self._forward = prepare(accelerator, self.generators["source_to_target"], config)
+        self._backward = prepare(accelerator, self.generators["target_to_source"], config)
+        self._judges = {domain: prepare(accelerator, judge, config) for domain, judge in self.discriminators.items()}
         self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
         self._random = random.Random(config.seed)  # noqa: S311 - no secret depends on it
         self._pools = {domain: ImagePool(config.image_pool_size, self._random) for domain in _DOMAINS}

@@ -4,8 +4,7 @@ Loss of the student: λ_gan · GAN + λ_recon · reconstruction + λ_distill · 
 feature matching and VGG19 in place of the reconstruction.
 
 Differs: the published implementation leaves the student in eval mode until its first evaluation; here it trains in
-    train mode
-from the first step on.
+train mode from the first step on.
 """
 
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from components.catlib.objectives.feature_distillation import (
     FrozenTeacher,
     compares_features,
 )
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
 from components.catlib.objectives.pix2pix import patch_discriminator_losses
 from components.catlib.objectives.reconstruction import build_reconstruction_loss
 from components.catlib.objectives.spade import SpadeAdversary
@@ -84,8 +83,8 @@ class DistillationObjective:
         optimizers = build_optimizers(
             config, generator=[student, adaptors] if adaptors else [student], discriminator=[discriminator]
         )
-        self._student = accelerator.prepare_model(student)
-        self._discriminator = accelerator.prepare_model(discriminator)
+        self._student = prepare(accelerator, student, config)
+        self._discriminator = prepare(accelerator, discriminator, config)
         self.optimizers: dict[str, Optimizer] = {
             side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()
         }
@@ -96,7 +95,7 @@ class DistillationObjective:
             wants_features=compares_features(config),
         )
         self._feature_distillation = FeatureDistillation(
-            config, teacher.distillation_layers, accelerator.prepare_model(adaptors) if adaptors else None
+            config, teacher.distillation_layers, prepare(accelerator, adaptors, config) if adaptors else None
         )
         self._spade_adversary: SpadeAdversary | None = None
         if isinstance(teacher, InceptionSpadeGenerator):

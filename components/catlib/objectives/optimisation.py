@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from components.catlib.config import TrainingConfig
+from components.catlib.processes import average_gradients, check_norms
 
 
 def build_optimizers(
@@ -39,15 +41,38 @@ def build_optimizers(
     }
 
 
+def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig) -> nn.Module:
+    """Moves a network that is trained to the accelerator's device and makes it compute as the recipe says.
+
+    Args:
+        accelerator: Device, precision and processes.
+        network: Changed in place.
+        config: `channels_last` and `compile`.
+
+    Returns:
+        The network to train, which shares all weights with the one given; that one is never compiled.
+
+    Raises:
+        UserError: Its norms cannot be trained by several processes on CPUs.
+    """
+    check_norms(accelerator, [network])
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    # Evaluation mode leaves out DistributedDataParallel: `update` averages gradients over processes.
+    prepared = accelerator.prepare_model(network, evaluation_mode=True)
+    return cast("nn.Module", torch.compile(prepared)) if config.compile else prepared
+
+
 def total(parts: Mapping[str, Tensor]) -> Tensor:
     """Returns the sum of the parts of a loss, all scalars."""
     return torch.stack(list(parts.values())).sum()
 
 
 def update(accelerator: Accelerator, optimizer: Optimizer, loss: Tensor) -> None:
-    """Takes one optimisation step down the gradient of a scalar."""
+    """Takes one optimisation step down the gradient of a scalar, averaged over processes."""
     optimizer.zero_grad()
     accelerator.backward(loss)
+    average_gradients(accelerator, optimizer)
     optimizer.step()
 
 

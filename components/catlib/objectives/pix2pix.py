@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from components.catlib.config import TeacherConfig, TrainingConfig
 from components.catlib.data.batches import Batch
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
 from components.catlib.objectives.reconstruction import build_reconstruction_loss
 
 
@@ -42,8 +42,8 @@ class Pix2PixObjective:
         optimizers = build_optimizers(
             config, generator=self.generators.values(), discriminator=self.discriminators.values()
         )
-        self._generator = accelerator.prepare_model(self.generators["source_to_target"])
-        self._discriminator = accelerator.prepare_model(self.discriminators["target"])
+        self._generator = prepare(accelerator, self.generators["source_to_target"], config)
+        self._discriminator = prepare(accelerator, self.discriminators["target"], config)
         self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
         self._reconstruction_loss = build_reconstruction_loss(config, accelerator.device)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from components.catlib.config import TeacherConfig, TrainingConfig
 from components.catlib.data.batches import Batch
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss, read_perceptual_loss
 from components.catlib.objectives.reconstruction import feature_matching_loss
 
@@ -43,8 +43,9 @@ class SpadeObjective:
         optimizers = build_optimizers(
             config, generator=self.generators.values(), discriminator=self.discriminators.values()
         )
-        self._generator = accelerator.prepare_model(self.generators["source_to_target"])
-        self._adversary = SpadeAdversary(config, accelerator.prepare_model(self.discriminators["target"]), accelerator)
+        self._generator = prepare(accelerator, self.generators["source_to_target"], config)
+        self._discriminator = prepare(accelerator, self.discriminators["target"], config)
+        self._adversary = SpadeAdversary(config, self._discriminator, accelerator)
         self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -58,6 +59,7 @@ class SpadeObjective:
             "feature_matching" and "perceptual"; "discriminator", its "discriminator_fake" and "discriminator_real".
         """
         self._generator.train()
+        self._discriminator.train()
         with self._accelerator.autocast():
             generating = self._adversary.generator_losses(batch, self._generator(batch.source))
         generating["generator"] = total(generating)
@@ -88,7 +90,7 @@ class SpadeAdversary:
 
         Args:
             config: `gan_objective` and the weights of the losses.
-            discriminator: As prepared by the accelerator.
+            discriminator: As prepared by the accelerator, in train mode whenever it is used.
             accelerator: Device.
 
         Raises:
@@ -111,7 +113,6 @@ class SpadeAdversary:
             "adversarial", and where they have a weight "feature_matching" and "perceptual".
         """
         config = self._config
-        self._discriminator.train()
         with frozen(self._discriminator):
             fake_features, real_features = self._judge(batch, fake)
         losses = {"adversarial": config.lambda_gan * generator_loss(config.gan_objective, fake_features)}
@@ -132,7 +133,6 @@ class SpadeAdversary:
             "discriminator_fake", "discriminator_real", and with `wgangp` "gradient_penalty", weighted.
         """
         objective = self._config.gan_objective
-        self._discriminator.train()
         fake_features, real_features = self._judge(batch, fake)
         losses = {
             "discriminator_fake": discriminator_loss(objective, fake_features, real=False),

@@ -20,7 +20,7 @@ import numpy as np
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from components.catlib.reporting.formatting import short_number
 
@@ -148,7 +148,7 @@ def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
             zorder=1,
         )
         centre = math.sqrt(min(macs) * max(macs))
-        for mark in marks:
+        for number, mark in enumerate(sorted(marks, key=lambda mark: mark.macs)):
             colour = _PLACEHOLDERS[mark.colour]
             if mark.interval is not None:
                 axes.vlines(mark.macs, *mark.interval, color=colour, linewidth=2, alpha=0.5)
@@ -157,7 +157,7 @@ def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
             axes.annotate(
                 mark.name,
                 (mark.macs, mark.value),
-                xytext=(-9 if left else 9, 9),
+                xytext=(-9 if left else 9, -17 if number % 2 else 9),  # neighbours on different sides
                 textcoords="offset points",
                 horizontalalignment="right" if left else "left",
                 color=_PLACEHOLDERS["ink"],
@@ -167,8 +167,7 @@ def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
         axes.xaxis.set_major_locator(_few_log_ticks(*axes.get_xlim()))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+        _linear_ticks(axes, most=5)
         return _svg(figure, description)
 
 
@@ -185,9 +184,15 @@ def _value_axis(axes: Axes, values: np.ndarray) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(_few_log_ticks(*axes.get_ylim()))
         axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+        _linear_ticks(axes, most=4)
+
+
+def _linear_ticks(axes: Axes, *, most: int) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(most))
+    # As many digits as tell neighbouring ticks apart.
+    axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
 
 
 def _few_log_ticks(low: float, high: float) -> FixedLocator:
@@ -209,7 +214,7 @@ def _svg(figure: Figure, description: str) -> str:
     text = re.sub(r" font-family: [^;\"]*;?| transform=\"rotate\(-0 [^\"]*\"", "", text)
     text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"\d+\.\d{2,}", lambda x: f"{float(x[0]):.1f}", tag[0]), text)
     prefix = f"chart-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"  # ids are unique in the page, not in a chart
-    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", text)
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", text.replace("xlink:href", "href"))
     for name, placeholder in _PLACEHOLDERS.items():
         text = text.replace(placeholder, f"var(--{name})")
     text = re.sub(r"\s*\n\s*", " ", text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.catlib.reporting.charts import STUDENT_COLOURS
-from components.catlib.reporting.formatting import budget_label
+from components.catlib.reporting.formatting import budget_label, with_minus
 from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage
 
 
@@ -35,6 +35,10 @@ class Metric:
     unit: str
     meaning: str
 
+    def text(self, value: float) -> str:
+        """Writes a value with its unit."""
+        return f"{with_minus(f'{value:.{self.digits}f}')} {self.unit}".strip()
+
 
 METRICS = (
     Metric(
@@ -45,7 +49,7 @@ METRICS = (
         "frechet_random_features",
         "Fréchet distance (random features)",
         "lower",
-        3,
+        2,
         "",
         "Fréchet distance to real images of the features of a fixed random network. It is not FID and cannot be "
         "compared with published FIDs.",
@@ -85,6 +89,8 @@ class Contender:
         colour: Of its lines and bars: "teacher", "student-0", …
         figures: Its part of `metrics.json`.
         ratio: How many times its cost the teacher's is; empty for the teacher, or without one.
+        teacher_latency: Of the teacher, timed in turn with it, as `latency_ms` in `metrics.json`; None without one.
+            Times of different evaluations say little about each other.
         evaluation: Where it was measured.
         protocol: How.
         trained: The artifact of its weights; None when it was not given.
@@ -96,6 +102,7 @@ class Contender:
     colour: str
     figures: dict[str, Any]
     ratio: dict[str, float]
+    teacher_latency: dict[str, float] | None
     evaluation: Artifact
     protocol: dict[str, Any]
     trained: Artifact | None
@@ -175,11 +182,8 @@ def compare_generators(lineage: Lineage) -> Comparison:
     evaluations = {
         student.evaluation.digest: student.evaluation.read_json("metrics.json") for student in lineage.students
     }
-    ordered = sorted(
-        lineage.students, key=lambda student: -evaluations[student.evaluation.digest]["student"]["paper_macs"]
-    )
     students = []
-    for number, (student, name) in enumerate(zip(ordered, _names(ordered), strict=True)):
+    for number, (student, name) in enumerate(zip(lineage.students, _names(lineage.students), strict=True)):
         evaluation = evaluations[student.evaluation.digest]
         students.append(
             Contender(
@@ -187,6 +191,7 @@ def compare_generators(lineage: Lineage) -> Comparison:
                 colour=f"student-{number % STUDENT_COLOURS}",
                 figures=evaluation["student"],
                 ratio=evaluation["ratio"],
+                teacher_latency=evaluation["teacher"]["latency_ms"] if evaluation["teacher"] else None,
                 evaluation=student.evaluation,
                 protocol=evaluation["protocol"],
                 trained=student.trained,
@@ -211,6 +216,7 @@ def compare_generators(lineage: Lineage) -> Comparison:
             colour="teacher",
             figures=reference_evaluation["teacher"],
             ratio={},
+            teacher_latency=None,
             evaluation=reference.evaluation,
             protocol=reference.protocol,
             trained=lineage.teacher,

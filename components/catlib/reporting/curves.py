@@ -122,6 +122,7 @@ def training_charts(comparison: Comparison) -> list[ChartGroup]:
             "1 − KA per feature layer: 0 when the student's features tell images apart just as the teacher's do.",
             [(log.generator, log.misalignment) for log in students],
             x_label="step",
+            titles={name: name for log in students for name in log.misalignment},
         ),
     ]
     return [group for group in groups if group.charts]
@@ -135,7 +136,7 @@ def _group(
     x_label: str,
     titles: Mapping[str, str] | None = None,
 ) -> ChartGroup:
-    """Draws a chart per name with a line per generator."""
+    """Draws a chart per name, titled as `titles` says, with a line per generator."""
     charts = []
     for name in dict.fromkeys(name for _, series in drawn for name in series):
         chart_title = (titles or {}).get(name, words(name))

@@ -22,6 +22,17 @@ def file_size(count: int) -> str:
     return f"{quantity(count)}B" if count >= 1000 else f"{count} B"
 
 
+def milliseconds(value: float) -> str:
+    """Writes a time with three digits: 28.9712 as 29.0 ms."""
+    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:.{digits}f} ms"
+
+
+def factor(ratio: float) -> str:
+    """Writes how many times smaller something is: 4.2 as ÷ 4.2, and 0.5 as × 2.0."""
+    return f"÷ {ratio:.1f}" if ratio >= 1 else f"× {1 / ratio:.1f}"
+
+
 def budget_label(budget: str) -> str:
     """Writes a compute budget: "2.6e+09" as 2.6 G, "0.1x" as 0.1×."""
     return f"{budget[:-1]}×" if budget.endswith("x") else short_number(float(budget))

@@ -60,7 +60,14 @@ class EvaluatedStudent:
 
 @dataclass(frozen=True)
 class Lineage:
-    """The artifacts of a run; None where one was not given."""
+    """The artifacts of a run; None where one was not given.
+
+    Attributes:
+        dataset: Packed images.
+        real_stats: Statistics of real images.
+        teacher: The teacher.
+        students: From most to fewest MACs, in whatever order they were given.
+    """
 
     dataset: Artifact | None
     real_stats: Artifact | None
@@ -129,7 +136,7 @@ def trace(
         found.append(EvaluatedStudent(evaluation, weights, pruned.get(origin or ""), exported.get(evaluated)))
     if not found:
         raise UserError("A report needs at least one evaluation; give --evaluation with the output of that stage.")
-    lineage = Lineage(**single, students=tuple(found))
+    lineage = Lineage(**single, students=tuple(sorted(found, key=_descending_macs)))
     used = {artifact.digest for artifact in lineage.artifacts()}
     for artifact in (*trained.values(), *pruned.values(), *exported.values()):
         if artifact.digest not in used:
@@ -139,6 +146,11 @@ def trace(
             )
     _check_ancestors(lineage, single)
     return lineage
+
+
+def _descending_macs(student: EvaluatedStudent) -> tuple[int, str]:
+    macs: int = student.evaluation.read_json("metrics.json")["student"]["paper_macs"]
+    return -macs, student.evaluation.digest
 
 
 def _by_digest(folders: Sequence[Path], kind: str) -> dict[str, Artifact]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.catlib.config import ReportConfig
 from components.catlib.reporting.comparison import Comparison, Contender, budget_of
-from components.catlib.reporting.formatting import as_text, as_yaml, file_size, short_number, words
+from components.catlib.reporting.formatting import as_text, as_yaml, file_size, milliseconds, short_number, words
 from components.catlib.reporting.lineage import Artifact, Lineage
 
 PAIRINGS = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
@@ -64,8 +64,8 @@ def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "time per image (CPU)",
-            f"{short_number(1e3 * runtime['median'])} ms in ONNX Runtime, {short_number(1e3 * torch['median'])} ms in "
-            f"PyTorch; {runtime['threads']} threads",
+            f"{milliseconds(1e3 * runtime['median'])} in ONNX Runtime, {milliseconds(1e3 * torch['median'])} in "
+            f"PyTorch; threads: {runtime['threads']}",
         ),
         ("operators", ", ".join(f"{count} {name}" for name, count in facts["operators"].items())),
     ]
@@ -128,7 +128,7 @@ class Origin:
         inputs: Name and digest of what it was made from.
         size: Of all files.
         num_files: How many.
-        metrics: Its headline figures.
+        metrics: Its headline figures; none of an evaluation, which the page is about.
     """
 
     kind: str
@@ -153,7 +153,7 @@ def _origin(artifact: Artifact, comparison: Comparison) -> Origin:
         for student in comparison.students
         if artifact in (student.pruned, student.trained, student.evaluation, student.exported)
     ]
-    metrics = manifest.summary.get("metrics", {})
+    metrics = manifest.summary.get("metrics", {}) if manifest.kind != "evaluate" else {}
     return Origin(
         kind=words(manifest.kind),
         student=", ".join(owners) if len(comparison.students) > 1 else "",

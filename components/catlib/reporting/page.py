@@ -59,6 +59,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
     )
     environment.globals["quantity"] = quantity
     template = environment.get_template("report.html")
-    text = template.render(**content, source=lambda picture: "")
-    sources = album.encode(LARGEST_PAGE - len(text.encode()))
-    return template.render(**content, source=lambda picture: sources[picture])
+    used: list[int] = []
+    text = template.render(**content, source=used.append)
+    sources = album.encode(LARGEST_PAGE - len(text.encode()), used)
+    return template.render(**content, source=sources.__getitem__)

@@ -6,6 +6,7 @@ import base64
 import io
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -17,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 MOST_SAMPLES = 12
 MOST_TIMELINE_STEPS = 6
-ENCODINGS = ((512, 88), (384, 82), (256, 80), (192, 75), (128, 70), (96, 60), (64, 50))
-"""Longest side in pixels and WebP quality of embedded pictures: the first with which all of them fit is used."""
+ENCODINGS = ((256, 88), (256, 78), (192, 76), (128, 74), (96, 70), (64, 60), (48, 40))
+"""Largest height in pixels and WebP quality of the pictures: the first with which all of them fit is used."""
 
 
 class Pictures:
@@ -32,29 +33,26 @@ class Pictures:
         self._images.append(image.convert("RGB"))
         return len(self._images) - 1
 
-    def encode(self, limit: int) -> list[str]:
-        """Returns a `data:` address per picture, of at most `limit` characters in all.
+    def encode(self, limit: int, used: Sequence[int] | None = None) -> list[str]:
+        """Returns a `data:` address per picture; pictures are made smaller and coarser until all of them fit.
 
-        Pictures are made smaller and coarser until they fit; when that does not suffice, the last ones are left out:
-        their address is empty.
+        Args:
+            limit: Characters that all addresses in the page may have.
+            used: Numbers of the pictures that are shown; one that is shown twice counts twice. Default: all, once.
         """
+        shown = range(len(self._images)) if used is None else used
         uris: list[str] = []
-        for longest, quality in ENCODINGS:
-            uris = [_data_uri(image, longest, quality) for image in self._images]
-            if sum(map(len, uris)) <= limit:
+        for height, quality in ENCODINGS:
+            uris = [_data_uri(image, height, quality) for image in self._images]
+            if sum(len(uris[picture]) for picture in shown) <= limit:
                 return uris
-        left_out = 0
-        while sum(map(len, uris)) > limit:
-            left_out += 1
-            uris[-left_out] = ""
-        logger.warning("%d of %d pictures do not fit into the report", left_out, len(uris))
+        logger.warning("the report is larger than intended: %d pictures cannot be made any smaller", len(uris))
         return uris
 
 
-def _data_uri(image: Image.Image, longest: int, quality: int) -> str:
-    scale = min(1.0, longest / max(image.size))
-    if scale < 1:
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+def _data_uri(image: Image.Image, height: int, quality: int) -> str:
+    if image.height > height:
+        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "WEBP", quality=quality)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
@@ -81,6 +79,12 @@ class Sample:
 
     name: str
     pictures: list[Shown]
+
+    @property
+    def triptych(self) -> list[Shown]:
+        """The input, the teacher's picture if there is one, and that of the smallest student."""
+        *others, smallest_student = self.pictures
+        return [shown for shown in others if shown.caption in ("input", "teacher")] + [smallest_student]
 
 
 def samples(comparison: Comparison, pictures: Pictures) -> list[Sample]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from components.catlib.reporting.charts import Mark, cost_chart
 from components.catlib.reporting.comparison import Comparison, Contender, Metric, Score
-from components.catlib.reporting.formatting import file_size, quantity, short_number, with_minus
+from components.catlib.reporting.formatting import factor, file_size, milliseconds, quantity, short_number
 from components.catlib.reporting.lineage import Lineage
 
 # ------------------------------------------------------------------------------------------------------------- headline
@@ -14,12 +14,21 @@ from components.catlib.reporting.lineage import Lineage
 
 @dataclass(frozen=True)
 class Fact:
-    """A headline figure: the student's value, the teacher's beside it, and a remark."""
+    """A headline figure.
+
+    Attributes:
+        label: What it is.
+        student: The student's value.
+        teacher: The teacher's, if known.
+        remark: A few words about it.
+        spread: How sure the student's value is.
+    """
 
     label: str
     student: str
     teacher: str | None
     remark: str = ""
+    spread: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,14 @@ def headline(comparison: Comparison) -> Headline:
             _cost_fact("Multiply-accumulates", "paper_macs", student, teacher),
             _cost_fact("Parameters", "parameters", student, teacher),
             *_quality_facts(comparison),
-            *_time_facts(student, teacher),
+            *_time_facts(student),
         ],
     )
 
 
 def _cost_fact(label: str, key: str, student: Contender, teacher: Contender | None) -> Fact:
     beside = quantity(teacher.figures[key]) if teacher else None
-    remark = f"÷ {teacher.figures[key] / student.figures[key]:.1f}" if teacher else ""
+    remark = factor(teacher.figures[key] / student.figures[key]) if teacher else ""
     return Fact(label, quantity(student.figures[key]), beside, remark)
 
 
@@ -70,21 +79,25 @@ def _quality_facts(comparison: Comparison) -> list[Fact]:
         own = comparison.score(comparison.smallest, metric)
         beside = comparison.score(comparison.teacher, metric) if comparison.teacher else None
         if own is not None:
-            remark = f"{metric.better} is better"
             facts.append(
-                Fact(metric.label, score_text(metric, own), score_text(metric, beside) if beside else None, remark)
+                Fact(
+                    metric.label,
+                    metric.text(own.value),
+                    f"{metric.text(beside.value)} {_spread(metric, beside)}" if beside else None,
+                    f"{metric.better} is better",
+                    _spread(metric, own),
+                )
             )
     return facts
 
 
-def _time_facts(student: Contender, teacher: Contender | None) -> list[Fact]:
-    median = f"{short_number(student.figures['latency_ms']['median'])} ms"
-    beside = f"{short_number(teacher.figures['latency_ms']['median'])} ms" if teacher else None
-    remark = f"÷ {student.ratio['latency']:.1f}" if "latency" in student.ratio else ""
-    facts = [Fact("Time per image (CPU)", median, beside, remark)]
+def _time_facts(student: Contender) -> list[Fact]:
+    beside = milliseconds(student.teacher_latency["median"]) if student.teacher_latency else None
+    remark = f"{factor(student.ratio['latency'])}, measured in turn" if "latency" in student.ratio else ""
+    facts = [Fact("Time per image (CPU)", milliseconds(student.figures["latency_ms"]["median"]), beside, remark)]
     if student.exported is not None:
         exported = student.exported.read_json("export.json")
-        runtime = f"{short_number(1e3 * exported['latency']['onnxruntime']['median'])} ms in ONNX Runtime"
+        runtime = f"{milliseconds(1e3 * exported['latency']['onnxruntime']['median'])} per image in ONNX Runtime"
         facts.append(Fact("ONNX file", file_size(exported["bytes"]), None, runtime))
     return facts
 
@@ -138,9 +151,7 @@ def table(comparison: Comparison) -> Table:
         Column("MACs executed", meaning="Multiply-adds that a device does for one image, a stricter count."),
         Column("Parameters", meaning="Learned values of the generator."),
         *(Column(metric.label, metric.better, metric.meaning) for metric in comparison.metrics),
-        Column(
-            "Time per image", "lower", "On the CPU, one image at a time: the median, and where the middle 80 % lie."
-        ),
+        Column("Time per image", "lower", "Median on the CPU, one image at a time, student and teacher in turn."),
     ]
     if any_exported:
         columns.append(Column("ONNX", meaning="Size of the file, and its time per image in ONNX Runtime."))
@@ -151,7 +162,7 @@ def table(comparison: Comparison) -> Table:
             [
                 *_cost_cells(contender),
                 *(_score_cell(comparison, contender, metric) for metric in comparison.metrics),
-                _time_cell(contender),
+                _time_cell(comparison, contender),
                 *([_onnx_cell(contender)] if any_exported else []),
             ],
         )
@@ -162,7 +173,7 @@ def table(comparison: Comparison) -> Table:
 
 def _cost_cells(contender: Contender) -> list[Cell]:
     return [
-        Cell(quantity(contender.figures[key]), f"÷ {contender.ratio[key]:.3g}" if key in contender.ratio else "")
+        Cell(quantity(contender.figures[key]), factor(contender.ratio[key]) if key in contender.ratio else "")
         for key in ("paper_macs", "true_macs", "parameters")
     ]
 
@@ -171,23 +182,25 @@ def _score_cell(comparison: Comparison, contender: Contender, metric: Metric) ->
     if (contender.name, metric.key) in comparison.withheld:
         return Cell("withheld", withheld=True)
     score = contender.score(metric)
-    if score is None:
-        return NOTHING
-    return Cell(_number(metric, score.value), f"± {_number(metric, score.spread)}" if score.spread is not None else "")
+    return Cell(metric.text(score.value), _spread(metric, score)) if score else NOTHING
 
 
-def _time_cell(contender: Contender) -> Cell:
-    latency = contender.figures["latency_ms"]
-    return Cell(
-        f"{short_number(latency['median'])} ms", f"{short_number(latency['low'])}–{short_number(latency['high'])}"
-    )
+def _time_cell(comparison: Comparison, contender: Contender) -> Cell:
+    """A student's time with the teacher's beside which it was measured; the teacher's times beside all students."""
+    if contender is comparison.teacher:
+        medians = [student.teacher_latency["median"] for student in comparison.students if student.teacher_latency]
+        low, high = milliseconds(min(medians)), milliseconds(max(medians))
+        return Cell(low if low == high else f"{low} to {high}")
+    beside = f", teacher {milliseconds(contender.teacher_latency['median'])}" if contender.teacher_latency else ""
+    ratio = factor(contender.ratio["latency"]) if "latency" in contender.ratio else ""
+    return Cell(milliseconds(contender.figures["latency_ms"]["median"]), ratio + beside)
 
 
 def _onnx_cell(contender: Contender) -> Cell:
     if contender.exported is None:
         return NOTHING
     facts = contender.exported.read_json("export.json")
-    return Cell(file_size(facts["bytes"]), f"{short_number(1e3 * facts['latency']['onnxruntime']['median'])} ms")
+    return Cell(file_size(facts["bytes"]), milliseconds(1e3 * facts["latency"]["onnxruntime"]["median"]))
 
 
 def _baseline_rows(comparison: Comparison, columns: list[Column]) -> list[Row]:
@@ -198,23 +211,15 @@ def _baseline_rows(comparison: Comparison, columns: list[Column]) -> list[Row]:
     rows = []
     for name, values in measured.items():
         by_label = {
-            metric.label: Cell(_number(metric, values[metric.key]))
-            for metric in comparison.metrics
-            if metric.key in values
+            metric.label: Cell(metric.text(values[metric.key])) for metric in comparison.metrics if metric.key in values
         }
         if by_label:
             rows.append(Row(name, "", [by_label.get(column.label, NOTHING) for column in columns]))
     return rows
 
 
-def score_text(metric: Metric, score: Score) -> str:
-    """Writes a score with its unit and, if known, half of its confidence interval."""
-    spread = f" ± {score.spread:.{metric.digits}f}" if score.spread is not None else ""
-    return f"{with_minus(f'{score.value:.{metric.digits}f}')}{spread} {metric.unit}".strip()
-
-
-def _number(metric: Metric, value: float) -> str:
-    return f"{with_minus(f'{value:.{metric.digits}f}')} {metric.unit}".strip()
+def _spread(metric: Metric, score: Score) -> str:
+    return f"± {score.spread:.{metric.digits}f}" if score.spread is not None else ""
 
 
 # -------------------------------------------------------------------------------------------------- charts and caveats
@@ -245,9 +250,25 @@ def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
             "The Fréchet distance is measured with the features of a fixed random network: it orders the generators of "
             "this page, but it is not FID and cannot be compared with published numbers."
         )
+    notes += _beaten_by_a_colour(comparison)
     for student in comparison.students:
         if student.pruned:
             notes += [f"{student.name}: {note}" for note in student.pruned.read_json("pruning.json")["notes"]]
     if len({artifact.manifest.code_digest for artifact in lineage.artifacts()}) > 1:
         notes.append("The artifacts were written by different versions of the code; the table of origins says which.")
     return notes
+
+
+def _beaten_by_a_colour(comparison: Comparison) -> list[str]:
+    """Names the generators that are no closer to the true images than a picture of a single colour."""
+    if "constant_l1" not in comparison.baseline:
+        return []
+    (metric,) = (metric for metric in comparison.metrics if metric.key == "l1")
+    scores = {each.name: comparison.score(each, metric) for each in comparison.contenders}
+    beaten = [name for name, score in scores.items() if score and score.value >= comparison.baseline["constant_l1"]]
+    if not beaten:
+        return []
+    colour = metric.text(comparison.baseline["constant_l1"])
+    *others, last = beaten
+    names = f"{', '.join(others)} and {last}" if others else last
+    return [f"By L1, {names} did not do better than a picture of the best single colour ({colour})."]

@@ -89,7 +89,9 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str) -> No
 
 def test_a_recipe_file_of_ones_own_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("name: mine\ndescription: Mine.\nbudgets: [2.6e9]\ndataset: {crop_size: [128, 256], load_size: 300}\n")
+    path.write_text(
+        "name: mine\ndescription: Mine.\nbudgets: [2.6e9]\ndataset: {crop_size: [128, 256], load_size: 300}\n"
+    )
     recipe = load_recipe(str(path))
     assert recipe.dataset.crop_size == (128, 256)
     assert recipe.dataset.load_size == (300, 300)

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from components.catlib.checkpoints import Checkpoints, FolderStore
+from components.catlib.artifacts import FileRecord
+from components.catlib.checkpoints import Checkpoints, FolderStore, Store
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch
-from components.catlib.errors import Interrupted
+from components.catlib.errors import Interrupted, UserError
 from components.catlib.training import Evaluation, Progress, train
 
 STEPS_PER_EPOCH = 3
@@ -78,9 +81,10 @@ class SmallObjective:
 class RandomBatches:
     steps_per_epoch = STEPS_PER_EPOCH
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         random = torch.Generator().manual_seed(step)
-        return Batch(torch.randn(5, 4, generator=random), torch.randn(5, 4, generator=random))
+        source, target = torch.randn(5, 4, generator=random), torch.randn(5, 4, generator=random)
+        return Batch(source[rows], target[rows])
 
 
 def weight_sum(generators: Mapping[str, nn.Module]) -> Evaluation:
@@ -97,7 +101,7 @@ def weight_sum(generators: Mapping[str, nn.Module]) -> Evaluation:
 
 def scripted(values: list[float]) -> Callable[[Mapping[str, nn.Module]], Evaluation]:
     upcoming: Iterator[float] = iter(values)
-    return lambda generators: Evaluation({way: {"l1": next(upcoming)} for way in generators}, "l1", b"")
+    return lambda generators: Evaluation({way: {"l1": next(upcoming)} for way in generators}, "l1", b"picture")
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -118,8 +122,8 @@ def run(
     folder: Path,
     objective: SmallObjective,
     *,
-    checkpoint: Path | None = None,
-    evaluate: Callable[[Mapping[str, nn.Module]], Evaluation] = weight_sum,
+    checkpoint: Path | Store | None = None,
+    evaluate: Callable[[Mapping[str, nn.Module]], Evaluation] | None = weight_sum,
     **changes: Any,
 ) -> Progress:
     folder.mkdir(exist_ok=True)
@@ -131,10 +135,16 @@ def run(
         evaluate=evaluate,
         folder=folder,
         accelerator=Accelerator(cpu=True),
-        checkpoints=None
-        if checkpoint is None
-        else Checkpoints(FolderStore(str(checkpoint)), origin={"config": settings.model_dump(mode="json")}),
+        checkpoints=None if checkpoint is None else opened(checkpoint, settings),
     )
+
+
+LENGTH = {"patience", "time_limit_seconds"}
+
+
+def opened(checkpoint: Path | Store, settings: TrainingConfig) -> Checkpoints:
+    store = FolderStore(str(checkpoint)) if isinstance(checkpoint, Path) else checkpoint
+    return Checkpoints(store, origin={"config": settings.model_dump(mode="json", exclude=LENGTH)})
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -205,9 +215,170 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path):
 def test_checkpoints_are_written_at_intervals_too(tmp_path: Path):
     objective = SmallObjective()
     folder, found = tmp_path / "checkpoint", []
-    objective.after_step = lambda _: found.append({int(path.stem[len("step-") :]) for path in folder.glob("step-*")})
+
+    def wait_for_a_checkpoint(step: int) -> None:
+        deadline = time.monotonic() + 10
+        while step > 1 and not (folder / f"step-{step - 1:09d}.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)  # what is no longer wanted goes right after
+        found.append({int(path.stem[len("step-") :]) for path in folder.glob("step-*")})
+
+    objective.after_step = wait_for_a_checkpoint
     run(tmp_path / "a", objective, checkpoint=folder, evaluations=0, checkpoint_seconds=1e-9)
     assert found[:4] == [set(), {1}, {1, 2}, {2, 3}]
+
+
+class SlowStore(FolderStore):
+    """A store that does not answer for a while."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.up = threading.Event()
+
+    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
+        assert self.up.wait(20)
+        return super().put(name, write)
+
+
+def test_training_does_not_wait_for_a_slow_store(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    objective, store = SmallObjective(), SlowStore(tmp_path / "checkpoint")
+    objective.after_step = lambda step: store.up.set() if step == 11 else None
+    run(
+        tmp_path / "a",
+        objective,
+        checkpoint=store,
+        evaluate=scripted([2.0] * 4),
+        evaluations=4,
+        checkpoint_seconds=1e-9,
+    )
+    assert "checkpoint of step 3 is left out" in caplog.text
+    found = opened(tmp_path / "checkpoint", config(evaluations=4, checkpoint_seconds=1e-9)).load_newest()
+    assert found is not None
+    assert found["progress"]["step"] == 12
+    assert torch.equal(
+        found["networks"]["discriminator_target"]["weight"], objective.weights()["discriminator_target.weight"]
+    )
+
+
+class BrokenStore(FolderStore):
+    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
+        raise UserError("the store is gone")
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_training(tmp_path: Path):
+    objective = SmallObjective()
+    with pytest.raises(UserError, match="the store is gone"):
+        run(tmp_path / "a", objective, checkpoint=BrokenStore(str(tmp_path / "checkpoint")), checkpoint_seconds=1e-9)
+
+
+def test_the_best_checkpoint_is_kept(tmp_path: Path):
+    run(
+        tmp_path / "a",
+        SmallObjective(),
+        checkpoint=tmp_path / "checkpoint",
+        evaluate=scripted([2.0, 1.0, 3.0, 4.0, 5.0, 6.0]),
+        evaluations=6,
+        checkpoint_seconds=1e9,
+    )
+    saved = {int(path.stem[len("step-") :]) for path in (tmp_path / "checkpoint").glob("*.json")}
+    assert 12 in saved
+    assert 4 in saved
+
+
+def test_training_ends_when_patience_does(tmp_path: Path):
+    objective, snapshots = SmallObjective(), {}
+    objective.after_step = lambda done: snapshots.update({done: objective.weights()})
+    changes = {"evaluations": 12, "patience": 3, "keep": "best"}
+    scores = [5.0, 4.0, 6.0, 3.0, 3.5, 3.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    progress = run(tmp_path / "a", objective, checkpoint=tmp_path / "checkpoint", evaluate=scripted(scores), **changes)
+    assert (progress.ended, progress.step) == ("patience", 7)
+    assert progress.kept["source_to_target"]["step"] == 4
+    assert_equal(objective.weights(), snapshots[4])
+    again = SmallObjective()
+    assert run(tmp_path / "b", again, checkpoint=tmp_path / "checkpoint", **changes).ended == "patience"
+    assert again.steps == 0
+    assert_equal(again.weights(), snapshots[4])
+    on = SmallObjective()
+    longer = changes | {"patience": 9}
+    found = run(tmp_path / "c", on, checkpoint=tmp_path / "checkpoint", evaluate=scripted(scores[7:]), **longer)
+    assert (found.ended, found.step, on.steps) == ("epochs", 12, 5)
+
+
+def test_training_ends_at_the_time_limit_with_the_best_so_far(tmp_path: Path):
+    objective = SmallObjective()
+    objective.after_step = lambda step: time.sleep(0.3) if step == 5 else None
+    scores = scripted([1.0, 2.0])
+    changes = {"time_limit_seconds": 0.3, "evaluations": 3, "keep": "best"}
+    progress = run(tmp_path / "a", objective, checkpoint=tmp_path / "checkpoint", evaluate=scores, **changes)
+    assert (progress.ended, progress.step, progress.scores) == ("time limit", 5, [1.0, 2.0])
+    assert progress.kept["source_to_target"]["step"] == 4
+    longer = SmallObjective()
+    found = run(tmp_path / "b", longer, checkpoint=tmp_path / "checkpoint", **(changes | {"time_limit_seconds": 60.0}))
+    assert (found.ended, longer.steps) == ("epochs", 7)
+
+
+def test_without_evaluations_the_time_limit_keeps_the_last_step(tmp_path: Path):
+    objective = SmallObjective()
+    objective.after_step = lambda step: time.sleep(0.3) if step == 5 else None
+    progress = run(tmp_path / "a", objective, time_limit_seconds=0.3, evaluate=None)
+    assert (progress.ended, progress.step, progress.kept) == ("time limit", 5, {})
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_moving_averages_are_what_is_scored_and_kept(tmp_path: Path, keep: str):
+    objective, weights, scored = SmallObjective(), [], []
+    weights.append(objective.weights())
+    objective.after_step = lambda _: weights.append(objective.weights())
+
+    def evaluate(generators: Mapping[str, nn.Module]) -> Evaluation:
+        scored.append(objective.weights())
+        return weight_sum(generators)
+
+    run(tmp_path / "a", objective, evaluate=evaluate, evaluations=1, ema_decay=0.3, keep=keep)
+    name = "generator_source_to_target.0.weight"
+    average = weights[0][name]
+    for step, later in enumerate(weights[1:], start=1):
+        decay = min(0.3, step / (step + 10))
+        average = decay * average + (1 - decay) * later[name]
+    torch.testing.assert_close(scored[0][name], average)
+    assert torch.equal(objective.weights()[name], scored[0][name])
+    plain = SmallObjective()
+    run(tmp_path / "b", plain, evaluations=1, keep=keep)
+    assert not torch.allclose(plain.weights()[name], average)
+    assert torch.equal(plain.weights()[name], weights[-1][name])  # averaging does not disturb training
+
+
+def test_moving_averages_without_evaluations_are_the_result(tmp_path: Path):
+    first, second = SmallObjective(), SmallObjective()
+    run(tmp_path / "a", first, evaluations=0, ema_decay=0.9)
+    run(tmp_path / "b", second, evaluations=1, ema_decay=0.9, keep="last")
+    assert_equal(first.weights(), second.weights())
+
+
+def test_moving_averages_resume_exactly(tmp_path: Path):
+    whole, first, second = SmallObjective(), SmallObjective(), SmallObjective()
+    changes = {"ema_decay": 0.9, "evaluations": 2}
+    run(tmp_path / "whole", whole, **changes)
+    first.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    with pytest.raises(Interrupted):
+        run(tmp_path / "a", first, checkpoint=tmp_path / "checkpoint", **changes)
+    run(tmp_path / "b", second, checkpoint=tmp_path / "checkpoint", **changes)
+    assert_equal(whole.weights(), second.weights())
+
+
+def test_a_loss_scale_is_part_of_the_state(tmp_path: Path):
+    def accelerator(scale: float) -> Accelerator:
+        made = Accelerator(cpu=True)
+        made.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return made
+
+    settings, objective = config(evaluations=0), SmallObjective()
+    common = {"config": settings, "batches": RandomBatches(), "evaluate": None, "folder": tmp_path}
+    train(objective, accelerator=accelerator(64.0), checkpoints=opened(tmp_path / "state", settings), **common)  # type: ignore[arg-type]
+    resumed = accelerator(2.0)
+    train(objective, accelerator=resumed, checkpoints=opened(tmp_path / "state", settings), **common)  # type: ignore[arg-type]
+    assert resumed.scaler is not None
+    assert resumed.scaler.get_scale() == 64.0
 
 
 def test_sigterm_saves_and_stops(tmp_path: Path):
@@ -249,7 +420,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(tmp_path: Path, value: float):
     with pytest.raises(RuntimeError, match=f"'judgement' is {value} at step 8 of 12"):
         run(tmp_path / "a", objective, checkpoint=tmp_path / "checkpoint", checkpoint_seconds=1e-9)
     assert objective.steps == 8
-    assert {path.stem for path in (tmp_path / "checkpoint").iterdir()} == {"step-000000006", "step-000000007"}
+    saved = sorted(path.stem for path in (tmp_path / "checkpoint").glob("*.json"))
+    assert saved
+    assert saved[-1] < "step-000000008"
 
 
 def test_rates_follow_the_schedule_for_each_optimiser(tmp_path: Path):
@@ -306,7 +479,7 @@ def test_each_direction_keeps_its_own_best(tmp_path: Path):
 
     def evaluate(_: Mapping[str, nn.Module]) -> Evaluation:
         forward, backward = next(scores)
-        return Evaluation({"source_to_target": {"l1": forward}, "target_to_source": {"l1": backward}}, "l1", b"")
+        return Evaluation({"source_to_target": {"l1": forward}, "target_to_source": {"l1": backward}}, "l1", b"picture")
 
     run(tmp_path / "a", objective, evaluate=evaluate, keep="best")
     found = objective.weights()

@@ -35,7 +35,12 @@ def test_a_folder_becomes_an_artifact_that_says_where_it_came_from(tmp_path: Pat
         "layout": "combined",
         "split": "folders train and test",
     }
-    assert manifest.summary["metrics"] == {"train_images": 3, "test_images": 3, "skipped_images": 0}
+    assert manifest.summary["metrics"] == {
+        "train_images": 3,
+        "test_images": 3,
+        "skipped_images": 0,
+        "duplicate_images": 0,
+    }
     assert manifest.summary["images"] == {"train": {"source": 3, "target": 3}, "test": {"source": 3, "target": 3}}
     assert "packed" in caplog.text
 
@@ -61,7 +66,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path):
 def test_a_failed_run_leaves_nothing_behind(tmp_path: Path):
     folder = make_pairs(tmp_path / "data")
     (folder / "train/1.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match="1 image cannot be read"):
+    with pytest.raises(UserError, match="1 image cannot be used"):
         stage.run(DatasetConfig(source=str(folder)), output=tmp_path / "out" / "packed")
     assert list((tmp_path / "out").iterdir()) == []
 

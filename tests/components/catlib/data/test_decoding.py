@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
-from components.catlib.data.samples import UnreadableImageError
+from components.catlib.data.files import SourceFile
+from components.catlib.data.samples import UnusableImageError
 from components.catlib.errors import UserError
-from tests.components.catlib.data.image_folders import noise, write
+from tests.components.catlib.data.image_folders import file_at, noise, write
 
 
 def pixels(path: Path) -> np.ndarray:
-    picture = read_picture(path)
+    picture = read_picture(file_at(path))
     assert picture.mode == "RGB"
     return np.asarray(picture)
 
@@ -29,19 +30,32 @@ def test_palette_indices_are_looked_up_in_a_picture_and_kept_in_a_label_map(tmp_
     image.putpixel((2, 1), 1)
     image.save(tmp_path / "palette.png")
     assert pixels(tmp_path / "palette.png")[1].tolist() == [[10, 20, 30], [10, 20, 30], [40, 50, 60]]
-    assert np.asarray(read_labels(tmp_path / "palette.png", num_labels=2)).tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert np.asarray(read_labels(file_at(tmp_path / "palette.png"), num_labels=2)).tolist() == [[0, 0, 0], [0, 0, 1]]
 
 
-def test_transparency_leaves_the_stored_colours_alone(tmp_path: Path):
-    rgba = np.dstack([noise(1), noise(2)[..., 0]])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_are_laid_on_white(tmp_path: Path, mode: str):
+    image = Image.new(mode, (3, 1), (*(200, 0, 100)[: len(mode) - 1], 255))
+    for x, opacity in enumerate((0, 51, 255)):
+        image.putpixel((x, 0), (*(200, 0, 100)[: len(mode) - 1], opacity))
+    image.save(tmp_path / "x.png")
+    clear, fifth, opaque = pixels(tmp_path / "x.png")[0].tolist()
+    colour = [200, 0, 100] if mode == "RGBA" else [200] * 3
+    assert (clear, opaque) == ([255] * 3, colour)
+    assert fifth == [round(255 * 0.8 + value * 0.2) for value in colour]
+
+
+def test_opaque_colours_keep_every_value(tmp_path: Path):
+    rgba = np.dstack([noise(1), np.full((8, 8), 255, np.uint8)])
     assert np.array_equal(pixels(write(tmp_path / "rgba.png", rgba)), rgba[..., :3])
 
 
-def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder):
-    image = Image.new("P", (2, 2))
+def test_a_transparent_palette_is_laid_on_white_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    image = Image.new("P", (2, 1))
     image.putpalette([1, 2, 3, 4, 5, 6])
+    image.putpixel((1, 0), 1)
     image.save(tmp_path / "palette.png", transparency=b"\x00\xff")
-    assert pixels(tmp_path / "palette.png")[0, 0].tolist() == [1, 2, 3]
+    assert pixels(tmp_path / "palette.png")[0].tolist() == [[255, 255, 255], [4, 5, 6]]
     assert not recwarn.list
 
 
@@ -74,29 +88,29 @@ def test_exif_orientation_turns_the_image_upright(tmp_path: Path):
 
 def test_a_black_and_white_label_map_has_labels_0_and_1(tmp_path: Path):
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "mask.png")
-    assert np.asarray(read_labels(tmp_path / "mask.png", num_labels=2)).tolist() == [[1, 0]]
+    assert np.asarray(read_labels(file_at(tmp_path / "mask.png"), num_labels=2)).tolist() == [[1, 0]]
 
 
 def test_a_label_that_is_no_class_is_the_users_mistake(tmp_path: Path):
     path = write(tmp_path / "map.png", [[0, 5, 255]])
-    assert np.asarray(read_labels(path, num_labels=6)).tolist() == [[0, 5, 255]]
+    assert np.asarray(read_labels(file_at(path), num_labels=6)).tolist() == [[0, 5, 255]]
     with pytest.raises(UserError, match=r"map\.png holds the label 5, .* 0 … 4"):
-        read_labels(path, num_labels=5)
+        read_labels(file_at(path), num_labels=5)
 
 
 def test_a_label_beyond_8_bits_is_the_users_mistake(tmp_path: Path):
     with pytest.raises(UserError, match="holds the label 256"):
-        read_labels(write(tmp_path / "map.png", [[0, 256]], np.uint16), num_labels=255)
+        read_labels(file_at(write(tmp_path / "map.png", [[0, 256]], np.uint16)), num_labels=255)
 
 
 def test_a_coloured_label_map_is_the_users_mistake(tmp_path: Path):
     with pytest.raises(UserError, match=r"Label map .*map\.png has the mode RGB"):
-        read_labels(write(tmp_path / "map.png", noise(0)), num_labels=255)
+        read_labels(file_at(write(tmp_path / "map.png", noise(0))), num_labels=255)
 
 
 @pytest.mark.parametrize(("suffix", "dtype", "largest"), [("png", np.uint16, 65535), ("tif", np.int32, 2**31 - 1)])
 def test_instance_ids_keep_their_value(tmp_path: Path, suffix: str, dtype: type, largest: int):
-    instances = read_instances(write(tmp_path / f"instances.{suffix}", [[0, 33002, largest]], dtype))
+    instances = read_instances(file_at(write(tmp_path / f"instances.{suffix}", [[0, 33002, largest]], dtype)))
     assert instances.mode == "I"
     assert np.asarray(instances).tolist() == [[0, 33002, largest]]
 
@@ -107,14 +121,19 @@ def test_of_an_odd_width_the_right_half_is_wider():
     assert np.array_equal(np.hstack([np.asarray(left), np.asarray(right)]), noise(0, height=4, width=7))
 
 
-@pytest.mark.parametrize("keep", [0, 4, 30, 200])
-def test_a_damaged_file_is_unreadable_with_its_name_and_a_reason(tmp_path: Path, keep: int):
-    path = write(tmp_path / "cut.png", noise(0, 32, 32))
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UnreadableImageError) as caught:
-        read_picture(path)
+@pytest.mark.filterwarnings("ignore")  # Pillow's own remarks about the damage
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp", "ppm"])
+@pytest.mark.parametrize("missing", [1, 13, 200, None])
+def test_a_file_that_is_cut_short_is_unusable_with_its_name_and_a_reason(
+    tmp_path: Path, suffix: str, missing: int | None
+):
+    path = write(tmp_path / f"cut.{suffix}", noise(0, 32, 32))
+    path.write_bytes(path.read_bytes()[:-missing] if missing else b"")
+    with pytest.raises(UnusableImageError) as caught:
+        read_picture(file_at(path))
     assert caught.value.file == str(path)
     assert caught.value.reason
+    assert "0x" not in caught.value.reason
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own remarks about the damage
@@ -123,7 +142,7 @@ def test_a_damaged_file_is_unreadable_with_its_name_and_a_reason(tmp_path: Path,
     damage=st.dictionaries(st.floats(0, 1, exclude_max=True), st.integers(0, 255), min_size=1, max_size=8),
 )
 @settings(max_examples=60, deadline=None)
-def test_whatever_the_damage_a_file_gives_a_picture_or_is_unreadable(
+def test_whatever_the_damage_a_file_gives_a_picture_or_is_unusable(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, damage: dict[float, int]
 ):
     path = write(tmp_path_factory.mktemp("damaged") / f"x{suffix}", noise(0))
@@ -132,14 +151,14 @@ def test_whatever_the_damage_a_file_gives_a_picture_or_is_unreadable(
         content[int(place * len(content))] = value
     path.write_bytes(content)
     try:
-        assert read_picture(path).mode == "RGB"
-    except UnreadableImageError as error:
+        assert read_picture(file_at(path)).mode == "RGB"
+    except UnusableImageError as error:
         assert error.file == str(path)
 
 
-def test_a_missing_file_is_unreadable(tmp_path: Path):
-    with pytest.raises(UnreadableImageError, match="No such file"):
-        read_picture(tmp_path / "gone.png")
+def test_a_missing_file_is_unusable(tmp_path: Path):
+    with pytest.raises(UnusableImageError, match="No such file"):
+        read_picture(file_at(tmp_path / "gone.png"))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -147,10 +166,18 @@ def test_a_missing_file_is_unreadable(tmp_path: Path):
 def test_pillows_limit_on_pixels_is_an_error(tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch):
     path = write(tmp_path / "bomb.png", noise(0, 10, 10))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(100 * share))
-    with pytest.raises(UnreadableImageError, match=r"limit|decompression bomb"):
-        read_picture(path)
+    with pytest.raises(UnusableImageError, match=r"limit|decompression bomb"):
+        read_picture(file_at(path))
 
 
-def test_floating_point_pixels_are_unreadable(tmp_path: Path):
-    with pytest.raises(UnreadableImageError, match="floating-point"):
-        read_picture(write(tmp_path / "deep.tif", [[0.5]], np.float32))
+def test_floating_point_pixels_are_unusable(tmp_path: Path):
+    with pytest.raises(UnusableImageError, match="floating-point"):
+        read_picture(file_at(write(tmp_path / "deep.tif", [[0.5]], np.float32)))
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read():
+    def read() -> bytes:
+        raise AssertionError("it was read")
+
+    with pytest.raises(UnusableImageError, match="more than the limit"):
+        read_picture(SourceFile("huge.png", 2**40, read))

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.catlib.data.labels import cityscapes_train_ids, instance_edges, one_hot, semantic_planes
+from components.catlib.data.labels import instance_edges, one_hot, semantic_planes
 
 
 def test_one_plane_per_class_and_none_where_nothing_is_known():
@@ -44,8 +44,3 @@ def test_every_known_label_lights_exactly_one_plane(num_labels: int, seed: int):
     planes = one_hot(labels, [*range(num_labels)])
     assert torch.equal(planes.sum(1), torch.ones(1, 3, 4))
     assert torch.equal(planes.argmax(1), labels.long())
-
-
-def test_a_licence_plate_is_ignored_however_its_id_is_stored():
-    assert cityscapes_train_ids(np.array([-1, 7, 33, 34, 300])).tolist() == [255, 0, 18, 255, 255]
-    assert cityscapes_train_ids(np.array([255, 26], dtype=np.uint8)).tolist() == [255, 13]

@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,36 +55,80 @@ def broken_pairs(folder: Path, count: int, broken: set[int]) -> Path:
     return folder
 
 
-def test_all_unreadable_images_are_counted_and_the_first_named(tmp_path: Path):
-    folder = broken_pairs(tmp_path / "data", 9, broken={1, 2, 3, 5, 6, 7, 8})
+def test_all_unusable_images_are_counted_and_logged_and_the_first_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = broken_pairs(tmp_path / "data", 9, broken={1, 2, 3, 5, 6, 7})
+    (folder / "A/train/008.png").unlink()
     with pytest.raises(
-        UserError, match=r"^7 images cannot be read: .*001\.png.*002\.png.* and 2 more; .*skip"
+        UserError, match=r"^7 images cannot be used: .*008\.png \(no partner.*001\.png.* and 2 more, .*log; .*skip"
     ) as caught:
         pack_folder(folder, tmp_path / "packed")
     assert "007.png" not in str(caught.value)
+    for number in (1, 2, 3, 5, 6, 7, 8):
+        assert f"unusable {folder}/B/train/{number:03}.png" in caplog.text
     assert not (tmp_path / "packed").exists()
 
 
 def test_skipped_images_take_their_partners_along_and_are_recorded(tmp_path: Path):
     folder = broken_pairs(tmp_path / "data", 70, broken={0, 3, 69})
+    write(folder / "B/train/005.png", noise(5, 8, 9))
+    (folder / "B/train/006.png").unlink()
     packed = pack_folder(folder, tmp_path / "packed", on_error="skip")
     train = packed.split("train")
-    assert len(train.names) == len(train.source) == len(train.target) == 67
-    assert train.names[:3] == ("001", "002", "004")
-    for row in (0, 2, 66):
+    assert len(train.names) == len(train.source) == len(train.target) == 65
+    assert train.names[:4] == ("001", "002", "004", "007")
+    for row in (0, 2, 64):
         assert np.array_equal(train.source[row], noise(int(train.names[row])))
         assert np.array_equal(train.target[row], noise(int(train.names[row])))
-    assert [Path(skipped.file).name for skipped in packed.summary.skipped] == ["000.png", "003.png", "069.png"]
-    assert packed.summary.metrics == {"train_images": 67, "test_images": 1, "skipped_images": 3}
+    skipped = {Path(one.file).name: one.reason for one in packed.summary.skipped}
+    assert list(skipped) == ["006.png", "000.png", "003.png", "005.png", "069.png"]
+    assert "no partner" in skipped["006.png"]
+    assert "8×8, but its partner" in skipped["005.png"]
+    assert packed.summary.metrics["skipped_images"] == 5
     assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == [
-        "manifest.json", "names.json", "test_source.npy", "test_target.npy", "train_source.npy", "train_target.npy",
+        "manifest.json", "names.json", "report.json", "samples.webp", "test_source.npy", "test_target.npy",
+        "train_source.npy", "train_target.npy",
     ]  # fmt: skip
 
 
-def test_a_folder_of_nothing_but_unreadable_images_is_an_error_even_when_skipping(tmp_path: Path):
+def test_a_folder_of_nothing_but_unusable_images_is_an_error_even_when_skipping(tmp_path: Path):
     write(tmp_path / "data/x.png", noise(0)).write_bytes(b"")
-    with pytest.raises(UserError, match="1 image cannot be read"):
+    with pytest.raises(UserError, match="1 image cannot be used"):
         pack_folder(tmp_path / "data", tmp_path / "packed", on_error="skip")
+
+
+def test_samples_are_packed_in_order_whatever_takes_longest():
+    def make(number: int) -> int:
+        time.sleep(0.02 if number % 7 == 0 else 0)
+        return number
+
+    assert list(packing._in_threads(make, range(150))) == list(range(150))
+
+
+def test_an_error_ends_the_threads():
+    started = []
+
+    def make(number: int) -> None:
+        started.append(number)
+        raise UserError("stop")
+
+    with pytest.raises(UserError, match="stop"):
+        list(packing._in_threads(make, range(1000)))
+    assert len(started) <= packing._UNDER_WAY
+
+
+def test_pictures_may_be_prepared_at_a_smaller_size_first(tmp_path: Path):
+    """As the published Cityscapes for pix2pix were made: 256×256 before everything else."""
+    original = noise(0, 20, 40)
+    for split in ("train", "val"):
+        write(tmp_path / f"data/{split}A/x.png", original)
+        write(tmp_path / f"data/{split}B/x.png", original)
+    packed = pack_folder(tmp_path / "data", tmp_path / "packed", prepared_size=6, load_size=9, crop_size=6)
+    bicubic = Image.Resampling.BICUBIC
+    prepared = Image.fromarray(original).resize((6, 6), bicubic)
+    assert np.array_equal(packed.split("test").source[0], np.asarray(prepared))
+    assert np.array_equal(packed.split("train").target[0], np.asarray(prepared.resize((9, 9), bicubic)))
 
 
 def test_max_images_keeps_the_first_ones_of_every_split(tmp_path: Path):
@@ -117,8 +162,9 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path, monke
 
 def test_names_are_kept_as_json(tmp_path: Path):
     write(tmp_path / "data/é/x.png", noise(0))
+    write(tmp_path / "data/y.png", noise(1))
     pack_folder(tmp_path / "data", tmp_path / "packed", layout="single")
     assert json.loads((tmp_path / "packed/names.json").read_text()) == {
         "train": {"source": [], "target": []},
-        "test": {"source": ["é/x"], "target": []},
+        "test": {"source": ["y", "é/x"], "target": []},
     }

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -6,10 +7,12 @@ import numpy as np
 import pytest
 
 from components.catlib.config import DatasetConfig
-from components.catlib.data.samples import Collection, SampleList
-from components.catlib.data.sources import open_folder
+from components.catlib.data.cityscapes import cityscapes_train_ids
+from components.catlib.data.files import folder_tree
+from components.catlib.data.samples import Collection, SampleList, UnusableImageError
+from components.catlib.data.sources import open_tree
 from components.catlib.errors import UserError
-from tests.components.catlib.data.image_folders import noise, write
+from tests.components.catlib.data.image_folders import cityscapes, noise, write
 
 
 def make(folder: Path, *files: str) -> Path:
@@ -19,7 +22,7 @@ def make(folder: Path, *files: str) -> Path:
 
 
 def open_in(folder: Path, **settings: Any) -> Collection:
-    return open_folder(DatasetConfig(**settings), folder)
+    return open_tree(DatasetConfig(**settings), folder_tree(folder, where=str(folder)), {"source": "here"})
 
 
 def names(lists: Sequence[SampleList]) -> list[list[str]]:
@@ -126,39 +129,91 @@ def test_label_maps_in_trainA_are_recognised_as_pairs(tmp_path: Path):
     assert (found.pairing, found.has_instances) == ("labels", True)
 
 
-def cityscapes(folder: Path) -> Path:
-    for split in ("train", "val"):
-        write(folder / f"leftImg8bit/{split}/bonn/bonn_1_leftImg8bit.png", noise(1, 2, 4))
-        stem = f"gtFine/{split}/bonn/bonn_1_gtFine"
-        write(folder / f"{stem}_labelIds.png", np.full((2, 4), 7))
-        write(folder / f"{stem}_instanceIds.png", np.full((2, 4), 26001), np.uint16)
-        write(folder / f"{stem}_color.png", noise(2, 2, 4))
-    return folder
-
-
 def test_cityscapes_labels(tmp_path: Path):
     found = open_in(cityscapes(tmp_path), num_labels=35)
     assert (found.pairing, found.has_instances, names(found.test)) == ("labels", True, [["bonn/bonn_1"]])
+    assert found.provenance == {"source": "here", "layout": "cityscapes", "split": "folders train and val"}
     images = found.test[0].samples[0].load()
-    assert [np.asarray(images[role]).max() for role in ("source", "instances")] == [7, 26001]
-    assert np.array_equal(np.asarray(images["target"]), noise(1, 2, 4))
+    assert (np.asarray(images["instances"]) == 1000 * np.asarray(images["source"]).astype(int)).all()
+    assert np.array_equal(np.asarray(images["target"]), noise(1, 4, 8))
 
 
-def test_cityscapes_colours(tmp_path: Path):
-    images = open_in(cityscapes(tmp_path), direction="BtoA").train[0].samples[0].load()
-    assert np.array_equal(np.asarray(images["source"]), noise(2, 2, 4))
-    assert np.array_equal(np.asarray(images["target"]), noise(1, 2, 4))
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_cityscapes_colours(tmp_path: Path, direction: str):
+    found = open_in(cityscapes(tmp_path), direction=direction)
+    images = found.train[0].samples[0].load()
+    photo, colours = ("source", "target") if direction == "AtoB" else ("target", "source")
+    assert (found.pairing, set(images)) == ("paired", {"source", "target"})
+    assert np.array_equal(np.asarray(images[photo]), noise(0, 4, 8))
+    assert np.array_equal(np.asarray(images[colours]), noise(100, 4, 8))
+
+
+@pytest.mark.parametrize("num_labels", [None, 35])
+def test_cityscapes_has_its_scored_classes_where_images_are_held_out(tmp_path: Path, num_labels: int | None):
+    found = open_in(cityscapes(tmp_path), num_labels=num_labels)
+    ids = np.random.default_rng(1).integers(0, 34, (4, 8))
+    scored = np.asarray(found.test[0].samples[0].load()["ground_truth"])
+    assert np.array_equal(scored, cityscapes_train_ids(ids))
+    assert "ground_truth" not in found.train[0].roles
+
+
+def test_cityscapes_without_val_holds_images_out_with_their_classes(tmp_path: Path):
+    cityscapes(tmp_path, names=["a/1", "b/2"])
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.rmtree(tmp_path / kind / "val")
+    found = open_in(tmp_path, num_labels=35)
+    assert sorted(names(found.train)[0] + names(found.test)[0]) == ["a/1", "b/2"]
+    assert "ground_truth" in found.test[0].roles
+
+
+def test_a_folder_around_everything_is_passed_over(tmp_path: Path):
+    make(tmp_path / "horse2zebra-main" / "horse2zebra", "trainA/1.png", "trainB/2.png")
+    make(tmp_path / "__MACOSX", "trainA/._1.png")
+    assert names(open_in(tmp_path, test_fraction=0).train) == [["1"], ["2"]]
+
+
+def test_two_folders_of_other_names_are_domains_in_the_order_of_the_alphabet(tmp_path: Path):
+    make(tmp_path, "maps/train/1.png", "maps/test/2.png", "photos/train/1.png", "photos/test/2.png")
+    found = open_in(tmp_path, direction="BtoA")
+    assert (found.pairing, names(found.train), names(found.test)) == ("paired", [["1"]], [["2"]])
+    assert found.provenance["domains"] == {"A": "maps", "B": "photos"}
+    assert np.array_equal(np.asarray(found.train[0].samples[0].load()["target"]), noise(0))
+
+
+def test_two_folders_may_also_be_unpaired(tmp_path: Path):
+    make(tmp_path, "horses/1.png", "horses/2.png", "zebras/7.png")
+    assert names(open_in(tmp_path, layout="unpaired", test_fraction=0).train) == [["1", "2"], ["7"]]
+    with pytest.raises(UserError, match=r"holds no pair: .* set dataset\.layout: unpaired"):
+        open_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["A/a.png", "A/b.png", "B/a.png"], "A/b.png: no partner named 'b' among the target images"),
+        (["A/a.png", "B/a.png", "B/c.png"], "B/c.png: no partner named 'c' among the source images"),
+        (
+            ["A/train/a.png", "B/train/a.png", "A/test/b.png"],
+            "A/test/b.png: no partner named 'b' among the target images of the split test",
+        ),
+    ],
+)
+def test_images_without_a_partner_are_listed(tmp_path: Path, files: list[str], message: str):
+    found = open_in(make(tmp_path, *files), test_fraction=0)
+    assert names(found.train) == [["a"]]
+    (left_out,) = found.without_partner
+    assert f"{left_out.file}: {left_out.reason}".endswith(message)
 
 
 @pytest.mark.parametrize(
     ("files", "settings", "message"),
     [
         ([], {}, "holds no images in a known layout .found: nothing."),
-        (["pictures/a.png"], {}, "found: pictures"),
+        (["x/a.png", "y/a.png", "z/a.png"], {}, "found: x, y, z"),
         (["A/a.png"], {}, "no images of domain B"),
-        (["A/a.png", "A/b.png", "B/a.png"], {}, "A/b.png has no partner named 'b' among the target images"),
-        (["A/a.png", "B/a.png", "B/c.png"], {}, "B/c.png has no partner named 'c' among the source images"),
-        (["A/train/a.png", "B/train/a.png", "A/test/b.png"], {}, "no partner named 'b' .* of the split test"),
+        (["A/a.png", "B/b.png"], {}, "holds no pair: .*A/a.png has no partner named 'a' among the target images"),
+        (["leftImg8bit/train/a.png", "x/b.png"], {"layout": "cityscapes"}, "no images in gtFine/"),
+        (["leftImg8bit/train/a.png", "gtFine/train/a.png"], {}, "no images with the names of its layout, cityscapes"),
         (["trainA/a.png"], {}, "no images of domain B: expected B/, trainB/ or B/train/"),
         (["a.png"], {"layout": "unpaired"}, "no images of domain A"),
         (["a.png"], {"num_labels": 3}, "num_labels needs label maps .* laid out as single"),
@@ -169,22 +224,16 @@ def test_mistakes_in_a_folder_are_named(tmp_path: Path, files: list[str], settin
         open_in(make(tmp_path, *files), **settings)
 
 
-def test_an_empty_split_folder_is_named(tmp_path: Path):
+def test_an_empty_folder_counts_as_missing(tmp_path: Path):
     make(tmp_path, "trainA/a.png")
     (tmp_path / "trainB").mkdir()
-    with pytest.raises(UserError, match="trainB holds no images"):
+    with pytest.raises(UserError, match="no images of domain B"):
         open_in(tmp_path)
-
-
-def test_what_is_no_folder_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match="is no folder"):
-        open_in(tmp_path / "nothing")
-    with pytest.raises(UserError, match="unpack it first"):
-        open_in(write(tmp_path / "a.png", noise(0)))
 
 
 def test_partners_of_different_sizes_are_named_when_they_are_read(tmp_path: Path):
     write(tmp_path / "A/x.png", noise(0, 4, 6))
     write(tmp_path / "B/x.png", noise(0, 4, 5))
-    with pytest.raises(UserError, match=r"A/x\.png 6×4, .*B/x\.png 5×4"):
-        open_in(tmp_path).train[0].samples[0].load()
+    sample = open_in(tmp_path).train[0].samples[0]
+    with pytest.raises(UnusableImageError, match=r"A/x\.png: size .* 6×4, but its partner is .*B/x\.png 5×4"):
+        sample.load()

@@ -51,7 +51,7 @@ def test_gradients_reach_every_parameter(make, norm: NormConfig) -> None:
     factor=st.sampled_from([1, 6]),
     num_blocks=st.integers(1, 4),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_options_translate_images_of_any_size(
     kernel_sizes, height, width, in_channels, out_channels, padding, activation, dropout, factor, num_blocks
 ) -> None:

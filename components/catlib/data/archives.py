@@ -1,0 +1,230 @@
+"""Archives as trees of files, read in place: zip, tar and gzipped tar, from anyone.
+
+Nothing is ever written under a name that an archive chooses. Even so an archive is refused as a whole, in one sentence,
+when it shows that it is damaged or not meant well: paths that lead elsewhere, links, devices, encryption, a size out of
+all proportion, an end that is missing. A gzipped tar is inflated once into a nameless temporary file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import io
+import os
+import re
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from components.catlib.data.files import FileTree, SourceFile, is_image_path
+from components.catlib.errors import UserError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""Names of archives; what a file really is, its content decides."""
+
+MOST_MEMBERS = 500_000
+MOST_INFLATION = 100
+"""An archive may unpack to this many times its size; pictures are compressed already and hardly shrink."""
+FREE_INFLATION_BYTES = 2**30
+"""Below this size nobody asks for the proportion."""
+
+_BLOCK = 512
+_COPIED_AT_ONCE = 2**20
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
+
+
+@contextlib.contextmanager
+def open_archive(path: Path, *, where: str) -> Iterator[FileTree]:
+    """Opens an archive; its files can be read, by several threads too, until the context ends.
+
+    Args:
+        path: A .zip, .tar or .tar.gz file, whatever its name.
+        where: What messages call it.
+
+    Raises:
+        UserError: Neither of these, damaged, cut short, or refused for what it holds.
+    """
+    with path.open("rb") as file:
+        beginning = file.read(_BLOCK)
+    with contextlib.ExitStack() as stack:
+        if beginning.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+            yield _zip_tree(path, where, stack)
+        elif beginning.startswith(b"\x1f\x8b"):
+            yield _tar_tree(stack.enter_context(_inflated(path, where)), where)
+        elif beginning[257:262] == b"ustar":
+            yield _tar_tree(stack.enter_context(path.open("rb")), where)
+        else:
+            kind = (
+                "a web page" if b"<html" in beginning.lower() or b"<!doctype" in beginning.lower() else "something else"
+            )
+            raise UserError(f"{where} is no archive (.zip, .tar, .tar.gz) but {kind}; check dataset.source.")
+
+
+# ------------------------------------------------------------------------------------------------------------------ zip
+
+
+def _zip_tree(path: Path, where: str, stack: contextlib.ExitStack) -> FileTree:
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _damaged(where, error) from error
+    members = archive.infolist()
+    listing = _Listing(where, packed_bytes=path.stat().st_size)
+    for member in members:
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            listing.refuse(member.filename, "a link" if kind == stat.S_IFLNK else "no plain file")
+        if member.flag_bits & 0x1:
+            listing.refuse(member.filename, "encrypted")
+        listing.add(
+            member.filename, member.file_size, partial(_read_zipped, archive, member), is_file=not member.is_dir()
+        )
+    return listing.tree()
+
+
+def _read_zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as stream:
+        # Asking for a number of bytes bounds what is inflated, whatever the data are; the last byte checks the CRC.
+        content = stream.read(member.file_size)
+    if len(content) != member.file_size:
+        raise ValueError(f"holds {len(content)} of {member.file_size} bytes")
+    return content
+
+
+# ------------------------------------------------------------------------------------------------------------------ tar
+
+
+class _Headers(io.RawIOBase):
+    """A tar file for the eyes of `tarfile`, which reads headers: none is so large that it fills the memory."""
+
+    LONGEST = 2**20
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self.LONGEST:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _tar_tree(file: IO[bytes], where: str) -> FileTree:
+    """Lists a tar file, which must stay open."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    listing = _Listing(where, packed_bytes=size)
+    end = 0
+    try:
+        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
+            while member := archive.next():
+                if not (member.isreg() or member.isdir()) or member.issparse():
+                    listing.refuse(member.name, "a link" if member.issym() or member.islnk() else "no plain file")
+                if member.size < 0 or member.offset_data < end or member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"{member.name} does not fit in")
+                read = partial(_read_range, file.fileno(), member.offset_data, member.size)
+                listing.add(member.name, member.size, read, is_file=member.isreg())
+                end = archive.offset
+    except UserError:
+        raise
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise _damaged(where, error) from error
+    # tarfile takes whatever it cannot read for the end.
+    if size % _BLOCK or os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):
+        raise _damaged(where, "its end is missing")
+    return listing.tree()
+
+
+def _read_range(descriptor: int, offset: int, size: int) -> bytes:
+    content = os.pread(descriptor, size, offset)
+    if len(content) != size:
+        raise ValueError(f"holds {len(content)} of {size} bytes")
+    return content
+
+
+@contextlib.contextmanager
+def _inflated(path: Path, where: str) -> Iterator[IO[bytes]]:
+    """Inflates a gzip file into a temporary file, all of it, so that its checksum is verified."""
+    limit = _most_bytes(path.stat().st_size)
+    with tempfile.TemporaryFile() as inflated:
+        try:
+            with gzip.open(path) as stream:
+                while block := stream.read(_COPIED_AT_ONCE):
+                    if inflated.tell() + len(block) > limit:
+                        raise _bomb(where, limit)
+                    inflated.write(block)
+            inflated.flush()
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise _damaged(where, error) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise UserError(f"There is no room in {tempfile.gettempdir()} to inflate {where}.") from error
+            raise _damaged(where, error) from error
+        yield inflated
+
+
+# -------------------------------------------------------------------------------------------------------------- hygiene
+
+
+class _Listing:
+    """Collects the members of an archive and refuses it for what they show."""
+
+    def __init__(self, where: str, *, packed_bytes: int) -> None:
+        self._where = where
+        self._limit = _most_bytes(packed_bytes)
+        self._members = 0
+        self._bytes = 0
+        self._files: dict[PurePosixPath, SourceFile] = {}
+
+    def refuse(self, name: str, what: str) -> None:
+        raise UserError(
+            f"Archive {self._where} is refused: its member {name!r} is {what}; make it anew from plain files."
+        )
+
+    def add(self, name: str, size: int, read: Callable[[], bytes], *, is_file: bool) -> None:
+        """Takes a member; only images are kept."""
+        plain = name.replace("\\", "/")
+        if _ABSOLUTE.match(plain) or "\0" in name or ".." in plain.split("/"):
+            self.refuse(name, "not inside it")
+        self._members += 1
+        self._bytes += size
+        if self._members > MOST_MEMBERS:
+            raise UserError(f"Archive {self._where} is refused: it has more than {MOST_MEMBERS} members; split it.")
+        if self._bytes > self._limit:
+            raise _bomb(self._where, self._limit)
+        path = PurePosixPath(plain)
+        if is_file and is_image_path(path):
+            if path in self._files:
+                self.refuse(name, "there twice")
+            self._files[path] = SourceFile(f"{self._where}/{path}", size, read)
+
+    def tree(self) -> FileTree:
+        return FileTree(self._where, dict(sorted(self._files.items())))
+
+
+def _most_bytes(packed_bytes: int) -> int:
+    return max(FREE_INFLATION_BYTES, MOST_INFLATION * packed_bytes)
+
+
+def _bomb(where: str, limit: int) -> UserError:
+    return UserError(
+        f"Archive {where} is refused: it unpacks to more than {limit / 1e9:.1f} GB, {MOST_INFLATION} times its size; "
+        "unpack it yourself if you trust it, and give the folder."
+    )
+
+
+def _damaged(where: str, reason: Exception | str) -> UserError:
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    return UserError(f"Archive {where} is damaged or cut short ({text}); fetch it again.")

@@ -1,0 +1,100 @@
+"""From what `dataset.source` says to a tree of image files: a path, a web or object-store address, a known name.
+
+A folder may hold images, or archives that belong together (Cityscapes comes as two). Archives are read in place; those
+from the web or the object store are downloaded once and kept by their content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.catlib.artifacts import file_sha256
+from components.catlib.data import archives
+from components.catlib.data.files import FileTree, folder_tree, merged
+from components.catlib.data.known_datasets import KNOWN, Dataset
+from components.catlib.errors import UserError
+from components.catlib.storage import Storage, is_remote, is_web, shown
+
+
+@contextlib.contextmanager
+def open_source(location: str, *, sha256: str | None = None) -> Iterator[tuple[FileTree, dict[str, Any]]]:
+    """Finds the images of a source.
+
+    Args:
+        location: A folder or archive; an https://, s3:// or minio:// address; a name in `known_datasets.KNOWN`, unless
+            there is a file or folder of that name.
+        sha256: Expected digest of the archive.
+
+    Yields:
+        The image files, readable until the context ends, and facts for the manifest: source, terms, digest.
+
+    Raises:
+        UserError: There is nothing, it cannot be reached, it has another digest, or it is neither folder nor archive.
+    """
+    name = shown(location)
+    facts: dict[str, Any] = {"source": name}
+    with contextlib.ExitStack() as stack:
+        if location in KNOWN and not Path(location).exists():
+            known = KNOWN[location]
+            facts |= {"homepage": known.homepage, "terms": known.terms}
+            path = _known_dataset(known, sha256)
+        elif is_web(location):
+            path = Storage().cached(location, sha256)
+        elif is_remote(location):
+            path = _stored(location, sha256, stack)
+        else:
+            path = Path(location)
+        if sha256 is not None:
+            _check_digest(path, name, sha256)
+            facts["sha256"] = sha256
+        yield _tree(path, name, stack), facts
+
+
+def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> Path:
+    """Returns a local copy of an object, or of all objects below a prefix."""
+    store = Storage()
+    if store.is_file(location):
+        return store.cached(location, sha256)
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="images-"))
+    return store.fetch_files(location, Path(scratch) / "images")
+
+
+def _known_dataset(known: Dataset, sha256: str | None) -> Path:
+    """Returns the local copy of a known dataset, after downloading it if need be and possible."""
+    place = next((place for place in known.places if place.exists()), None)
+    if place is not None:
+        return place
+    if known.url is None:
+        raise UserError(f"{known.name} is not in {known.places[0]}/: register, {known.instructions}.")
+    try:
+        return Storage().cached(known.url, sha256 or known.sha256)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}; for {known.name}, {known.instructions}.") from error
+
+
+def _check_digest(path: Path, name: str, sha256: str) -> None:
+    if path.is_dir():
+        raise UserError(f"dataset.sha256 is the digest of a single archive, but {name} is a folder; remove it.")
+    if path.name != sha256 and path.is_file() and (found := file_sha256(path)) != sha256:
+        raise UserError(
+            f"{name} has the SHA-256 {found}, expected is {sha256}; fetch it again or correct dataset.sha256."
+        )
+
+
+def _tree(path: Path, name: str, stack: contextlib.ExitStack) -> FileTree:
+    if path.is_file():
+        return stack.enter_context(archives.open_archive(path, where=name))
+    if not path.is_dir():
+        near = f"; known datasets are {', '.join(KNOWN)}" if "/" not in name else ""
+        raise UserError(f"dataset.source {name} is no folder and no archive{near}.")
+    tree = folder_tree(path, where=name)
+    packed = [file for file in sorted(path.iterdir()) if file.is_file() and file.name.endswith(archives.SUFFIXES)]
+    if tree.files or not packed:
+        return tree
+    return merged(
+        [stack.enter_context(archives.open_archive(file, where=f"{name}/{file.name}")) for file in packed], where=name
+    )

@@ -1,0 +1,118 @@
+"""Several processes, one training: each has a device and a share of every batch; all have the same weights.
+
+`torchrun` starts the processes. The networks of a GAN run several times in a step, in two roles, which is more than
+torch's DistributedDataParallel is made for. So gradients are averaged here, once they are complete, before an optimiser
+uses them; and the running statistics of batch norms once per step. With one process nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
+
+from components.catlib.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def share_of_batch(accelerator: Accelerator, batch_size: int) -> slice:
+    """Returns which rows of a batch are this process's.
+
+    Raises:
+        UserError: The rows cannot be shared out evenly, which equal weights of all images need.
+    """
+    count = accelerator.num_processes
+    if batch_size % count:
+        raise UserError(f"batch_size {batch_size} cannot be shared evenly by {count} processes; use a multiple.")
+    rows = batch_size // count
+    return slice(accelerator.process_index * rows, (accelerator.process_index + 1) * rows)
+
+
+def check_norms(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:
+    """Refuses what torch cannot do: synchronised batch norm between CPUs.
+
+    Raises:
+        UserError: Names what to use instead.
+    """
+    synchronised = any(isinstance(module, nn.SyncBatchNorm) for network in networks for module in network.modules())
+    if synchronised and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        raise UserError(
+            "Synchronised batch norm over several processes needs GPUs; on CPUs train in one process, or with "
+            "norm.kind (for SPADE also spade_norm) batch."
+        )
+
+
+def same_weights(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:
+    """Gives every process the first one's weights and buffers."""
+    if accelerator.num_processes > 1:
+        for network in networks:
+            for values in network.state_dict().values():
+                distributed.broadcast(values, src=0)
+
+
+def average_gradients(accelerator: Accelerator, optimizer: Optimizer) -> None:
+    """Replaces the gradients that an optimiser will use by their mean over the processes.
+
+    The mean of losses over equal shares of a batch is the loss over the batch, so the mean of the gradients is its
+    gradient.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _average(accelerator, [parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+@torch.no_grad()
+def average_buffers(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:
+    """Replaces buffers, such as running means and variances, by their mean over the processes."""
+    buffers = [buffer for network in networks for buffer in network.buffers()]
+    _average(accelerator, [buffer for buffer in buffers if buffer.is_floating_point()])
+
+
+def _average(accelerator: Accelerator, tensors: list[Tensor]) -> None:
+    if accelerator.num_processes == 1 or not tensors:
+        return
+    values = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    distributed.all_reduce(values)
+    values /= accelerator.num_processes
+    parts = values.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Returns for each flag whether any process has raised it, in all processes the same."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.int32, device=accelerator.device)
+    distributed.all_reduce(raised, op=distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in raised.tolist()]
+
+
+def from_main(accelerator: Accelerator, make: Callable[[], Result]) -> Result:
+    """Calls a function in the main process and returns its result, which must be picklable, in all processes.
+
+    Raises:
+        UserError: The function has raised it; then it is raised in all processes.
+    """
+    if accelerator.num_processes == 1:
+        return make()
+    result, error = None, None
+    if accelerator.is_main_process:
+        try:
+            result = make()
+        except UserError as mistake:
+            error = mistake
+    result, error = broadcast_object_list([result, error])
+    if error is not None:
+        raise error
+    return result
+
+
+def of_all(accelerator: Accelerator, value: Result) -> list[Result]:
+    """Returns every process's value, in the order of the processes."""
+    return gather_object([value])

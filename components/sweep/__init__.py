@@ -1,0 +1,1 @@
+"""The plan of a sweep: every combination of a few settings."""

@@ -1,0 +1,198 @@
+"""What can be done with the pipelines, for notebooks and for the command line, which both call these functions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.catlib.artifacts import code_digest
+from components.catlib.config import Recipe, load_recipe
+from components.kubeflow import DEFAULT_IMAGE
+from pipelines.versions import check_image, content_version, dataset_version, pin_weights
+
+if TYPE_CHECKING:
+    from pipelines.cluster import Cluster, Connection, Run
+    from pipelines.compiling import Compiled
+    from pipelines.local import LocalRun
+
+MODEL_PARAMETERS = ("teacher", "students")
+"""Parameters that name models of earlier runs, in pipelines that take such."""
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _recipe(recipe: str | Recipe, overrides: Sequence[str], budgets: Sequence[str] | None) -> Recipe:
+    if isinstance(recipe, Recipe):
+        assert not overrides and not budgets, "a loaded recipe has its overrides already"
+        return recipe
+    return load_recipe(recipe, list(overrides), list(budgets) if budgets else None)
+
+
+def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the versions of what lies behind addresses to arguments, and checks them all."""
+    compiled.check_arguments(arguments)
+    complete: dict[str, Any] = {"source_version": dataset_version(recipe)}
+    if "model_version" in compiled.parameters:
+        given = [arguments.get(name) or [] for name in MODEL_PARAMETERS if name in compiled.parameters]
+        addresses = [address for value in given for address in ([value] if isinstance(value, str) else value)]
+        complete["model_version"] = content_version(addresses)
+    return complete | dict(arguments)
+
+
+def compile_recipe(
+    recipe: str | Recipe,
+    *,
+    pipeline: str = "compress",
+    overrides: Sequence[str] = (),
+    budgets: Sequence[str] | None = None,
+    image: str = DEFAULT_IMAGE,
+) -> Compiled:
+    """Compiles a pipeline to what Kubeflow takes.
+
+    Args:
+        recipe: A name, the path of a .yaml file, or a loaded recipe.
+        pipeline: compress, distill-only, evaluate-only or sweep.
+        overrides: `SECTION.KEY=VALUE` texts.
+        budgets: Instead of the recipe's.
+        image: Of every task.
+
+    Raises:
+        UserError: The recipe or an override is not right.
+    """
+    from pipelines.compiling import compile_pipeline
+
+    return compile_pipeline(pipeline, pin_weights(_recipe(recipe, overrides, budgets)), image=image)
+
+
+def run(
+    recipe: str | Recipe,
+    *,
+    pipeline: str = "compress",
+    overrides: Sequence[str] = (),
+    budgets: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    output: Path | None = None,
+    workspace: Path = Path("runs"),
+    image: str | None = None,
+    say: Callable[[str], None] = to_stderr,
+) -> LocalRun:
+    """Runs a pipeline on this machine.
+
+    Args:
+        recipe: A name, the path of a .yaml file, or a loaded recipe.
+        pipeline: compress, distill-only, evaluate-only or sweep.
+        overrides: `SECTION.KEY=VALUE` texts.
+        budgets: Instead of the recipe's.
+        arguments: Of the pipeline's parameters, beyond what the recipe says.
+        output: Folder for the report and the students; None: WORKSPACE/RECIPE.
+        workspace: Artifacts, cache and logs of all runs.
+        image: Runs every stage in a container of this image; None: in a process.
+        say: Receives progress lines.
+
+    Raises:
+        UserError: The recipe, an argument, or what a stage was given is not right.
+        Interrupted: The run was interrupted; running it again goes on.
+        RunFailed: A stage failed.
+    """
+    from pipelines.compiling import compile_pipeline
+    from pipelines.local import run_locally
+
+    settings = pin_weights(_recipe(recipe, overrides, budgets))
+    compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
+    return run_locally(
+        settings,
+        pipeline=pipeline,
+        arguments=_complete(compiled, settings, arguments or {}),
+        output=(output or workspace / settings.name).resolve(),
+        workspace=workspace.resolve(),
+        say=say,
+        image=image,
+    )
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run on a cluster.
+
+    Attributes:
+        cluster: Where it runs.
+        run_id: Its id.
+        link: Its address in Kubeflow's interface.
+    """
+
+    cluster: Cluster
+    run_id: str
+    link: str
+
+    def status(self) -> Run:
+        """Asks for its state and its tasks."""
+        return self.cluster.run(self.run_id)
+
+    def wait(self, say: Callable[[str], None] = to_stderr) -> Run:
+        """Watches it until it ends; see [Cluster.wait][pipelines.cluster.Cluster.wait]."""
+        return self.cluster.wait(self.run_id, say=say)
+
+    def logs(self, task: str | None = None) -> Iterator[tuple[str, str]]:
+        """Reads what its stages wrote, as pairs of task and line."""
+        return self.cluster.logs(self.run_id, task=task)
+
+    def fetch(self, folder: Path, *, root: str | None = None) -> Path:
+        """Downloads its report and students; see [Cluster.fetch][pipelines.cluster.Cluster.fetch]."""
+        return self.cluster.fetch(self.run_id, folder, root=root)
+
+
+def submit(
+    recipe: str | Recipe,
+    *,
+    connection: Connection,
+    pipeline: str = "compress",
+    overrides: Sequence[str] = (),
+    budgets: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    image: str = DEFAULT_IMAGE,
+    experiment: str | None = None,
+    root: str | None = None,
+    service_account: str | None = None,
+) -> Submitted:
+    """Starts a pipeline on a cluster.
+
+    Everything is checked before anything is sent: the recipe, the arguments, the image's name.
+
+    Args:
+        recipe: A name, the path of a .yaml file, or a loaded recipe.
+        connection: Where to and as whom.
+        pipeline: compress, distill-only, evaluate-only or sweep.
+        overrides: `SECTION.KEY=VALUE` texts.
+        budgets: Instead of the recipe's.
+        arguments: Of the pipeline's parameters, beyond what the recipe says.
+        image: Of every task; must hold the code of this checkout.
+        experiment: Group of runs; None: the recipe's name.
+        root: Address below which its artifacts go; None: as the cluster is configured.
+        service_account: Of its pods; None: as the cluster is configured.
+
+    Raises:
+        UserError: Something is not right, or Kubeflow cannot be reached, or refuses.
+    """
+    from pipelines.cluster import Cluster
+    from pipelines.compiling import compile_pipeline
+
+    check_image(image)
+    settings = pin_weights(_recipe(recipe, overrides, budgets))
+    compiled = compile_pipeline(pipeline, settings, image=image)
+    complete = _complete(compiled, settings, arguments or {})
+    cluster = Cluster(connection)
+    run_id = cluster.submit(
+        compiled,
+        {"code_digest": code_digest(), **complete},
+        name=f"{pipeline} {settings.name}",
+        experiment=experiment or settings.name,
+        root=root,
+        service_account=service_account,
+    )
+    return Submitted(cluster, run_id, cluster.link(run_id))

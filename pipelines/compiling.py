@@ -1,0 +1,99 @@
+"""From a recipe to what Kubeflow takes: the compiled pipeline, and arguments that are checked against it."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import compiler
+from kfp.dsl.graph_component import GraphComponent
+
+from components.catlib.config import Recipe
+from components.catlib.errors import UserError
+from pipelines.compress import compress_pipeline
+from pipelines.distill_only import distill_only_pipeline
+from pipelines.evaluate_only import evaluate_only_pipeline
+from pipelines.resources import Placement
+from pipelines.sweep import sweep_pipeline
+
+PIPELINES: dict[str, Callable[[Recipe, Placement], GraphComponent]] = {
+    "compress": compress_pipeline,
+    "distill-only": distill_only_pipeline,
+    "evaluate-only": evaluate_only_pipeline,
+    "sweep": sweep_pipeline,
+}
+
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "NUMBER_INTEGER": (int,),
+    "NUMBER_DOUBLE": (int, float),
+    "BOOLEAN": (bool,),
+    "LIST": (list, tuple),
+    "STRUCT": (dict,),
+}
+_TYPE_NAMES = {"STRING": "a text", "NUMBER_INTEGER": "a whole number", "NUMBER_DOUBLE": "a number",
+               "BOOLEAN": "true or false", "LIST": "a list", "STRUCT": "a mapping"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled pipeline.
+
+    Attributes:
+        text: The file that Kubeflow takes: the pipeline, and behind `---` what is special to Kubernetes.
+    """
+
+    text: str
+
+    @functools.cached_property
+    def spec(self) -> dict[str, Any]:
+        """The pipeline itself."""
+        return next(yaml.safe_load_all(self.text))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Type, description and default of every parameter, by name."""
+        return self.spec["root"]["inputDefinitions"]["parameters"]
+
+    @property
+    def platform(self) -> dict[str, Any]:
+        """What is special to Kubernetes; empty when there is nothing."""
+        documents = list(yaml.safe_load_all(self.text))
+        return documents[1] if len(documents) > 1 else {}
+
+    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Compares arguments with the parameters; Kubeflow's client would take anything.
+
+        Raises:
+            UserError: Names an argument that is unknown, missing or of another type.
+        """
+        name, parameters = self.spec["pipelineInfo"]["name"], self.parameters
+        for given, value in arguments.items():
+            if given not in parameters:
+                raise UserError(f"Pipeline {name} has no parameter {given!r}; it has {', '.join(sorted(parameters))}.")
+            expected = parameters[given]["parameterType"]
+            fits = isinstance(value, _PYTHON_TYPES[expected])
+            if not fits or (isinstance(value, bool) and expected != "BOOLEAN"):
+                raise UserError(f"Parameter {given} of pipeline {name} is {_TYPE_NAMES[expected]}, not {value!r}.")
+        for wanted, parameter in parameters.items():
+            if wanted not in arguments and not parameter.get("isOptional"):
+                raise UserError(f"Pipeline {name} needs {wanted}: {parameter['description']}")
+
+
+def compile_pipeline(pipeline: str, recipe: Recipe, *, image: str) -> Compiled:
+    """Compiles a pipeline for a cluster.
+
+    Args:
+        pipeline: A name in [PIPELINES][].
+        recipe: Its settings become the defaults of parameters, its `resources` what the tasks get.
+        image: Of every task.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(PIPELINES[pipeline](recipe, Placement(image, recipe.resources)), str(file))
+        return Compiled(file.read_text(encoding="utf-8"))

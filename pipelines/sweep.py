@@ -1,0 +1,111 @@
+"""A small grid: one teacher, and a student for every combination of budget and weight of the distillation loss."""
+
+from typing import List
+
+from kfp import dsl
+from kfp.dsl.graph_component import GraphComponent
+
+from components.catlib.config import Recipe
+from components.report.component import write_report
+from components.sweep.component import plan_sweep
+from components.teacher.component import train_teacher
+from pipelines.resources import Placement, pipeline_config
+from pipelines.stages import make_student, prepare_images
+
+MOST_STUDENTS = 12
+"""Kubeflow's status of a loop becomes unreliable with many iterations."""
+
+
+def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
+    """Builds the pipeline that makes a student per combination of budget and distillation weight.
+
+    Args:
+        recipe: The settings.
+        placement: Image of the tasks, and what they get on a cluster.
+
+    Returns:
+        The pipeline, ready to be compiled or called.
+    """
+
+    @dsl.pipeline(
+        name="sweep",
+        description=f"A grid of students. {recipe.description}",
+        display_name=f"CAT: {recipe.name}, sweep",
+        pipeline_config=pipeline_config(placement.resources),
+    )
+    def sweep(
+        budgets: List[str] = list(recipe.budgets),
+        lambdas_distill: List[float] = [0.0, recipe.distill.lambda_distill],
+        dataset: dict = recipe.section("dataset"),
+        real_stats: dict = recipe.section("real_stats"),
+        teacher: dict = recipe.section("teacher"),
+        prune: dict = recipe.section("prune"),
+        distill: dict = recipe.section("distill"),
+        evaluate: dict = recipe.section("evaluate"),
+        export: dict = recipe.section("export"),
+        report: dict = recipe.section("report"),
+        source_version: str = "",
+        code_digest: str = "",
+    ) -> dsl.Artifact:
+        """Trains one teacher and makes a student for every combination of budget and distillation weight.
+
+        Args:
+            budgets: Compute budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
+            lambdas_distill: Weights of the distillation loss; 0 shows what distillation is good for.
+            dataset: Where the images come from and how they are packed.
+            real_stats: Which features the distance between image sets uses.
+            teacher: The large generator and its training.
+            prune: How the students' channels are chosen.
+            distill: The students' training; its lambda_distill is replaced by each of lambdas_distill.
+            evaluate: What is measured.
+            export: The ONNX files.
+            report: Heading and description of the report.
+            source_version: Part of the dataset's cache key; another text packs the images anew.
+            code_digest: Part of every cache key; set when a run is submitted.
+
+        Returns:
+            The report with every student's ONNX file, weights and metrics.
+        """
+        plan = placement.place(
+            "other",
+            plan_sweep(budgets=budgets, lambdas_distill=lambdas_distill, distill=distill, most=MOST_STUDENTS),
+        )
+        images = prepare_images(
+            placement,
+            dataset=dataset,
+            source_version=source_version,
+            real_stats=real_stats,
+            code_digest=code_digest,
+        )
+        trained = placement.place(
+            "teacher",
+            train_teacher(
+                config=teacher, code_digest=code_digest, dataset=images.dataset, real_stats=images.real_stats
+            ),
+        )
+        with dsl.ParallelFor(plan.output, name="students", parallelism=placement.parallel_students) as point:
+            student = make_student(
+                placement,
+                teacher=trained.outputs["teacher"],
+                images=images,
+                budget=point.budget,
+                prune=prune,
+                distill=point.distill,
+                evaluate=evaluate,
+                export=export,
+                code_digest=code_digest,
+            )
+        written = write_report(
+            config=report,
+            code_digest=code_digest,
+            dataset=images.dataset,
+            real_stats=images.real_stats,
+            teacher=trained.outputs["teacher"],
+            students=dsl.Collected(student.pruned.outputs["student"]),
+            distilled=dsl.Collected(student.distilled.outputs["distilled"]),
+            evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
+            exports=dsl.Collected(student.exported.outputs["exported"]),
+        )
+        return placement.place("report", written).outputs["report"]
+
+    return sweep

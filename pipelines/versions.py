@@ -1,0 +1,78 @@
+"""What lies behind the addresses of a run, as texts that go into Kubeflow's cache keys.
+
+Kubeflow's cache knows an address, not its content: new images in the same folder would go unnoticed. So a run is given
+a version of what each address holds, and weights are pinned by their digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from components.catlib.artifacts import file_sha256
+from components.catlib.config import Recipe, named_files, validate
+from components.catlib.errors import UserError
+from components.catlib.storage import Storage, is_remote
+
+logger = logging.getLogger(__name__)
+
+
+def content_version(addresses: Iterable[str]) -> str:
+    """Returns a text that changes when a file behind an address does; "" when there are no addresses.
+
+    Args:
+        addresses: Files, folders, s3:// addresses. What this machine cannot look into counts with its name alone.
+
+    Raises:
+        UserError: The object store is named in the environment, and refuses.
+    """
+    found = [[address, _fingerprint(address)] for address in addresses]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12] if found else ""
+
+
+def _fingerprint(address: str) -> list[Any]:
+    if is_remote(address) and "S3_ENDPOINT" not in os.environ:
+        logger.warning(
+            "%s: its content is taken as unchanged since earlier runs, for this machine is not told how to reach the "
+            "object store; where it has changed, give the parameter source_version or model_version another value",
+            address,
+        )
+        return []
+    return Storage().fingerprint(address)
+
+
+def dataset_version(recipe: Recipe) -> str:
+    """Returns the version of the images that a recipe names; "" for built-in data, which is part of the code."""
+    return content_version(named_files(recipe.section("dataset")))
+
+
+def pin_weights(recipe: Recipe) -> Recipe:
+    """Gives the digest to every file of weights on this machine that a recipe names without one."""
+    return validate(Recipe, _pinned(recipe.model_dump(mode="json")), where=f"Recipe {recipe.name}")
+
+
+def _pinned(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    if "uri" in settings and settings.get("sha256", "") is None and Path(settings["uri"]).is_file():
+        return settings | {"sha256": file_sha256(Path(settings["uri"]))}
+    return {key: _pinned(value) for key, value in settings.items()}
+
+
+def check_image(image: str) -> None:
+    """Refuses an image whose content may change under its name, for the cache knows the name only.
+
+    Raises:
+        UserError: The image has no tag, or the tag latest.
+    """
+    name = image.rsplit("/", 1)[-1]
+    if "@sha256:" not in image and (":" not in name or name.endswith(":latest")):
+        raise UserError(
+            f"Image {image} is not pinned, so results of an older one could be taken for its own; "
+            "give a tag other than latest, or a digest (NAME@sha256:…)."
+        )

@@ -1,0 +1,312 @@
+"""Runs on a cluster: Kubeflow's real client against a server that holds every request against Kubeflow's models."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.catlib.artifacts import code_digest
+from components.catlib.errors import Interrupted, UserError
+from pipelines import submit
+from pipelines.__main__ import main
+from pipelines.cluster import Cluster, Connection
+from pipelines.failure import RunFailed
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, node, task_nodes
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.cluster.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipelines.cluster.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def server() -> Iterator[KubeflowServer]:
+    with kubeflow(KubeflowServer()) as server:
+        yield server
+
+
+def said_by(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+# -------------------------------------------------------------------------------------------------------------- submit
+
+
+def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
+    server: KubeflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--recipe", "smoke", "--set", "resources.profile=gpu", "--budget", "0.4x", "0.2x"]
+    assert main(["submit", *arguments, "--host", server.host, "--root", "s3://b/runs"]) == 0
+    out, err = said_by(capsys)
+    assert out.strip() == RUN_ID
+    assert f"{server.host}/#/runs/details/{RUN_ID}" in err
+    (run,) = server.runs
+    assert run["display_name"].startswith("compress smoke ")
+    assert run["runtime_config"] == {
+        "parameters": {"code_digest": code_digest(), "source_version": ""},
+        "pipeline_root": "s3://b/runs",
+    }
+    spec = run["pipeline_spec"]["pipeline_spec"]
+    assert spec["root"]["inputDefinitions"]["parameters"]["budgets"]["defaultValue"] == ["0.4x", "0.2x"]
+    assert (
+        "exec-train-teacher"
+        in run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    )
+    assert [each["display_name"] for each in server.experiments] == ["smoke"]
+
+
+def test_an_experiment_that_is_there_is_used(server: KubeflowServer) -> None:
+    for _ in range(2):
+        assert main(["submit", "--recipe", "smoke", "--host", server.host, "--experiment", "tuning"]) == 0
+    assert len(server.experiments) == 1
+    assert len({run["display_name"] for run in server.runs}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pipeline", "distill-only"], "needs teacher"),
+        (["--argument", "teachers=x"], "has no parameter 'teachers'"),
+        (["--argument", "budgets=0.1x"], "budgets of pipeline compress is a list"),
+        (["--argument", "source_version=3"], "is a text, not 3"),
+        (["--argument", "source_version"], "not of the form NAME=VALUE"),
+        (["--set", "teacher.epoch=1"], "did you mean 'epochs'"),
+        (["--set", "resources.stages.teacher.memory=lots"], "resources.stages.teacher.memory"),
+        (["--image", "cat-pipeline"], "not pinned"),
+        (["--image", "cat-pipeline:latest"], "not pinned"),
+    ],
+)
+def test_nothing_is_sent_when_something_is_wrong(
+    arguments: list[str], sentence: str, server: KubeflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, *arguments]) == 2
+    out, err = said_by(capsys)
+    assert out == ""
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert server.requests == []
+
+
+def test_a_run_whose_answer_got_lost_is_not_made_twice(server: KubeflowServer) -> None:
+    server.drop_created = 1
+    submitted = submit("smoke", connection=Connection(host=server.host))
+    assert submitted.run_id == RUN_ID
+    assert len(server.runs) == 1
+
+
+def test_an_api_that_stumbles_is_asked_again(server: KubeflowServer) -> None:
+    server.faults = {"POST .*/runs": [503, 502], "GET .*/experiments": [500], "GET .*/runs/": [500, 503]}
+    submitted = submit("smoke", connection=Connection(host=server.host))
+    assert submitted.wait(say=lambda line: None).state == "SUCCEEDED"
+    assert len(server.runs) == 1
+
+
+def test_an_api_that_refuses_is_not_asked_again(server: KubeflowServer) -> None:
+    server.faults = {"POST .*/runs": [400, 400]}
+    with pytest.raises(UserError, match=r"refuses .creating the run: the database is being moved"):
+        submit("smoke", connection=Connection(host=server.host))
+    assert server.requests.count("POST /apis/v2beta1/runs") == 1
+
+
+def test_an_upload_shows_in_the_interface_and_later_ones_are_versions(server: KubeflowServer) -> None:
+    assert main(["upload", "--recipe", "smoke", "--host", server.host]) == 0
+    assert main(["upload", "--recipe", "demo", "--host", server.host]) == 0
+    assert list(server.pipelines) == ["cat-compress"]
+    first, second = server.pipelines["cat-compress"]
+    assert first == "cat-compress"
+    assert second.startswith("demo-")
+
+
+# -------------------------------------------------------------------------------------------------------------- connect
+
+
+def test_an_endpoint_where_nothing_listens_fails_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    assert main(["submit", "--recipe", "smoke", "--host", host]) == 2
+    _, err = said_by(capsys)
+    assert err.startswith(f"error: Kubeflow Pipelines cannot be reached at {host} (connecting: ")
+    assert err.count("\n") == 1
+
+
+def test_an_endpoint_that_never_answers_fails_within_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        assert main(["submit", "--recipe", "smoke", "--host", host]) == 2
+    assert time.monotonic() - began < 10
+    _, err = said_by(capsys)
+    assert "cannot be reached" in err
+    assert "timed out" in err
+    assert err.count("\n") == 1
+
+
+def test_another_server_is_not_taken_for_kubeflow(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--host", f"{server.host}/elsewhere"]) == 2
+    assert "answers, but not as Kubeflow Pipelines does" in said_by(capsys)[1]
+
+
+def test_a_login_page_is_not_taken_for_kubeflow(server: KubeflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_health", lambda **_: (200, "<html>Log in</html>"))
+    with pytest.raises(UserError, match="give a token"):
+        Cluster(Connection(host=server.host))
+
+
+def test_a_token_is_sent_and_a_wrong_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    with kubeflow(KubeflowServer(token="secret")) as server:
+        assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 2
+        assert "refuses (connecting: 401" in said_by(capsys)[1]
+        token = ["--token-file", str(tmp_path / "token")]
+        assert main(["submit", "--recipe", "smoke", "--host", server.host, *token]) == 0
+    assert len(server.runs) == 1
+
+
+def test_a_kubeflow_with_profiles_wants_a_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+    with kubeflow(KubeflowServer(multi_user=True)) as server:
+        assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 2
+        assert "--namespace" in said_by(capsys)[1]
+        assert main(["submit", "--recipe", "smoke", "--host", server.host, "--namespace", "alice"]) == 0
+    assert [each["namespace"] for each in server.experiments] == ["alice"]
+
+
+def test_without_a_host_and_a_kubeconfig_nothing_is_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    assert main(["status"]) == 2
+    assert "the kubeconfig" in said_by(capsys)[1]
+
+
+def test_the_kubeconfig_leads_through_the_kubernetes_api(
+    server: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": server.host}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    with pytest.raises(UserError, match="not as Kubeflow Pipelines does"):
+        Cluster(Connection(kubeflow_namespace="pipelines"))
+    (path,) = {request.split()[1] for request in server.requests}
+    assert path.startswith("/api/v1/namespaces/pipelines/services/ml-pipeline:http/proxy/")
+    assert path.endswith("/apis/v2beta1/healthz")
+
+
+# ---------------------------------------------------------------------------------------------------------------- watch
+
+
+def test_waiting_tells_of_every_change_once(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+    done = task_nodes("prepare-dataset", "SUCCEEDED")
+    two = [*task_nodes("prune-teacher", "SUCCEEDED", key="a"), *task_nodes("prune-teacher", "RUNNING", key="b")]
+    both = [*task_nodes("prune-teacher", "SUCCEEDED", key="a"), *task_nodes("prune-teacher", "SUCCEEDED", key="b")]
+    loop = node("students", "RUNNING")
+    server.history = [
+        ("PENDING", []),
+        ("RUNNING", task_nodes("prepare-dataset", "RUNNING")),
+        ("RUNNING", [*done, loop, *two]),
+        ("RUNNING", [*done, loop, *two]),
+        ("SUCCEEDED", [*done, loop, *both]),
+    ]
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait", "--json"]) == 0
+    out, err = said_by(capsys)
+    assert json.loads(out)["state"] == "SUCCEEDED"
+    assert err.splitlines()[1:] == [
+        "prepare-dataset: running",
+        "prepare-dataset: succeeded",
+        "prune-teacher: running",
+        "prune-teacher: succeeded",
+        "prune-teacher: succeeded",
+    ]
+
+
+def test_a_failed_run_names_its_task_and_exits_with_1(
+    server: KubeflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.history = [("FAILED", task_nodes("train-teacher", "FAILED", attempts=2))]
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait"]) == 1
+    last = said_by(capsys)[1].splitlines()[-1]
+    assert last.startswith("failed: Run compress smoke ")
+    assert last.endswith(f" failed in train-teacher; see: python -m pipelines logs {RUN_ID} --task train-teacher")
+
+
+def test_a_stages_refusal_is_the_users_and_exits_with_2(
+    server: KubeflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.history = [("FAILED", task_nodes("prune-teacher", "FAILED", attempts=3))]
+    server.logs = {"w-executor-prune-teacher-0-2": "[prune] looking\n[prune] ERROR: Budget 1 cannot be reached.\n"}
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait"]) == 2
+    assert said_by(capsys)[1].splitlines()[-1] == "error: prune-teacher: Budget 1 cannot be reached."
+
+
+def test_a_run_that_was_ended_is_no_success(server: KubeflowServer) -> None:
+    submitted = submit("smoke", connection=Connection(host=server.host))
+    server.history = [("CANCELING", []), ("CANCELED", [])]
+    with pytest.raises(RunFailed, match="canceled"):
+        submitted.wait(say=lambda line: None)
+
+
+def test_watching_gives_up_when_the_api_stays_away(server: KubeflowServer) -> None:
+    submitted = submit("smoke", connection=Connection(host=server.host))
+    server.faults = {"GET .*/runs/": [500] * 1000}
+    impatient = Cluster(Connection(host=server.host), patience=0.4)
+    with pytest.raises(UserError, match=f"reading run {RUN_ID}"):
+        impatient.wait(submitted.run_id, say=lambda line: None)
+
+
+def test_an_interrupted_watch_leaves_the_run_alone(server: KubeflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted = submit("smoke", connection=Connection(host=server.host))
+    server.history = [("RUNNING", [])]
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.cluster.time.sleep", interrupt)
+    with pytest.raises(Interrupted, match=f"status {RUN_ID} --wait"):
+        submitted.wait(say=lambda line: None)
+    assert not [request for request in server.requests if "terminate" in request]
+
+
+def test_status_shows_tasks_and_lists_runs(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+    submit("smoke", connection=Connection(host=server.host))
+    server.history = [("RUNNING", task_nodes("train-teacher", "RUNNING", attempts=2))]
+    assert main(["status", RUN_ID, "--host", server.host, "--json"]) == 0
+    answer = json.loads(said_by(capsys)[0])
+    pods = ["w-executor-train-teacher-0-0", "w-executor-train-teacher-0-1"]
+    assert answer["tasks"] == [{"name": "train-teacher", "state": "RUNNING", "pods": pods}]
+    assert main(["status", "--host", server.host]) == 0
+    assert said_by(capsys)[0].startswith(f"{RUN_ID}  running    compress smoke ")
+    assert main(["status", "nosuch", "--host", server.host]) == 2
+    assert "Run nosuch not found" in said_by(capsys)[1]
+
+
+def test_logs_are_those_of_every_attempt(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+    submit("smoke", connection=Connection(host=server.host))
+    server.history = [
+        ("RUNNING", [*task_nodes("prepare-dataset", "SUCCEEDED"), *task_nodes("train-teacher", "RUNNING", attempts=2)])
+    ]
+    server.logs = {
+        "w-executor-prepare-dataset-0-0": "[dataset] packed\n",
+        "w-executor-train-teacher-0-1": "[teacher] step 1\n[teacher] step 2\n",
+    }
+    assert main(["logs", RUN_ID, "--task", "train-teacher", "--host", server.host]) == 0
+    lines = said_by(capsys)[0].splitlines()
+    assert lines[0].startswith("(the log of pod w-executor-train-teacher-0-0 cannot be read: ")
+    assert lines[1:] == ["[teacher] step 1", "[teacher] step 2"]
+    assert main(["logs", RUN_ID, "--host", server.host]) == 0
+    assert "prepare-dataset: [dataset] packed" in said_by(capsys)[0]
+    assert main(["logs", RUN_ID, "--task", "train", "--host", server.host]) == 2
+    assert "it has prepare-dataset, train-teacher" in said_by(capsys)[1]

@@ -1,0 +1,291 @@
+"""The compiled pipelines: what Kubeflow gets for each pipeline and recipe, compared with golden copies.
+
+A golden copy has two parts: the pipeline's structure, the same for every recipe, and what a recipe changes in it (its
+settings as defaults of parameters, and what the tasks get on a cluster).
+"""
+
+import copy
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import components
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from components.catlib.config import load_recipe, recipe_names
+from components.catlib.errors import UserError
+from pipelines.__main__ import ETCD_BYTES
+from pipelines.__main__ import PIPELINES as DESCRIBED
+from pipelines.compiling import PIPELINES, Compiled, compile_pipeline
+
+GOLDEN = Path(__file__).parent / "golden"
+CLUSTER = ["resources.store_secret=store", "resources.checkpoints=s3://cat/checkpoints"]
+
+
+def compiled(pipeline: str, *overrides: str, recipe: str = "smoke") -> Compiled:
+    return compile_pipeline(pipeline, load_recipe(recipe, list(overrides)), image="cat-pipeline:golden")
+
+
+def loop_component(spec: dict[str, Any]) -> dict[str, Any]:
+    (name,) = (name for name in spec["components"] if name.startswith("comp-for-loop"))
+    return spec["components"][name]
+
+
+def all_tasks(spec: dict[str, Any]) -> dict[str, Any]:
+    tasks = dict(spec["root"]["dag"]["tasks"])
+    del tasks[next(name for name in tasks if name.startswith("for-loop"))]
+    return tasks | loop_component(spec)["dag"]["tasks"]
+
+
+def divide(spec: dict[str, Any], platform: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a pipeline's structure, and what a recipe changes in it."""
+    structure = copy.deepcopy(spec)
+    del structure["sdkVersion"]
+    of_recipe: dict[str, Any] = {
+        "info": structure.pop("pipelineInfo"),
+        "platform": platform,
+        "defaults": {},
+        "tasks": {},
+    }
+    for name, parameter in structure["root"]["inputDefinitions"]["parameters"].items():
+        of_recipe["defaults"][name] = parameter.pop("defaultValue", None)
+    for name, executor in structure["deploymentSpec"]["executors"].items():
+        of_recipe["tasks"][name] = {key: executor["container"].pop(key, None) for key in ("resources", "env")}
+    for name, task in all_tasks(structure).items():
+        of_recipe["tasks"][name] = task.pop("retryPolicy", None)
+    return structure, of_recipe
+
+
+def compare(path: Path, found: dict[str, Any], *, update: bool) -> None:
+    if update:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(found, width=120))
+    assert path.is_file(), "no golden copy: run pytest with --update-golden and read what it wrote"
+    assert found == yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_the_compiled_pipeline_is_the_golden_one(pipeline: str, recipe: str, request: pytest.FixtureRequest) -> None:
+    made = compiled(pipeline, *CLUSTER, recipe=recipe)
+    update = request.config.getoption("--update-golden")
+    structure, of_recipe = divide(made.spec, made.platform)
+    compare(GOLDEN / f"{pipeline}.yaml", structure, update=update)
+    compare(GOLDEN / pipeline / f"{recipe}.yaml", of_recipe, update=update)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_kubeflow_parses_and_loads_the_file(pipeline: str) -> None:
+    made = compiled(pipeline, *CLUSTER, "resources.profile=gpu")
+    spec = json_format.ParseDict(made.spec, pipeline_spec_pb2.PipelineSpec())
+    assert spec.pipeline_info.name == pipeline
+    json_format.ParseDict(made.platform, pipeline_spec_pb2.PlatformSpec())
+    loaded = components.load_component_from_text(made.text)
+    assert set(loaded.component_spec.inputs or {}) == set(made.parameters)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_parameter_is_described_and_almost_all_have_defaults(pipeline: str) -> None:
+    parameters = compiled(pipeline).parameters
+    assert all(len(parameter["description"]) > 10 for parameter in parameters.values())
+    without = {name for name, parameter in parameters.items() if not parameter.get("isOptional")}
+    assert without == {"distill-only": {"teacher"}, "evaluate-only": {"students"}}.get(pipeline, set())
+    assert set(DESCRIBED) == set(PIPELINES)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_task_uses_the_image_and_shows_something(pipeline: str) -> None:
+    spec = compiled(pipeline).spec
+    executors = spec["deploymentSpec"]["executors"]
+    assert {executor["container"]["image"] for executor in executors.values()} == {"cat-pipeline:golden"}
+    shown = {"system.Metrics", "system.Markdown", "system.HTML"}
+    for name, task in all_tasks(spec).items():
+        outputs = spec["components"][task["componentRef"]["name"]]["outputDefinitions"].get("artifacts", {})
+        types = {output["artifactType"]["schemaTitle"] for output in outputs.values()}
+        assert name == "plan-sweep" or len(types & shown) >= 2, name
+
+
+def test_a_stage_depends_on_its_own_section_the_code_and_what_lies_behind_addresses() -> None:
+    """These are the parameters in Kubeflow's cache keys; no other part of a recipe may get into them."""
+    keys = {
+        name: {
+            key: value["componentInputParameter"].removeprefix("pipelinechannel--")
+            for key, value in task["inputs"]["parameters"].items()
+        }
+        for name, task in all_tasks(compiled("compress").spec).items()
+    }
+    code = {"code_digest": "code_digest"}
+    assert keys == {
+        "prepare-dataset": {"config": "dataset", "source_version": "source_version", **code},
+        "measure-real-images": {"config": "real_stats", **code},
+        "train-teacher": {"config": "teacher", **code},
+        "prune-teacher": {"config": "prune", "budget": "budgets-loop-item", **code},
+        "distill-student": {"config": "distill", **code},
+        "evaluate-student": {"config": "evaluate", **code},
+        "export-student": {"config": "export", **code},
+        "write-report": {"config": "report", **code},
+    }
+
+
+def test_only_the_report_is_always_made_anew_on_a_cluster() -> None:
+    tasks = all_tasks(compiled("compress").spec)
+    uncached = {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")}
+    assert uncached == {"write-report"}
+
+
+# ----------------------------------------------------------------------------------------------------------- resources
+
+
+def kubernetes_of(made: Compiled) -> dict[str, Any]:
+    return made.platform["platforms"]["kubernetes"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "gpus"),
+    [
+        ("cpu", {}),
+        ("gpu", {"measure-real-images": 1, "train-teacher": 1, "distill-student": 1, "evaluate-student": 1}),
+        ("multi-gpu", {"measure-real-images": 1, "train-teacher": 4, "distill-student": 4, "evaluate-student": 1}),
+    ],
+)
+def test_profiles_decide_who_gets_accelerators(profile: str, gpus: dict[str, int]) -> None:
+    gpus = {f"exec-{task}": count for task, count in gpus.items()}
+    made = compiled("compress", f"resources.profile={profile}")
+    resources = {
+        name: each["container"]["resources"] for name, each in made.spec["deploymentSpec"]["executors"].items()
+    }
+    found = {name: int(each["accelerator"]["count"]) for name, each in resources.items() if "accelerator" in each}
+    assert found == gpus
+    assert all(each["memoryRequest"] == each["memoryLimit"] for each in resources.values())
+    tolerant = {
+        name for name, each in kubernetes_of(made)["deploymentSpec"]["executors"].items() if "tolerations" in each
+    }
+    assert tolerant == set(gpus)
+
+
+def test_a_recipe_changes_single_values_of_its_profile() -> None:
+    made = compiled(
+        "compress",
+        "resources.profile=gpu",
+        "resources.stages.teacher={gpus: 2, memory: 64Gi, hours: 48, retries: 1}",
+        "resources.accelerator=amd.com/gpu",
+        "resources.node_selector={pool: training}",
+        "resources.days_limit=3",
+        "resources.days_kept=0.5",
+        "resources.parallel_students=2",
+    )
+    resources = made.spec["deploymentSpec"]["executors"]["exec-train-teacher"]["container"]["resources"]
+    assert resources["accelerator"] | {"memory": resources["memoryLimit"]} == {
+        "count": "2", "resourceCount": "2", "type": "amd.com/gpu", "resourceType": "amd.com/gpu", "memory": 64 * 2**30 / 1e9,
+    }  # fmt: skip
+    teacher = kubernetes_of(made)["deploymentSpec"]["executors"]["exec-train-teacher"]
+    assert teacher["activeDeadlineSeconds"] == str(48 * 3600)
+    assert teacher["nodeSelector"]["labels"] == {"pool": "training"}
+    assert kubernetes_of(made)["pipelineConfig"] == {
+        "activeDeadlineSeconds": 3 * 86400,
+        "resourceTtlOnCompletion": 43200,
+    }
+    loop = next(task for name, task in made.spec["root"]["dag"]["tasks"].items() if name.startswith("for-loop"))
+    assert loop["iteratorPolicy"] == {"parallelismLimit": 2}
+
+
+def test_a_training_of_days_is_tried_again() -> None:
+    """Kubeflow's own default gives up on a task that began more than an hour ago."""
+    policy = all_tasks(compiled("compress", "resources.profile=gpu").spec)["train-teacher"]["retryPolicy"]
+    assert policy["maxRetryCount"] == 5
+    assert float(policy["backoffMaxDuration"].removesuffix("s")) >= 10 * 86400 * 5
+    assert policy["backoffDuration"] == "60s"
+
+
+def test_the_store_and_the_checkpoints_are_given_through_the_environment() -> None:
+    made = compiled("compress", *CLUSTER)
+    per_task = kubernetes_of(made)["deploymentSpec"]["executors"]
+    for name, given in per_task.items():
+        (secret,) = given["secretAsEnv"]
+        assert secret["secretName"] == "store", name
+        variables = {pair["envVar"] for pair in secret["keyToEnv"]}
+        assert variables == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    containers = {name: each["container"] for name, each in made.spec["deploymentSpec"]["executors"].items()}
+    with_checkpoints = {name for name, container in containers.items() if container.get("env")}
+    assert with_checkpoints == {"exec-train-teacher", "exec-distill-student"}
+    assert containers["exec-train-teacher"]["env"] == [{"name": "CAT_CHECKPOINTS", "value": "s3://cat/checkpoints"}]
+
+
+def test_no_pod_runs_as_root_and_trainings_share_enough_memory() -> None:
+    per_task = kubernetes_of(compiled("sweep"))["deploymentSpec"]["executors"]
+    assert all(given["securityContext"] == {"runAsNonRoot": True} for given in per_task.values())
+    assert per_task["exec-train-teacher"]["emptyDirMounts"] == [
+        {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "2Gi", "volumeName": "shared-memory"}
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"budget": ["0.1x"]}, "has no parameter 'budget'"),
+        ({"budgets": "0.1x"}, "is a list, not '0.1x'"),
+        ({"teacher": "s3://b/t"}, "is a mapping, not 's3://b/t'"),
+        ({"code_digest": True}, "is a text, not True"),
+    ],
+)
+def test_arguments_that_kubeflows_client_would_take_are_refused(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compiled("compress").check_arguments(arguments)
+
+
+def test_an_argument_without_a_default_must_be_given() -> None:
+    made = compiled("distill-only")
+    with pytest.raises(UserError, match="needs teacher: Where its artifact lies"):
+        made.check_arguments({})
+    made.check_arguments({"teacher": "s3://b/t", "budgets": ["0.1x"]})
+
+
+# --------------------------------------------------------------------------------------------------------------- sizes
+
+
+def workflow_bytes(made: Compiled, *, students: int) -> tuple[int, int]:
+    """Estimates the workflow that Kubeflow makes of a run: as it begins, and with the state of all of its nodes.
+
+    Kubeflow's backend puts component, implementation and Kubernetes settings of every task into the workflow once.
+    While it runs, Argo notes for every node its inputs; three nodes of a task carry the patch of its pod, which holds
+    command, arguments and settings. Argo compresses the notes when the workflow becomes large.
+    """
+    begun = len(json.dumps(made.spec)) + len(json.dumps(made.platform)) + 30_000
+    patches = []
+    for name, task in all_tasks(made.spec).items():
+        executor = made.spec["components"][task["componentRef"]["name"]]["executorLabel"]
+        settings = {key: parameter.get("defaultValue") for key, parameter in made.parameters.items()}
+        patch = json.dumps([made.spec["deploymentSpec"]["executors"][executor], settings])
+        in_loop = name in loop_component(made.spec)["dag"]["tasks"]
+        patches += [patch] * 3 * (students if in_loop else 1)
+    nodes = "".join(f'{{"id":"{i}","name":"{i * 7919}",{"x" * 1000},{patch}}}' for i, patch in enumerate(patches))
+    return begun, begun + len(gzip.compress(nodes.encode()))
+
+
+@pytest.mark.parametrize("recipe", ["demo", "cityscapes-gaugan-5g6"])
+def test_a_run_with_five_budgets_is_far_from_what_kubernetes_stores(recipe: str) -> None:
+    made = compile_pipeline(
+        "compress",
+        load_recipe(recipe, ["resources.profile=gpu", *CLUSTER], ["1e9", "2e9", "3e9", "4e9", "5e9"]),
+        image="cat-pipeline:golden",
+    )
+    begun, running = workflow_bytes(made, students=5)
+    assert len(made.text) < ETCD_BYTES / 15
+    assert begun < ETCD_BYTES / 8
+    assert running < ETCD_BYTES / 4
+
+
+def test_building_the_pipelines_loads_no_heavy_library() -> None:
+    heavy = "('torch', 'numpy', 'onnx', 'matplotlib')"
+    script = f"import sys, pipelines.compiling; print([m for m in {heavy} if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"

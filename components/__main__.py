@@ -30,7 +30,7 @@ from components.catlib import storage
 from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
 from components.catlib.config import Recipe, load_recipe, named_files
 from components.catlib.errors import Interrupted, UserError
-from components.kubeflow import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from components.kubeflow import CHECKPOINTS_VARIABLE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 
 logger = logging.getLogger(__name__)
 
@@ -293,12 +293,15 @@ def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool
                 inputs[wanted.name] = folders if wanted.many else folders[0]
         remote = storage.is_remote(options.output)
         output = Path(scratch) / "output" if remote else Path(options.output)
-        stage.load()(config, output=output, **inputs, **further)
+        checkpoints = _own_checkpoints(stage, request, further)
+        stage.load()(config, output=output, **inputs, **further, **checkpoints)
         if os.environ.get("RANK", "0") != "0":
             return None
         stamp(output, request)
         if remote:
             store.publish(output, options.output)
+        for address in checkpoints.values():
+            store.remove(address)
         return read_manifest(output), False
 
 
@@ -320,6 +323,17 @@ def _further_options(stage: Stage, options: argparse.Namespace, recipe: Recipe) 
             )
         further["budget"] = recipe.budgets[0]
     return further
+
+
+def _own_checkpoints(stage: Stage, request: str, further: dict[str, str]) -> dict[str, str]:
+    """Chooses the place of checkpoints below the one that the environment names, unless the command line names one.
+
+    It is another for every request, so that a run with other settings neither finds nor overwrites them.
+    """
+    root = os.environ.get(CHECKPOINTS_VARIABLE)
+    if not root or "checkpoint" not in dict(stage.options) or "checkpoint" in further:
+        return {}
+    return {"checkpoint": f"{root.rstrip('/')}/{stage.section}-{request[:16]}"}
 
 
 def _request_digest(
@@ -378,7 +392,8 @@ def _parser() -> argparse.ArgumentParser:
         "with the same settings by the same code, is not run again.",
         epilog="Inputs and outputs are folders or s3://BUCKET/PREFIX. The latter needs the environment variables "
         "S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or each with _FILE added, naming a file with the "
-        "value; optional are AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE.",
+        "value; optional are AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE. "
+        f"{CHECKPOINTS_VARIABLE} may name a folder or s3:// place for the state of trainings under way.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():

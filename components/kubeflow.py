@@ -77,7 +77,7 @@ def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Ite
     facts = [stage, config.model_dump_json(), *(read_manifest(Path(given.path)).digest() for given in inputs)]
     address = f"{root.rstrip('/')}/{stage}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
     yield address
-    if "://" not in address:
+    if "://" not in address and Path(address).exists():
         shutil.rmtree(address)
 
 

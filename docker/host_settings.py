@@ -5,6 +5,7 @@ that name files or folders of this machine mean nothing inside a build and are l
 """
 
 import configparser
+import importlib.util
 import os
 import subprocess
 import sys
@@ -25,6 +26,8 @@ CA_IN_BUILD = "/run/secrets/ca"
 
 def host_settings() -> dict[str, str]:
     """Returns pip's settings, from its files and from the environment, without the section names."""
+    if importlib.util.find_spec("pip") is None:
+        return {}
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
     )

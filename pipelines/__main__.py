@@ -23,7 +23,7 @@ PIPELINES = {
     "compress": "teacher once, then a student per budget (default)",
     "distill-only": "students of an earlier teacher: --argument teacher=ADDRESS",
     "evaluate-only": "scores of earlier models: --argument students=[ADDRESS, …] [--argument teacher=ADDRESS]",
-    "sweep": "a student per budget and weight of the distillation loss: --argument lambdas_distill=[0, 1]",
+    "sweep": "a student per budget, variation and seed of the recipe's sweep section: --argument seeds=[0, 1, 2]",
 }
 
 ETCD_BYTES = 1_500_000

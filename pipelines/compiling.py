@@ -51,9 +51,13 @@ class Compiled:
     text: str
 
     @functools.cached_property
+    def _documents(self) -> list[dict[str, Any]]:
+        return list(yaml.load_all(self.text, yaml.CSafeLoader))
+
+    @property
     def spec(self) -> dict[str, Any]:
         """The pipeline itself."""
-        return next(yaml.safe_load_all(self.text))
+        return self._documents[0]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -63,8 +67,7 @@ class Compiled:
     @property
     def platform(self) -> dict[str, Any]:
         """What is special to Kubernetes; empty when there is nothing."""
-        documents = list(yaml.safe_load_all(self.text))
-        return documents[1] if len(documents) > 1 else {}
+        return self._documents[1] if len(self._documents) > 1 else {}
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Compares arguments with the parameters; Kubeflow's client would take anything.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from components.catlib.config import Recipe, named_files
 from components.catlib.errors import UserError
+from components.kubeflow import CHECKPOINTS_VARIABLE
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -60,22 +61,28 @@ def image_code_digest(image: str) -> str:
     return answer.decode().strip()
 
 
-def docker_runner(recipe: Recipe, *, run: str) -> DockerRunner:
+def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunner:
     """Returns the runner for one run: containers without any privilege, which write as the user who started the run.
 
     Args:
         recipe: Files and folders of this machine that it names can be read in the containers.
         run: Name of the run, by which [stop_containers][] finds its containers.
+        checkpoints: Folder where trainings keep their state.
     """
     from docker.types import Mount
     from kfp import local
 
     paths = {Path(name).resolve() for name in named_files(recipe.model_dump(mode="json")) if Path(name).exists()}
+    checkpoints.mkdir(parents=True, exist_ok=True)
     return local.DockerRunner(
         user=f"{os.getuid()}:{os.getgid()}",
         entrypoint=[],  # Kubeflow brings the whole command
         labels={RUN_LABEL: run},
-        mounts=[Mount(str(path), str(path), type="bind", read_only=True) for path in sorted(paths)],
+        mounts=[
+            Mount(str(checkpoints), str(checkpoints), type="bind"),
+            *(Mount(str(path), str(path), type="bind", read_only=True) for path in sorted(paths)),
+        ],
+        environment={CHECKPOINTS_VARIABLE: str(checkpoints)},
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],

@@ -259,7 +259,7 @@ def _replace_folder(source: Path, target: Path) -> None:
 
 
 def _run_request(request: Path) -> None:
-    """Body of the run's own process: calls the pipeline with Kubeflow's subprocess runner."""
+    """Body of the run's own process: calls the pipeline with one of Kubeflow's local runners."""
     from kfp import local
 
     from pipelines.compiling import PIPELINES
@@ -268,11 +268,14 @@ def _run_request(request: Path) -> None:
     asked = json.loads(request.read_text(encoding="utf-8"))
     recipe = Recipe.model_validate(asked["recipe"])
     workspace = Path(asked["workspace"])
-    os.environ[CHECKPOINTS_VARIABLE] = str(workspace / "checkpoints")
+    checkpoints = workspace / "checkpoints"
+    os.environ[CHECKPOINTS_VARIABLE] = str(checkpoints)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="kfp")
     local.init(
-        docker_runner(recipe, run=asked["name"]) if asked["image"] else local.SubprocessRunner(use_venv=False),
+        docker_runner(recipe, run=asked["name"], checkpoints=checkpoints)
+        if asked["image"]
+        else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(workspace / "artifacts"),
         enable_caching=True,
         cache_root=str(workspace / "cache"),

@@ -1,4 +1,4 @@
-"""A small grid: one teacher, and a student for every combination of budget and weight of the distillation loss."""
+"""A small grid: one teacher, and a student for every combination of budget, distillation settings and seed."""
 
 from typing import List
 
@@ -17,7 +17,7 @@ MOST_STUDENTS = 12
 
 
 def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
-    """Builds the pipeline that makes a student per combination of budget and distillation weight.
+    """Builds the pipeline that makes a student per combination of budget, variation of the distillation and seed.
 
     Args:
         recipe: The settings.
@@ -35,7 +35,8 @@ def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
     )
     def sweep(
         budgets: List[str] = list(recipe.budgets),
-        lambdas_distill: List[float] = [0.0, recipe.distill.lambda_distill],
+        variations: List[dict] = list(recipe.sweep.variations),
+        seeds: List[int] = list(recipe.sweep.seeds),
         dataset: dict = recipe.section("dataset"),
         real_stats: dict = recipe.section("real_stats"),
         teacher: dict = recipe.section("teacher"),
@@ -47,16 +48,17 @@ def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
         source_version: str = "",
         code_digest: str = "",
     ) -> dsl.Artifact:
-        """Trains one teacher and makes a student for every combination of budget and distillation weight.
+        """Trains one teacher and makes a student for every combination of budget, variation and seed.
 
         Args:
             budgets: Compute budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
-            lambdas_distill: Weights of the distillation loss; 0 shows what distillation is good for.
+            variations: Differences to the distill section; lambda_distill 0 shows what distillation is good for.
+            seeds: Replace the seed of the students' training; several show how much is chance.
             dataset: Where the images come from and how they are packed.
             real_stats: Which features the distance between image sets uses.
             teacher: The large generator and its training.
             prune: How the students' channels are chosen.
-            distill: The students' training; its lambda_distill is replaced by each of lambdas_distill.
+            distill: What the students' trainings have in common.
             evaluate: What is measured.
             export: The ONNX files.
             report: Heading and description of the report.
@@ -68,7 +70,14 @@ def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
         """
         plan = placement.place(
             "other",
-            plan_sweep(budgets=budgets, lambdas_distill=lambdas_distill, distill=distill, most=MOST_STUDENTS),
+            plan_sweep(
+                budgets=budgets,
+                variations=variations,
+                seeds=seeds,
+                distill=distill,
+                most=MOST_STUDENTS,
+                code_digest=code_digest,
+            ),
         )
         images = prepare_images(
             placement,

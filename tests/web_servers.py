@@ -87,9 +87,13 @@ def web_server() -> Iterator[WebServer]:
         def log_message(self, *arguments: object) -> None:
             """Says nothing."""
 
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *arguments: object) -> None:
+            """Says nothing of clients that hang up."""
+
+    running = Server(("127.0.0.1", 0), Handler)
     server.port = running.server_port
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server
     finally:

@@ -8,11 +8,14 @@ or one sentence about what is wrong with the folder.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
+import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,8 @@ from components.catlib.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+ABANDONED_SECONDS = 86400.0
+"""Half-written folders that nobody has locked or changed for so long belong to nobody."""
 
 
 class FileRecord(BaseModel):
@@ -112,8 +117,12 @@ def writing(
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
     output.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(output)
     staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.partial")
     staging.mkdir()
+    lock = os.open(staging, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some network file systems have no locks; then nothing is ever cleared away
+        fcntl.flock(lock, fcntl.LOCK_SH)
     try:
         writer = ArtifactWriter(staging)
         yield writer
@@ -139,6 +148,23 @@ def writing(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+def _remove_abandoned(output: Path) -> None:
+    """Removes what processes that were killed while they wrote this artifact left behind.
+
+    A living process holds a lock on the folder that it writes to, from a moment after it made it.
+    """
+    for staging in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
+        # Locked or without locks: somebody may write there. Gone: somebody has just finished.
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            descriptor = os.open(staging, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - staging.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(staging)
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:

@@ -145,7 +145,7 @@ class DiscriminatorConfig(Section):
 class WeightsConfig(Section):
     """Weights from outside: a file or URI, and the digest that makes them trustworthy."""
 
-    uri: str = Field(description="path or s3:// address of the file")
+    uri: str = Field(description="path, s3:// or https:// address of the file")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="expected digest of the file")
 
 
@@ -249,7 +249,7 @@ class TrainingConfig(Section):
     step_epochs: Count = Field(50, description="step schedule: epochs between drops to a tenth")
     plateau_patience: Annotated[int, Field(ge=0)] = Field(
         5,
-        description="plateau schedule: evaluations in a row without improvement that are let pass before the rate falls",
+        description="plateau schedule: evaluations in a row that may bring no improvement before the rate falls",
     )
     flip: bool = Field(True, description="mirror training images left-right at random")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of weights, data order and augmentation")
@@ -421,6 +421,17 @@ class ExportConfig(Section):
     tolerance: Positive = Field(1e-4, description="largest allowed difference to PyTorch, images in [-1, 1]")
 
 
+class SweepConfig(Section):
+    """Which students the sweep pipeline compares; each is made at every budget, with every seed."""
+
+    variations: tuple[dict[str, Any], ...] = Field(
+        ({"lambda_distill": 0.0}, {}), min_length=1, description="differences to the distill section, one per student"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="replace distill.seed; several show how much is chance"
+    )
+
+
 class ReportConfig(Section):
     """What the page at the end of a run says about the run; made from the recipe's name and description."""
 
@@ -495,11 +506,14 @@ class Recipe(Section):
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    sweep: SweepConfig = SweepConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         _check_vgg(self.distill, uses_perceptual=self.teacher.family == "spade")
+        for variation in self.sweep.variations:
+            validate(DistillConfig, self.section("distill") | variation, where="sweep.variations")
         return self
 
     @property

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import colorsys
 import io
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from components.catlib.data.colours import label_colours
 from components.catlib.metrics.image_conversion import to_uint8
 
-GOLDEN_RATIO = (5**0.5 - 1) / 2
-SATURATION = 0.65
-BRIGHTNESS = (0.95, 0.6, 0.8, 0.45)
 WEBP_QUALITY = 80
-
-
-def label_colours(num_labels: int) -> NDArray[np.uint8]:
-    """Returns an RGB colour per label, uint8 [num_labels, 3]; labels with close numbers look different.
-
-    Hues go around the colour circle in steps of the golden ratio, in four degrees of brightness.
-    """
-    colours = [
-        colorsys.hsv_to_rgb(label * GOLDEN_RATIO % 1, SATURATION, BRIGHTNESS[label % 4]) for label in range(num_labels)
-    ]
-    return np.round(255 * np.array(colours)).astype(np.uint8)
 
 
 def labels_in_colour(planes: Tensor, num_labels: int) -> Tensor:

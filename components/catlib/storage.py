@@ -383,6 +383,15 @@ class Storage:
         name = PurePosixPath(location.prefix).name
         self._upload(path, Location(location.bucket, location.prefix.removesuffix(name).rstrip("/")), name)
 
+    def remove(self, address: str) -> None:
+        """Deletes a folder, or all objects below `s3://bucket/prefix`, if there are any."""
+        if is_remote(address):
+            self._in_parallel(
+                functools.partial(self.remove_file, f"{address}/{name}") for name in self.file_names(address)
+            )
+        elif Path(address).exists():
+            shutil.rmtree(address)
+
     def remove_file(self, address: str) -> None:
         """Deletes the object at `s3://bucket/key`, if it is there."""
         location = Location.parse(address)
@@ -512,12 +521,12 @@ class Storage:
             logger.warning("downloading %s broke off after %.1f MB; going on", shown(url), partial.stat().st_size / 1e6)
         if sha256 is not None and (found := file_sha256(partial)) != sha256:
             partial.unlink()
+            _version_file(partial).unlink()
             raise UserError(f"{shown(url)} has the SHA-256 {found}, expected is {sha256}; is it another file now?")
         partial.replace(path)
         logger.info("%s: %.1f MB in %.1f s", shown(url), path.stat().st_size / 1e6, time.monotonic() - began)
-        version_file = _version_file(partial)
-        version = version_file.read_text(encoding="utf-8")
-        version_file.unlink()
+        version = _version_file(partial).read_text(encoding="utf-8")
+        _version_file(partial).unlink()
         return version
 
     def _download_rest(self, url: str, partial: Path, *, verified: bool) -> bool:
@@ -543,14 +552,10 @@ class Storage:
             if response.status != 200 and not given.startswith(f"bytes {have}-"):
                 partial.unlink()
                 raise ConnectionError("the file changed while it was downloaded")
-            if response.status == 200:
-                have_now = 0
-                _version_file(partial).write_text(_web_version(response), encoding="utf-8")
-            else:
-                have_now = have
             _check_answer(response, url, partial.parent, verified=verified)
-            with partial.open("r+b" if have_now else "wb") as file:
-                file.seek(have_now)
+            if response.status == 200:
+                _version_file(partial).write_text(_web_version(response), encoding="utf-8")
+            with partial.open("wb" if response.status == 200 else "ab") as file:
                 try:
                     for block in response.stream(2**20, decode_content=False):
                         file.write(block)
@@ -596,9 +601,8 @@ class Storage:
         if response.status >= 500 or response.status in (408, 429):
             raise ConnectionError(f"answer {response.status}")
         if response.status not in (200, 206, 416):
-            meaning = {401: "needs a password", 403: "may not be read", 404: "is not there"}.get(
-                response.status, "fails"
-            )
+            meanings = {401: "needs a password", 403: "may not be read", 404: "is not there"}
+            meaning = meanings.get(response.status, "fails")
             raise UserError(f"{shown(url)} {meaning} (answer {response.status}); check the address.")
         return response
 
@@ -850,13 +854,10 @@ def _check_answer(response: BaseHTTPResponse, url: str, folder: Path, *, verifie
     """Refuses an answer that the disk cannot take, or whose end nobody could tell from its breaking off."""
     length = response.headers.get("Content-Length")
     if length is None and "chunked" not in response.headers.get("Transfer-Encoding", "") and not verified:
-        raise UserError(
-            f"{shown(url)} comes without its length; give its digest (sha256), so that we know we have all."
-        )
-    if int(length or 0) > (free := shutil.disk_usage(folder).free):
-        raise UserError(
-            f"{shown(url)} needs {int(length or 0) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {folder}."
-        )
+        raise UserError(f"{shown(url)} comes without its length; give its digest (sha256) to know when all is there.")
+    needed, free = int(length or 0) / 1e9, shutil.disk_usage(folder).free / 1e9
+    if needed > free:
+        raise UserError(f"{shown(url)} needs {needed:.1f} GB, only {free:.1f} GB are free in {folder}.")
 
 
 @contextlib.contextmanager

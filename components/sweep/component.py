@@ -8,14 +8,18 @@ from components.kubeflow import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def plan_sweep(budgets: List[str], lambdas_distill: List[float], distill: dict, most: int) -> List[dict]:
-    """Lists every combination of a budget and a weight of the distillation loss.
+def plan_sweep(
+    budgets: List[str], variations: List[dict], seeds: List[int], distill: dict, most: int, code_digest: str
+) -> List[dict]:
+    """Lists every combination of a budget, a variation of the distillation and a seed.
 
     Args:
         budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
-        lambdas_distill: Weights of the distillation loss.
+        variations: Differences to the `distill` section.
+        seeds: Replace its seed.
         distill: The recipe's `distill` section.
         most: More combinations than this are refused.
+        code_digest: Digest of the code, part of the cache key.
 
     Returns:
         Per combination its budget and its `distill` section.
@@ -25,17 +29,17 @@ def plan_sweep(budgets: List[str], lambdas_distill: List[float], distill: dict, 
     from components.kubeflow import stage_process
 
     with stage_process("sweep"):
-        count = len(budgets) * len(lambdas_distill)
-        if not 0 < count <= most:
+        points = [
+            {"budget": budget, "distill": distill | variation | {"seed": seed}}
+            for budget in budgets
+            for variation in variations
+            for seed in seeds
+        ]
+        if not 0 < len(points) <= most:
             raise UserError(
-                f"{len(budgets)} budgets times {len(lambdas_distill)} weights of the distillation loss are {count} "
+                f"{len(budgets)} budgets, {len(variations)} variations and {len(seeds)} seeds make {len(points)} "
                 f"students; a sweep makes 1 to {most:.0f}, for Kubeflow loses track of longer loops."
             )
-        points = [
-            {"budget": budget, "distill": distill | {"lambda_distill": weight}}
-            for budget in budgets
-            for weight in lambdas_distill
-        ]
         for point in points:
-            validate(DistillConfig, point["distill"], where="distill")
+            validate(DistillConfig, point["distill"], where="sweep.variations")
         return points

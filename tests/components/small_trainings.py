@@ -72,7 +72,7 @@ def teacher_config(family: Literal["pix2pix", "cyclegan", "spade"], **settings: 
     )
 
 
-def make_teacher(data: Path, output: Path, config: TeacherConfig, checkpoint: Path | None = None) -> Path:
+def make_teacher(data: Path, output: Path, config: TeacherConfig, checkpoint: Path | str | None = None) -> Path:
     """Runs the teacher stage."""
     teacher_stage.run(
         config,

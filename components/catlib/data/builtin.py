@@ -207,6 +207,10 @@ def _check_settings(config: DatasetConfig, name: str, *, labels: bool) -> None:
     if config.num_labels not in ((None, NUM_CLIMATES) if labels else (None,)):
         classes = f"has {NUM_CLIMATES} classes" if labels else "consists of pictures, not label maps"
         raise UserError(f"dataset.num_labels: {config.num_labels} does not fit: {name} {classes}; remove it.")
+    if labels and config.prepared_size is not None:
+        raise UserError(f"dataset.prepared_size is for pictures, but {name} has label maps; remove it.")
+    if config.sha256 is not None:
+        raise UserError(f"dataset.sha256 is the digest of an archive, but the source is {name}; remove it.")
     if labels and config.direction == "BtoA":
         raise UserError(f"dataset.direction: BtoA would make label maps the target of {name}; use AtoB.")
 

@@ -57,8 +57,10 @@ def find_duplicates(held_out: NDArray[np.uint8], training: NDArray[np.uint8]) ->
     for start in range(0, len(held_out), step):
         some = held_out[start : start + step]
         bits = np.bitwise_count(difference_hashes(some)[:, None] ^ training_hashes).sum(axis=2, dtype=np.int16)
-        for row, column in zip(range(start, start + len(some)), bits.argmin(axis=1), strict=True):
-            alike = np.abs(held_out[row].astype(np.int16) - training[column]).mean() <= MOST_DIFFERENCE
-            if alike and bits[row - start, column] <= MOST_BITS:
-                found.append((row, int(column)))
+        for row, of_row in enumerate(bits, start):
+            candidates = np.flatnonzero(of_row <= MOST_BITS)
+            if len(candidates):
+                differences = np.abs(training[candidates].astype(np.int16) - held_out[row]).mean(axis=(1, 2))
+                if differences.min() <= MOST_DIFFERENCE:
+                    found.append((row, int(candidates[differences.argmin()])))
     return found

@@ -48,9 +48,10 @@ def open_source(location: str, *, sha256: str | None = None) -> Iterator[tuple[F
             path = _stored(location, sha256, stack)
         else:
             path = Path(location)
-        if sha256 is not None:
-            _check_digest(path, name, sha256)
-            facts["sha256"] = sha256
+        if path.is_file():
+            facts["sha256"] = _checked_digest(path, name, sha256)
+        elif path.is_dir() and sha256 is not None:
+            raise UserError(f"dataset.sha256 is the digest of a single archive, but {name} is a folder; remove it.")
         yield _tree(path, name, stack), facts
 
 
@@ -73,16 +74,16 @@ def _known_dataset(known: Dataset, sha256: str | None) -> Path:
     try:
         return Storage().cached(known.url, sha256 or known.sha256)
     except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}; for {known.name}, {known.instructions}.") from error
-
-
-def _check_digest(path: Path, name: str, sha256: str) -> None:
-    if path.is_dir():
-        raise UserError(f"dataset.sha256 is the digest of a single archive, but {name} is a folder; remove it.")
-    if path.name != sha256 and path.is_file() and (found := file_sha256(path)) != sha256:
         raise UserError(
-            f"{name} has the SHA-256 {found}, expected is {sha256}; fetch it again or correct dataset.sha256."
-        )
+            f"{known.name} could not be downloaded ({str(error).rstrip('.')}): {known.instructions}."
+        ) from error
+
+
+def _checked_digest(path: Path, name: str, expected: str | None) -> str:
+    found = file_sha256(path)
+    if expected not in (None, found):
+        raise UserError(f"{name} has the SHA-256 {found}, expected is {expected}; fetch it again or correct that.")
+    return found
 
 
 def _tree(path: Path, name: str, stack: contextlib.ExitStack) -> FileTree:

@@ -105,6 +105,37 @@ class Mark:
     interval: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class Group:
+    """Values that belong together in a chart, such as one score of several seeds; at least one."""
+
+    name: str
+    values: Sequence[float]
+
+
+def groups_chart(groups: Sequence[Group], *, description: str) -> str:
+    """Draws every value of every group as a dot, and the mean of the group as a line.
+
+    Args:
+        groups: From the top.
+        description: Read aloud instead of the chart.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH / 72, (70 + 34 * len(groups)) / 72), dpi=72, layout="constrained")
+        axes = figure.subplots()
+        for row, group in enumerate(groups):
+            colour = _PLACEHOLDERS[f"student-{row % STUDENT_COLOURS}"]
+            axes.plot(
+                group.values, [row] * len(group.values), color=colour, marker="o", markersize=7, linestyle="", alpha=0.7
+            )
+            axes.vlines(float(np.mean(group.values)), row - 0.3, row + 0.3, color=colour, linewidth=3)
+        axes.set_yticks(range(len(groups)), [group.name for group in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(x=0.08)
+        return _svg(figure, description)
+
+
 def curves_chart(curves: Sequence[Curve], *, x_label: str, description: str) -> str:
     """Draws lines over a common axis; the value axis is logarithmic when the values span orders of magnitude.
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.catlib.reporting.charts import STUDENT_COLOURS
-from components.catlib.reporting.formatting import budget_label, with_minus
-from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage
+from components.catlib.reporting.formatting import budget_label, setting_text, with_minus
+from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage, varied_settings
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class Contender:
     trained: Artifact | None
     pruned: Artifact | None = None
     exported: Artifact | None = None
+
+    @property
+    def budget(self) -> str | None:
+        """The budget that it was cut to, as it was given."""
+        return budget_of(self.pruned)
 
     @property
     def macs(self) -> int:
@@ -237,11 +242,21 @@ def budget_of(pruned: Artifact | None) -> str | None:
 
 
 def _names(students: Sequence[EvaluatedStudent]) -> list[str]:
-    """Returns a name per student: told apart by budget or, where that does not do, by number."""
+    """Returns a name per student: told apart by budget, settings of its training or, where that does not do, number."""
     if len(students) == 1:
         return ["Student"]
     budgets = [budget_of(student.pruned) for student in students]
-    names = [f"Student {budget_label(budget)}" if budget else "Student" for budget in budgets]
+    configs = [student.trained.manifest.config if student.trained else {} for student in students]
+    varied = varied_settings(configs)
+    names = [
+        ", ".join(
+            [
+                f"Student {budget_label(budget)}" if budget else "Student",
+                *(setting_text(key, config.get(key)) for key in varied),
+            ]
+        )
+        for budget, config in zip(budgets, configs, strict=True)
+    ]
     return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 

@@ -76,3 +76,8 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(as_text, value))
     return str(value)
+
+
+def setting_text(key: str, value: Any) -> str:
+    """Writes a setting in few words: a word speaks for itself, a number needs its name."""
+    return value.replace("_", " ") if isinstance(value, str) else f"{key.replace('_', ' ')} {value}"

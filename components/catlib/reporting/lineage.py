@@ -41,6 +41,12 @@ class Artifact:
         return self.manifest.digest()
 
 
+def varied_settings(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the keys whose values are not the same in all sections of a recipe, in their order, the seed last."""
+    keys = sorted(dict.fromkeys(key for config in configs for key in config), key="seed".__eq__)
+    return [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]
+
+
 @dataclass(frozen=True)
 class EvaluatedStudent:
     """An evaluation and what belongs to the student that it is of; None where it was not given.

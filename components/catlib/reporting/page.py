@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 
 from components.catlib.config import ReportConfig
-from components.catlib.reporting import curves, origins, pictures, results, survivors
+from components.catlib.reporting import curves, origins, pictures, results, survivors, variations
 from components.catlib.reporting.comparison import Comparison
 from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import Lineage
@@ -40,6 +40,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         "table": results.table(comparison),
         "caveats": results.caveats(lineage, comparison),
         "cost_charts": results.cost_charts(comparison),
+        "variations": variations.variations(comparison),
         "samples": pictures.samples(comparison, album),
         "survivors": survivors.survivors(lineage, comparison.students),
         "training": curves.training_charts(comparison),

@@ -1,6 +1,8 @@
 """Artifact folders appear whole or not at all, and damage is noticed."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,22 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
 def test_the_code_digest_is_stable_and_short() -> None:
     assert artifacts.code_digest() == artifacts.code_digest.__wrapped__()
     assert len(artifacts.code_digest()) == 12
+
+
+def test_what_a_killed_process_left_is_cleared_away_after_a_day(tmp_path: Path) -> None:
+    names = {"old": ".a.0123abcd.partial", "new": ".a.1123abcd.partial", "other": ".b.0123abcd.partial"}
+    folders = {age: tmp_path / name for age, name in names.items()}
+    yesterday = time.time() - 2 * artifacts.ABANDONED_SECONDS
+    for folder in folders.values():
+        folder.mkdir()
+    for age in ("old", "other"):
+        os.utime(folders[age], (yesterday, yesterday))
+    write(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names["new"], names["other"], "a"]
+
+
+def test_what_a_living_process_writes_is_never_cleared_away(tmp_path: Path) -> None:
+    with artifacts.writing(tmp_path / "a", kind="prune", config=PruneConfig()) as writer:
+        os.utime(writer.folder, (0, 0))
+        write(tmp_path / "a", "a second writer")
+        assert writer.folder.is_dir()

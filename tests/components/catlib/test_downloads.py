@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -58,12 +57,10 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
 
 
 def test_another_process_goes_on_too(server: WebServer, store: Storage, tmp_path: Path) -> None:
-    server.breaks, server.errors = [2_000_000], []
     code = (
         "import sys; from pathlib import Path; from components.catlib.storage import Storage; "
         "Storage({}, patience=0).download(sys.argv[1], Path(sys.argv[2]))"
     )
-    server.files["/a.zip"] = CONTENT
     breaking = [sys.executable, "-c", code, server.url("/a.zip"), str(tmp_path / "a.zip")]
     server.breaks = [2_000_000, 0, 0, 0]
     assert subprocess.run(breaking, capture_output=True, check=False).returncode == 1
@@ -148,7 +145,7 @@ def test_redirects_are_followed_to_an_end(server: WebServer, store: Storage, tmp
 def test_another_digest_is_refused_and_nothing_is_left(server: WebServer, store: Storage, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"/a\.zip has the SHA-256 {DIGEST}, expected is {'0' * 64}"):
         store.download(server.url("/a.zip"), tmp_path / "a.zip", "0" * 64)
-    assert [path.name for path in tmp_path.glob("a.zip*") if path.suffix != ".version"] == []
+    assert list(tmp_path.glob("a.zip*")) == []
 
 
 def test_no_such_server_is_said_at_once(store: Storage, tmp_path: Path) -> None:
@@ -170,7 +167,7 @@ def test_a_full_disk_is_noticed_first(
 ) -> None:
     usage = storage.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
-    with pytest.raises(UserError, match=re.escape("needs 0.0 GB, 0.0 GB are free")):
+    with pytest.raises(UserError, match=r"needs 0\.0 GB, only 0\.0 GB are free"):
         store.download(server.url("/a.zip"), tmp_path / "a.zip")
 
 

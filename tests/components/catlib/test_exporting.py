@@ -18,10 +18,17 @@ from components.catlib.exporting import (
     parity_batches,
     time_both,
 )
-from components.catlib.networks.architecture import BranchChannels, InceptionArchitecture, architecture_from_config
+from components.catlib.networks.architecture import (
+    BranchChannels,
+    InceptionArchitecture,
+    InceptionSpadeArchitecture,
+    SpadeBlock,
+    architecture_from_config,
+)
 from components.catlib.networks.generators import Generator, build_generator
 
 SIZE = (16, 24)
+VANISHED = SpadeBlock(branches=BranchChannels(res=(0,), dw=(0,)), spade=BranchChannels(res=(0,), dw=(0,)))
 RUNNING = NormConfig(kind="batch", track_running_stats=True)
 
 
@@ -54,6 +61,7 @@ def inception(norm: NormConfig, *, padding: str = "reflect") -> Generator:
 
 
 def spade() -> Generator:
+    """Two blocks with branches, the others without."""
     config = GeneratorConfig(
         family="inception_spade",
         base_channels=1,
@@ -65,6 +73,9 @@ def spade() -> Generator:
         spectral=True,
     )
     architecture = architecture_from_config(config, in_channels=4, out_channels=3, crop_size=(32, 64))
+    assert isinstance(architecture, InceptionSpadeArchitecture)
+    blocks = {name: block if name in ("head_0", "up_0") else VANISHED for name, block in architecture.blocks.items()}
+    architecture = architecture.model_copy(update={"blocks": blocks})
     return trained_looking(build_generator(architecture))
 
 
@@ -93,6 +104,16 @@ def test_inference_copy_computes_the_same_images(norm: NormConfig) -> None:
 def test_inference_copy_folds_the_norm_over_a_sum_of_branches() -> None:
     copied = inference_copy(inception(RUNNING))
     assert isinstance(copied.get_submodule("features.0.pw_bn"), nn.Identity)
+
+
+def test_inference_copy_drops_biases_that_an_instance_norm_takes_away() -> None:
+    copied = inference_copy(inception(NORMS["instance"]))
+    with_bias = [
+        name
+        for name, module in copied.named_modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None
+    ]
+    assert with_bias == ["up_sampling.7"]
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -85,3 +86,49 @@ def test_the_demo_data_is_packed_within_seconds(tmp_path: Path):
     assert packed.split("train").target.std() > 20
     licences = json.loads((tmp_path / "packed/manifest.json").read_text())["summary"]["provenance"]["licences"]
     assert set(licences) == {"satellite", "relief"}
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz"])
+def test_an_archive_gives_the_same_files_as_its_folder(tmp_path: Path, suffix: str):
+    folder, sizes = make_pairs(tmp_path / "data"), {"load_size": 12, "crop_size": 8}
+    archive = Path(shutil.make_archive(str(tmp_path / "x"), {"tar.gz": "gztar"}.get(suffix, suffix), folder))
+    stage.run(DatasetConfig(source=str(folder), **sizes), output=tmp_path / "from_folder")
+    stage.run(DatasetConfig(source=str(archive), **sizes), output=tmp_path / "from_archive")
+    assert read_manifest(tmp_path / "from_folder").files == read_manifest(tmp_path / "from_archive").files
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz"])
+def test_an_archive_that_is_cut_short_leaves_nothing_behind(tmp_path: Path, suffix: str):
+    folder = make_pairs(tmp_path / "data")
+    archive = Path(shutil.make_archive(str(tmp_path / "x"), {"tar.gz": "gztar"}.get(suffix, suffix), folder))
+    archive.write_bytes(archive.read_bytes()[:-1])
+    with pytest.raises(UserError, match="damaged or cut short"):
+        stage.run(DatasetConfig(source=str(archive)), output=tmp_path / "out" / "packed")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_one_sentence(tmp_path: Path):
+    command = [sys.executable, "-m", "components", "dataset", "--source", str(tmp_path / "no"), "--output", "out"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines() == [f"error: dataset.source {tmp_path}/no is no folder and no archive."]
+
+
+def test_thousands_of_images_take_little_memory_and_open_at_once(tmp_path: Path):
+    for index in range(250):
+        write(tmp_path / f"data/trainA/{index}.jpg", noise(index % 7, 32, 32))
+    shutil.copytree(tmp_path / "data/trainA", tmp_path / "data/trainB")
+    code = (
+        "import resource, sys; from pathlib import Path; from components.catlib.config import DatasetConfig; "
+        "from components.dataset import stage; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "stage.run(DatasetConfig(source=sys.argv[1]), output=Path(sys.argv[2])); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "packed")]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024
+    packed_bytes = sum(path.stat().st_size for path in (tmp_path / "packed").iterdir())
+    assert grown < 50e6 < packed_bytes / 2
+    began = time.monotonic()
+    PackedDataset.open(tmp_path / "packed")
+    assert time.monotonic() - began < 0.5

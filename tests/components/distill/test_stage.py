@@ -115,10 +115,10 @@ def test_a_resumed_distillation_is_the_uninterrupted_one(
 
     batch = TrainingBatches.batch
 
-    def dying(self: TrainingBatches, step: int) -> Any:
+    def dying(self: TrainingBatches, step: int, rows: slice) -> Any:
         if step == 5:
             raise Kill
-        return batch(self, step)
+        return batch(self, step, rows)
 
     settings = settings | {"epochs": 1, "decay_epochs": 1}
     whole = paired.distill(tmp_path / "whole", **settings)

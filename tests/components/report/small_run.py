@@ -62,9 +62,13 @@ class SmallRun:
 
 
 def write_small_run(
-    folder: Path, *, budgets: tuple[str, ...] = ("0.5x", "0.2x"), generator: GeneratorConfig = INCEPTION
+    folder: Path,
+    *,
+    budgets: tuple[str, ...] = ("0.5x", "0.2x"),
+    generator: GeneratorConfig = INCEPTION,
+    distillations: tuple[DistillConfig, ...] = (),
 ) -> SmallRun:
-    """Writes the artifacts of a run with a student per budget into an empty folder."""
+    """Writes the artifacts of a run with a student per budget into an empty folder; distillations are one per budget."""
     channels = 3 if generator.family == "inception" else 4
     size = SIZE if generator.family == "inception" else (32, 64)
     architecture = architecture_from_config(generator, in_channels=channels, out_channels=3, crop_size=size)
@@ -73,12 +77,19 @@ def write_small_run(
     _write(run.real_stats, RealStatsConfig(), {"dataset": run.dataset})
     _write_training(run.teacher, TeacherConfig(), {"dataset": run.dataset, "real_stats": run.real_stats}, architecture)
     for number, budget in enumerate(budgets):
-        _write_student(run, architecture, size, budget, number, folder)
+        distillation = distillations[number] if distillations else DistillConfig()
+        _write_student(run, architecture, size, budget, number, folder, distillation)
     return run
 
 
 def _write_student(
-    run: SmallRun, teacher: Architecture, size: tuple[int, int], budget: str, number: int, folder: Path
+    run: SmallRun,
+    teacher: Architecture,
+    size: tuple[int, int],
+    budget: str,
+    number: int,
+    folder: Path,
+    distillation: DistillConfig,
 ) -> None:
     random = np.random.default_rng(0)
     scales = {norm.name: random.random(norm.channels).astype(np.float32) for norm in teacher.prunable_norms()}
@@ -91,7 +102,7 @@ def _write_student(
     _write(pruned, PruneConfig(), {"teacher": run.teacher}, files=files,
            then=lambda place: write_architecture(place, DIRECTION, pruning.architecture, size))  # fmt: skip
     data = {"dataset": run.dataset, "real_stats": run.real_stats}
-    _write_training(trained, DistillConfig(), {**data, "teacher": run.teacher, "student": pruned}, pruning.architecture)
+    _write_training(trained, distillation, {**data, "teacher": run.teacher, "student": pruned}, pruning.architecture)
     evaluation = _evaluation(teacher, pruning.architecture, size, number)
     _write(run.evaluations[-1], EvaluateConfig(), {**data, "teacher": run.teacher, "student": trained},
            files={"metrics.json": evaluation}, then=_write_samples)  # fmt: skip

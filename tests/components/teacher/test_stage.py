@@ -119,10 +119,10 @@ def _raise_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 
     batch = TrainingBatches.batch
 
-    def dying(self: TrainingBatches, step: int) -> Any:
+    def dying(self: TrainingBatches, step: int, rows: slice) -> Any:
         if step == calls:
             raise _Kill
-        return batch(self, step)
+        return batch(self, step, rows)
 
     monkeypatch.setattr(TrainingBatches, "batch", dying)
 
@@ -300,10 +300,10 @@ def test_a_stopped_stage_leaves_no_artifact(paired: Path, tmp_path: Path, monkey
 
     batch = TrainingBatches.batch
 
-    def terminating(self: TrainingBatches, step: int) -> Any:
+    def terminating(self: TrainingBatches, step: int, rows: slice) -> Any:
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return batch(self, step)
+        return batch(self, step, rows)
 
     config = teacher_config("pix2pix")
     with monkeypatch.context() as patched, pytest.raises(Interrupted):

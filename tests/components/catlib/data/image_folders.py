@@ -1,6 +1,7 @@
 """Writes small folders of images and packs them, for tests of everything that reads data."""
 
 import itertools
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,12 @@ def cityscapes(folder: Path, *, size: tuple[int, int] = (4, 8), names: Sequence[
         write(folder / f"gtFine/{split}/{name}_gtFine_color.png", np.dstack([noise(100 + seed, *size), opaque]))
         (folder / f"gtFine/{split}/{name}_gtFine_polygons.json").write_text("{}")
     return folder
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    """Packs everything below a folder into a zip file, which may lie in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with zipfile.ZipFile(archive, "w") as writer:
+        for path in files:
+            writer.write(path, path.relative_to(folder))
+    return archive

@@ -114,6 +114,8 @@ def test_pillows_limit_is_lifted_for_the_maps_only(monkeypatch: pytest.MonkeyPat
         ("builtin:climate-to-satellite", {"direction": "BtoA"}, "BtoA would make label maps the target"),
         ("builtin:climate-to-satellite", {"num_labels": 5}, "num_labels: 5 does not fit: .* has 32 classes"),
         ("builtin:satellite-to-relief", {"num_labels": 32}, "consists of pictures"),
+        ("builtin:climate-to-satellite", {"prepared_size": 64}, "prepared_size is for pictures"),
+        ("builtin:satellite-to-relief", {"sha256": "0" * 64}, "sha256 is the digest of an archive"),
         ("builtin:satellite-to-relief", {"layout": "parallel"}, "layout: parallel describes folders"),
     ],
 )

@@ -1,0 +1,180 @@
+"""Sources of every kind: paths, known names, a web server, a real object store."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.catlib.data import known_datasets, locating
+from components.catlib.data.locating import open_source
+from components.catlib.errors import UserError
+from components.catlib.storage import Storage
+from tests.components.catlib.data.image_folders import cityscapes, noise, write, zipped
+from tests.object_stores import SeaweedServer
+from tests.web_servers import WebServer, web_server
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for index, name in enumerate(("trainA/1.png", "trainB/2.png")):
+        write(tmp_path / "images/horse2zebra" / name, noise(index))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def archive(images: Path, tmp_path: Path) -> Path:
+    return zipped(images, tmp_path / "horse2zebra.zip")
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with web_server() as server:
+        yield server
+
+
+def found(location: str, sha256: str | None = None) -> tuple[list[str], dict]:
+    with open_source(location, sha256=sha256) as (tree, facts):
+        assert all(file.read() for file in tree.files.values())
+        return [str(path) for path in tree.files], facts
+
+
+NAMES = ["horse2zebra/trainA/1.png", "horse2zebra/trainB/2.png"]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_folder_and_an_archive_hold_the_same(images: Path, archive: Path):
+    assert found(str(images)) == (NAMES, {"source": str(images)})
+    assert found(str(archive)) == (NAMES, {"source": str(archive), "sha256": digest(archive)})
+
+
+def test_a_digest_is_checked_and_recorded(archive: Path):
+    assert found(str(archive), digest(archive))[1]["sha256"] == digest(archive)
+    with pytest.raises(UserError, match=rf"has the SHA-256 {digest(archive)}, expected is 0000"):
+        found(str(archive), "0" * 64)
+
+
+def test_a_folder_has_no_digest(images: Path):
+    with pytest.raises(UserError, match="is a folder; remove it"):
+        found(str(images), "0" * 64)
+
+
+def test_archives_that_belong_together_lie_in_one_folder(tmp_path: Path):
+    whole = cityscapes(tmp_path / "whole")
+    (tmp_path / "packed").mkdir()
+    for kind in ("gtFine", "leftImg8bit"):
+        (tmp_path / "alone" / kind).parent.mkdir(exist_ok=True)
+        (whole / kind).rename(tmp_path / "alone" / kind)
+        (tmp_path / "alone" / "license.txt").write_text(kind)
+        zipped(tmp_path / "alone", tmp_path / "packed" / f"{kind}_trainvaltest.zip")
+        (tmp_path / "alone" / kind).rename(whole / kind)
+    assert found(str(tmp_path / "packed"))[0] == found(str(whole))[0]
+
+
+@pytest.mark.parametrize("location", ["nowhere", "some/where"])
+def test_what_is_not_there_is_named(location: str):
+    with pytest.raises(UserError, match=f"source {location} is no folder and no archive") as caught:
+        found(location)
+    assert ("horse2zebra" in str(caught.value)) == ("/" not in location)
+
+
+# ----------------------------------------------------------------------------------------------------- web and store
+
+
+def test_an_archive_of_the_web_is_read_once_downloaded(archive: Path, web: WebServer):
+    web.files["/h2z.zip"], web.etags["/h2z.zip"], web.breaks = archive.read_bytes(), '"1"', [100]
+    url = web.url("/h2z.zip?token=secret")
+    names, facts = found(url)
+    assert (names, facts) == (NAMES, {"source": web.url("/h2z.zip"), "sha256": digest(archive)})
+    web.files.clear()
+    assert found(url, digest(archive))[0] == NAMES
+
+
+def test_a_web_page_is_no_archive(web: WebServer):
+    web.files["/login"] = b"<!DOCTYPE html><html>Please log in"
+    with pytest.raises(UserError, match=r"/login is no archive .* but a web page"):
+        found(web.url("/login"))
+
+
+def test_archives_and_folders_come_from_an_object_store_too(
+    archive: Path, images: Path, object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+):
+    for variable, value in object_store.environment.items():
+        monkeypatch.setenv(variable, value)
+    store = Storage(object_store.environment)
+    store.upload_file(archive, "s3://cat/locating/h2z.zip")
+    for path in images.rglob("*.png"):
+        store.upload_file(path, f"s3://cat/locating/images/{path.relative_to(images)}")
+    assert found("s3://cat/locating/h2z.zip", digest(archive))[0] == NAMES
+    assert found("minio://cat/locating/h2z.zip")[1]["sha256"] == digest(archive)
+    assert found("s3://cat/locating/images") == (NAMES, {"source": "s3://cat/locating/images"})
+    with pytest.raises(UserError, match="is a folder; remove it"):
+        found("s3://cat/locating/images", digest(archive))
+    with pytest.raises(UserError, match="does not match its checksum"):
+        found("s3://cat/locating/h2z.zip", "0" * 64)
+    with pytest.raises(UserError, match="There is nothing at s3://cat/locating/none"):
+        found("s3://cat/locating/none")
+
+
+# --------------------------------------------------------------------------------------------------------- known names
+
+
+@pytest.mark.parametrize("place", ["datasets/horse2zebra", "datasets/horse2zebra.zip"])
+def test_a_known_dataset_is_taken_from_where_it_was_put(images: Path, archive: Path, place: str):
+    Path("datasets").mkdir()
+    (archive if place.endswith("zip") else images).rename(place)
+    names, facts = found("horse2zebra")
+    assert (names, facts["source"]) == (NAMES, "horse2zebra")
+    assert "ImageNet" in facts["terms"]
+
+
+def test_a_known_dataset_is_downloaded_else(archive: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch):
+    web.files["/horse2zebra.zip"] = archive.read_bytes()
+    known = known_datasets.Dataset(
+        "horse2zebra", ("horse2zebra.zip",), 1, "", "", "https://home", web.url("/horse2zebra.zip")
+    )
+    monkeypatch.setitem(locating.KNOWN, "horse2zebra", known)
+    names, facts = found("horse2zebra")
+    assert (names, facts["sha256"]) == (NAMES, digest(archive))
+
+
+def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(monkeypatch: pytest.MonkeyPatch):
+    known = known_datasets.Dataset(
+        "horse2zebra",
+        ("horse2zebra.zip",),
+        117,
+        "",
+        "research",
+        "https://home",
+        "http://nowhere.invalid/horse2zebra.zip",
+    )
+    monkeypatch.setitem(locating.KNOWN, "horse2zebra", known)
+    with pytest.raises(UserError) as caught:
+        found("horse2zebra")
+    assert str(caught.value) == (
+        "horse2zebra could not be downloaded (The server nowhere.invalid cannot be found; is this machine online?): "
+        "download horse2zebra.zip (117 MB) from http://nowhere.invalid/horse2zebra.zip, save it as "
+        "datasets/horse2zebra.zip, or give its place as dataset.source (terms: research)."
+    )
+
+
+def test_cityscapes_must_be_fetched_by_oneself():
+    with pytest.raises(
+        UserError, match=r"cityscapes is not in datasets/cityscapes/: register, download gtFine_.*/downloads/"
+    ):
+        found("cityscapes")
+
+
+def test_a_folder_wins_over_a_known_name(images: Path):
+    (images / "horse2zebra").rename("maps")
+    assert found("maps") == (["trainA/1.png", "trainB/2.png"], {"source": "maps"})

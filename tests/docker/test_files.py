@@ -1,0 +1,122 @@
+"""What can be checked of the container files without an engine."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from components.__main__ import STAGES, _parser
+from components.kubeflow import DEFAULT_IMAGE
+from tests.docker.conftest import ROOT
+
+ACCESS = {"STORE_ACCESS_KEY": "key", "STORE_SECRET_KEY": "secret"}
+
+
+def compose_config(*overrides: str, **variables: str) -> dict:
+    """Returns the services as compose understands them."""
+    command = [Path(sys.executable).parent / "docker-compose", "-f", ROOT / "docker/compose.yaml"]
+    for override in overrides:
+        command += ["-f", ROOT / "docker" / override]
+    environment = {**os.environ, **ACCESS, **variables}
+    done = subprocess.run([*command, "config", "--format", "json"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["services"]
+
+
+@pytest.mark.parametrize("variables", [{}, {"RECIPE": "demo", "BUDGET": "2e9"}])
+def test_every_stage_is_a_service_with_a_valid_command(variables: dict[str, str]) -> None:
+    services = compose_config(**variables)
+    assert set(services) == {*STAGES, "store", "bucket"}
+    written = {}
+    for name, stage in STAGES.items():
+        options = _parser().parse_args(services[name]["command"])
+        assert options.recipe == variables.get("RECIPE", "smoke")
+        written[stage.section] = options.output
+        given = [getattr(options, item.name) for item in stage.inputs if item.required or name == "report"]
+        flat = [address for item in given for address in (item if isinstance(item, list) else [item])]
+        assert set(flat) <= set(written.values())
+        assert services[name]["image"] == DEFAULT_IMAGE
+    assert getattr(_parser().parse_args(services["prune"]["command"]), "budget", None) == variables.get("BUDGET")
+
+
+def test_stages_wait_for_each_other_and_have_no_privileges() -> None:
+    services = compose_config()
+    assert services["bucket"]["depends_on"]["store"]["condition"] == "service_healthy"
+    for name in STAGES:
+        conditions = {wait["condition"] for wait in services[name]["depends_on"].values()}
+        assert conditions == {"service_completed_successfully"}
+        assert services[name]["read_only"] is True
+        assert services[name]["cap_drop"] == ["ALL"]
+        assert not services[name].get("volumes")
+
+
+def test_overrides_change_the_store_and_add_gpus() -> None:
+    services = compose_config("compose.seaweedfs.yaml", "compose.gpu.yaml", GPUS="2")
+    assert services["store"]["command"][0] == "mini"
+    devices = services["teacher"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"capabilities": ["gpu"], "driver": "nvidia", "count": 2}]
+    assert services["teacher"]["image"] == f"{DEFAULT_IMAGE}-cuda"
+    assert int(services["teacher"]["shm_size"]) == 2 * 2**30
+
+
+def test_there_is_no_default_password() -> None:
+    command = [Path(sys.executable).parent / "docker-compose", "-f", ROOT / "docker/compose.yaml", "config"]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "make compose-up" in done.stderr
+
+
+# -------------------------------------------------------------------------------------------- pip's settings as secrets
+
+
+@pytest.fixture
+def host_settings() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("host_settings", ROOT / "docker/host_settings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_build_gets_the_indexes_but_no_paths_of_this_machine(
+    host_settings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    certificates = tmp_path / "ca.pem"
+    certificates.write_text("CERTIFICATE")
+    settings = {
+        "index-url": "https://user:password@pypi.example.org/simple",
+        "extra-index-url": "file:///srv/simple https://more.example.org/simple",
+        "find-links": "/srv/wheels",
+        "constraint": "/etc/constraints.txt",
+        "cert": str(certificates),
+    }
+    host_settings.write_secrets(tmp_path / "secrets", settings)
+    assert (tmp_path / "secrets/pip.conf").read_text().split("\n")[:4] == [
+        "[global]",
+        "index-url = https://user:password@pypi.example.org/simple",
+        "extra-index-url = https://more.example.org/simple",
+        "cert = /run/secrets/ca",
+    ]
+    assert (tmp_path / "secrets/ca").read_text() == "CERTIFICATE"
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "secrets").iterdir()} == {0o600}
+
+
+def test_a_machine_without_settings_gives_empty_secrets(
+    host_settings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    host_settings.write_secrets(tmp_path, {})
+    assert (tmp_path / "pip.conf").read_text().strip() == "[global]"
+    assert (tmp_path / "ca").read_bytes() == b""
+
+
+def test_settings_of_the_environment_win(host_settings: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://chosen.example.org/simple")
+    assert host_settings.host_settings()["index-url"] == "https://chosen.example.org/simple"

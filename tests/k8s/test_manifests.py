@@ -1,4 +1,4 @@
-"""The manifests: rendered by kubectl itself, held against Kubernetes' schemas and against the restricted pod standard."""
+"""The manifests: rendered by kubectl itself, held against Kubernetes' schemas and the restricted pod standard."""
 
 import re
 import shutil
@@ -110,7 +110,9 @@ def test_what_is_referred_to_is_there(overlay: str, rendered: dict[str, Rendered
                     assert reference["name"] == "cat-store"
                     assert reference["key"] in keys
     launcher = manifests["ConfigMap", "kfp-launcher"]["data"]
-    scheme, bucket = re.fullmatch(r"(minio|s3)://([a-z]+)/artifacts", launcher["defaultPipelineRoot"]).groups()  # type: ignore[union-attr]
+    root = re.fullmatch(r"(minio|s3)://([a-z]+)/artifacts", launcher["defaultPipelineRoot"])
+    assert root is not None
+    scheme, bucket = root.groups()
     (provider,) = [yaml.safe_load(launcher["providers"])[scheme]["default"]]
     reference = provider["credentials"]["secretRef"]
     assert reference["secretName"] == "cat-store"

@@ -101,7 +101,7 @@ def test_a_label_equal_to_the_class_count_is_a_mistake_that_names_the_file(case:
     num_labels = case.facts["semantics"]["num_labels"]
     write(tmp_path / "data/A/wrong.png", np.full((8, 8), num_labels))
     write(tmp_path / "data/B/wrong.png", noise(0))
-    with pytest.raises(UserError, match=rf"wrong\.png holds the label {num_labels}"):
+    with pytest.raises(UserError, match=rf"wrong\.png \(holds the label {num_labels}"):
         pack_folder(tmp_path / "data", tmp_path / "packed", num_labels=num_labels)
 
 

@@ -7,6 +7,9 @@
 
 The folders come as `gtFine_trainvaltest.zip` and `leftImg8bit_trainvaltest.zip`. Training images are in `train`,
 held-out ones in `val`; the annotations of `test` are not published.
+
+Differs: for pix2pix a script of the published implementation makes colour map and photo 256×256, side by side in a JPEG
+file, before training; here `dataset.prepared_size: 256` does the same without the JPEG's loss.
 """
 
 from __future__ import annotations

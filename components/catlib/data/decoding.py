@@ -12,7 +12,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from components.catlib.data.files import SourceFile
 from components.catlib.data.packed import DONT_CARE
 from components.catlib.data.samples import UnusableImageError
-from components.catlib.errors import UserError
 
 LARGEST_FILE = 2**28
 """Bytes of the largest image file that is read, 256 MiB."""
@@ -47,15 +46,16 @@ def read_labels(file: SourceFile, *, num_labels: int) -> Image.Image:
     Differs: the published implementation crashes in the middle of training when it meets a label that is no class.
 
     Raises:
-        UnusableImageError: Damaged, cut short, not an image or too large.
-        UserError: It has several channels, or holds labels that are neither 0 … num_labels - 1 nor 255 (no class).
+        UnusableImageError: Damaged, cut short, not an image, too large, of several channels, or with labels that are
+            neither 0 … num_labels - 1 nor 255 (no class).
     """
-    labels = np.asarray(_read_numbers(file, "label map"))
+    labels = np.asarray(_decode(file, _as_numbers))
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != DONT_CARE)]
     if wrong.size:
-        raise UserError(
-            f"Label map {file.label} holds the label {wrong[0]}, but with num_labels {num_labels} labels are "
-            f"0 … {num_labels - 1}, or {DONT_CARE} for pixels of no class; correct the map or dataset.num_labels."
+        raise UnusableImageError(
+            file.label,
+            f"holds the label {wrong[0]}, but with num_labels {num_labels} labels are 0 … {num_labels - 1}, "
+            f"or {DONT_CARE} for pixels of no class",
         )
     return Image.fromarray(labels.astype(np.uint8))
 
@@ -64,10 +64,9 @@ def read_instances(file: SourceFile) -> Image.Image:
     """Decodes an instance map of up to 32 bits to mode I, so that ids above 32767 keep their value.
 
     Raises:
-        UnusableImageError: Damaged, cut short, not an image or too large.
-        UserError: It has several channels.
+        UnusableImageError: Damaged, cut short, not an image, too large, or of several channels.
     """
-    return _read_numbers(file, "instance map")
+    return _decode(file, _as_numbers)
 
 
 def split_halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
@@ -88,7 +87,7 @@ def _decode(file: SourceFile, convert: Callable[[Image.Image], Image.Image]) -> 
             if image.format == "PNG" and _PNG_END not in content:  # Pillow overlooks this, unlike other formats' ends
                 raise UnusableImageError(file.label, "image file is truncated (its end is missing)")
             return convert(ImageOps.exif_transpose(image))
-    except (UnusableImageError, UserError):
+    except UnusableImageError:
         raise
     except UnidentifiedImageError as error:
         raise UnusableImageError(file.label, "not an image, or its beginning is damaged") from error
@@ -120,13 +119,7 @@ def _to_8_bits(grey: NDArray[np.int64]) -> NDArray[np.uint8]:
     return ((grey * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def _read_numbers(file: SourceFile, what: str) -> Image.Image:
-    def as_numbers(image: Image.Image) -> Image.Image:
-        if image.mode not in {"1", "L", "P", *_WIDE_GREY}:
-            raise UserError(
-                f"{what.capitalize()} {file.label} has the mode {image.mode}; expected an image of one channel, "
-                "numbers."
-            )
-        return Image.fromarray(np.asarray(image).astype(np.int32))
-
-    return _decode(file, as_numbers)
+def _as_numbers(image: Image.Image) -> Image.Image:
+    if image.mode not in {"1", "L", "P", *_WIDE_GREY}:
+        raise ValueError(f"a map of numbers must have one channel, this image has the mode {image.mode}")
+    return Image.fromarray(np.asarray(image).astype(np.int32))

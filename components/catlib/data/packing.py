@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 _UNDER_WAY = 64
 """Bounds memory: this many samples are decoded or wait to be written at a time."""
 
+_MOST_THREADS = 8
+"""Bounds memory, too: each may hold the images of one sample at their original size."""
+
 _FILES_NAMED = 5
 """How many unusable files an error message names; the log has them all."""
 
@@ -216,7 +219,7 @@ def _in_threads(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterat
     """
     waiting: collections.deque[Future[Made]] = collections.deque()
     remaining = iter(given)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
         try:
             waiting.extend(pool.submit(make, one) for one in itertools.islice(remaining, _UNDER_WAY))
             while waiting:

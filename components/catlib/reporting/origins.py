@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.catlib.config import ReportConfig
-from components.catlib.reporting.comparison import Comparison, Contender, budget_of
+from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.formatting import as_text, as_yaml, file_size, milliseconds, short_number, words
 from components.catlib.reporting.lineage import Artifact, Lineage
 
@@ -94,9 +94,9 @@ class Recipe:
 def recipe(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> Recipe:
     """Puts the recipe together from the settings that every artifact keeps."""
     content: dict[str, Any] = {"name": config.name, "description": config.description}
-    budgets = [budget for student in comparison.students if (budget := budget_of(student.pruned))]
+    budgets = dict.fromkeys(student.budget for student in comparison.students if student.budget)
     if budgets:
-        content["budgets"] = budgets
+        content["budgets"] = list(budgets)
     deviating = []
     for kind in RECIPE_SECTIONS:
         settings = [artifact.manifest.config for artifact in lineage.artifacts() if artifact.manifest.kind == kind]

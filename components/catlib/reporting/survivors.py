@@ -37,17 +37,19 @@ class KeptChannels:
 
 @dataclass(frozen=True)
 class Survivors:
-    """What survived in a student.
+    """What survived at a budget.
 
     Attributes:
-        student: The student.
+        name: Of the student, or of the budget when several students share the architecture.
+        colour: Of the student, or of the first of them.
         facts: Name and value of what the search found.
         layers: Layers that always stay.
         columns: Kinds of branches.
         blocks: Name of a block, and its branch of every kind; None where the teacher has none.
     """
 
-    student: Contender
+    name: str
+    colour: str
     facts: list[tuple[str, str]]
     layers: list[KeptChannels]
     columns: list[str]
@@ -55,11 +57,15 @@ class Survivors:
 
 
 def survivors(lineage: Lineage, students: tuple[Contender, ...]) -> list[Survivors]:
-    """Reads what survived in every student whose prune artifact was given."""
-    return [_survivors(lineage, student, student.pruned) for student in students if student.pruned]
+    """Reads what survived in every architecture whose prune artifact was given."""
+    sharing: dict[str, list[Contender]] = {}
+    for student in students:
+        if student.pruned:
+            sharing.setdefault(student.pruned.digest, []).append(student)
+    return [_survivors(lineage, owners, owners[0].pruned) for owners in sharing.values() if owners[0].pruned]
 
 
-def _survivors(lineage: Lineage, student: Contender, pruned: Artifact) -> Survivors:
+def _survivors(lineage: Lineage, owners: list[Contender], pruned: Artifact) -> Survivors:
     described = pruned.read_json("pruning.json")
     identities = _identities(lineage, pruned)
     layers: list[KeptChannels] = []
@@ -75,7 +81,8 @@ def _survivors(lineage: Lineage, student: Contender, pruned: Artifact) -> Surviv
             layers.append(KeptChannels(LAYER_LABELS.get(name, name), *counts))
     columns = list(dict.fromkeys(column for block in branches.values() for column in block))
     blocks = [(name, [block.get(column) for column in columns]) for name, block in branches.items()]
-    return Survivors(student, _search_facts(described, pruned), layers, columns, blocks)
+    name = owners[0].name if len(owners) == 1 else f"All students of {budget_label(described['budget'])}"
+    return Survivors(name, owners[0].colour, _search_facts(described, pruned), layers, columns, blocks)
 
 
 def _place(identity: str, *, of_spade_norm: bool) -> tuple[str, str]:

@@ -68,7 +68,7 @@ def write_small_run(
     generator: GeneratorConfig = INCEPTION,
     distillations: tuple[DistillConfig, ...] = (),
 ) -> SmallRun:
-    """Writes the artifacts of a run with a student per budget into an empty folder; distillations are one per budget."""
+    """Writes the artifacts of a run with a student, and maybe a distillation, per budget into an empty folder."""
     channels = 3 if generator.family == "inception" else 4
     size = SIZE if generator.family == "inception" else (32, 64)
     architecture = architecture_from_config(generator, in_channels=channels, out_channels=3, crop_size=size)

@@ -9,7 +9,6 @@ from PIL import Image
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
 from components.catlib.data.files import SourceFile
 from components.catlib.data.samples import UnusableImageError
-from components.catlib.errors import UserError
 from tests.components.catlib.data.image_folders import file_at, noise, write
 
 
@@ -91,20 +90,20 @@ def test_a_black_and_white_label_map_has_labels_0_and_1(tmp_path: Path):
     assert np.asarray(read_labels(file_at(tmp_path / "mask.png"), num_labels=2)).tolist() == [[1, 0]]
 
 
-def test_a_label_that_is_no_class_is_the_users_mistake(tmp_path: Path):
+def test_a_label_that_is_no_class_is_unusable(tmp_path: Path):
     path = write(tmp_path / "map.png", [[0, 5, 255]])
     assert np.asarray(read_labels(file_at(path), num_labels=6)).tolist() == [[0, 5, 255]]
-    with pytest.raises(UserError, match=r"map\.png holds the label 5, .* 0 … 4"):
+    with pytest.raises(UnusableImageError, match=r"map\.png: holds the label 5, .* 0 … 4"):
         read_labels(file_at(path), num_labels=5)
 
 
-def test_a_label_beyond_8_bits_is_the_users_mistake(tmp_path: Path):
-    with pytest.raises(UserError, match="holds the label 256"):
+def test_a_label_beyond_8_bits_is_unusable(tmp_path: Path):
+    with pytest.raises(UnusableImageError, match="holds the label 256"):
         read_labels(file_at(write(tmp_path / "map.png", [[0, 256]], np.uint16)), num_labels=255)
 
 
-def test_a_coloured_label_map_is_the_users_mistake(tmp_path: Path):
-    with pytest.raises(UserError, match=r"Label map .*map\.png has the mode RGB"):
+def test_a_coloured_label_map_is_unusable(tmp_path: Path):
+    with pytest.raises(UnusableImageError, match=r"map\.png: .* has the mode RGB"):
         read_labels(file_at(write(tmp_path / "map.png", noise(0))), num_labels=255)
 
 

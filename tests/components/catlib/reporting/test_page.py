@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.catlib.config import GeneratorConfig, NormConfig, ReportConfig
+from components.catlib.config import DistillConfig, GeneratorConfig, NormConfig, ReportConfig
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import LARGEST_PAGE, render
@@ -213,6 +213,13 @@ def test_text_from_outside_is_shown_not_run(tmp_path: Path) -> None:
     assert not page.all("script")
     assert page.words.count(HOSTILE) >= 4
     assert page.all("img")[0]["alt"] == f"input of sample {HOSTILE}"
+
+
+def test_students_of_one_architecture_share_what_pruning_kept(tmp_path: Path) -> None:
+    seeds = (DistillConfig(seed=0), DistillConfig(seed=1))
+    page = page_of(write_small_run(tmp_path, budgets=("0.5x", "0.5x"), distillations=seeds).inputs())
+    assert page.words.count("threshold on |γ|") == 1
+    assert "Student 0.5×, seed 1" in page.words
 
 
 def test_a_spade_student_shows_the_branches_of_its_norms(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ class Comparison:
 
     @property
     def smallest(self) -> Contender:
-        """The student with the fewest MACs."""
-        return self.students[-1]
+        """The student with the fewest MACs, of equal ones the first."""
+        return min(self.students, key=lambda student: student.macs)
 
     @property
     def most_macs(self) -> int:

@@ -142,7 +142,7 @@ def trace(
         found.append(EvaluatedStudent(evaluation, weights, pruned.get(origin or ""), exported.get(evaluated)))
     if not found:
         raise UserError("A report needs at least one evaluation; give --evaluation with the output of that stage.")
-    lineage = Lineage(**single, students=tuple(sorted(found, key=_descending_macs)))
+    lineage = Lineage(**single, students=tuple(_ordered(found)))
     used = {artifact.digest for artifact in lineage.artifacts()}
     for artifact in (*trained.values(), *pruned.values(), *exported.values()):
         if artifact.digest not in used:
@@ -154,9 +154,16 @@ def trace(
     return lineage
 
 
-def _descending_macs(student: EvaluatedStudent) -> tuple[int, str]:
-    macs: int = student.evaluation.read_json("metrics.json")["student"]["paper_macs"]
-    return -macs, student.evaluation.digest
+def _ordered(students: Sequence[EvaluatedStudent]) -> list[EvaluatedStudent]:
+    """Orders students by MACs, largest first; equal ones by how they were trained."""
+    varied = varied_settings([student.trained.manifest.config if student.trained else {} for student in students])
+
+    def key(student: EvaluatedStudent) -> tuple[int, list[str], str]:
+        macs: int = student.evaluation.read_json("metrics.json")["student"]["paper_macs"]
+        settings = student.trained.manifest.config if student.trained else {}
+        return -macs, [str(settings.get(name)) for name in varied], student.evaluation.digest
+
+    return sorted(students, key=key)
 
 
 def _by_digest(folders: Sequence[Path], kind: str) -> dict[str, Artifact]:

@@ -32,6 +32,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         HTML of at most 3 MB.
     """
     album = pictures.Pictures()
+    samples = pictures.samples(comparison, album)
     content = {
         "config": config,
         "style": (FOLDER / "report.css").read_text(encoding="utf-8"),
@@ -41,7 +42,8 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         "caveats": results.caveats(lineage, comparison),
         "cost_charts": results.cost_charts(comparison),
         "variations": variations.variations(comparison),
-        "samples": pictures.samples(comparison, album),
+        "samples": samples,
+        "triptych": pictures.triptych(samples, comparison),
         "survivors": survivors.survivors(lineage, comparison.students),
         "training": curves.training_charts(comparison),
         "timelines": pictures.timelines(lineage, comparison, album),

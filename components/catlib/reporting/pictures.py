@@ -80,12 +80,6 @@ class Sample:
     name: str
     pictures: list[Shown]
 
-    @property
-    def triptych(self) -> list[Shown]:
-        """The input, the teacher's picture if there is one, and that of the smallest student."""
-        *others, smallest_student = self.pictures
-        return [shown for shown in others if shown.caption in ("input", "teacher")] + [smallest_student]
-
 
 def samples(comparison: Comparison, pictures: Pictures) -> list[Sample]:
     """Returns the samples on which every student was evaluated."""
@@ -108,6 +102,12 @@ def samples(comparison: Comparison, pictures: Pictures) -> list[Sample]:
             shown.append(Shown(student.name.lower(), pictures.add(image), student.colour))
         found.append(Sample(name, shown))
     return found
+
+
+def triptych(shown: Sequence[Sample], comparison: Comparison) -> list[Shown]:
+    """Returns of the first sample the input, the teacher's picture if there is one, and that of the smallest student."""
+    wanted = ("input", "teacher", comparison.smallest.name.lower())
+    return [picture for sample in shown[:1] for picture in sample.pictures if picture.caption in wanted]
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,14 @@ class Headline:
     Attributes:
         student: The student.
         ratio: How many times fewer MACs it has than the teacher; None without a teacher.
+        place: Its place among several students.
         size: Height × width of the images.
         facts: Its figures.
     """
 
     student: Contender
     ratio: str | None
+    place: str
     size: str
     facts: list[Fact]
 
@@ -55,6 +57,7 @@ def headline(comparison: Comparison) -> Headline:
     return Headline(
         student=student,
         ratio=None if ratio is None else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}",
+        place=_place(comparison),
         size="×".join(map(str, student.protocol["size"])),
         facts=[
             _cost_fact("Multiply-accumulates", "paper_macs", student, teacher),
@@ -63,6 +66,14 @@ def headline(comparison: Comparison) -> Headline:
             *_time_facts(student),
         ],
     )
+
+
+def _place(comparison: Comparison) -> str:
+    count = len(comparison.students)
+    if count == 1:
+        return ""
+    alike = sum(student.macs == comparison.smallest.macs for student in comparison.students)
+    return f"; the smallest of {count} students" if alike == 1 else f"; one of {alike} equally small students"
 
 
 def _cost_fact(label: str, key: str, student: Contender, teacher: Contender | None) -> Fact:

@@ -219,7 +219,8 @@ def test_students_of_one_architecture_share_what_pruning_kept(tmp_path: Path) ->
     seeds = (DistillConfig(seed=0), DistillConfig(seed=1))
     page = page_of(write_small_run(tmp_path, budgets=("0.5x", "0.5x"), distillations=seeds).inputs())
     assert page.words.count("threshold on |γ|") == 1
-    assert "Student 0.5×, seed 1" in page.words
+    assert "Student 0.5×, seed 0 against its teacher, per 16×24 image; one of 2 equally small students." in page.words
+    assert page.words.index("Student 0.5×, seed 0") < page.words.index("Student 0.5×, seed 1")
 
 
 def test_a_spade_student_shows_the_branches_of_its_norms(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.lineage import trace
-from components.catlib.reporting.pictures import Pictures, samples, timelines
+from components.catlib.reporting.pictures import Pictures, samples, timelines, triptych
 from tests.components.report.small_run import SAMPLE_NAMES, SmallRun, rewrite, write_small_run
 
 
@@ -70,12 +70,13 @@ def test_pictures_that_cannot_fit_are_said_to(caplog: pytest.LogCaptureFixture) 
 
 def test_samples_show_every_generator_on_the_same_images(run: SmallRun) -> None:
     album = Pictures()
-    shown = samples(compare_generators(trace(**run.inputs())), album)
+    comparison = compare_generators(trace(**run.inputs()))
+    shown = samples(comparison, album)
     assert [sample.name for sample in shown] == list(SAMPLE_NAMES)
     captions = [picture.caption for picture in shown[0].pictures]
     assert captions == ["input", "target", "teacher", "student 0.5×", "student 0.2×"]
     assert [picture.colour for picture in shown[0].pictures] == ["", "", "teacher", "student-0", "student-1"]
-    assert [picture.caption for picture in shown[0].triptych] == ["input", "teacher", "student 0.2×"]
+    assert [picture.caption for picture in triptych(shown, comparison)] == ["input", "teacher", "student 0.2×"]
     assert len(encoded(album)) == 15
 
 

@@ -1,0 +1,77 @@
+"""Fetching a run's results: a real S3 server that holds what a run leaves there."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.catlib.artifacts import read_manifest, writing
+from components.catlib.config import ReportConfig
+from components.catlib.storage import Storage
+from pipelines.__main__ import main
+from tests.object_stores import SeaweedServer, seaweed_server
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    with seaweed_server(tmp_path_factory.mktemp("store") / "data") as server:
+        for bucket in ("cat", "mlpipeline"):
+            Storage(server.environment).make_bucket(f"s3://{bucket}")
+        yield server
+
+
+@pytest.fixture
+def server(store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowServer]:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    with kubeflow(KubeflowServer()) as server:
+        yield server
+
+
+def leave_report(store: SeaweedServer, folder: Path, address: str) -> None:
+    """Uploads a report as Kubeflow's launcher does, to the place that its driver names."""
+    with writing(folder / "report", kind="report", config=ReportConfig(name="smoke")) as writer:
+        (writer.folder / "report.html").write_text("<html></html>")
+        (writer.folder / "students").mkdir()
+        (writer.folder / "students" / "model.onnx").write_bytes(b"onnx")
+        writer.summary["metrics"] = {}
+    Storage(store.environment).publish(folder / "report", f"{address}/compress/{RUN_ID}/write-report/9c1e/report")
+
+
+def test_the_report_of_a_run_comes_whole(
+    server: KubeflowServer, store: SeaweedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_report(store, tmp_path, "s3://cat/runs")
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--root", "minio://cat/runs"]) == 0
+    capsys.readouterr()
+    output = tmp_path / "fetched"
+    assert main(["fetch", RUN_ID, "--host", server.host, "--output", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"] == str(output / "report.html")
+    assert read_manifest(output, "report").kind == "report"
+    assert (output / "students" / "model.onnx").read_bytes() == b"onnx"
+
+
+def test_a_run_that_was_told_no_place_lies_where_the_cluster_keeps_artifacts(
+    server: KubeflowServer, store: SeaweedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 0
+    fetch = ["fetch", RUN_ID, "--host", server.host, "--output", str(tmp_path / "fetched")]
+    server.history = [("RUNNING", [])]
+    assert main(fetch) == 2
+    error = capsys.readouterr().err
+    assert f"no report below s3://mlpipeline/v2/artifacts/compress/{RUN_ID}/write-report; the run is running" in error
+    leave_report(store, tmp_path, "s3://mlpipeline/v2/artifacts")
+    assert main(fetch) == 0
+    assert main(fetch) == 2
+    assert "exists; choose another folder" in capsys.readouterr().err
+
+
+def test_without_credentials_the_missing_variable_is_named(
+    server: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 0
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert main(["fetch", RUN_ID, "--host", server.host, "--output", str(tmp_path / "fetched")]) == 2
+    assert "AWS_SECRET_ACCESS_KEY" in capsys.readouterr().err

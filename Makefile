@@ -47,12 +47,15 @@ compile: $(READY) ## Write the pipeline for Kubeflow: build/RECIPE.yaml
 	$(BIN)/python -m pipelines compile --recipe $(RECIPE) --output build/$(RECIPE).yaml
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
+
+test-slow: $(READY) ## Run the long repetitions that `make test` leaves out
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY) ## Run the linters, the type checker and the rule of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile docker/store.Dockerfile
 

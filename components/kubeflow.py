@@ -43,7 +43,8 @@ def stage_process(stage: str) -> Iterator[None]:
     root, logger = logging.getLogger(), logging.getLogger(stage)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"[{stage}] %(message)s"))
-    kubeflows_handlers, root.handlers = root.handlers, [handler]
+    kubeflows_handlers = root.handlers
+    root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
         yield

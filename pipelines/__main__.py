@@ -91,17 +91,17 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Reads NAME=VALUE texts; VALUE is YAML."""
+def _arguments(options: argparse.Namespace, flag: str = "--argument") -> dict[str, Any]:
+    """Reads the NAME=VALUE texts of an option; VALUE is YAML."""
     arguments = {}
-    for text in options.argument or []:
+    for text in getattr(options, flag.removeprefix("--")) or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UserError(f"--argument {text!r} is not of the form NAME=VALUE, for example teacher=s3://bucket/run.")
+            raise UserError(f"{flag} {text!r} is not of the form NAME=VALUE, for example teacher=s3://bucket/run.")
         try:
             arguments[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(f"--argument {text!r}: the value is not YAML.") from error
+            raise UserError(f"{flag} {text!r}: the value is not YAML.") from error
     return arguments
 
 
@@ -235,6 +235,27 @@ def _connection(options: argparse.Namespace) -> Connection:
     )
 
 
+def _trainjob(options: argparse.Namespace) -> dict[str, object]:
+    from pipelines.trainjob import training_manifests
+
+    manifests = training_manifests(
+        options.stage,
+        recipe=options.recipe,
+        overrides=options.set or (),
+        resources=load_recipe(options.recipe, options.set).resources,
+        inputs={name: str(value) for name, value in _arguments(options, "--input").items()},
+        output=options.artifact,
+        nodes=options.nodes,
+        image=options.image,
+        namespace=options.namespace,
+    )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(yaml.safe_dump_all(manifests, sort_keys=False), encoding="utf-8")
+    if not options.json:
+        print(options.output)
+    return {"output": str(options.output)}
+
+
 # -------------------------------------------------------------------------------------------------------- command line
 
 
@@ -292,9 +313,26 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--root", help="address below which the cluster keeps artifacts, its defaultPipelineRoot")
     fetch.set_defaults(command=_fetch)
 
+    trainjob = commands.add_parser("trainjob", help="write manifests that train on several machines (Kubeflow Trainer)")
+    trainjob.add_argument("stage", choices=("teacher", "distill"), help="what is trained")
+    trainjob.add_argument("--recipe", required=True, help="name of a recipe (see `recipes`), as it is in the image")
+    trainjob.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="change one setting; repeatable")
+    trainjob.add_argument(
+        "--input",
+        action="append",
+        metavar="NAME=URI",
+        help="artifact that the stage reads, e.g. dataset=s3://bucket/dataset; repeatable",
+    )
+    trainjob.add_argument("--artifact", required=True, metavar="URI", help="s3:// address of the trained artifact")
+    trainjob.add_argument("--nodes", type=int, default=2, help="machines (default: 2)")
+    trainjob.add_argument("--namespace", default="kubeflow", help="of the objects (default: kubeflow)")
+    trainjob.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of the pods (default: {DEFAULT_IMAGE})")
+    trainjob.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
+    trainjob.set_defaults(command=_trainjob)
+
     for command in (submit, upload, status, logs, fetch):
         _add_connection(command)
-    for command in (recipes, validate, run, compile_, submit, upload, status, logs, fetch):
+    for command in (recipes, validate, run, compile_, submit, upload, status, logs, fetch, trainjob):
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser
 

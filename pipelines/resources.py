@@ -43,6 +43,9 @@ PROFILES: dict[str, dict[StageName, StageResources]] = {
 RETRY_PAUSE_SECONDS = 60
 """Before the first retry; each later one waits twice as long."""
 
+SHARED_MEMORY = "/dev/shm"
+"""Where processes of one training exchange data; a pod has 64 MiB of it unless it is given more."""
+
 STORE_VARIABLES = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -122,8 +125,7 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
         for toleration in resources.tolerations:
             kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
     if stage in TRAININGS:
-        # A pod's /dev/shm has 64 MiB, too little for what processes of one training exchange there.
-        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="2Gi")
+        kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, medium="Memory", size_limit="2Gi")
         if resources.checkpoints:
             task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
     if resources.store_secret:

@@ -1,9 +1,14 @@
 """Options and fixtures of the whole suite."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+# The networks are tiny: more threads only get into each other's way, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 PARITY_FIXTURES = Path(__file__).parent / "parity" / "fixtures"
 

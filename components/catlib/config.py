@@ -87,36 +87,45 @@ Budget = Annotated[str, BeforeValidator(_budget_text)]
 class NormConfig(Section):
     """Normalisation layers of a network."""
 
-    kind: Literal["instance", "batch", "syncbatch"] = Field("instance", description="statistics over what")
-    affine: bool = Field(True, description="learn a scale and a bias per channel; pruning needs the scales")
-    track_running_stats: bool = Field(False, description="normalise with running statistics at evaluation")
-    momentum: float = Field(0.1, gt=0, le=1, description="weight of the newest batch in running statistics")
-    epsilon: float = Field(1e-5, gt=0, description="added to the variance")
+    kind: Literal["instance", "batch", "syncbatch"] = Field(default="instance", description="statistics over what")
+    affine: bool = Field(default=True, description="learn a scale and a bias per channel; pruning needs the scales")
+    track_running_stats: bool = Field(default=False, description="normalise with running statistics at evaluation")
+    momentum: float = Field(default=0.1, gt=0, le=1, description="weight of the newest batch in running statistics")
+    epsilon: float = Field(default=1e-5, gt=0, description="added to the variance")
 
 
 class GeneratorConfig(Section):
     """A generator before pruning (paper section 3.1; method sections 1.1 and 1.2)."""
 
-    family: Literal["inception", "inception_spade"] = Field("inception", description="network family")
-    base_channels: Count = Field(64, description="ngf: channels of the first layer; the bottleneck has 4x (SPADE: 16x)")
-    num_blocks: Count = Field(9, description="inception residual blocks (inception family only)")
-    kernel_sizes: tuple[Count, ...] = Field((1, 3, 5), description="odd kernel sizes K of the branches")
-    channels_reduction_factor: Count = Field(6, description="hidden channels of a branch = block channels // factor")
+    family: Literal["inception", "inception_spade"] = Field(default="inception", description="network family")
+    base_channels: Count = Field(
+        default=64, description="ngf: channels of the first layer; the bottleneck has 4x (SPADE: 16x)"
+    )
+    num_blocks: Count = Field(default=9, description="inception residual blocks (inception family only)")
+    kernel_sizes: tuple[Count, ...] = Field(default=(1, 3, 5), description="odd kernel sizes K of the branches")
+    channels_reduction_factor: Count = Field(
+        default=6, description="hidden channels of a branch = block channels // factor"
+    )
     hidden_channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, description="hidden channels per kernel size before division by the factor; default: the block's channels"
+        default=None,
+        description="hidden channels per kernel size before division by the factor; default: the block's channels",
     )
-    norm: NormConfig = Field(NormConfig(), description="normalisation (for SPADE: the norms inside branches)")
-    padding: Literal["reflect", "replicate", "zero"] = Field("reflect", description="padding inside the blocks")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate inside branches")
-    activation: Literal["relu", "leaky_relu"] = Field("relu", description="leaky_relu has slope 0.01")
-    num_upsampling_layers: Literal["normal", "more", "most"] = Field("more", description="SPADE only: x32, x64 or x128")
+    norm: NormConfig = Field(default=NormConfig(), description="normalisation (for SPADE: the norms inside branches)")
+    padding: Literal["reflect", "replicate", "zero"] = Field(default="reflect", description="padding inside the blocks")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout rate inside branches")
+    activation: Literal["relu", "leaky_relu"] = Field(default="relu", description="leaky_relu has slope 0.01")
+    num_upsampling_layers: Literal["normal", "more", "most"] = Field(
+        default="more", description="SPADE only: x32, x64 or x128"
+    )
     spade_norm: Literal["batch", "syncbatch", "instance"] = Field(
-        "syncbatch", description="SPADE only: the parameter-free norm that is modulated"
+        default="syncbatch", description="SPADE only: the parameter-free norm that is modulated"
     )
-    spade_hidden_channels: Count = Field(128, description="SPADE only: hidden channels before division by the factor")
-    spectral: bool = Field(False, description="SPADE only: spectral norm on convolutions")
-    init: Literal["normal", "xavier"] = Field("normal", description="weight initialisation")
-    init_gain: Positive = Field(0.02, description="standard deviation (normal) or gain (xavier)")
+    spade_hidden_channels: Count = Field(
+        default=128, description="SPADE only: hidden channels before division by the factor"
+    )
+    spectral: bool = Field(default=False, description="SPADE only: spectral norm on convolutions")
+    init: Literal["normal", "xavier"] = Field(default="normal", description="weight initialisation")
+    init_gain: Positive = Field(default=0.02, description="standard deviation (normal) or gain (xavier)")
 
     @model_validator(mode="after")
     def _check(self) -> GeneratorConfig:
@@ -131,31 +140,33 @@ class GeneratorConfig(Section):
 class DiscriminatorConfig(Section):
     """A discriminator (method section 2)."""
 
-    family: Literal["patch", "pixel", "multiscale"] = Field("patch", description="PatchGAN, PixelGAN or multi-scale")
-    base_channels: Count = Field(64, description="ndf: channels of the first layer")
-    num_layers: Count = Field(3, description="strided layers of a PatchGAN; 3 sees 70x70 pixels")
-    num_scales: Count = Field(2, description="multi-scale only: how many PatchGANs")
-    norm: NormConfig = Field(
-        NormConfig(), description="norm of the middle layers (multi-scale: always spectral + instance)"
+    family: Literal["patch", "pixel", "multiscale"] = Field(
+        default="patch", description="PatchGAN, PixelGAN or multi-scale"
     )
-    init: Literal["normal", "xavier"] = Field("normal", description="weight initialisation")
-    init_gain: Positive = Field(0.02, description="standard deviation (normal) or gain (xavier)")
+    base_channels: Count = Field(default=64, description="ndf: channels of the first layer")
+    num_layers: Count = Field(default=3, description="strided layers of a PatchGAN; 3 sees 70x70 pixels")
+    num_scales: Count = Field(default=2, description="multi-scale only: how many PatchGANs")
+    norm: NormConfig = Field(
+        default=NormConfig(), description="norm of the middle layers (multi-scale: always spectral + instance)"
+    )
+    init: Literal["normal", "xavier"] = Field(default="normal", description="weight initialisation")
+    init_gain: Positive = Field(default=0.02, description="standard deviation (normal) or gain (xavier)")
 
 
 class WeightsConfig(Section):
     """Weights from outside: a file or URI, and the digest that makes them trustworthy."""
 
     uri: str = Field(description="path, s3:// or https:// address of the file")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="expected digest of the file")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="expected digest of the file")
 
 
 class PublishedConfig(Section):
     """Networks published by the reference implementation (`.pth` state dicts) to start from."""
 
-    generator: WeightsConfig | None = Field(None, description="generator source -> target")
-    discriminator: WeightsConfig | None = Field(None, description="judges target images")
-    generator_backward: WeightsConfig | None = Field(None, description="CycleGAN: generator target -> source")
-    discriminator_backward: WeightsConfig | None = Field(None, description="CycleGAN: judges source images")
+    generator: WeightsConfig | None = Field(default=None, description="generator source -> target")
+    discriminator: WeightsConfig | None = Field(default=None, description="judges target images")
+    generator_backward: WeightsConfig | None = Field(default=None, description="CycleGAN: generator target -> source")
+    discriminator_backward: WeightsConfig | None = Field(default=None, description="CycleGAN: judges source images")
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
@@ -165,39 +176,43 @@ class DatasetConfig(Section):
     """What the dataset stage reads and how it packs it."""
 
     source: str = Field(
-        "builtin:relief-to-satellite",
+        default="builtin:relief-to-satellite",
         description="a folder or an archive (.zip, .tar, .tar.gz): a path, https://, s3:// or minio:// address; the "
         "name of a known dataset: horse2zebra, apple2orange, summer2winter_yosemite, monet2photo, facades, maps, "
         "edges2shoes, edges2handbags, cityscapes; or built-in data: builtin:relief-to-satellite, "
         "builtin:satellite-to-relief, builtin:climate-to-satellite, builtin:satellite-to-relief-unpaired",
     )
     sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="expected digest of the source, when that is a single archive"
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="expected digest of the source, when that is a single archive",
     )
     layout: Literal["auto", "combined", "parallel", "unpaired", "single", "cityscapes"] = Field(
-        "auto",
+        default="auto",
         description="combined: A|B side by side in train/ test/; parallel: folders A and B with equal names; "
         "unpaired: trainA trainB testA testB; single: one folder; cityscapes: gtFine/ and leftImg8bit/ as distributed, "
         "photos are A and maps B; auto: recognised from the folders",
     )
-    direction: Literal["AtoB", "BtoA"] = Field("AtoB", description="which domain is the source (input)")
-    load_size: Size = Field((286, 286), description="training images are packed at this height, width")
-    crop_size: Size = Field((256, 256), description="training crops and evaluation images: height, width")
+    direction: Literal["AtoB", "BtoA"] = Field(default="AtoB", description="which domain is the source (input)")
+    load_size: Size = Field(default=(286, 286), description="training images are packed at this height, width")
+    crop_size: Size = Field(default=(256, 256), description="training crops and evaluation images: height, width")
     prepared_size: Size | None = Field(
-        None,
+        default=None,
         description="pictures only: resize to this height, width before anything else, as published datasets of "
         "smaller pictures were made (Cityscapes for pix2pix: 256)",
     )
-    num_labels: int | None = Field(None, ge=1, le=255, description="label maps only: number of classes")
+    num_labels: int | None = Field(default=None, ge=1, le=255, description="label maps only: number of classes")
     dont_care_plane: bool = Field(
-        False, description="label maps only: pixels labelled 255 (no class) get a plane of their own instead of zeros"
+        default=False,
+        description="label maps only: pixels labelled 255 (no class) get a plane of their own instead of zeros",
     )
     test_fraction: float = Field(
-        0.1, ge=0, lt=1, description="share of images held out when the source has no test or val split"
+        default=0.1, ge=0, lt=1, description="share of images held out when the source has no test or val split"
     )
-    max_images: Count | None = Field(None, description="keep at most this many images per split (first ones)")
+    max_images: Count | None = Field(default=None, description="keep at most this many images per split (first ones)")
     on_error: Literal["fail", "skip"] = Field(
-        "fail", description="what to do with images that cannot be read, lack a partner or differ from it in size"
+        default="fail",
+        description="what to do with images that cannot be read, lack a partner or differ from it in size",
     )
 
     @model_validator(mode="after")
@@ -213,14 +228,14 @@ class RealStatsConfig(Section):
     """Which features the distances between image sets use."""
 
     features: Literal["inception", "random"] = Field(
-        "random",
+        default="random",
         description="inception: the FID Inception-v3 (needs weights); random: a fixed random network, which needs none",
     )
-    weights: WeightsConfig | None = Field(None, description="weights of the feature network")
+    weights: WeightsConfig | None = Field(default=None, description="weights of the feature network")
     published: WeightsConfig | None = Field(
-        None, description="published statistics of the target domain, .npz with mu and sigma (inception only)"
+        default=None, description="published statistics of the target domain, .npz with mu and sigma (inception only)"
     )
-    batch_size: Count = Field(32, description="images per forward pass")
+    batch_size: Count = Field(default=32, description="images per forward pass")
 
     @model_validator(mode="after")
     def _check(self) -> RealStatsConfig:
@@ -237,65 +252,79 @@ class RealStatsConfig(Section):
 class TrainingConfig(Section):
     """What teacher training and distillation have in common: data order, optimiser, schedule, reporting."""
 
-    epochs: Annotated[int, Field(ge=0)] = Field(500, description="epochs at the full learning rate")
-    decay_epochs: Annotated[int, Field(ge=0)] = Field(500, description="epochs over which the rate falls to zero")
-    batch_size: Count = Field(32, description="images per optimisation step")
-    learning_rate: Positive = Field(2e-4, description="Adam learning rate")
-    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.5, 0.999), description="Adam betas"
+    epochs: Annotated[int, Field(ge=0)] = Field(default=500, description="epochs at the full learning rate")
+    decay_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=500, description="epochs over which the rate falls to zero"
     )
-    two_time_scales: bool = Field(False, description="TTUR: generator rate halved, discriminator rate doubled")
-    schedule: Literal["linear", "step", "plateau", "cosine"] = Field("linear", description="learning-rate schedule")
-    step_epochs: Count = Field(50, description="step schedule: epochs between drops to a tenth")
+    batch_size: Count = Field(default=32, description="images per optimisation step")
+    learning_rate: Positive = Field(default=2e-4, description="Adam learning rate")
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.5, 0.999), description="Adam betas"
+    )
+    two_time_scales: bool = Field(default=False, description="TTUR: generator rate halved, discriminator rate doubled")
+    schedule: Literal["linear", "step", "plateau", "cosine"] = Field(
+        default="linear", description="learning-rate schedule"
+    )
+    step_epochs: Count = Field(default=50, description="step schedule: epochs between drops to a tenth")
     plateau_patience: Annotated[int, Field(ge=0)] = Field(
-        5,
+        default=5,
         description="plateau schedule: evaluations in a row that may bring no improvement before the rate falls",
     )
-    flip: bool = Field(True, description="mirror training images left-right at random")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of weights, data order and augmentation")
+    flip: bool = Field(default=True, description="mirror training images left-right at random")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of weights, data order and augmentation")
     evaluations: Annotated[int, Field(ge=0)] = Field(
-        4, description="how often the held-out images are scored during training, evenly spread"
+        default=4, description="how often the held-out images are scored during training, evenly spread"
     )
-    evaluation_images: Count = Field(256, description="at most this many held-out images (the first ones) are scored")
+    evaluation_images: Count = Field(
+        default=256, description="at most this many held-out images (the first ones) are scored"
+    )
     keep: Literal["best", "last"] = Field(
-        "best", description="which weights are the result: those with the best score (method section 4) or the last"
+        default="best",
+        description="which weights are the result: those with the best score (method section 4) or the last",
     )
     patience: Annotated[int, Field(ge=0)] = Field(
-        0, description="training ends after this many evaluations in a row without a better score; 0: never early"
+        default=0,
+        description="training ends after this many evaluations in a row without a better score; 0: never early",
     )
     time_limit_seconds: Positive | None = Field(
-        None,
+        default=None,
         description="training ends with the result so far once it has taken this long, resumed processes together",
     )
     ema_decay: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         lt=1,
         description="evaluate and keep an exponential moving average of each generator's weights; the share of the "
         "average that stays in every step, such as 0.999; 0: no average",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32",
+        default="fp32",
         description="what networks compute in; weights, losses and statistics are float32 always; fp16 needs a GPU",
     )
-    tf32: bool = Field(False, description="let GPUs round the inputs of float32 products to 10 bits, for speed")
-    channels_last: bool = Field(False, description="keep images as NHWC in memory, which suits tensor cores")
-    compile: bool = Field(False, description="compile the trained networks (torch.compile); the first steps take long")
-    log_seconds: Positive = Field(10.0, description="seconds between progress lines")
+    tf32: bool = Field(default=False, description="let GPUs round the inputs of float32 products to 10 bits, for speed")
+    channels_last: bool = Field(default=False, description="keep images as NHWC in memory, which suits tensor cores")
+    compile: bool = Field(
+        default=False, description="compile the trained networks (torch.compile); the first steps take long"
+    )
+    log_seconds: Positive = Field(default=10.0, description="seconds between progress lines")
     checkpoint_seconds: Positive = Field(
-        600.0, description="seconds between checkpoints, besides those at evaluations and at the end"
+        default=600.0, description="seconds between checkpoints, besides those at evaluations and at the end"
     )
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(
-        2, description="how many of the newest checkpoints are kept, besides the best one"
+        default=2, description="how many of the newest checkpoints are kept, besides the best one"
     )
-    gan_objective: Literal["lsgan", "vanilla", "hinge", "wgangp"] = Field("lsgan", description="adversarial objective")
-    lambda_gan: NonNegative = Field(1.0, description="weight of the adversarial loss")
-    reconstruction: Literal["l1", "l2", "smooth_l1", "vgg"] = Field("l1", description="reconstruction loss")
-    lambda_recon: NonNegative = Field(100.0, description="weight of the reconstruction loss (not CycleGAN, not SPADE)")
-    lambda_gradient_penalty: NonNegative = Field(10.0, description="wgangp: weight of the gradient penalty")
-    lambda_feature: NonNegative = Field(10.0, description="SPADE: weight of discriminator feature matching")
-    lambda_vgg: NonNegative = Field(10.0, description="SPADE: weight of the VGG19 perceptual loss")
-    vgg_weights: WeightsConfig | None = Field(None, description="VGG19 weights (torchvision's state dict)")
+    gan_objective: Literal["lsgan", "vanilla", "hinge", "wgangp"] = Field(
+        default="lsgan", description="adversarial objective"
+    )
+    lambda_gan: NonNegative = Field(default=1.0, description="weight of the adversarial loss")
+    reconstruction: Literal["l1", "l2", "smooth_l1", "vgg"] = Field(default="l1", description="reconstruction loss")
+    lambda_recon: NonNegative = Field(
+        default=100.0, description="weight of the reconstruction loss (not CycleGAN, not SPADE)"
+    )
+    lambda_gradient_penalty: NonNegative = Field(default=10.0, description="wgangp: weight of the gradient penalty")
+    lambda_feature: NonNegative = Field(default=10.0, description="SPADE: weight of discriminator feature matching")
+    lambda_vgg: NonNegative = Field(default=10.0, description="SPADE: weight of the VGG19 perceptual loss")
+    vgg_weights: WeightsConfig | None = Field(default=None, description="VGG19 weights (torchvision's state dict)")
 
     @model_validator(mode="after")
     def _check_plateau(self) -> TrainingConfig:
@@ -319,13 +348,19 @@ class TrainingConfig(Section):
 class TeacherConfig(TrainingConfig):
     """Teacher training (method section 4)."""
 
-    family: Literal["pix2pix", "cyclegan", "spade"] = Field("pix2pix", description="paired, unpaired or label maps")
-    generator: GeneratorConfig = Field(GeneratorConfig(), description="the large generator")
-    discriminator: DiscriminatorConfig = Field(DiscriminatorConfig(), description="its opponent")
-    lambda_cycle: NonNegative = Field(10.0, description="CycleGAN: weight of the cycle loss, each way")
-    lambda_identity: NonNegative = Field(0.5, description="CycleGAN: identity loss as a share of lambda_cycle")
-    image_pool_size: Annotated[int, Field(ge=0)] = Field(50, description="CycleGAN: past fakes shown to discriminators")
-    published: PublishedConfig | None = Field(None, description="start from published networks (epochs 0: use as is)")
+    family: Literal["pix2pix", "cyclegan", "spade"] = Field(
+        default="pix2pix", description="paired, unpaired or label maps"
+    )
+    generator: GeneratorConfig = Field(default=GeneratorConfig(), description="the large generator")
+    discriminator: DiscriminatorConfig = Field(default=DiscriminatorConfig(), description="its opponent")
+    lambda_cycle: NonNegative = Field(default=10.0, description="CycleGAN: weight of the cycle loss, each way")
+    lambda_identity: NonNegative = Field(default=0.5, description="CycleGAN: identity loss as a share of lambda_cycle")
+    image_pool_size: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="CycleGAN: past fakes shown to discriminators"
+    )
+    published: PublishedConfig | None = Field(
+        default=None, description="start from published networks (epochs 0: use as is)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TeacherConfig:
@@ -360,17 +395,24 @@ class PruneConfig(Section):
     """How the student's architecture is cut from the teacher (method section 5)."""
 
     generator: Literal["source_to_target", "target_to_source"] = Field(
-        "source_to_target", description="which generator of the teacher is compressed; the second exists for CycleGAN"
+        default="source_to_target",
+        description="which generator of the teacher is compressed; the second exists for CycleGAN",
     )
-    min_channels: Count = Field(16, description="each down/up layer keeps at least this many channels (prune_cin_lb)")
-    max_first_channels: Count | None = Field(None, description="cap on the first layer's channels (prune_cin_ub)")
-    min_feature_channels: Count | None = Field(None, description="floor on the feature width (prune_ft_cin_lb)")
-    student_init: Literal["fresh", "inherit"] = Field("fresh", description="fresh weights, or the surviving ones")
-    student_norm: NormConfig | None = Field(None, description="another norm for the student (fresh only)")
+    min_channels: Count = Field(
+        default=16, description="each down/up layer keeps at least this many channels (prune_cin_lb)"
+    )
+    max_first_channels: Count | None = Field(
+        default=None, description="cap on the first layer's channels (prune_cin_ub)"
+    )
+    min_feature_channels: Count | None = Field(default=None, description="floor on the feature width (prune_ft_cin_lb)")
+    student_init: Literal["fresh", "inherit"] = Field(
+        default="fresh", description="fresh weights, or the surviving ones"
+    )
+    student_norm: NormConfig | None = Field(default=None, description="another norm for the student (fresh only)")
     student_padding: Literal["reflect", "replicate", "zero"] | None = Field(
-        None, description="another padding inside the student's blocks"
+        default=None, description="another padding inside the student's blocks"
     )
-    student_activation: Literal["relu", "leaky_relu"] | None = Field(None, description="another activation")
+    student_activation: Literal["relu", "leaky_relu"] | None = Field(default=None, description="another activation")
 
     @model_validator(mode="after")
     def _check(self) -> PruneConfig:
@@ -382,19 +424,25 @@ class PruneConfig(Section):
 class DistillConfig(TrainingConfig):
     """Distillation (method sections 3 and 6)."""
 
-    batch_size: Count = Field(80, description="images per optimisation step; kernel alignment needs at least 2")
+    batch_size: Count = Field(default=80, description="images per optimisation step; kernel alignment needs at least 2")
     distillation: Literal["kernel_alignment", "mse", "none"] = Field(
-        "kernel_alignment", description="how teacher features are matched"
+        default="kernel_alignment", description="how teacher features are matched"
     )
-    lambda_distill: NonNegative = Field(1.0, description="weight of the distillation loss")
-    centred_kernels: bool = Field(False, description="centre the kernels (CKA) so that alignment does not saturate")
-    layer_weights: tuple[NonNegative, ...] | None = Field(None, description="weight per feature layer; default 1 each")
-    discriminator: Literal["teacher", "fresh"] = Field("teacher", description="where the discriminator starts")
+    lambda_distill: NonNegative = Field(default=1.0, description="weight of the distillation loss")
+    centred_kernels: bool = Field(
+        default=False, description="centre the kernels (CKA) so that alignment does not saturate"
+    )
+    layer_weights: tuple[NonNegative, ...] | None = Field(
+        default=None, description="weight per feature layer; default 1 each"
+    )
+    discriminator: Literal["teacher", "fresh"] = Field(default="teacher", description="where the discriminator starts")
     init: Literal["normal", "xavier"] | None = Field(
-        None, description="initialisation of fresh weights; default: normal, for SPADE xavier"
+        default=None, description="initialisation of fresh weights; default: normal, for SPADE xavier"
     )
-    init_gain: Positive = Field(0.02, description="standard deviation (normal) or gain (xavier) of fresh weights")
-    published: PublishedConfig | None = Field(None, description="published student generator / discriminator")
+    init_gain: Positive = Field(
+        default=0.02, description="standard deviation (normal) or gain (xavier) of fresh weights"
+    )
+    published: PublishedConfig | None = Field(default=None, description="published student generator / discriminator")
 
     @model_validator(mode="after")
     def _check(self) -> DistillConfig:
@@ -409,34 +457,46 @@ class DistillConfig(TrainingConfig):
 class EvaluateConfig(Section):
     """What is measured on the held-out images."""
 
-    batch_size: Count = Field(8, description="images per forward pass")
-    num_samples: Count = Field(8, description="rows of the sample grid")
-    latency_repeats: Count = Field(20, description="timed forward passes at batch 1")
+    batch_size: Count = Field(default=8, description="images per forward pass")
+    num_samples: Count = Field(default=8, description="rows of the sample grid")
+    latency_repeats: Count = Field(default=20, description="timed forward passes at batch 1")
 
 
 class ExportConfig(Section):
     """The ONNX file."""
 
-    opset: int = Field(20, ge=18, le=23, description="ONNX operator set")
-    tolerance: Positive = Field(1e-4, description="largest allowed difference to PyTorch, images in [-1, 1]")
+    opset: int = Field(default=20, ge=18, le=23, description="ONNX operator set")
+    tolerance: Positive = Field(default=1e-4, description="largest allowed difference to PyTorch, images in [-1, 1]")
 
 
 class SweepConfig(Section):
     """Which students the sweep pipeline compares; each is made at every budget, with every seed."""
 
     variations: tuple[dict[str, Any], ...] = Field(
-        ({"lambda_distill": 0.0}, {}), min_length=1, description="differences to the distill section, one per student"
+        default=({"lambda_distill": 0.0}, {}),
+        min_length=1,
+        description="differences to the distill section, one per student",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0,), min_length=1, description="replace distill.seed; several show how much is chance"
+        default=(0,), min_length=1, description="replace distill.seed; several show how much is chance"
     )
+
+
+class TrackingConfig(Section):
+    """A registry of runs beside Kubeflow's."""
+
+    uri: str | None = Field(
+        default=None, description="address of an MLflow server that keeps every student; None: none does"
+    )
+    experiment: str = Field(default="cat", description="group of runs in MLflow")
 
 
 class ReportConfig(Section):
     """What the page at the end of a run says about the run; made from the recipe's name and description."""
 
-    name: str = Field("run", description="heading")
-    description: str = Field("", description="one sentence below the heading")
+    name: str = Field(default="run", description="heading")
+    description: str = Field(default="", description="one sentence below the heading")
+    tracking: TrackingConfig = TrackingConfig()
 
 
 # --------------------------------------------------------------------------------------------------------- on a cluster
@@ -449,47 +509,57 @@ StageName = Literal["dataset", "real_stats", "teacher", "prune", "distill", "eva
 class StageResources(Section):
     """What one stage gets on a cluster; what is not given comes from the profile."""
 
-    cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="cores that are reserved, such as 4 or 500m")
-    memory: str | None = Field(None, pattern=r"^\d+(Mi|Gi)$", description="memory that is reserved, such as 16Gi")
-    gpus: Annotated[int, Field(ge=0)] | None = Field(None, description="accelerators")
-    hours: Positive | None = Field(None, description="time limit of one attempt in hours")
-    retries: Annotated[int, Field(ge=0)] | None = Field(None, description="attempts after the first")
+    cpu: str | None = Field(
+        default=None, pattern=r"^\d+(\.\d+)?m?$", description="cores that are reserved, such as 4 or 500m"
+    )
+    memory: str | None = Field(
+        default=None, pattern=r"^\d+(Mi|Gi)$", description="memory that is reserved, such as 16Gi"
+    )
+    gpus: Annotated[int, Field(ge=0)] | None = Field(default=None, description="accelerators")
+    hours: Positive | None = Field(default=None, description="time limit of one attempt in hours")
+    retries: Annotated[int, Field(ge=0)] | None = Field(default=None, description="attempts after the first")
 
 
 class Toleration(Section):
     """A taint of nodes that the stages with accelerators put up with."""
 
-    key: str | None = Field(None, description="the taint; None with operator Exists means every taint")
-    operator: Literal["Exists", "Equal"] = Field("Exists", description="whether the value matters")
-    value: str | None = Field(None, description="the taint's value, with operator Equal")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="None means every")
+    key: str | None = Field(default=None, description="the taint; None with operator Exists means every taint")
+    operator: Literal["Exists", "Equal"] = Field(default="Exists", description="whether the value matters")
+    value: str | None = Field(default=None, description="the taint's value, with operator Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="None means every"
+    )
 
 
 class ResourcesConfig(Section):
     """What the stages get on a cluster; nothing here changes a result, and no stage sees it."""
 
     profile: Literal["cpu", "gpu", "multi-gpu"] = Field(
-        "cpu", description="cpu: no accelerators; gpu: one for each stage that runs networks; multi-gpu: four to train"
+        default="cpu",
+        description="cpu: no accelerators; gpu: one for each stage that runs networks; multi-gpu: four to train",
     )
-    stages: dict[StageName, StageResources] = Field({}, description="differences from the profile, by stage")
-    accelerator: str = Field("nvidia.com/gpu", description="Kubernetes resource name of an accelerator")
-    node_selector: dict[str, str] = Field({}, description="labels of the nodes with accelerators")
+    stages: dict[StageName, StageResources] = Field(default={}, description="differences from the profile, by stage")
+    accelerator: str = Field(default="nvidia.com/gpu", description="Kubernetes resource name of an accelerator")
+    node_selector: dict[str, str] = Field(default={}, description="labels of the nodes with accelerators")
     tolerations: tuple[Toleration, ...] = Field(
-        (Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),),
+        default=(Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),),
         description="taints of the nodes with accelerators",
     )
     store_secret: str | None = Field(
-        None,
+        default=None,
         description="Secret with S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for stages that read or "
         "write s3:// addresses themselves",
     )
     checkpoints: str | None = Field(
-        None, description="s3:// address below which trainings keep their state, so that a retry resumes; None: nowhere"
+        default=None,
+        description="s3:// address below which trainings keep their state, so that a retry resumes; None: nowhere",
     )
-    parallel_students: Annotated[int, Field(ge=0)] = Field(0, description="students made at a time; 0 means all")
-    days_limit: Positive = Field(21.0, description="the whole run ends after this many days")
+    parallel_students: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="students made at a time; 0 means all"
+    )
+    days_limit: Positive = Field(default=21.0, description="the whole run ends after this many days")
     days_kept: Positive = Field(
-        7.0, description="pods and workflow are removed so many days after the run; artifacts stay"
+        default=7.0, description="pods and workflow are removed so many days after the run; artifacts stay"
     )
 
 
@@ -508,6 +578,7 @@ class Recipe(Section):
     export: ExportConfig = ExportConfig()
     sweep: SweepConfig = SweepConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -519,7 +590,7 @@ class Recipe(Section):
     @property
     def report(self) -> ReportConfig:
         """The report stage's section."""
-        return ReportConfig(name=self.name, description=self.description)
+        return ReportConfig(name=self.name, description=self.description, tracking=self.tracking)
 
     def section(self, name: str) -> dict[str, Any]:
         """Returns one stage's settings as JSON values without nulls, the form in which a pipeline hands them over."""

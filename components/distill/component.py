@@ -37,13 +37,15 @@ def distill_student(
     from pathlib import Path
 
     from components.catlib.config import DistillConfig, validate
+    from components.catlib.launching import on_every_gpu
     from components.distill.stage import run
     from components.kubeflow import checkpoint, publish, stage_process
 
     with stage_process("distill"):
         section = validate(DistillConfig, config, where="distill")
         with checkpoint("distill", section, [teacher, student, dataset, real_stats]) as state:
-            run(
+            on_every_gpu(
+                run,
                 section,
                 teacher=Path(teacher.path),
                 student=Path(student.path),

@@ -13,6 +13,7 @@ from components.catlib.config import ReportConfig
 from components.catlib.reporting.comparison import Comparison, Contender, budget_of, compare_generators
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
+from components.catlib.tracking import track
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def run(
     whose artifacts were not given are left out.
 
     Args:
-        config: What the page is called.
+        config: What the page is called, and which registry keeps the students.
         evaluations: Evaluate artifacts, at least one.
         output: Where the artifact goes: `report.html` and `students/<budget>/` with metrics, ONNX file and weights.
         dataset: The dataset artifact.
@@ -54,7 +55,8 @@ def run(
         exports: Export artifacts.
 
     Raises:
-        UserError: A folder is not the artifact it should be, or artifacts do not belong together.
+        UserError: A folder is not the artifact it should be, artifacts do not belong together, or the MLflow server
+            that the configuration names cannot be reached.
     """
     lineage = trace(
         evaluations=evaluations,
@@ -76,6 +78,8 @@ def run(
         writer.summary["students"] = dict(zip(folders, (student.name for student in comparison.students), strict=True))
         writer.summary["metrics"] = _metrics(comparison, page)
     logger.info("%s: %d students, %.2f MB", PAGE, len(comparison.students), len(page.encode()) / 1e6)
+    if config.tracking.uri is not None:
+        track(comparison, lineage, output / PAGE, uri=config.tracking.uri, experiment=config.tracking.experiment)
 
 
 def _folders(students: Sequence[Contender]) -> list[str]:

@@ -33,13 +33,15 @@ def train_teacher(
     from pathlib import Path
 
     from components.catlib.config import TeacherConfig, validate
+    from components.catlib.launching import on_every_gpu
     from components.kubeflow import checkpoint, publish, stage_process
     from components.teacher.stage import run
 
     with stage_process("teacher"):
         section = validate(TeacherConfig, config, where="teacher")
         with checkpoint("teacher", section, [dataset, real_stats]) as state:
-            run(
+            on_every_gpu(
+                run,
                 section,
                 dataset=Path(dataset.path),
                 real_stats=Path(real_stats.path),

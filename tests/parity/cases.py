@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 @dataclass(frozen=True)
 class Case:
-    """One pair of files. `facts` is the JSON; `tensors` maps keys such as "state/features.0.pw_bn.weight" to tensors."""
+    """Two files: `facts` is the JSON, `tensors` maps "state/features.0.pw_bn.weight" to a tensor."""
 
     path: Path
 

@@ -45,7 +45,7 @@ def test_the_log_says_what_ran_what_was_cached_and_what_went_wrong() -> None:
 def run(workspace: Path, *further: str, output: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace), "--json"]
     target = ["--output", str(output)] if output else []
-    return subprocess.run([*command, *target, *further], capture_output=True, text=True, timeout=300)
+    return subprocess.run([*command, *target, *further], capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +135,63 @@ def _processes_that_mention(text: str) -> list[str]:
             if text in command:
                 found.append(command)
     return found
+
+
+# --------------------------------------------------------------------------------------------------- further pipelines
+
+
+def artifact(workspace: Path, kind: str) -> Path:
+    """An artifact of the first run."""
+    manifests = sorted(workspace.glob("artifacts/compress-*/**/manifest.json"), key=lambda path: path.stat().st_mtime)
+    return next(path.parent for path in manifests if json.loads(path.read_text())["kind"] == kind)
+
+
+def answer_of(finished: subprocess.CompletedProcess[str]) -> dict:
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_distill_only_makes_students_of_an_earlier_teacher(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    teacher = artifact(workspace, "teacher")
+    arguments = ["--pipeline", "distill-only", "--budget", "0.2x", "--argument", f"teacher={teacher}"]
+    answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
+    assert "train-teacher" not in answer["executed"] + answer["cached"]
+    assert "fetch-model" in answer["executed"]
+    (metrics,) = (tmp_path / "out").rglob("metrics.json")
+    ratio = json.loads(metrics.read_text())["ratio"]["paper_macs"]
+    assert ratio >= 5
+
+
+@pytest.mark.parametrize("with_teacher", [True, False])
+def test_evaluate_only_scores_earlier_models(
+    with_teacher: bool, first_run: dict, workspace: Path, tmp_path: Path
+) -> None:
+    arguments = ["--pipeline", "evaluate-only", "--argument", f"students=[{artifact(workspace, 'distill')}]"]
+    if with_teacher:
+        arguments += ["--argument", f"teacher={artifact(workspace, 'teacher')}"]
+    answer_of(run(workspace, *arguments, output=tmp_path / "out"))
+    (metrics,) = (tmp_path / "out").rglob("metrics.json")
+    assert (json.loads(metrics.read_text())["teacher"] is not None) == with_teacher
+
+
+def test_a_sweep_shares_the_teacher_and_what_was_made_before(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    variations = "variations=[{lambda_distill: 0}, {}]"  # the second is the first run's own distillation
+    arguments = ["--pipeline", "sweep", "--budget", "0.3x", "--argument", variations, "--argument", "seeds=[0]"]
+    answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
+    assert "train-teacher" in answer["cached"]
+    assert answer["executed"].count("distill-student") == 1
+    assert len(list((tmp_path / "out").rglob("model.onnx"))) == 2
+
+
+def test_a_sweep_that_is_too_large_is_refused(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    arguments = ["--pipeline", "sweep", "--argument", f"seeds={list(range(20))}"]
+    refused = run(workspace, *arguments, output=tmp_path / "out")
+    assert refused.returncode == 2
+    assert "a sweep makes 1 to 12" in refused.stderr.splitlines()[-1]
+
+
+def test_a_state_dict_is_no_teacher_artifact(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    arguments = ["--pipeline", "distill-only", "--argument", "teacher=published/latest_net_G.pth"]
+    refused = run(workspace, *arguments, output=tmp_path / "out")
+    assert refused.returncode == 2
+    assert "teacher.published.generator.uri" in refused.stderr.splitlines()[-1]

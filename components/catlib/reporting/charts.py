@@ -33,6 +33,9 @@ STUDENT_COLOURS = 6
 MOST_POINTS = 240
 """A longer curve is drawn as means over this many pieces."""
 
+MOST_NAMES = 5
+"""How many networks a chart of cost against quality names."""
+
 LOG_RANGE = 30
 """A curve whose largest value is this many times its smallest gets a logarithmic axis."""
 
@@ -41,7 +44,7 @@ _PLACEHOLDERS = {
     "muted": "#020202",
     "rule": "#030303",
     "teacher": "#040404",
-    **{f"student-{i}": f"#0{i + 5}0{i + 5}0{i + 5}" for i in range(STUDENT_COLOURS)},
+    **{f"student-{i}": "#" + 3 * f"{i + 5:02x}" for i in range(STUDENT_COLOURS)},
 }
 
 _STYLE: dict[Any, Any] = {
@@ -161,7 +164,9 @@ def curves_chart(curves: Sequence[Curve], *, x_label: str, description: str) -> 
 
 
 def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
-    """Draws quality against multiply-accumulates (logarithmic), every network with its name and confidence interval.
+    """Draws quality against multiply-accumulates (logarithmic), networks with their confidence intervals and names.
+
+    Too many names would cover each other; then colours alone tell the networks apart.
 
     Args:
         marks: At least two networks.
@@ -184,6 +189,8 @@ def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
             if mark.interval is not None:
                 axes.vlines(mark.macs, *mark.interval, color=colour, linewidth=2, alpha=0.5)
             axes.plot([mark.macs], [mark.value], color=colour, marker="o", markersize=9)
+            if len(marks) > MOST_NAMES:
+                continue
             left = mark.macs > centre
             axes.annotate(
                 mark.name,

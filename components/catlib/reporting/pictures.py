@@ -105,7 +105,7 @@ def samples(comparison: Comparison, pictures: Pictures) -> list[Sample]:
 
 
 def triptych(shown: Sequence[Sample], comparison: Comparison) -> list[Shown]:
-    """Returns of the first sample the input, the teacher's picture if there is one, and that of the smallest student."""
+    """Returns of the first sample the input, and what the teacher, if there is one, and the smallest student make."""
     wanted = ("input", "teacher", comparison.smallest.name.lower())
     return [picture for sample in shown[:1] for picture in sample.pictures if picture.caption in wanted]
 

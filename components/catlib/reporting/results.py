@@ -237,8 +237,8 @@ def _spread(metric: Metric, score: Score) -> str:
 
 
 def cost_charts(comparison: Comparison) -> list[tuple[Metric, str]]:
-    """Draws MACs against every metric when there are several students."""
-    if len(comparison.students) < 2:
+    """Draws MACs against every metric when there are students of several sizes."""
+    if len({student.macs for student in comparison.students}) < 2:
         return []
     charts = []
     for metric in comparison.metrics:

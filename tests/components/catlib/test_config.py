@@ -18,7 +18,7 @@ def test_budgets_are_macs_or_shares(text: str | float, expected: tuple[float, bo
 
 @pytest.mark.parametrize("text", ["", "x", "many", "-1", "0", "nan", "inf", "2.6e9 MACs"])
 def test_a_budget_that_is_no_number_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(UserError, match="is not a compute budget: give MACs such as 2.6e9") as refused:
+    with pytest.raises(UserError, match=r"is not a compute budget: give MACs such as 2\.6e9") as refused:
         parse_budget(text)
     assert "\n" not in str(refused.value)
 
@@ -83,7 +83,7 @@ def test_an_unknown_recipe_names_the_nearest_one() -> None:
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(content)
-    with pytest.raises(UserError, match="broken.yaml"):
+    with pytest.raises(UserError, match=r"broken\.yaml"):
         load_recipe(str(path))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from components.catlib.config import TeacherConfig, TrainingConfig, validate
 from components.catlib.errors import UserError
-from components.catlib.schedules import learning_rate_factor, plateau
+from components.catlib.schedules import evaluations_without_improvement, learning_rate_factor, plateau
 
 
 def factors(config: TrainingConfig) -> list[float]:
@@ -69,3 +69,10 @@ def test_a_plateau_schedule_that_could_never_act_is_refused():
     with pytest.raises(UserError, match="plateau_patience \\+ 3 = 6"):
         validate(TeacherConfig, {**section, "evaluations": 5}, where="teacher")
     assert validate(TeacherConfig, {**section, "evaluations": 6}, where="teacher").schedule == "plateau"
+
+
+@pytest.mark.parametrize(
+    ("scores", "count"), [([], 0), ([3.0], 0), ([3.0, 2.0], 0), ([1.0, 2.0, 1.5], 2), ([2.0, 1.0, 1.0, 3.0], 2)]
+)
+def test_evaluations_without_improvement(scores: list[float], count: int):
+    assert evaluations_without_improvement(scores) == count

@@ -199,3 +199,11 @@ def test_a_dataset_without_targets_cannot_be_trained_on(tmp_path: Path):
 def test_a_batch_can_be_moved(paired: PackedDataset):
     batch = TrainingBatches(paired, batch_size=2, flip=True, seed=0).batch(0).to("meta")
     assert batch.source.device.type == batch.target.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["paired", "unpaired", "labelled"])
+def test_shares_make_up_the_batch(request: pytest.FixtureRequest, kind: str):
+    batches = TrainingBatches(request.getfixturevalue(kind), batch_size=4, flip=True, seed=0)
+    whole, first, second = (batches.batch(5, rows) for rows in (slice(None), slice(0, 1), slice(1, 4)))
+    assert torch.equal(whole.source, torch.cat([first.source, second.source]))
+    assert torch.equal(whole.target, torch.cat([first.target, second.target]))

@@ -76,6 +76,13 @@ def test_long_curves_become_means_of_equal_pieces() -> None:
     assert short[-1] == 10 * MOST_POINTS - 5.5
 
 
+def test_cost_chart_of_many_networks_names_none() -> None:
+    marks = [Mark(f"Student {i}", f"student-{i}", 1e9 * (i + 1), 0.3) for i in range(6)]
+    svg = cost_chart(marks, description="")
+    assert not [text for text in texts(svg) if "Student" in text]
+    assert all(f"var(--student-{i})" in svg for i in range(6))
+
+
 def test_cost_chart_names_every_network_and_draws_intervals() -> None:
     marks = [
         Mark("Teacher", "teacher", 43.5e9, 0.30, (0.29, 0.31)),

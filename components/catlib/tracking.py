@@ -1,0 +1,91 @@
+"""Keeps a run's students in an MLflow server, beside those of other runs: settings, figures, models.
+
+Kubeflow's interface compares a few runs; a registry keeps all of them and can be searched. One student is one MLflow
+run, for a student is what is compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.catlib.errors import UserError
+from components.catlib.reporting.comparison import Comparison, Contender
+from components.catlib.reporting.lineage import Artifact, Lineage
+
+logger = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 100
+"""Parameters that MLflow takes in one request."""
+
+
+def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, experiment: str) -> None:
+    """Records every student of a run: the settings of its stages, its scores and costs, its ONNX file and the report.
+
+    Args:
+        comparison: The students.
+        lineage: The artifacts of the run.
+        page: The report.
+        uri: Address of the MLflow server.
+        experiment: The group of runs that it belongs to; made when there is none.
+
+    Raises:
+        UserError: The package mlflow-skinny is not installed, or the server cannot be reached or refuses.
+    """
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise UserError("Tracking needs the extra mlflow: pip install 'cat-pipeline[mlflow]'.") from error
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        found = client.get_experiment_by_name(experiment)
+        group = found.experiment_id if found else client.create_experiment(experiment)
+        for student in comparison.students:
+            run_id = client.create_run(group, run_name=student.name).info.run_id
+            _record(client, run_id, student, lineage, page)
+            client.set_terminated(run_id)
+            logger.info("%s is kept as MLflow run %s of experiment %s", student.name, run_id, experiment)
+    except (MlflowException, OSError) as error:
+        reason = str(error).split("\n", 1)[0][:300]
+        raise UserError(f"The MLflow server at {uri} does not take the run ({reason}); check tracking.uri.") from error
+
+
+def _record(client: Any, run_id: str, student: Contender, lineage: Lineage, page: Path) -> None:
+    from mlflow.entities import Metric, Param
+
+    artifacts = {
+        "dataset": lineage.dataset,
+        "teacher": lineage.teacher,
+        "prune": student.pruned,
+        "distill": student.trained,
+        "export": student.exported,
+    }
+    parameters = [Param(name, text) for name, text in _settings(artifacts)]
+    for start in range(0, len(parameters), MOST_AT_ONCE):
+        client.log_batch(run_id, params=parameters[start : start + MOST_AT_ONCE])
+    figures: dict[str, Any] = student.evaluation.manifest.summary.get("metrics", {})
+    finite = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
+    client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in finite.items()])
+    client.log_artifact(run_id, str(page))
+    if student.exported is not None:
+        client.log_artifact(run_id, str(student.exported.folder / "model.onnx"), "model")
+
+
+def _settings(artifacts: dict[str, Artifact | None]) -> Iterator[tuple[str, str]]:
+    """Yields the settings of stages as MLflow keeps them: ("teacher.generator.base_channels", "64")."""
+    for stage, artifact in artifacts.items():
+        if artifact is not None:
+            yield f"{stage}.artifact", artifact.digest
+            yield from _flat(artifact.manifest.config, stage)
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, nested in value.items():
+            yield from _flat(nested, f"{path}.{key}")
+    elif value is not None:
+        yield path, str(value)

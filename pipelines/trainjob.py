@@ -1,0 +1,148 @@
+"""Training on several machines: the manifests with which Kubeflow Trainer runs the teacher or the distill stage.
+
+A pod of a pipeline has one machine. Kubeflow Trainer (v2) starts a pod per machine and tells torch where the others
+are; each runs the same command as everywhere else, `python -m components STAGE`, under `torchrun`. The trained artifact
+then goes into a pipeline by its address: `--pipeline distill-only --argument teacher=s3://…`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from components.catlib.config import ResourcesConfig, StageResources
+from components.catlib.errors import UserError
+from components.kubeflow import CHECKPOINTS_VARIABLE
+from pipelines.resources import SHARED_MEMORY, STORE_VARIABLES, stage_resources
+
+API_VERSION = "trainer.kubeflow.org/v1alpha1"
+INPUTS = {
+    "teacher": ("dataset", "real-stats"),
+    "distill": ("teacher", "student", "dataset", "real-stats"),
+}
+"""Artifacts that a stage reads, by the names of its options."""
+
+_RESTRICTED: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def training_manifests(
+    stage: Literal["teacher", "distill"],
+    *,
+    recipe: str,
+    overrides: Sequence[str],
+    resources: ResourcesConfig,
+    inputs: Mapping[str, str],
+    output: str,
+    nodes: int,
+    image: str,
+    namespace: str,
+) -> list[dict[str, Any]]:
+    """Writes the manifests of a training on several machines.
+
+    Args:
+        stage: What is trained.
+        recipe: Name of a recipe in the image.
+        overrides: `SECTION.KEY=VALUE` texts.
+        resources: What every machine gives, as for the stage in a pipeline; needs `store_secret`.
+        inputs: Option -> s3:// address of every artifact that the stage reads.
+        output: s3:// address of the artifact that it writes.
+        nodes: Machines.
+        image: Of the pods.
+        namespace: Of the objects.
+
+    Returns:
+        A TrainingRuntime, which says what a machine is like, and the TrainJob that uses it.
+
+    Raises:
+        UserError: An input is missing or not in the object store, or the store's credentials are.
+    """
+    if resources.store_secret is None:
+        raise UserError(
+            "A training on several machines exchanges artifacts through s3://: give resources.store_secret."
+        )
+    if set(inputs) != set(INPUTS[stage]):
+        raise UserError(f"Stage {stage} reads {', '.join(INPUTS[stage])}; given are {', '.join(inputs) or 'none'}.")
+    for name, address in {**inputs, "output": output}.items():
+        if not address.startswith("s3://"):
+            raise UserError(f"{name} {address!r} must be an s3:// address, which all machines can reach.")
+    given = stage_resources(resources, stage)
+    assert given.hours is not None and given.gpus is not None
+    name = f"cat-{stage}"
+    command = ["torchrun", "-m", "components", stage, "--recipe", recipe]
+    for override in overrides:
+        command += ["--set", override]
+    for option, address in inputs.items():
+        command += [f"--{option}", address]
+    trainer = {
+        "image": image,
+        "command": [*command, "--output", output],
+        "numNodes": nodes,
+        "resourcesPerNode": _quantities(given, resources.accelerator),
+    }
+    if given.gpus:
+        trainer["numProcPerNode"] = given.gpus
+    metadata = {"name": name, "namespace": namespace}
+    runtime = {
+        "apiVersion": API_VERSION,
+        "kind": "TrainingRuntime",
+        # By these labels Trainer knows the runtime, and which of its jobs the TrainJob's settings are for.
+        "metadata": {**metadata, "labels": {"trainer.kubeflow.org/framework": "torch"}},
+        "spec": {
+            "mlPolicy": {"numNodes": nodes, "torch": {}},
+            "template": {"spec": {"replicatedJobs": [_job(resources, retries=given.retries or 0)]}},
+        },
+    }
+    job = {
+        "apiVersion": API_VERSION,
+        "kind": "TrainJob",
+        "metadata": metadata,
+        "spec": {
+            "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": name},
+            "activeDeadlineSeconds": round(given.hours * 3600),
+            "trainer": trainer,
+        },
+    }
+    return [runtime, job]
+
+
+def _quantities(given: StageResources, accelerator: str) -> dict[str, dict[str, str]]:
+    accelerators = {accelerator: str(given.gpus)} if given.gpus else {}
+    assert given.cpu is not None and given.memory is not None
+    return {
+        "requests": {"cpu": given.cpu, "memory": given.memory, **accelerators},
+        "limits": {"memory": given.memory, **accelerators},
+    }
+
+
+def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
+    """Returns the job of one machine, without what the TrainJob adds: image, command, resources."""
+    secret = resources.store_secret
+    environment: list[dict[str, Any]] = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in STORE_VARIABLES
+    ]
+    if resources.checkpoints:
+        environment.append({"name": CHECKPOINTS_VARIABLE, "value": resources.checkpoints})
+    container = {
+        "name": "node",
+        "env": environment,
+        "securityContext": _RESTRICTED,
+        "volumeMounts": [{"name": "shared-memory", "mountPath": SHARED_MEMORY}, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "nodeSelector": dict(resources.node_selector),
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in resources.tolerations],
+        "volumes": [
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+        "containers": [container],
+    }
+    return {
+        "name": "node",
+        "template": {
+            "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
+            "spec": {"backoffLimit": retries, "template": {"spec": pod}},
+        },
+    }

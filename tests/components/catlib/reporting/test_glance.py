@@ -1,0 +1,74 @@
+"""One artifact at a glance: what Kubeflow's interface shows of every stage."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from components.catlib.artifacts import writing
+from components.catlib.config import RealStatsConfig, load_recipe
+from components.catlib.reporting.glance import html, markdown
+from components.catlib.reporting.page import LARGEST_PAGE
+from components.dataset.stage import run as pack
+from tests.components.report.small_run import SmallRun, write_small_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    return write_small_run(tmp_path_factory.mktemp("run"), budgets=("0.3x",))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "dataset"
+    pack(load_recipe("smoke", ["dataset.max_images=8"]).dataset, output=folder)
+    return folder
+
+
+def folders(run: SmallRun, dataset: Path) -> list[Path]:
+    return [dataset, run.real_stats, run.teacher, run.students[0], run.distilled[0], run.evaluations[0], run.exports[0]]
+
+
+def test_every_stage_has_a_summary_and_a_page_that_stands_alone(run: SmallRun, dataset: Path) -> None:
+    for folder in folders(run, dataset):
+        text, page = markdown(folder), html(folder)
+        assert text.startswith("# ")
+        assert "```yaml" in text
+        assert len(text) < 400_000
+        assert len(page.encode()) <= LARGEST_PAGE
+        addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert all(address.startswith(("data:", "#")) for address in addresses), folder
+        assert "<script" not in page
+
+
+def test_a_dataset_shows_pairs_of_images(dataset: Path) -> None:
+    page = html(dataset)
+    assert page.count('src="data:image/webp') == 12
+    assert "paired" in page
+
+
+def test_a_training_shows_its_curves_and_its_samples(run: SmallRun) -> None:
+    for folder in (run.teacher, run.distilled[0]):
+        page = html(folder)
+        assert page.count("<svg") >= 2
+        assert 'src="data:image/webp' in page
+
+
+def test_pruning_shows_what_survived_of_every_layer(run: SmallRun) -> None:
+    page = html(run.students[0])
+    assert "down_sampling.2" in page
+    assert page.count('class="meter"') > 10
+
+
+def test_an_evaluation_shows_student_and_teacher_side_by_side(run: SmallRun) -> None:
+    page = html(run.evaluations[0])
+    assert "Teacher" in page
+    assert 'src="data:image/webp' in page
+
+
+def test_figures_are_written_for_people_and_text_is_escaped(tmp_path: Path) -> None:
+    with writing(tmp_path / "stats", kind="real_stats", config=RealStatsConfig()) as writer:
+        writer.summary["metrics"] = {"student_macs": 2_600_000_000, "l1": 0.123456, "<b>": 1}
+    assert "- student macs: **2.60 G**" in markdown(tmp_path / "stats")
+    assert "- l1: **0.1235**" in markdown(tmp_path / "stats")
+    assert "&lt;b&gt;" in html(tmp_path / "stats")

@@ -1,0 +1,110 @@
+"""Runs kept in MLflow: against a real server where the whole of mlflow is installed.
+
+`MLFLOW` may name its command when it is installed elsewhere; the tests themselves need the extra mlflow only.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.catlib.config import ReportConfig, TrackingConfig
+from components.catlib.errors import UserError
+from components.report.stage import run as write_report
+from tests.components.report.small_run import SmallRun, write_small_run
+
+mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
+
+
+def server_command() -> str | None:
+    """An mlflow that can serve: mlflow-skinny has the command, but nothing to serve with."""
+    command = os.environ.get("MLFLOW") or shutil.which("mlflow")
+    if command is None:
+        return None
+    python = Path(command).with_name("python")
+    answer = subprocess.run([str(python), "-c", "import flask, sqlalchemy"], capture_output=True, check=False)
+    return command if answer.returncode == 0 else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    command = server_command()
+    if command is None:
+        pytest.skip("there is no MLflow server here (pip install mlflow)")
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
+    process = subprocess.Popen(
+        [command, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+def wait_for(address: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"{address} did not answer")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    return write_small_run(tmp_path_factory.mktemp("run"), budgets=("0.5x", "0.2x"))
+
+
+def report(run: SmallRun, folder: Path, uri: str) -> None:
+    tracking = TrackingConfig(uri=uri, experiment="relief")
+    write_report(ReportConfig(name="smoke", tracking=tracking), output=folder / "report", **run.inputs())
+
+
+def test_every_student_is_kept_with_settings_figures_and_model(server: str, run: SmallRun, tmp_path: Path) -> None:
+    report(run, tmp_path, server)
+    client = mlflow.MlflowClient(tracking_uri=server)
+    experiment = client.get_experiment_by_name("relief")
+    kept = client.search_runs([experiment.experiment_id], order_by=["metrics.student_paper_macs"])
+    assert [each.info.status for each in kept] == ["FINISHED", "FINISHED"]
+    smallest = kept[0]
+    assert smallest.info.run_name == "Student 0.2×"
+    assert smallest.data.params["teacher.family"] == "pix2pix"
+    assert smallest.data.params["distill.lambda_distill"] == "1.0"
+    assert len(smallest.data.params["teacher.artifact"]) == 64
+    assert smallest.data.metrics["student_paper_macs"] < kept[1].data.metrics["student_paper_macs"]
+    assert {file.path for file in client.list_artifacts(smallest.info.run_id)} == {"model", "report.html"}
+    fetched = client.download_artifacts(smallest.info.run_id, "model/model.onnx", str(tmp_path))
+    originals = [(folder / "model.onnx").read_bytes() for folder in run.exports]
+    assert Path(fetched).read_bytes() in originals
+
+
+def test_a_second_report_joins_the_experiment(server: str, run: SmallRun, tmp_path: Path) -> None:
+    client = mlflow.MlflowClient(tracking_uri=server)
+    report(run, tmp_path, server)
+    before = len(client.search_runs([client.get_experiment_by_name("relief").experiment_id]))
+    report(run, tmp_path, server)
+    assert len(client.search_runs([client.get_experiment_by_name("relief").experiment_id])) == before + 2
+
+
+def test_a_server_that_is_not_there_is_named(run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 does not take the run"):
+        report(run, tmp_path, "http://127.0.0.1:9")
+    assert (tmp_path / "report" / "report.html").is_file()

@@ -1,0 +1,88 @@
+"""Manifests for training on several machines, held against the models of Kubeflow Trainer's API."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubeflow_trainer_api import models
+
+from components.__main__ import STAGES
+from components.__main__ import _parser as components_parser
+from pipelines.__main__ import main
+from pipelines.trainjob import INPUTS
+
+GPU = ["--set", "resources.profile=multi-gpu", "--set", "resources.store_secret=cat-store"]
+INPUT = ["--input", "dataset=s3://cat/d", "--input", "real-stats=s3://cat/r"]
+
+
+def write(folder: Path, *arguments: str, stage: str = "teacher") -> list[dict[str, Any]]:
+    file = folder / "job.yaml"
+    command = ["trainjob", stage, "--recipe", "map2sat", "--artifact", "s3://cat/t", "--output", str(file), *arguments]
+    assert main(command) == 0
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+def strictly(model: Any, value: dict[str, Any]) -> None:
+    """Parses with the API's model and sees that nothing was unknown to it."""
+    parsed = model.from_dict(value)
+    assert parsed.to_dict() == value
+
+
+@pytest.mark.parametrize("stage", ["teacher", "distill"])
+def test_the_manifests_fit_the_api(stage: str, tmp_path: Path) -> None:
+    inputs = [text for name in INPUTS[stage] for text in ("--input", f"{name}=s3://cat/{name}")]
+    runtime, job = write(tmp_path, *GPU, *inputs, "--nodes", "3", stage=stage)
+    strictly(models.TrainerV1alpha1TrainingRuntime, runtime)
+    strictly(models.TrainerV1alpha1TrainJob, job)
+    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    trainer = job["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 4)
+    assert trainer["resourcesPerNode"]["limits"] == {"memory": "128Gi", "nvidia.com/gpu": "4"}
+    assert job["spec"]["activeDeadlineSeconds"] == 240 * 3600
+
+
+@pytest.mark.parametrize("stage", ["teacher", "distill"])
+def test_the_command_is_one_that_the_stages_take(stage: str, tmp_path: Path) -> None:
+    inputs = [text for name in INPUTS[stage] for text in ("--input", f"{name}=s3://cat/{name}")]
+    _, job = write(tmp_path, *GPU, *inputs, "--set", f"{stage}.epochs=3", stage=stage)
+    launcher, module, name, *command = job["spec"]["trainer"]["command"]
+    assert (launcher, module, name) == ("torchrun", "-m", "components")
+    options = components_parser().parse_args(command)
+    assert options.recipe == "map2sat"
+    assert f"{stage}.epochs=3" in options.set
+    assert options.output == "s3://cat/t"
+    given = {each.name: getattr(options, each.name) for each in STAGES[stage].inputs}
+    assert given == {name.replace("-", "_"): f"s3://cat/{name}" for name in INPUTS[stage]}
+
+
+def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) -> None:
+    runtime, _ = write(tmp_path, *GPU, *INPUT, "--set", "resources.checkpoints=s3://cat/checkpoints")
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    (container,) = pod["containers"]
+    assert container["name"] == "node"
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    variables = {each["name"] for each in container["env"]}
+    assert variables == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CAT_CHECKPOINTS"}
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "resources.profile=gpu", *INPUT], "resources.store_secret"),
+        ([*GPU, "--input", "dataset=s3://cat/d"], "reads dataset, real-stats; given are dataset"),
+        ([*GPU, *INPUT, "--input", "dataset=/data"], "must be an s3:// address"),
+        ([*GPU, "--input", "dataset"], "--input 'dataset' is not of the form"),
+    ],
+)
+def test_what_several_machines_could_not_reach_is_refused(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "job.yaml"
+    command = ["trainjob", "teacher", "--recipe", "map2sat", "--artifact", "s3://cat/t", "--output", str(file)]
+    assert main([*command, *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not file.exists()

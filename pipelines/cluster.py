@@ -39,6 +39,9 @@ PATIENCE_SECONDS = 600.0
 
 POLL_SECONDS = 10.0
 
+NOT_OFFERED = (404, 405, 501)
+"""What a server answers to a path that it does not have."""
+
 FINISHED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 
 DEFAULT_ROOT = "s3://mlpipeline/v2/artifacts"
@@ -370,23 +373,40 @@ class Cluster:
                     yield each.name, f"(the log of pod {pod} cannot be read: {_reason(error)})"
 
     def _log(self, run_id: str, pod: str, *, follow: bool) -> Iterator[str]:
-        answer: Any = self._api.call_api(
-            "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log",
-            "GET",
-            path_params={"run_id": run_id, "node_id": pod},
-            query_params=[("follow", "true")] if follow else [],
-            auth_settings=["Bearer"],
-            _preload_content=False,
-            _request_timeout=(REQUEST_SECONDS[0], None) if follow else None,
-        )
+        answer = self._open_log(run_id, pod, follow=follow)
         try:
-            if answer.status >= 400:
-                raise kfp_server_api.ApiException(status=answer.status, reason=answer.reason)
             answer.auto_close = False  # else it counts as closed while lines are still in the buffer
             for line in io.TextIOWrapper(io.BufferedReader(answer), encoding="utf-8", errors="replace"):
                 yield line.rstrip("\n")
         finally:
             answer.close()
+
+    def _open_log(self, run_id: str, pod: str, *, follow: bool) -> Any:
+        """Asks for a pod's log wherever it may be found: releases of the API, and the interface, differ in the path."""
+        query = [("follow", "true")] if follow else []
+        place = {"runid": run_id, "podname": pod, "podnamespace": self.connection.namespace}
+        of_interface = [(name, value) for name, value in place.items() if value]
+        failure = kfp_server_api.ApiException(status=404, reason="Not Found")
+        for path, parameters in (
+            (f"/apis/v2beta1/runs/{run_id}/nodes/{pod}/log", query),
+            (f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", query),
+            ("/k8s/pod/logs", of_interface + query),
+        ):
+            answer = self._api.call_api(
+                path,
+                "GET",
+                query_params=parameters,
+                auth_settings=["Bearer"],
+                _preload_content=False,
+                _request_timeout=(REQUEST_SECONDS[0], None) if follow else None,
+            )
+            if answer.status < 400:
+                return answer
+            failure = kfp_server_api.ApiException(status=answer.status, reason=answer.reason)
+            answer.close()
+            if answer.status not in NOT_OFFERED:
+                break
+        raise failure
 
     # ----------------------------------------------------------------------------------------------------------- fetch
 

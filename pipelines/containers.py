@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.catlib.artifacts import code_digest
 from components.catlib.config import Recipe, named_files
 from components.catlib.errors import UserError
 from components.kubeflow import CHECKPOINTS_VARIABLE
@@ -41,11 +42,11 @@ def docker_engine() -> Iterator[DockerClient]:
         client.close()
 
 
-def image_code_digest(image: str) -> str:
-    """Asks an image for the digest of its code, on which the reuse of earlier results depends.
+def check_image(image: str) -> None:
+    """Checks that an image holds the code of this checkout: the tasks' commands come from here, what they call does not.
 
     Raises:
-        UserError: There is no such image on this machine, or it is not one of ours.
+        UserError: There is no such image on this machine, it is not one of ours, or its code is another.
     """
     program = "from components.catlib.artifacts import code_digest; print(code_digest())"
     with docker_engine() as client:
@@ -58,7 +59,8 @@ def image_code_digest(image: str) -> str:
             raise UserError(f"There is no image {image} on this machine; make it with `make docker-image`.") from error
         except ContainerError as error:
             raise UserError(f"The image {image} does not hold the stages; make it with `make docker-image`.") from error
-    return answer.decode().strip()
+    if answer.decode().strip() != code_digest():
+        raise UserError(f"The image {image} holds other code than this folder; make it anew with `make docker-image`.")
 
 
 def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunner:

@@ -30,7 +30,7 @@ from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
 from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE
-from pipelines.containers import docker_runner, image_code_digest, stop_containers
+from pipelines.containers import check_image, docker_runner, stop_containers
 from pipelines.failure import RunFailed
 
 STOP_SECONDS = 60.0
@@ -131,6 +131,8 @@ def run_locally(
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and holds something else; choose another folder or remove it.")
+    if image:
+        check_image(image)
     began = time.monotonic()
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     logs = workspace / "logs"
@@ -144,7 +146,7 @@ def run_locally(
         "workspace": str(workspace),
         "answer": str(answer),
         "image": image,
-        "code_digest": image_code_digest(image) if image else code_digest(),
+        "code_digest": code_digest(),
     }
     request.write_text(json.dumps(asked), encoding="utf-8")
     log = RunLog(say)

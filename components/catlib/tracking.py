@@ -7,7 +7,6 @@ run, for a student is what is compared.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,8 @@ def _record(client: Any, run_id: str, student: Contender, lineage: Lineage, page
     parameters = [Param(name, text) for name, text in _settings(artifacts)]
     for start in range(0, len(parameters), MOST_AT_ONCE):
         client.log_batch(run_id, params=parameters[start : start + MOST_AT_ONCE])
-    figures: dict[str, Any] = student.evaluation.manifest.summary.get("metrics", {})
-    finite = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
+    figures = student.figures | {f"{name}_ratio": value for name, value in student.ratio.items()}
+    finite = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
     client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in finite.items()])
     client.log_artifact(run_id, str(page))
     if student.exported is not None:

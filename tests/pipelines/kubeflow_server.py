@@ -20,6 +20,13 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 RUN_ID = "0f3c1f5e-run"
 
+LOG_PATHS = {
+    "newer API": ["GET /apis/v2beta1/runs/([^/]+)/nodes/([^/]+)/log"],
+    "API": ["GET /apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log"],
+    "interface": ["GET /k8s/pod/logs"],
+}
+"""Where logs are found, by what is asked."""
+
 
 def checked(body: dict[str, Any], model: type) -> dict[str, Any]:
     """Holds a request body against a model of the API: no unknown fields, values of the right types."""
@@ -72,6 +79,7 @@ class KubeflowServer:
         faults: Path pattern -> statuses that the next requests to it get instead of an answer.
         drop_created: Answers of this many run creations get lost after the run was made.
         logs: Pod -> its log.
+        log_path: Where logs are found.
         requests: Method and path of every request.
     """
 
@@ -81,6 +89,7 @@ class KubeflowServer:
     faults: dict[str, list[int]] = field(default_factory=dict)
     drop_created: int = 0
     logs: dict[str, str] = field(default_factory=dict)
+    log_path: str = "API"
     requests: list[str] = field(default_factory=list)
     experiments: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
@@ -113,7 +122,7 @@ class KubeflowServer:
             f"GET {root}/pipelines": self._list_pipelines,
             f"POST {root}/pipelines/upload": self._upload,
             f"POST {root}/pipelines/upload_version": self._upload,
-            "GET /apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log": self._log,
+            **{pattern: self._log for pattern in LOG_PATHS[self.log_path]},
         }
 
     def _health(self, **_: Any) -> tuple[int, Any]:
@@ -178,7 +187,8 @@ class KubeflowServer:
         self.pipelines.setdefault(pipeline, []).append(query["name"])
         return 200, {"pipeline_id": f"p-{pipeline}", "display_name": query["name"]}
 
-    def _log(self, _run_id: str, pod: str, **_: Any) -> tuple[int, Any]:
+    def _log(self, *of_path: str, query: dict[str, str], **_: Any) -> tuple[int, Any]:
+        _, pod = of_path or (query["runid"], query["podname"])
         if pod not in self.logs:
             return 500, {"error_message": "pods not found"}
         return 200, self.logs[pod]

@@ -14,7 +14,7 @@ from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster, Connection
 from pipelines.failure import RunFailed
-from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, node, task_nodes
+from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, kubeflow, node, task_nodes
 
 
 @pytest.fixture(autouse=True)
@@ -293,7 +293,11 @@ def test_status_shows_tasks_and_lists_runs(server: KubeflowServer, capsys: pytes
     assert "Run nosuch not found" in said_by(capsys)[1]
 
 
-def test_logs_are_those_of_every_attempt(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("log_path", LOG_PATHS)
+def test_logs_are_those_of_every_attempt(
+    log_path: str, server: KubeflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.log_path = log_path
     submit("smoke", connection=Connection(host=server.host))
     server.history = [
         ("RUNNING", [*task_nodes("prepare-dataset", "SUCCEEDED"), *task_nodes("train-teacher", "RUNNING", attempts=2)])

@@ -102,6 +102,7 @@ def _figures(folder: Path) -> list[tuple[str, str]]:
     return [
         (words(name), quantity(value) if isinstance(value, int) or value >= 1e6 else short_number(value))
         for name, value in metrics.items()
+        if value is not None
     ]
 
 

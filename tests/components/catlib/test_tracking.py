@@ -81,14 +81,14 @@ def test_every_student_is_kept_with_settings_figures_and_model(server: str, run:
     report(run, tmp_path, server)
     client = mlflow.MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name("relief")
-    kept = client.search_runs([experiment.experiment_id], order_by=["metrics.student_paper_macs"])
+    kept = client.search_runs([experiment.experiment_id], order_by=["metrics.paper_macs"])
     assert [each.info.status for each in kept] == ["FINISHED", "FINISHED"]
     smallest = kept[0]
     assert smallest.info.run_name == "Student 0.2×"
     assert smallest.data.params["teacher.family"] == "pix2pix"
     assert smallest.data.params["distill.lambda_distill"] == "1.0"
     assert len(smallest.data.params["teacher.artifact"]) == 64
-    assert smallest.data.metrics["student_paper_macs"] < kept[1].data.metrics["student_paper_macs"]
+    assert smallest.data.metrics["paper_macs"] < kept[1].data.metrics["paper_macs"]
     assert {file.path for file in client.list_artifacts(smallest.info.run_id)} == {"model", "report.html"}
     fetched = client.download_artifacts(smallest.info.run_id, "model/model.onnx", str(tmp_path))
     originals = [(folder / "model.onnx").read_bytes() for folder in run.exports]

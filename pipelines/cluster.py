@@ -386,27 +386,28 @@ class Cluster:
         query = [("follow", "true")] if follow else []
         place = {"runid": run_id, "podname": pod, "podnamespace": self.connection.namespace}
         of_interface = [(name, value) for name, value in place.items() if value]
-        failure = kfp_server_api.ApiException(status=404, reason="Not Found")
-        for path, parameters in (
+        paths = (
             (f"/apis/v2beta1/runs/{run_id}/nodes/{pod}/log", query),
             (f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", query),
             ("/k8s/pod/logs", of_interface + query),
-        ):
-            answer = self._api.call_api(
-                path,
-                "GET",
-                query_params=parameters,
-                auth_settings=["Bearer"],
-                _preload_content=False,
-                _request_timeout=(REQUEST_SECONDS[0], None) if follow else None,
-            )
-            if answer.status < 400:
-                return answer
-            failure = kfp_server_api.ApiException(status=answer.status, reason=answer.reason)
-            answer.close()
-            if answer.status not in NOT_OFFERED:
-                break
-        raise failure
+        )
+        for path, parameters in paths[:-1]:
+            try:
+                return self._stream(path, parameters, follow=follow)
+            except kfp_server_api.ApiException as error:
+                if error.status not in NOT_OFFERED:
+                    raise
+        return self._stream(*paths[-1], follow=follow)
+
+    def _stream(self, path: str, query: list[tuple[str, str]], *, follow: bool) -> Any:
+        return self._api.call_api(
+            path,
+            "GET",
+            query_params=query,
+            auth_settings=["Bearer"],
+            _preload_content=False,
+            _request_timeout=(REQUEST_SECONDS[0], None) if follow else None,
+        )
 
     # ----------------------------------------------------------------------------------------------------------- fetch
 

@@ -43,7 +43,7 @@ def docker_engine() -> Iterator[DockerClient]:
 
 
 def check_image(image: str) -> None:
-    """Checks that an image holds the code of this checkout: the tasks' commands come from here, what they call does not.
+    """Checks that an image holds the code of this folder: a task's command comes from here, what it calls does not.
 
     Raises:
         UserError: There is no such image on this machine, it is not one of ours, or its code is another.

@@ -146,7 +146,6 @@ def run_locally(
         "workspace": str(workspace),
         "answer": str(answer),
         "image": image,
-        "code_digest": code_digest(),
     }
     request.write_text(json.dumps(asked), encoding="utf-8")
     log = RunLog(say)
@@ -283,7 +282,7 @@ def _run_request(request: Path) -> None:
         cache_root=str(workspace / "cache"),
     )
     pipeline = PIPELINES[asked["pipeline"]](recipe, Placement(asked["image"] or DEFAULT_IMAGE))
-    finished: Any = pipeline(**asked["arguments"], code_digest=asked["code_digest"])
+    finished: Any = pipeline(**asked["arguments"], code_digest=code_digest())
     Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
 
 

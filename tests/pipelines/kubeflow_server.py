@@ -122,7 +122,7 @@ class KubeflowServer:
             f"GET {root}/pipelines": self._list_pipelines,
             f"POST {root}/pipelines/upload": self._upload,
             f"POST {root}/pipelines/upload_version": self._upload,
-            **{pattern: self._log for pattern in LOG_PATHS[self.log_path]},
+            **dict.fromkeys(LOG_PATHS[self.log_path], self._log),
         }
 
     def _health(self, **_: Any) -> tuple[int, Any]:

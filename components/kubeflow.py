@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.storage import Storage
 
 if TYPE_CHECKING:
     from kfp.dsl import HTML, Artifact, Markdown, Metrics
@@ -63,8 +63,7 @@ def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Ite
     """Gives a training the place where it keeps its state, or None when it is not told to keep any.
 
     The name is a digest of what is trained on what, so that another attempt, or the same run submitted again, finds
-    it, and no other training does. A folder on this machine is removed once the training is done; in an object store
-    that is left to a lifecycle rule.
+    it, and no other training does. Once the training is done, the state is removed.
 
     Args:
         stage: The stage.
@@ -78,8 +77,7 @@ def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Ite
     facts = [stage, config.model_dump_json(), *(read_manifest(Path(given.path)).digest() for given in inputs)]
     address = f"{root.rstrip('/')}/{stage}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
     yield address
-    if "://" not in address and Path(address).exists():
-        shutil.rmtree(address)
+    Storage().remove(address)
 
 
 def publish(

@@ -111,7 +111,11 @@ def test_an_unreachable_budget_names_the_smallest_one(first_run: dict, workspace
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_child(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def heed_ctrl_c() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it, and its children with it
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("prepare-dataset: started"):

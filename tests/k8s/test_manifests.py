@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import yaml
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = ("local", "gpu", "existing-s3", "kubeflow")
+KUBECTL = Path(sys.executable).parent / "kubectl"
 VERSIONS = ("1.30", "1.34", kubernetes_validate.latest_version())
-
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl renders the manifests")
 
 Rendered = dict[tuple[str, str], dict[str, Any]]
 
@@ -28,7 +28,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendered]:
     (folder / "base" / "store.env").write_text("\n".join(lines) + "\n")
     found = {}
     for overlay in OVERLAYS:
-        command = ["kubectl", "kustomize", str(folder / "overlays" / overlay)]
+        command = [str(KUBECTL), "kustomize", str(folder / "overlays" / overlay)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
         documents = yaml.safe_load_all(answer.stdout)
@@ -44,7 +44,6 @@ def pod_templates(manifests: Rendered) -> dict[str, dict[str, Any]]:
     }
 
 
-@needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_fits_its_schema(overlay: str, version: str, rendered: dict[str, Rendered]) -> None:
@@ -52,7 +51,6 @@ def test_every_object_fits_its_schema(overlay: str, version: str, rendered: dict
         kubernetes_validate.validate(document, version, strict=True)
 
 
-@needs_kubectl
 @pytest.mark.parametrize(
     ("overlay", "kinds"),
     [
@@ -70,7 +68,6 @@ def test_an_overlay_has_what_it_needs_and_no_more(overlay: str, kinds: set[str],
     assert {each["metadata"]["namespace"] for each in namespaced} == {namespace}
 
 
-@needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_our_pods_meet_the_restricted_standard(overlay: str, rendered: dict[str, Rendered]) -> None:
     templates = pod_templates(rendered[overlay])
@@ -93,7 +90,6 @@ def test_our_pods_meet_the_restricted_standard(overlay: str, rendered: dict[str,
             assert "memory" in container["resources"]["limits"]
 
 
-@needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_is_referred_to_is_there(overlay: str, rendered: dict[str, Rendered]) -> None:
     manifests = rendered[overlay]
@@ -124,7 +120,6 @@ def test_what_is_referred_to_is_there(overlay: str, rendered: dict[str, Rendered
         assert provider["endpoint"] == f"cat-store.{service['metadata']['namespace']}:9000"
 
 
-@needs_kubectl
 @pytest.mark.parametrize("overlay", ["local", "gpu", "kubeflow"])
 def test_the_store_keeps_its_data_and_speaks_to_nobody_else(overlay: str, rendered: dict[str, Rendered]) -> None:
     store = rendered[overlay]["StatefulSet", "cat-store"]["spec"]
@@ -145,7 +140,6 @@ def test_the_store_keeps_its_data_and_speaks_to_nobody_else(overlay: str, render
     assert {port["name"] for port in container["ports"]} == {"s3"}
 
 
-@needs_kubectl
 def test_sizes_follow_the_cluster(rendered: dict[str, Rendered]) -> None:
     disks = {
         overlay: manifests["StatefulSet", "cat-store"]["spec"]["volumeClaimTemplates"][0]["spec"]["resources"][

@@ -1,18 +1,16 @@
-"""Runs kept in MLflow: against a real server where the whole of mlflow is installed.
-
-`MLFLOW` may name its command when it is installed elsewhere; the tests themselves need the extra mlflow only.
-"""
+"""Runs kept in MLflow: against a real server."""
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from components.catlib.config import ReportConfig, TrackingConfig
@@ -20,31 +18,28 @@ from components.catlib.errors import UserError
 from components.report.stage import run as write_report
 from tests.components.report.small_run import SmallRun, write_small_run
 
-mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
-
-
-def server_command() -> str | None:
-    """An mlflow that can serve: mlflow-skinny has the command, but nothing to serve with."""
-    command = os.environ.get("MLFLOW") or shutil.which("mlflow")
-    if command is None:
-        return None
-    python = Path(command).with_name("python")
-    answer = subprocess.run([str(python), "-c", "import flask, sqlalchemy"], capture_output=True, check=False)
-    return command if answer.returncode == 0 else None
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    command = server_command()
-    if command is None:
-        pytest.skip("there is no MLflow server here (pip install mlflow)")
     folder = tmp_path_factory.mktemp("mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
     process = subprocess.Popen(
-        [command, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+            *arguments,
+        ],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

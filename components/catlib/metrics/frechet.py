@@ -119,6 +119,39 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     return distance if distance > rounding else 0.0
 
 
+def distances_without(features_ND: ArrayLike, second: Gaussian, groups_N: NDArray[np.integer]) -> Array:
+    """Computes the distance of all feature vectors but one group from a Gaussian, for every group.
+
+    All that a distance needs of the vectors are their products with each other and with the factor of the other
+    covariance. Those are computed once; then every group takes the singular values of a matrix of N rows.
+
+    Args:
+        features_ND: [N, D].
+        second: A Gaussian of D features.
+        groups_N: The group 0 … G − 1 of each vector; at least two vectors are outside each group.
+
+    Returns:
+        [G], each as [frechet_distance][] of the rest.
+    """
+    x_ND = np.asarray(features_ND, dtype=np.float64)
+    x_ND = x_ND - second.mean
+    overlaps_NR = x_ND @ second.factor
+    if overlaps_NR.shape[1] > len(x_ND):
+        overlaps_NR = np.asarray(np.linalg.qr(overlaps_NR.T, mode="r")).T
+    lengths_N = np.einsum("nd,nd->n", x_ND, x_ND)
+    distances = []
+    for group in range(int(groups_N.max()) + 1):
+        rest = groups_N != group
+        count = int(rest.sum())
+        mean_D = x_ND[rest].mean(axis=0)
+        length = float(mean_D @ mean_D)
+        variance = (float(lengths_N[rest].sum()) - count * length) / (count - 1)
+        rows_NR = overlaps_NR[rest]
+        overlap = float(np.linalg.svd(rows_NR - rows_NR.mean(axis=0), compute_uv=False).sum()) / np.sqrt(count - 1)
+        distances.append(max(0.0, length + variance + second.total_variance - 2 * overlap))
+    return np.array(distances)
+
+
 def _factor(covariance_DD: Array) -> Array:
     """Finds F with F Fᵀ = C, of as few columns as C has rank.
 

@@ -97,5 +97,32 @@ def kernel_distance(
     return KernelDistance(mean=float(np.mean(values)), std=float(np.std(values)), subsets=subsets, subset_size=size)
 
 
+def distances_without(first_ND: ArrayLike, second_MD: ArrayLike, groups_N: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Computes the squared MMD between all of the first set but one group and the whole second set, for every group.
+
+    Args:
+        first_ND: [N, D] feature vectors.
+        second_MD: [M, D] feature vectors, M ≥ 2.
+        groups_N: The group 0 … G − 1 of each vector of the first set; at least two vectors are outside each group.
+
+    Returns:
+        [G].
+    """
+    first_ND = np.asarray(first_ND, dtype=np.float64)
+    second_MD = np.asarray(second_MD, dtype=np.float64)
+    within_NN = _kernel(first_ND, first_ND)
+    np.fill_diagonal(within_NN, 0)
+    between_N = _kernel(first_ND, second_MD).mean(axis=1)
+    within_MM = _kernel(second_MD, second_MD)
+    count = len(second_MD)
+    within_second = (within_MM.sum() - np.trace(within_MM)) / (count * (count - 1))
+    distances = []
+    for group in range(int(groups_N.max()) + 1):
+        rest = groups_N != group
+        pairs = rest.sum() * (rest.sum() - 1)
+        distances.append(within_NN[np.ix_(rest, rest)].sum() / pairs + within_second - 2 * between_N[rest].mean())
+    return np.array(distances)
+
+
 def _kernel(x_ND: NDArray[np.float64], y_MD: NDArray[np.float64]) -> NDArray[np.float64]:
     return (x_ND @ y_MD.T / x_ND.shape[1] + 1.0) ** 3

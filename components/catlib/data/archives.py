@@ -35,8 +35,12 @@ MOST_INFLATION = 100
 FREE_INFLATION_BYTES = 2**30
 """Below this size nobody asks for the proportion."""
 
+LARGEST_DIRECTORY = 2**28
+"""Bytes of the largest table of contents of a zip file: 500 for each of the most members."""
+
 _BLOCK = 512
 _COPIED_AT_ONCE = 2**20
+_ZIP_ENTRY = b"PK\x01\x02"
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
@@ -70,9 +74,37 @@ def open_archive(path: Path, *, where: str) -> Iterator[FileTree]:
 # ------------------------------------------------------------------------------------------------------------------ zip
 
 
+class _Directory(io.FileIO):
+    """A zip file for the eyes of `zipfile`, which makes a costly object of every entry in the table of contents.
+
+    Attributes:
+        listing: Whether that table is being read; then it is refused before anything is made of it.
+    """
+
+    listing = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.listing:
+            return super().read(size)
+        if size is not None and size > LARGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"a table of contents of {size} bytes")
+        content = super().read(size)
+        if content.count(_ZIP_ENTRY) > MOST_MEMBERS:
+            raise _TooManyMembersError
+        return content
+
+
+class _TooManyMembersError(Exception):
+    """More than anybody needs."""
+
+
 def _zip_tree(path: Path, where: str, stack: contextlib.ExitStack) -> FileTree:
     try:
-        archive = stack.enter_context(zipfile.ZipFile(path))
+        file = stack.enter_context(_Directory(path))
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        file.listing = False
+    except _TooManyMembersError as error:
+        raise _too_many(where) from error
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _damaged(where, error) from error
     members = archive.infolist()
@@ -83,9 +115,9 @@ def _zip_tree(path: Path, where: str, stack: contextlib.ExitStack) -> FileTree:
             listing.refuse(member.filename, "a link" if kind == stat.S_IFLNK else "no plain file")
         if member.flag_bits & 0x1:
             listing.refuse(member.filename, "encrypted")
-        listing.add(
-            member.filename, member.file_size, partial(_read_zipped, archive, member), is_file=not member.is_dir()
-        )
+        # Not `is_dir()`, which fails for a name that begins with a zero byte.
+        is_file = not member.filename.endswith("/")
+        listing.add(member.filename, member.file_size, partial(_read_zipped, archive, member), is_file=is_file)
     return listing.tree()
 
 
@@ -137,6 +169,7 @@ def _tar_tree(file: IO[bytes], where: str) -> FileTree:
                 read = partial(_read_range, file.fileno(), member.offset_data, member.size)
                 listing.add(member.name, member.size, read, is_file=member.isreg())
                 end = archive.offset
+                archive.members.clear()  # tarfile keeps all that it has read
     except UserError:
         raise
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
@@ -201,7 +234,7 @@ class _Listing:
         self._members += 1
         self._bytes += size
         if self._members > MOST_MEMBERS:
-            raise UserError(f"Archive {self._where} is refused: it has more than {MOST_MEMBERS} members; split it.")
+            raise _too_many(self._where)
         if self._bytes > self._limit:
             raise _bomb(self._where, self._limit)
         path = PurePosixPath(plain)
@@ -216,6 +249,10 @@ class _Listing:
 
 def _most_bytes(packed_bytes: int) -> int:
     return max(FREE_INFLATION_BYTES, MOST_INFLATION * packed_bytes)
+
+
+def _too_many(where: str) -> UserError:
+    return UserError(f"Archive {where} is refused: it has more than {MOST_MEMBERS} members; split it.")
 
 
 def _bomb(where: str, limit: int) -> UserError:

@@ -5,6 +5,7 @@ import os
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -189,9 +190,42 @@ def test_a_zip_that_lies_about_a_size_inflates_no_further(tmp_path: Path):
         next(iter(tree.files.values())).read()
 
 
-def test_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
     monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
-    assert "more than 3 members" in refusal(make_tar(tmp_path / "x.tar", *(member(f"{i}.png") for i in range(4))))
+    assert len(contents(make(tmp_path, kind, {f"{i}.png": b"" for i in range(3)}))) == 3
+    assert "more than 3 members" in refusal(make(tmp_path, kind, {f"{i}.png": b"" for i in range(4)}))
+
+
+def test_a_zip_of_many_members_is_refused_before_anything_is_made_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = make(tmp_path, "zip", {f"{i}.png": b"" for i in range(4)})
+    made = []
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(zipfile.ZipInfo, "_decodeExtra", lambda *_: made.append(1))
+    assert "more than 3 members" in refusal(path)
+    assert not made
+    monkeypatch.setattr(archives, "LARGEST_DIRECTORY", 100)
+    assert "a table of contents of" in refusal(path)
+
+
+def test_a_tar_is_listed_without_keeping_its_headers(tmp_path: Path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for number in range(4000):
+            archive.addfile(member(f"{number}.txt"))
+    tracemalloc.start()
+    try:
+        assert contents(tmp_path / "x.tar") == {}
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_member_without_a_name_is_no_traceback(tmp_path: Path):
+    path = make_zip(tmp_path / "x.zip", ("a/1.png", b"1"), ("b/2.png", b"2"))
+    path.write_bytes(path.read_bytes().replace(b"b/2.png", b"\0/2.png"))
+    assert contents(path) == {"a/1.png": b"1"}
 
 
 def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path):

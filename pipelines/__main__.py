@@ -63,7 +63,8 @@ def _recipes(options: argparse.Namespace) -> dict[str, object]:
 
 def _validate(options: argparse.Namespace) -> dict[str, object]:
     compiled = api.compile_recipe(options.recipe, **_choices(options))
-    compiled.check_arguments(_arguments(options))
+    recipe = load_recipe(options.recipe, options.set, options.budget)
+    api.check_arguments(compiled, recipe, _arguments(options))
     size = len(compiled.text.encode())
     if not options.json:
         share = 100 * size / ETCD_BYTES

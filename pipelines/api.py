@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.catlib.artifacts import code_digest
-from components.catlib.config import Recipe, load_recipe
+from components.catlib.config import Recipe, ReportConfig, load_recipe, validate
 from components.kubeflow import DEFAULT_IMAGE
+from components.sweep.stage import plan
 from pipelines.versions import check_image, content_version, dataset_version, pin_weights
 
 if TYPE_CHECKING:
@@ -34,9 +35,35 @@ def _recipe(recipe: str | Recipe, overrides: Sequence[str], budgets: Sequence[st
     return load_recipe(recipe, list(overrides), list(budgets) if budgets else None)
 
 
+def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> None:
+    """Checks what stages would refuse only after they have started: names, types, settings, budgets, size of a sweep.
+
+    Args:
+        compiled: A pipeline.
+        recipe: The recipe that it was compiled from.
+        arguments: Of its parameters.
+
+    Raises:
+        UserError: An argument is not right.
+    """
+    compiled.check_arguments(arguments)
+    changed = recipe.model_dump(mode="json")
+    for name, value in arguments.items():
+        if name in ("variations", "seeds"):
+            changed["sweep"][name] = value
+        elif name == "report":
+            validate(ReportConfig, value, where="Argument report")
+        elif name == "budgets" or isinstance(value, dict):
+            changed[name] = value
+    changed_recipe = validate(Recipe, changed, where="Arguments")
+    if compiled.spec["pipelineInfo"]["name"] == "sweep":
+        sweep = changed_recipe.sweep
+        plan(changed_recipe.budgets, sweep.variations, sweep.seeds, changed_recipe.section("distill"))
+
+
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Adds the versions of what lies behind addresses to arguments, and checks them all."""
-    compiled.check_arguments(arguments)
+    check_arguments(compiled, recipe, arguments)
     complete: dict[str, Any] = {"source_version": dataset_version(recipe)}
     if "model_version" in compiled.parameters:
         given = [arguments.get(name) or [] for name in MODEL_PARAMETERS if name in compiled.parameters]

@@ -28,8 +28,8 @@ from pipelines.failure import RunFailed
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 5
-"""How long the first request to an endpoint may take; after that the endpoint counts as unreachable."""
+ANSWER_SECONDS = (3, 4)
+"""How long the first request may take to connect, and to be answered; after that nothing can be reached there."""
 
 REQUEST_SECONDS = (10, 60)
 """How long later requests may take to connect, and to be answered."""

@@ -6,10 +6,9 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
-from components.report.component import write_report
 from components.teacher.component import train_teacher
 from pipelines.resources import Placement, pipeline_config
-from pipelines.stages import make_student, prepare_images
+from pipelines.stages import make_student, prepare_images, report_students
 
 
 def compress_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
@@ -87,17 +86,13 @@ def compress_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
                 export=export,
                 code_digest=code_digest,
             )
-        written = write_report(
-            config=report,
-            code_digest=code_digest,
-            dataset=images.dataset,
-            real_stats=images.real_stats,
+        return report_students(
+            placement,
+            report=report,
+            images=images,
             teacher=trained.outputs["teacher"],
-            students=dsl.Collected(student.pruned.outputs["student"]),
-            distilled=dsl.Collected(student.distilled.outputs["distilled"]),
-            evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
-            exports=dsl.Collected(student.exported.outputs["exported"]),
+            student=student,
+            code_digest=code_digest,
         )
-        return placement.place("report", written).outputs["report"]
 
     return compress

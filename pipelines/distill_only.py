@@ -7,9 +7,8 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
 from components.fetch.component import fetch_model
-from components.report.component import write_report
 from pipelines.resources import Placement, pipeline_config
-from pipelines.stages import make_student, prepare_images
+from pipelines.stages import make_student, prepare_images, report_students
 
 
 def distill_only_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
@@ -84,16 +83,12 @@ def distill_only_pipeline(recipe: Recipe, placement: Placement) -> GraphComponen
                 code_digest=code_digest,
             )
         # The teacher was made from another run's dataset artifact, so it is no part of this run's report.
-        written = write_report(
-            config=report,
+        return report_students(
+            placement,
+            report=report,
+            images=images,
+            student=student,
             code_digest=code_digest,
-            dataset=images.dataset,
-            real_stats=images.real_stats,
-            students=dsl.Collected(student.pruned.outputs["student"]),
-            distilled=dsl.Collected(student.distilled.outputs["distilled"]),
-            evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
-            exports=dsl.Collected(student.exported.outputs["exported"]),
         )
-        return placement.place("report", written).outputs["report"]
 
     return distill_only

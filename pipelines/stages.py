@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kfp.dsl import PipelineTask
+from kfp import dsl
 
 from components.dataset.component import prepare_dataset
 from components.distill.component import distill_student
@@ -13,6 +13,7 @@ from components.evaluate.component import evaluate_student
 from components.export.component import export_student
 from components.prune.component import prune_teacher
 from components.real_stats.component import measure_real_images
+from components.report.component import write_report
 from pipelines.resources import Placement
 
 Given = Any
@@ -45,10 +46,10 @@ def prepare_images(
 class Student:
     """Tasks that make one student."""
 
-    pruned: PipelineTask
-    distilled: PipelineTask
-    evaluated: PipelineTask
-    exported: PipelineTask
+    pruned: dsl.PipelineTask
+    distilled: dsl.PipelineTask
+    evaluated: dsl.PipelineTask
+    exported: dsl.PipelineTask
 
 
 def make_student(
@@ -90,3 +91,27 @@ def make_student(
         placement.place("evaluate", evaluated),
         placement.place("export", exported),
     )
+
+
+def report_students(
+    placement: Placement,
+    *,
+    report: Given,
+    images: Images,
+    student: Student,
+    code_digest: Given,
+    teacher: Given = None,
+) -> Given:
+    """Reports on all students of the loop that made `student`; returns the report's artifact."""
+    written = write_report(
+        config=report,
+        code_digest=code_digest,
+        dataset=images.dataset,
+        real_stats=images.real_stats,
+        students=dsl.Collected(student.pruned.outputs["student"]),
+        distilled=dsl.Collected(student.distilled.outputs["distilled"]),
+        evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
+        exports=dsl.Collected(student.exported.outputs["exported"]),
+        **({} if teacher is None else {"teacher": teacher}),
+    )
+    return placement.place("report", written).outputs["report"]

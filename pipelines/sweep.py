@@ -6,14 +6,10 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
-from components.report.component import write_report
 from components.sweep.component import plan_sweep
 from components.teacher.component import train_teacher
 from pipelines.resources import Placement, pipeline_config
-from pipelines.stages import make_student, prepare_images
-
-MOST_STUDENTS = 12
-"""Kubeflow's status of a loop becomes unreliable with many iterations."""
+from pipelines.stages import make_student, prepare_images, report_students
 
 
 def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
@@ -75,7 +71,6 @@ def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
                 variations=variations,
                 seeds=seeds,
                 distill=distill,
-                most=MOST_STUDENTS,
                 code_digest=code_digest,
             ),
         )
@@ -92,7 +87,7 @@ def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
                 config=teacher, code_digest=code_digest, dataset=images.dataset, real_stats=images.real_stats
             ),
         )
-        with dsl.ParallelFor(plan.output, name="students", parallelism=placement.parallel_students) as point:
+        with dsl.ParallelFor(plan.outputs["Output"], name="students", parallelism=placement.parallel_students) as point:
             student = make_student(
                 placement,
                 teacher=trained.outputs["teacher"],
@@ -104,17 +99,13 @@ def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
                 export=export,
                 code_digest=code_digest,
             )
-        written = write_report(
-            config=report,
-            code_digest=code_digest,
-            dataset=images.dataset,
-            real_stats=images.real_stats,
+        return report_students(
+            placement,
+            report=report,
+            images=images,
             teacher=trained.outputs["teacher"],
-            students=dsl.Collected(student.pruned.outputs["student"]),
-            distilled=dsl.Collected(student.distilled.outputs["distilled"]),
-            evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
-            exports=dsl.Collected(student.exported.outputs["exported"]),
+            student=student,
+            code_digest=code_digest,
         )
-        return placement.place("report", written).outputs["report"]
 
     return sweep

@@ -1,0 +1,56 @@
+"""The plan of a sweep: which students a grid makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from components.catlib.config import DistillConfig, validate
+from components.catlib.errors import UserError
+
+MOST_STUDENTS = 12
+"""Kubeflow's status of a loop becomes unreliable with many iterations."""
+
+
+def plan(
+    budgets: Sequence[str], variations: Sequence[dict[str, Any]], seeds: Sequence[int], distill: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Lists every combination of a budget, a variation of the distillation and a seed.
+
+    Args:
+        budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
+        variations: Differences to the `distill` section.
+        seeds: Replace its seed.
+        distill: The recipe's `distill` section.
+
+    Returns:
+        Per combination its budget and its `distill` section.
+
+    Raises:
+        UserError: There are none or too many combinations, or one of them is no valid section.
+    """
+    points = [
+        {"budget": budget, "distill": distill | variation | {"seed": seed}}
+        for budget in budgets
+        for variation in variations
+        for seed in seeds
+    ]
+    if not 0 < len(points) <= MOST_STUDENTS:
+        raise UserError(
+            f"{len(budgets)} budgets, {len(variations)} variations and {len(seeds)} seeds make {len(points)} "
+            f"students; a sweep makes 1 to {MOST_STUDENTS}, for Kubeflow loses track of longer loops."
+        )
+    for point in points:
+        validate(DistillConfig, point["distill"], where="sweep.variations")
+    return points
+
+
+def markdown(budgets: Sequence[str], variations: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
+    """Tells of a plan: a row per student."""
+    rows = [
+        f"| {budget} | {', '.join(f'{key} {value}' for key, value in variation.items()) or 'none'} | {seed:.0f} |"
+        for budget in budgets
+        for variation in variations
+        for seed in seeds
+    ]
+    return "\n".join([f"# {len(rows)} students", "", "| budget | variation | seed |", "|---|---|---|", *rows, ""])

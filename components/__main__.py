@@ -17,18 +17,21 @@ import os
 import signal
 import sys
 import tempfile
+import textwrap
+import typing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from components.catlib import storage
 from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
 from components.catlib.config import Recipe, load_recipe, named_files
+from components.catlib.data.locating import local_copies
 from components.catlib.errors import Interrupted, UserError
 from components.kubeflow import CHECKPOINTS_VARIABLE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 
@@ -71,6 +74,7 @@ class Stage:
         load: Imports the stage function; called only when the stage runs, since most stages load torch.
         inputs: Artifacts it reads.
         options: Further options, by argument name of the stage function, with their help.
+        examples: For `--help`: inputs and settings of a command, and what it is for.
     """
 
     section: str
@@ -78,6 +82,7 @@ class Stage:
     load: Callable[[], Callable[..., None]]
     inputs: tuple[Input, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 def _dataset() -> Callable[..., None]:
@@ -138,7 +143,22 @@ STAGES: dict[str, Stage] = {
         "dataset",
         "Pack images of two domains into a few large arrays.",
         _dataset,
-        options=(("source", "images: a folder, s3://… or built-in data; instead of the recipe's dataset.source"),),
+        options=(
+            (
+                "source",
+                "images: a folder or an archive (a path, https://… or s3://…), the name of a known dataset, or "
+                "built-in data; instead of the recipe's dataset.source",
+            ),
+        ),
+        examples=(
+            ("--source photos/", "a folder: trainA/ trainB/ testA/ testB/, or train/ test/ of A|B images, or A/ B/"),
+            ("--source horse2zebra", "a known dataset: downloaded, or taken from datasets/horse2zebra.zip"),
+            (
+                "--source cityscapes/ --recipe cityscapes-gaugan-5g6",
+                "Cityscapes' two archives, or folders, as they are",
+            ),
+            ("--source s3://data/x.tar.gz --set dataset.on_error=skip", "an archive; damaged images are left out"),
+        ),
     ),
     "real-stats": Stage(
         "real_stats",
@@ -265,6 +285,7 @@ def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool
     Raises:
         UserError: The recipe, an input, an option or the object store is not right.
     """
+    _check_output(options.output)
     recipe = load_recipe(options.recipe, options.set)
     config = getattr(recipe, stage.section)
     further = _further_options(stage, options, recipe)
@@ -303,6 +324,16 @@ def run_stage(stage: Stage, options: argparse.Namespace) -> tuple[Manifest, bool
         for address in checkpoints.values():
             store.remove(address)
         return read_manifest(output), False
+
+
+def _check_output(address: str) -> None:
+    """Refuses an output that is neither a path nor in an object store."""
+    if not address.strip():
+        raise UserError("--output is empty; give a folder or s3://BUCKET/PREFIX.")
+    if "://" in address and not storage.is_remote(address):
+        raise UserError(f"--output {address} cannot be written to; give a folder or s3://BUCKET/PREFIX.")
+    if storage.is_remote(address):
+        storage.Location.parse(address)
 
 
 def _given(wanted: Input, options: argparse.Namespace) -> list[str]:
@@ -350,6 +381,8 @@ def _request_digest(
     """
     settings = config.model_dump(mode="json")
     options = {name: value for name, value in further.items() if name != "checkpoint"}
+    if "source" in options:
+        settings = {name: value for name, value in settings.items() if name != "source"}
     outside = [*named_files(settings), *named_files(options)]
     facts = {
         "stage": stage.section,
@@ -357,7 +390,10 @@ def _request_digest(
         "settings": settings,
         "options": options,
         "inputs": [[name, number, manifest.digest()] for (name, number), manifest in inputs.items()],
-        "outside": [[address, store.fingerprint(address)] for address in outside],
+        "outside": [
+            [address, *(store.fingerprint(str(place)) for place in local_copies(address) or [address])]
+            for address in outside
+        ],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -421,8 +457,11 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
         name,
         aliases=aliases,
         help=stage.help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{stage.help} Its settings are the section `{stage.section}` of the recipe.",
-        epilog="URI is a folder or s3://BUCKET/PREFIX.",
+        epilog="\n".join(
+            ["URI is a folder or s3://BUCKET/PREFIX.", *_examples(name, stage), *_settings(stage.section)]
+        ).replace("%", "%%"),
     )
     command.add_argument("--recipe", help="name of a recipe or a .yaml file (default: the built-in defaults)")
     command.add_argument(
@@ -445,6 +484,49 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
     command.add_argument("--output", required=True, metavar="URI", help="where the artifact goes")
     command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     command.set_defaults(command=functools.partial(_stage_command, stage))
+
+
+_HELP_WIDTH = 100
+
+
+def _examples(name: str, stage: Stage) -> list[str]:
+    """Returns the lines of `--help` that show how a stage is used."""
+    lines = [
+        f"  python -m components {name} {arguments} --output out/{name}\n      {purpose}"
+        for arguments, purpose in stage.examples
+    ]
+    return ["", "examples:", *lines] if lines else []
+
+
+def _settings(section: str) -> list[str]:
+    """Returns the lines of `--help` that explain the settings of a section."""
+    if section not in Recipe.model_fields:
+        return []
+    lines = ["", "settings (--set, or in the recipe) and their defaults:"]
+    for setting, description in _described(Recipe.model_fields[section].annotation, section):
+        lines += [f"  {setting}", textwrap.indent(textwrap.fill(description, _HELP_WIDTH - 6), " " * 6)]
+    return lines
+
+
+def _described(annotation: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yields key with default, and description, of every setting of a section and of the sections in it."""
+    for model in (annotation, *typing.get_args(annotation)):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        for name, field in model.model_fields.items():
+            key = f"{prefix}.{name}"
+            inner = list(_described(field.annotation, key))
+            if field.is_required() and not inner:
+                yield f"{key} (must be given)", field.description or ""
+            elif field.default is None or not inner:
+                choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()
+                listed = f" ({' or '.join(map(str, choices))})" if choices else ""
+                yield f"{key}={json.dumps(_plain(field.default))}", f"{field.description or ''}{listed}"
+            yield from inner
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import Recipe, named_files, validate
+from components.catlib.data.locating import local_copies
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_remote
 
@@ -43,7 +44,7 @@ def _fingerprint(address: str) -> list[Any]:
             address,
         )
         return []
-    return Storage().fingerprint(address)
+    return [entry for place in local_copies(address) or [address] for entry in Storage().fingerprint(str(place))]
 
 
 def dataset_version(recipe: Recipe) -> str:

@@ -112,14 +112,17 @@ def writing(
         inputs: Manifests of the artifacts it was made from.
 
     Raises:
-        UserError: `output` holds something that is not an artifact.
+        UserError: `output` holds something that is not an artifact, or is in a place where nothing can be written.
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(output)
     staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.partial")
-    staging.mkdir()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(output)
+        staging.mkdir()
+    except OSError as error:
+        raise UserError(f"Output {output} cannot be written ({error.strerror}); choose another path.") from error
     lock = os.open(staging, os.O_RDONLY)
     with contextlib.suppress(OSError):  # some network file systems have no locks; then nothing is ever cleared away
         fcntl.flock(lock, fcntl.LOCK_SH)

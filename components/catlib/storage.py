@@ -78,7 +78,10 @@ def shown(address: str) -> str:
     """Returns an address as messages and manifests may show it: without passwords and signatures."""
     if not is_web(address):
         return address
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise UserError(f"{address.partition('?')[0]} is no web address ({error}).") from error
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -404,7 +407,12 @@ class Storage:
         return [found.key[start:] for found in self._objects(location)]
 
     def fingerprint(self, address: str) -> list[list[str | int]]:
-        """Returns name, size and version of every file at or below an address: what tells one state from another."""
+        """Returns name, size and version of every file at or below an address: what tells one state from another.
+
+        A file of the web counts as unchanged while its server cannot be reached.
+        """
+        if is_web(address):
+            return [[shown(address), self._last_version(address)]]
         if is_remote(address):
             return sorted([*found] for found in self._objects(Location.parse(address)))
         root = Path(address)
@@ -447,36 +455,35 @@ class Storage:
         Raises:
             UserError: There is nothing, it cannot be reached, or it has another digest.
         """
-        cache, key = self._cache_folder(), hashlib.sha256(address.encode()).hexdigest()[:32]
-        record, partial = cache / "addresses" / f"{key}.json", cache / "partial" / key
+        cache, key = self._cache_folder(), _address_key(address)
+        record, partial = self._record(address), cache / "partial" / key
         with _locked(cache / "partial" / f"{key}.lock"):
             if sha256 is not None:
                 kept = cache / "content" / sha256
                 if kept.is_file() and file_sha256(kept) == sha256:
                     return kept
-            elif record.is_file() and (kept := self._kept(cache, json.loads(record.read_text()), address)):
+            elif kept := self._kept(cache, _read_record(record), address):
                 return kept
-            if is_web(address):
-                version = self.download(address, partial / "file", sha256)
-                path = partial / "file"
-            else:
-                shutil.rmtree(partial, ignore_errors=True)
-                version, path = self._version(address), self.fetch_files(address, partial)
+            path = partial / "file"
+            fetch = self.download if is_web(address) else self._download_object
+            version = fetch(address, path, sha256)
             digest = sha256 or file_sha256(path)
-            if not is_web(address) and sha256 is not None:
-                _verify(path, sha256, address)
             (cache / "content").mkdir(exist_ok=True)
             path.replace(cache / "content" / digest)
             record.parent.mkdir(exist_ok=True)
-            record.write_text(json.dumps({"address": shown(address), "version": version, "sha256": digest}) + "\n")
+            written = record.with_suffix(".partial")
+            written.write_text(json.dumps({"address": shown(address), "version": version, "sha256": digest}) + "\n")
+            written.replace(record)
             shutil.rmtree(partial)
         logger.info("the SHA-256 of %s is %s", shown(address), digest)
         return cache / "content" / digest
 
-    def _kept(self, cache: Path, record: Mapping[str, str], address: str) -> Path | None:
-        """Returns the content that an address had before, if it still has it."""
+    def _kept(self, cache: Path, record: Mapping[str, str] | None, address: str) -> Path | None:
+        """Returns the content that an address had before, if it still has it and nothing happened to the copy."""
+        if record is None:
+            return None
         kept = cache / "content" / record["sha256"]
-        if not kept.is_file():
+        if not kept.is_file() or file_sha256(kept) != record["sha256"]:
             return None
         try:
             version = self._version(address)
@@ -484,6 +491,21 @@ class Storage:
             logger.warning("%s Taking the copy of %s that was downloaded before", error, shown(address))
             return kept
         return kept if version and version == record["version"] else None
+
+    def _last_version(self, url: str) -> str:
+        """Returns the version of a file of the web that its server names, or else named when it was downloaded."""
+        from urllib3.exceptions import HTTPError
+
+        try:
+            response = self._ask("HEAD", url, {})
+        except (UserError, HTTPError, OSError):
+            return (_read_record(self._record(url)) or {"version": ""})["version"]
+        response.close()
+        return _web_version(response)
+
+    def _record(self, address: str) -> Path:
+        """Where it is noted which content an address had."""
+        return self._cache_folder() / "addresses" / f"{_address_key(address)}.json"
 
     def _version(self, address: str) -> str:
         """Returns what tells one content of a file from another, without reading it; "" when there is nothing."""
@@ -494,6 +516,53 @@ class Storage:
             return _web_version(response)
         location = Location.parse(address)
         return {found.key: found.version for found in self._objects(location)}.get(location.prefix, "")
+
+    def _download_object(self, address: str, path: Path, sha256: str | None) -> str:
+        """Downloads an object, going on with the parts that an earlier attempt, even of another process, did not get.
+
+        What has arrived lies in `path` with `.partial` added; beside it is noted which parts of which version those
+        are.
+
+        Returns:
+            The object's version.
+
+        Raises:
+            UserError: There is nothing, the store cannot be reached, or the object has another digest.
+        """
+        location, began = Location.parse(address), time.monotonic()
+        found = next((item for item in self._objects(location) if item.key == location.prefix), None)
+        if found is None:
+            raise UserError(f"There is nothing at {address} in the object store at {self._settings.host}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, name = path.with_name(f"{path.name}.partial"), PurePosixPath(location.prefix).name
+        parent = Location(location.bucket, location.prefix.removesuffix(name).rstrip("/"))
+        notes, version = _version_file(partial), f"{found.version} {found.bytes}"
+        known, *arrived = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else [""]
+        if known != version or not partial.is_file():
+            notes.write_text(f"{version}\n", encoding="utf-8")
+            with partial.open("wb") as file:
+                file.truncate(found.bytes)
+            arrived = []
+        noting = threading.Lock()
+
+        def fetch(start: int) -> None:
+            length = min(PART_BYTES, found.bytes - start)
+            self._patiently(f"reading {address}", self._fetch_range, parent, name, partial, start, length)
+            with noting, notes.open("a", encoding="utf-8") as file:
+                file.write(f"{start}\n")
+
+        starts = [start for start in range(0, found.bytes, PART_BYTES) if str(start) not in arrived]
+        self._in_parallel(functools.partial(fetch, start) for start in starts)
+        notes.unlink()
+        if self._version(address) != found.version:
+            partial.unlink()
+            raise UserError(f"{address} changed while it was downloaded; run this again.")
+        partial.replace(path)
+        if sha256 is not None and (digest := file_sha256(path)) != sha256:
+            path.unlink()
+            raise UserError(f"{address} has the SHA-256 {digest}, expected is {sha256}; is it another file now?")
+        logger.info("%s: %.1f MB in %.1f s", address, found.bytes / 1e6, time.monotonic() - began)
+        return found.version
 
     def download(self, url: str, path: Path, sha256: str | None = None) -> str:
         """Downloads a file of the web, going on where an earlier attempt, even of another process, broke off.
@@ -575,7 +644,7 @@ class Storage:
             ConnectionError: It cannot answer now.
         """
         import urllib3
-        from urllib3.exceptions import MaxRetryError, NameResolutionError, ResponseError
+        from urllib3.exceptions import LocationValueError, MaxRetryError, NameResolutionError, ResponseError
 
         redirects_only = urllib3.Retry(
             redirect=5, connect=0, read=0, other=0, status=0, raise_on_status=False, respect_retry_after_header=False
@@ -588,6 +657,8 @@ class Storage:
                 preload_content=False,
                 retries=redirects_only,
             )
+        except LocationValueError as error:
+            raise UserError(f"{shown(url)} is no web address; expected https://HOST/FILE.") from error
         except MaxRetryError as error:
             match error.reason:
                 case NameResolutionError():
@@ -833,6 +904,19 @@ def _reason(error: Exception) -> str:
 def _verify(path: Path, sha256: str, address: str) -> None:
     if file_sha256(path) != sha256:
         raise UserError(f"{address} does not match its checksum; it is damaged or another file, make it anew.")
+
+
+def _address_key(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:32]
+
+
+def _read_record(path: Path) -> dict[str, str] | None:
+    """Reads which content an address had; None when nothing is known."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {key: str(record[key]) for key in ("version", "sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _server(url: str) -> str:

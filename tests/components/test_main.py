@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from PIL import Image
 import components.__main__ as command_line
 from components.__main__ import STAGES, main
 from components.catlib import artifacts
-from components.catlib.config import PruneConfig, TeacherConfig
+from components.catlib.config import PruneConfig, Recipe, TeacherConfig, load_recipe
 from components.catlib.errors import Interrupted
 from components.catlib.storage import Storage
 from tests.object_stores import SECRET_KEY, SeaweedServer
@@ -93,6 +95,46 @@ def test_every_stage_of_a_recipe_is_a_command(capsys: pytest.CaptureFixture[str]
         text = capsys.readouterr().out
         assert all(given.flag in text for given in stage.inputs)
         assert "--output URI" in text
+        model = Recipe.model_fields.get(stage.section)
+        settings_ = model.default.model_dump() if model else {}
+        assert all(f"  {stage.section}.{key}" in text for key in settings_)
+
+
+def test_the_help_of_dataset_tells_a_stranger_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["dataset", "--help"])
+    text = capsys.readouterr().out
+    for words in ("dataset.load_size=[286, 286]", 'dataset.on_error="fail"', "(fail or skip)"):
+        assert words in " ".join(text.split())
+    examples = re.findall(r"python -m components (dataset .*)", text.partition("examples:")[2])
+    assert len(examples) >= 3
+    for example in examples:
+        options = command_line._parser().parse_args(example.split())
+        load_recipe(options.recipe, options.set)
+
+
+@pytest.mark.parametrize("output", ["", "https://host/x", "file:///tmp/x", "s3://"])
+def test_an_output_that_is_no_place_is_refused_before_anything_is_done(
+    images: Path, output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["dataset", "--source", str(images), "--output", output]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert list(tmp_path.joinpath("empty").iterdir()) == []
+
+
+def test_new_images_in_the_local_copy_of_a_known_dataset_are_packed(
+    images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(images, "datasets/maps")
+    for new, reused in (("", False), ("", True), ("new.png", False)):
+        if new:
+            shutil.copy("datasets/maps/train/0.png", f"datasets/maps/train/{new}")
+        assert main(["dataset", "--source", "maps", *SMALL, "--output", "packed", "--json"]) == 0
+        assert answer(capsys)["reused"] == reused
 
 
 def test_stages_take_and_give_store_addresses(

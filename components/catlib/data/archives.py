@@ -169,7 +169,7 @@ def _tar_tree(file: IO[bytes], where: str) -> FileTree:
                 read = partial(_read_range, file.fileno(), member.offset_data, member.size)
                 listing.add(member.name, member.size, read, is_file=member.isreg())
                 end = archive.offset
-                archive.members.clear()  # tarfile keeps all that it has read
+                vars(archive)["members"].clear()  # tarfile keeps all that it has read
     except UserError:
         raise
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:

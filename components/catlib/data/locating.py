@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.data import archives
-from components.catlib.data.files import FileTree, folder_tree, merged
+from components.catlib.data.files import FileTree, folder_tree, is_image_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_remote, is_web, shown
@@ -35,6 +35,7 @@ def open_source(location: str, *, sha256: str | None = None) -> Iterator[tuple[F
     Raises:
         UserError: There is nothing, it cannot be reached, it has another digest, or it is neither folder nor archive.
     """
+    _check(location)
     name = shown(location)
     facts: dict[str, Any] = {"source": name}
     with contextlib.ExitStack() as stack:
@@ -51,17 +52,48 @@ def open_source(location: str, *, sha256: str | None = None) -> Iterator[tuple[F
         if path.is_file():
             facts["sha256"] = _checked_digest(path, name, sha256)
         elif path.is_dir() and sha256 is not None:
-            raise UserError(f"dataset.sha256 is the digest of a single archive, but {name} is a folder; remove it.")
+            raise _no_digest(name)
         yield _tree(path, name, stack), facts
 
 
+def local_copies(location: str) -> list[Path]:
+    """Returns where the images of a source lie on this machine, if they do: the place itself, or a known dataset's."""
+    known = KNOWN.get(location) if not Path(location).exists() else None
+    return [place for place in (known.places if known else (Path(location),)) if place.exists()]
+
+
+def _check(location: str) -> None:
+    """Refuses what is neither a path nor an address that can be read."""
+    if not location.strip():
+        raise UserError("dataset.source is empty; give a folder, an archive, an address or the name of a dataset.")
+    scheme, colon, _ = location.partition("://")
+    if colon and not is_web(location) and not is_remote(location):
+        raise UserError(
+            f"dataset.source {location} begins with {scheme}://, which cannot be read; addresses begin with https://, "
+            "http://, s3:// or minio:// (in lower case), and a path stands alone."
+        )
+
+
 def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> Path:
-    """Returns a local copy of an object, or of all objects below a prefix."""
+    """Returns a local copy of an object, or of all objects below a prefix; archives are kept in the cache."""
     store = Storage()
     if store.is_file(location):
         return store.cached(location, sha256)
-    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="images-"))
-    return store.fetch_files(location, Path(scratch) / "images")
+    if sha256 is not None:
+        raise _no_digest(location)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="images-"))) / "images"
+    names = store.file_names(location)
+    packed = [name for name in names if "/" not in name and name.endswith(archives.SUFFIXES)]
+    if not packed or any(is_image_path(PurePosixPath(name)) for name in names):
+        return store.fetch_files(location, folder)
+    folder.mkdir()
+    for name in packed:
+        (folder / name).symlink_to(store.cached(f"{location.rstrip('/')}/{name}"))
+    return folder
+
+
+def _no_digest(name: str) -> UserError:
+    return UserError(f"dataset.sha256 is the digest of a single archive, but {name} is a folder; remove it.")
 
 
 def _known_dataset(known: Dataset, sha256: str | None) -> Path:

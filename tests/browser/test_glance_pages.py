@@ -5,17 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from components.catlib.config import load_recipe
 from components.catlib.reporting.glance import html
+from components.dataset.stage import run as pack
 from tests.browser.chromium import Tab
 from tests.components.report.small_run import write_small_run
 
-KINDS = ("teacher", "prune", "distill", "evaluate", "export")
+KINDS = ("dataset", "teacher", "prune", "distill", "evaluate", "export")
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     run = write_small_run(tmp_path_factory.mktemp("run"), budgets=("0.3x",))
-    folders = (run.teacher, run.students[0], run.distilled[0], run.evaluations[0], run.exports[0])
+    dataset = tmp_path_factory.mktemp("images") / "dataset"
+    pack(load_recipe("smoke", ["dataset.max_images=8"]).dataset, output=dataset)
+    folders = (dataset, run.teacher, run.students[0], run.distilled[0], run.evaluations[0], run.exports[0])
     return {kind: html(folder) for kind, folder in zip(KINDS, folders, strict=True)}
 
 

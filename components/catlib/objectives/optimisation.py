@@ -36,6 +36,7 @@ def build_optimizers(
             [parameter for network in networks for parameter in network.parameters()],
             lr=config.learning_rate * factors[side],
             betas=config.adam_betas,
+            fused=True,  # one kernel for all parameters, of which the branches have hundreds of small ones
         )
         for side, networks in sides.items()
     }

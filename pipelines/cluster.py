@@ -80,7 +80,8 @@ class _Client(Client):
     def _load_config(self, *arguments: Any, **named: Any) -> Any:
         config: Any = super()._load_config(*arguments, **named)
         config.retries = 0  # repeating is done here, where it is known what may be repeated
-        config.host = host = config.host.rstrip("/")
+        host = config.host.rstrip("/")
+        config.host = host = host if "://" in host else f"http://{host}"  # within a cluster it has no scheme
         refresh = config.refresh_api_key_hook
         if refresh is not None:
             # Before every request the kubeconfig's hook renews the token and, with it, sets the host to that of the
@@ -151,7 +152,7 @@ class Cluster:
         """
         self.connection = connection
         self._patience = patience
-        self._where = connection.host or "the cluster of the kubeconfig"
+        self._where = connection.host or "the cluster of this pod or of the kubeconfig"
         try:
             with _quiet():
                 # Its generated models declare everything optional, and the API's own calls are attributes made at run

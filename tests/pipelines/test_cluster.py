@@ -211,6 +211,36 @@ def test_the_kubeconfig_leads_through_the_kubernetes_api(
     assert path.endswith("/apis/v2beta1/healthz")
 
 
+@pytest.fixture
+def pod(server: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes this process one in a pod of the cluster; returns the file where its token for Kubeflow is mounted."""
+    (tmp_path / "account").write_text("of the Kubernetes API")
+    (tmp_path / "ca.crt").write_text("certificate")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(tmp_path / "account"))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr("kfp.client.Client._IN_CLUSTER_DNS_NAME", server.host.removeprefix("http://"))
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    server.token = "mounted"
+    return tmp_path / "token"
+
+
+def test_in_a_pod_the_service_accounts_token_is_used_and_renewed(server: KubeflowServer, pod: Path) -> None:
+    pod.write_text("mounted")
+    cluster = Cluster(Connection())
+    pod.write_text("renewed")
+    server.token = "renewed"
+    assert cluster.runs() == []
+
+
+def test_a_pod_without_a_token_is_told_what_to_check(pod: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 2
+    err = said_by(capsys)[1]
+    assert err.startswith("error: Kubeflow at the cluster of this pod or of the kubeconfig refuses (connecting: 401 ")
+    assert "check the token" in err
+
+
 # ---------------------------------------------------------------------------------------------------------------- watch
 
 

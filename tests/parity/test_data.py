@@ -13,6 +13,7 @@ from components.catlib.data.batches import Crops, crop_and_flip, images_to_tenso
 from components.catlib.data.cityscapes import cityscapes_train_ids
 from components.catlib.data.labels import instance_edges, semantic_planes
 from components.catlib.data.packed import PackedDataset
+from components.catlib.data.samples import role_of
 from components.catlib.errors import UserError
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
 from tests.parity.cases import Case
@@ -41,7 +42,8 @@ def test_aligned_items(case: Case, tmp_path: Path):
         (left, top), flip = item["params"]["crop_pos"], item["params"]["flip"]
         width, height = item["params"]["crop_size"]
         crops = one_crop(left, top, flip=flip and not options["no_flip"])
-        for domain, images in (("A", train.source), ("B", train.target)):
+        for domain in ("A", "B"):
+            images = train.source if role_of(domain, options["direction"]) == "source" else train.target
             tensor = to_unit_range(cut(images, crops, (height, width)))[0]
             torch.testing.assert_close(tensor, case.tensors[f"{item['key']}/{domain}"], rtol=0, atol=1e-6)
 
@@ -75,7 +77,7 @@ def test_cityscapes_items(case: Case, tmp_path: Path):
     assert train.instances is not None
     assert case.facts["cityscapes_items"]
     for item in case.facts["cityscapes_items"]:
-        crops = one_crop(0, 0, flip=item["params"]["flip"])
+        crops = one_crop(0, 0, flip=item["params"]["flip"] and not case.facts["cityscapes_opt"]["no_flip"])
         label, photo, instances = (
             cut(part, crops, packed.crop_size) for part in (train.source, train.target, train.instances)
         )
@@ -126,9 +128,9 @@ def test_no_last_image_is_dropped(case: Case, tmp_path: Path):
     facts = case.facts["unaligned_last_image_dropped"]
     for domain, count in facts["unaligned_files"].items():
         for index in range(count):
-            write(tmp_path / f"unpaired/train{domain}/{index}.png", noise(index))
+            write(tmp_path / f"unpaired/train{domain}/{index:04}.png", noise(index))
     for index in range(facts["single_files"]):
-        write(tmp_path / f"single/{index}.png", noise(index))
+        write(tmp_path / f"single/{index:04}.png", noise(index))
     unpaired = pack_folder(tmp_path / "unpaired", tmp_path / "packed_unpaired", test_fraction=0)
     single = pack_folder(tmp_path / "single", tmp_path / "packed_single")
     assert unpaired.summary.images["train"] == {

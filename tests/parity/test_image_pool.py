@@ -32,7 +32,7 @@ def _images(numbers: list[int]) -> torch.Tensor:
 
 
 def _numbers(images: torch.Tensor) -> list[int]:
-    return images[:, 0, 0, 0].int().tolist()
+    return [int(image[0, 0, 0]) for image in images]
 
 
 def test_traces(case: Case) -> None:

@@ -1,5 +1,7 @@
 """Metrics against the numbers of the published implementation."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,8 @@ def test_frechet_distance(case: Case):
         moments = [Gaussian.from_moments(arrays[f"mu{side}"], arrays[f"sigma{side}"]) for side in (1, 2)]
         samples = [Gaussian.from_samples(arrays[f"x{side}"]) for side in (1, 2)]
         for first, second in (moments, samples, (moments[0], samples[1])):
-            assert frechet_distance(first, second) == pytest.approx(facts["frechet"], rel=1e-6)
+            if facts["frechet"] is not None:  # it fails in one dimension
+                assert frechet_distance(first, second) == pytest.approx(facts["frechet"], rel=1e-6)
             assert frechet_distance(first, second) == pytest.approx(
                 facts["eigenvalue_cross_check_not_reference"], rel=1e-6
             )
@@ -28,9 +31,11 @@ def test_frechet_distance(case: Case):
 
 
 def test_frechet_distance_from_no_variance_at_all(case: Case):
-    zeros, ones = np.zeros(4), np.ones(4)
-    distance = frechet_distance(Gaussian.from_moments(zeros, np.zeros((4, 4))), Gaussian.from_moments(ones, np.eye(4)))
-    assert distance == pytest.approx(case.facts["frechet_zero_cov_vs_identity"]["value"], rel=1e-12)
+    facts = case.facts["frechet_zero_cov_vs_identity"]
+    dims = int(re.findall(r"mu2=1\((\d+)\)", facts["inputs"])[0])
+    nothing = Gaussian.from_moments(np.zeros(dims), np.zeros((dims, dims)))
+    distance = frechet_distance(nothing, Gaussian.from_moments(np.ones(dims), np.eye(dims)))
+    assert distance == pytest.approx(facts["value"], rel=1e-12)
 
 
 def test_kernel_distance(case: Case):
@@ -40,9 +45,13 @@ def test_kernel_distance(case: Case):
         polynomial_mmd(first[rows_first], second[rows_second])
         for rows_first, rows_second in zip(tensors["subset_idx_g"], tensors["subset_idx_r"], strict=True)
     ]
-    assert values == pytest.approx(facts["mmd2"], rel=1e-9)
-    assert np.mean(values) == pytest.approx(facts["mean"], rel=1e-9)
+    assert values == pytest.approx(facts["mmd2"], rel=1e-9, abs=1e-12)
+    assert np.mean(values) == pytest.approx(facts["mean"], rel=1e-9, abs=1e-12)
     assert np.std(values) == pytest.approx(facts["std"], rel=1e-9)
+    for name in (key for key in facts if key.startswith("single_first")):
+        rows = int(name.removeprefix("single_first"))
+        value = polynomial_mmd(first[:rows], second[:rows])
+        assert value == pytest.approx(facts[name]["mmd2"], rel=1e-9, abs=1e-12)
 
 
 def test_mean_intersection_over_union(case: Case):
@@ -56,7 +65,9 @@ def test_mean_intersection_over_union(case: Case):
 
 def test_images_are_rounded_where_the_published_ones_are_cut(case: Case):
     tensors = case.group("tensor2im")
-    for suffix in ("", "_rand"):
+    suffixes = [name.removeprefix("input") for name in tensors if name.startswith("input")]
+    assert suffixes
+    for suffix in suffixes:
         images = tensors["input" + suffix]
         ours = to_uint8(images).permute(0, 2, 3, 1)
         exact = ((images.double() + 1) * 127.5).clamp(0, 255).permute(0, 2, 3, 1)

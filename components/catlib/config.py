@@ -160,6 +160,51 @@ class WeightsConfig(Section):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="expected digest of the file")
 
 
+Colour = tuple[float, float, float]
+"""A number each for red, green, blue."""
+
+
+class SegmenterConfig(Section):
+    """The network that reads the classes off generated street scenes, for mIoU (method section 7)."""
+
+    architecture: Literal["drn_d_105", "onnx"] = Field(
+        default="drn_d_105",
+        description="drn_d_105: the DRN-D-105 that published mIoU is measured with; onnx: any network that makes of "
+        "images [N, 3, H, W] the scores [N, 19, h, w] of Cityscapes' 19 scored classes",
+    )
+    weights: WeightsConfig = Field(
+        description="drn_d_105: the state dict drn-d-105_ms_cityscapes.pth; onnx: the file, weights included"
+    )
+    input_size: Size | None = Field(
+        default=None, description="resize generated images to this height, width first; None: as they are"
+    )
+    mean: Colour | None = Field(
+        default=None,
+        description="subtracted from colours in [0, 1]; drn_d_105: None means the network's own; onnx: needed",
+    )
+    std: tuple[Positive, Positive, Positive] | None = Field(
+        default=None, description="divides colours after that; None as for mean"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SegmenterConfig:
+        if self.architecture == "onnx" and (self.mean is None or self.std is None):
+            raise ValueError(
+                "architecture: onnx needs mean and std, what the network was trained with; [0, 0, 0] and [1, 1, 1] "
+                "leave colours in [0, 1]"
+            )
+        return self
+
+
+class LpipsConfig(Section):
+    """LPIPS, how different two images look to a network (Zhang et al. 2018)."""
+
+    backbone: Literal["alex", "vgg"] = Field(default="alex", description="AlexNet, or VGG16")
+    weights: WeightsConfig = Field(
+        description="torchvision's state dict of it, alexnet-owt-7be5be79.pth or vgg16-397923af.pth"
+    )
+
+
 class PublishedConfig(Section):
     """Networks published by the reference implementation (`.pth` state dicts) to start from."""
 
@@ -281,6 +326,11 @@ class TrainingConfig(Section):
     keep: Literal["best", "last"] = Field(
         default="best",
         description="which weights are the result: those with the best score (method section 4) or the last",
+    )
+    segmenter: SegmenterConfig | None = Field(
+        default=None,
+        description="Cityscapes only: the best score is the highest mIoU by this network, not the lowest Fréchet "
+        "distance; in a recipe the default is evaluate.segmenter",
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0,
@@ -460,6 +510,12 @@ class EvaluateConfig(Section):
     batch_size: Count = Field(default=8, description="images per forward pass")
     num_samples: Count = Field(default=8, description="rows of the sample grid")
     latency_repeats: Count = Field(default=20, description="timed forward passes at batch 1")
+    segmenter: SegmenterConfig | None = Field(
+        default=None, description="Cityscapes only: what mIoU is measured with; None: it is not measured"
+    )
+    lpips: LpipsConfig | None = Field(
+        default=None, description="held-out pairs only: what LPIPS is measured with; None: it is not measured"
+    )
 
 
 class ExportConfig(Section):
@@ -579,6 +635,17 @@ class Recipe(Section):
     sweep: SweepConfig = SweepConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_segmenter(cls, settings: Any) -> Any:
+        """Lets trainings choose their weights by the mIoU that the evaluation measures, unless they say otherwise."""
+        evaluate = settings.get("evaluate") if isinstance(settings, dict) else None
+        if not isinstance(evaluate, dict) or evaluate.get("segmenter") is None:
+            return settings
+        shared = {"segmenter": evaluate["segmenter"]}
+        trainings = {name: settings.get(name, {}) for name in ("teacher", "distill")}
+        return settings | {name: shared | own for name, own in trainings.items() if isinstance(own, dict)}
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

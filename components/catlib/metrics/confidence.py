@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from components.catlib.metrics import frechet, kernel_distance
 from components.catlib.metrics.frechet import Gaussian
-from components.catlib.metrics.segmentation import intersection_over_union
+from components.catlib.metrics.segmentation import mean_iou
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -82,9 +82,8 @@ def miou_interval(confusions_NCC: NDArray[np.integer]) -> Interval:
         confusions_NCC: Pixels of every image by true and seen class, at least one in all.
     """
     count, classes, _ = confusions_NCC.shape
-    resampled = (_draws(count) @ confusions_NCC.reshape(count, -1)).reshape(-1, classes, classes)
-    counted = [confusion for confusion in resampled if confusion.any()]
-    return _middle(np.array([100 * np.nanmean(intersection_over_union(confusion)) for confusion in counted]))
+    resampled = (_draws(count) @ confusions_NCC.reshape(count, -1)).reshape(-1, classes, classes).astype(np.int64)
+    return _middle(np.array([mean_iou(confusion) for confusion in resampled if confusion.any()]))
 
 
 def interval_around(value: float, without_G: NDArray[np.float64]) -> Interval:

@@ -8,15 +8,18 @@
 | `fid` | Fréchet distance of Inception features | lower | statistics of Inception features |
 | `kid`, `kid_std` | kernel distance of Inception features, its spread over subsets | lower | the same, no label maps |
 | `frechet_random_features` | Fréchet distance of random features | lower | statistics of random features |
+| `miou` | mean intersection over union of a segmenter's classes with the true ones, percent | higher | a segmenter |
+| `lpips` | how different a recognition network finds it from the true target | lower | true pairs, its network |
 
-L1, PSNR and SSIM take the generator's output as it is; features are computed from images rounded to 8 bits.
+L1, PSNR, SSIM and LPIPS take the generator's output as it is; features are computed from images rounded to 8 bits, and
+segmenters see those.
 
 Shape suffixes: N images, C channels, H height, W width, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +33,19 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
 from components.catlib.metrics.image_conversion import to_uint8
 from components.catlib.metrics.kernel_distance import kernel_distance
-from components.catlib.metrics.similarity import l1_distance, psnr, ssim
+from components.catlib.metrics.perceptual_similarity import Lpips
+from components.catlib.metrics.segmentation import mean_iou
+from components.catlib.metrics.segmenters import Segmenter, check_segmentable
+from components.catlib.metrics.similarity import HIGHEST_PSNR, l1_distance, psnr, ssim
 from components.catlib.metrics.statistics import RealStatistics
 
-SIMILARITIES = {"l1": l1_distance, "psnr": psnr, "ssim": ssim}
+Similarity = Callable[[Tensor, Tensor], Tensor]
+
+SIMILARITIES: dict[str, Similarity] = {"l1": l1_distance, "psnr": psnr, "ssim": ssim}
+"""From generated images and their targets [N, 3, H, W] to [N]."""
+
+HIGHEST = {"psnr": HIGHEST_PSNR, "ssim": 1.0, "miou": 100.0}
+"""The scores of which higher is better, and the best value that each can have."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,14 @@ class ImageScores:
     """What was measured of each generated image.
 
     Attributes:
-        similarities: `l1`, `psnr`, `ssim`, each float64 [N]; empty when there are no true targets.
+        similarities: `l1`, `psnr`, `ssim` and perhaps `lpips`, each float64 [N]; empty when there are no true targets.
         features: Features of the 8-bit images [N, D], float32.
+        confusions: Pixels by true class and by the class that a segmenter sees [N, 19, 19]; None without a segmenter.
     """
 
     similarities: dict[str, NDArray[np.float64]]
     features: NDArray[np.float32]
+    confusions: NDArray[np.int64] | None = None
 
     @property
     def num_images(self) -> int:
@@ -63,6 +77,7 @@ def score_generator(
     limit: int | None = None,
     batch_size: int = 8,
     device: str | torch.device = "cpu",
+    segmenter: Segmenter | None = None,
 ) -> dict[str, float]:
     """Translates held-out images and scores the result.
 
@@ -75,15 +90,24 @@ def score_generator(
         limit: Use only the first so many images.
         batch_size: Images per forward pass.
         device: Where the generator is.
+        segmenter: Reads classes off the generated images, for mIoU.
 
     Returns:
         The scores of the module's table, all finite.
 
     Raises:
-        UserError: There are fewer than two held-out images, or the generator does not fit them or makes NaN.
+        UserError: There are fewer than two held-out images, the generator does not fit them or makes NaN, or there are
+            no true classes for the segmenter.
     """
     scores = score_images(
-        generator, dataset, statistics, direction=direction, limit=limit, batch_size=batch_size, device=device
+        generator,
+        dataset,
+        statistics,
+        direction=direction,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        segmenter=segmenter,
     )
     return summarise(scores, statistics, kernel_distances=dataset.pairing != "labels")
 
@@ -97,11 +121,21 @@ def score_images(
     limit: int | None,
     batch_size: int,
     device: str | torch.device,
+    segmenter: Segmenter | None = None,
+    lpips: Lpips | None = None,
 ) -> ImageScores:
-    """Translates held-out images and measures each; arguments and errors as for [score_generator][]."""
+    """Translates held-out images and measures each; arguments and errors as for [score_generator][].
+
+    With `lpips`, LPIPS is one of the similarities.
+    """
     network = statistics.network.to(device)
-    similarities: dict[str, list[Tensor]] = {name: [] for name in SIMILARITIES} if dataset.test_is_paired else {}
+    measures = SIMILARITIES | ({"lpips": lpips} if lpips is not None else {}) if dataset.test_is_paired else {}
+    similarities: dict[str, list[Tensor]] = {name: [] for name in measures}
     features: list[Tensor] = []
+    confusions: list[NDArray[np.int64]] = []
+    truth = dataset.split("test").ground_truth
+    if segmenter is not None:
+        check_segmentable(dataset, direction=direction)
     was_training = generator.training
     generator.eval()
     try:
@@ -109,9 +143,14 @@ def score_images(
             for inputs, targets in held_out_images(dataset, direction=direction, limit=limit, batch_size=batch_size):
                 generated = generator(inputs.to(device)).float()
                 _check_generated(generated, targets)
-                features.append(network(to_uint8(generated)).cpu())
+                rounded = to_uint8(generated)
+                if segmenter is not None and truth is not None:
+                    first = sum(map(len, features))
+                    labels = [truth[row] for row in range(first, first + len(rounded))]
+                    confusions.append(segmenter.confusions(rounded, labels))
+                features.append(network(rounded).cpu())
                 for name, values in similarities.items():
-                    values.append(SIMILARITIES[name](generated, targets.to(device)).double().cpu())
+                    values.append(measures[name](generated, targets.to(device)).double().cpu())
     finally:
         generator.train(was_training)
     count = sum(map(len, features))
@@ -120,6 +159,7 @@ def score_images(
     return ImageScores(
         similarities={name: torch.cat(values).numpy() for name, values in similarities.items()},
         features=torch.cat(features).numpy(),
+        confusions=np.concatenate(confusions) if confusions else None,
     )
 
 
@@ -137,7 +177,17 @@ def summarise(scores: ImageScores, statistics: RealStatistics, *, kernel_distanc
     if kernel_distances and statistics.identity.name == "inception":
         kid = kernel_distance(scores.features, statistics.features)
         summary |= {"kid": kid.mean, "kid_std": kid.std}
+    if scores.confusions is not None:
+        summary["miou"] = mean_iou(scores.confusions.sum(axis=0))
     return summary
+
+
+def shortfall(metric: str, value: float) -> float:
+    """Returns a score as a number ≥ 0 of which lower is better: what the better ones lack to their best value.
+
+    An mIoU of 40 % lacks 60; an FID of 30 is 30. A kernel distance, being unbiased, may be slightly negative.
+    """
+    return HIGHEST[metric] - value if metric in HIGHEST else value
 
 
 def held_out_images(

@@ -8,7 +8,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-CITYSCAPES_CLASSES = 19
+CLASS_NAMES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+"""Cityscapes' scored classes, in the order of their numbers."""
+
+CITYSCAPES_CLASSES = len(CLASS_NAMES)
+
+SEGMENTATION_FILE = "segmentation.json"
+"""In an evaluation with a segmenter: `classes`, their names, and of each of the `generators` the `iou` of every class,
+percent (null for one that is neither there nor seen), and the `confusion`, pixels by true and by seen class."""
 
 
 def confusion_matrix(

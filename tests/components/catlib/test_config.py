@@ -104,3 +104,18 @@ def test_defaults_hold_without_a_recipe() -> None:
 def test_validate_names_the_section() -> None:
     with pytest.raises(UserError, match="teacher: unknown key 'epocs'; did you mean 'epochs'"):
         validate(TeacherConfig, {"epocs": 1}, where="teacher")
+
+
+SEGMENTER = "evaluate.segmenter.weights.uri=weights/drn-d-105_ms_cityscapes.pth"
+
+
+def test_trainings_choose_by_the_segmenter_of_the_evaluation_unless_they_say_otherwise():
+    recipe = load_recipe("cityscapes", [SEGMENTER])
+    assert recipe.evaluate.segmenter is not None
+    assert recipe.evaluate.segmenter.architecture == "drn_d_105"
+    assert recipe.teacher.segmenter == recipe.distill.segmenter == recipe.evaluate.segmenter
+    recipe = load_recipe("cityscapes", [SEGMENTER, "teacher.segmenter=null"])
+    assert recipe.teacher.segmenter is None
+    assert recipe.distill.segmenter is not None
+    without = load_recipe("cityscapes")
+    assert (without.evaluate.segmenter, without.teacher.segmenter, without.distill.segmenter) == (None, None, None)

@@ -15,13 +15,13 @@ from PIL import Image
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import DatasetConfig, load_recipe
 from components.catlib.data.batches import TrainingBatches, evaluation_batches
-from components.catlib.data.builtin import open_builtin
 from components.catlib.data.cityscapes import cityscapes_train_ids
 from components.catlib.data.labels import instance_edges
 from components.catlib.data.packed import PackedDataset
 from components.catlib.storage import Storage
 from components.dataset import stage
-from tests.components.catlib.data.image_folders import write, zipped
+from tests.components.catlib.data.image_folders import zipped
+from tests.components.catlib.data.street_scenes import write_climate_scenes
 from tests.object_stores import SeaweedServer
 
 pytestmark = pytest.mark.skipif(
@@ -35,17 +35,7 @@ COUNTS = {"train": 6, "val": 3}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`gtFine` and `leftImg8bit` with scenes of 128×64 pixels."""
     folder = tmp_path_factory.mktemp("cityscapes")
-    name = "builtin:climate-to-satellite"
-    tiles = open_builtin(DatasetConfig(source=name), name).train[0].samples
-    names = [(split, f"city/{number:06}") for split, count in COUNTS.items() for number in range(count)]
-    for tile, (split, stem) in zip(tiles[::40], names, strict=False):
-        images = tile.load()
-        labels = np.asarray(images["source"])[:64]
-        instances = np.where(labels < 24, labels, labels * np.uint16(1000) + 1)
-        write(folder / f"leftImg8bit/{split}/{stem}_leftImg8bit.png", np.asarray(images["target"])[:64])
-        write(folder / f"gtFine/{split}/{stem}_gtFine_labelIds.png", labels)
-        write(folder / f"gtFine/{split}/{stem}_gtFine_instanceIds.png", instances, np.uint16)
-        write(folder / f"gtFine/{split}/{stem}_gtFine_color.png", colours_of(labels))
+    write_climate_scenes(folder, COUNTS)
     return folder
 
 
@@ -59,11 +49,6 @@ def archives(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (alone / "license.txt").write_text(kind)
         zipped(alone, place / f"{kind}_trainvaltest.zip")
     return place
-
-
-def colours_of(labels: np.ndarray) -> np.ndarray:
-    """RGBA, as the published colour maps are."""
-    return np.stack([labels * 7, 255 - labels * 7, labels, np.full_like(labels, 255)], axis=-1)
 
 
 def pack(source: Path | str, output: Path, **settings: Any) -> PackedDataset:
@@ -147,6 +132,7 @@ def test_archives_give_the_same_as_folders(folder: Path, archives: Path, tmp_pat
 def test_archives_may_lie_in_an_object_store(
     archives: Path, tmp_path: Path, object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for variable, value in object_store.environment.items():
         monkeypatch.setenv(variable, value)
     for path in archives.iterdir():

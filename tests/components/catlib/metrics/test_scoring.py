@@ -5,14 +5,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.catlib.config import SegmenterConfig, WeightsConfig
+from components.catlib.data.cityscapes import TRAIN_IDS
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import RandomFeatures
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
 from components.catlib.metrics.kernel_distance import kernel_distance
-from components.catlib.metrics.scoring import score_generator, score_images, summarise
+from components.catlib.metrics.scoring import score_generator, score_images, shortfall, summarise
+from components.catlib.metrics.segmenters import read_segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
+from tests.components.catlib.data.street_scenes import write_scene
+from tests.components.catlib.metrics.segmenter_files import write_onnx
 
 SIDE = 16
 
@@ -151,3 +156,94 @@ def test_kernel_distances_belong_to_inception_features(paired: PackedDataset):
     assert (summary["kid"], summary["kid_std"]) == (expected.mean, expected.std)
     assert summary["fid"] == summarise(scores, statistics, kernel_distances=True)["frechet_random_features"]
     assert "kid" not in summarise(scores, inception, kernel_distances=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------- mIoU
+
+CLASS_COLOURS = np.stack(np.meshgrid(*3 * [[0.0, 0.5, 1.0]], indexing="ij"), axis=-1).reshape(-1, 3)[:19]
+
+
+class Painter(nn.Module):
+    """Paints every class in the colour by which the segmenter of these tests knows it, some classes wrongly."""
+
+    def __init__(self, **taken_for: int) -> None:
+        super().__init__()
+        colours = torch.zeros(36, 3)
+        for label, train_id in TRAIN_IDS.items():
+            colours[label] = torch.from_numpy(CLASS_COLOURS[taken_for.get(f"class_{train_id}", train_id)] * 2 - 1)
+        self.colours = colours
+
+    def forward(self, semantics: Tensor) -> Tensor:
+        return torch.einsum("nlhw,lc->nchw", semantics[:, :35], self.colours[:35])
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    """Scenes of 16×32 pixels; road lies left, a car right, and what is not scored between."""
+    folder = tmp_path_factory.mktemp("streets")
+    for split, count in (("train", 1), ("val", 4)):
+        for number in range(count):
+            labels = np.full((16, 32), 7, np.uint8)
+            labels[:, 8 + number :] = 0
+            labels[:, 16:] = 26
+            write_scene(folder / "data", split, f"city/{number:06}", labels, noise(number, 16, 32))
+    return pack_folder(
+        folder / "data",
+        folder / "packed",
+        layout="cityscapes",
+        direction="BtoA",
+        num_labels=35,
+        load_size=(16, 32),
+        crop_size=(16, 32),
+    )
+
+
+@pytest.fixture(scope="module")
+def segmenter_config(tmp_path_factory: pytest.TempPathFactory) -> SegmenterConfig:
+    path = write_onnx(tmp_path_factory.mktemp("segmenter") / "s.onnx", CLASS_COLOURS.astype(np.float32))
+    weights = WeightsConfig(uri=str(path))
+    return SegmenterConfig(architecture="onnx", weights=weights, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def miou(painter: Painter, streets: PackedDataset, config: SegmenterConfig, **changes: int) -> float:
+    statistics = statistics_of(streets.split("test").target)
+    scores = score_generator(painter, streets, statistics, segmenter=read_segmenter(config), batch_size=3, **changes)
+    return scores["miou"]
+
+
+def test_what_a_segmenter_recognises_everywhere_has_an_miou_of_100(
+    streets: PackedDataset, segmenter_config: SegmenterConfig
+):
+    assert miou(Painter(), streets, segmenter_config) == 100
+
+
+def test_every_image_is_compared_with_its_own_true_classes(streets: PackedDataset, segmenter_config: SegmenterConfig):
+    """The road, seen as a car: no pixel of it is found, and the car's 16 columns are half of what is taken for cars."""
+    painter = Painter(class_0=13)
+    for limit in (2, 4):
+        road = [8 + number for number in range(limit)]
+        car = 16 * limit / (16 * limit + sum(road))
+        assert miou(painter, streets, segmenter_config, limit=limit) == pytest.approx(100 * (0 + car) / 2)
+
+
+def test_only_generated_photographs_with_true_classes_have_an_miou(
+    streets: PackedDataset, paired: PackedDataset, segmenter_config: SegmenterConfig
+):
+    with pytest.raises(UserError, match="has no true classes, which mIoU is measured with"):
+        miou(Painter(), paired, segmenter_config)
+    maps = pack_folder(
+        streets.folder.parent / "data",
+        streets.folder.parent / "maps",
+        layout="cityscapes",
+        direction="AtoB",
+        load_size=(16, 32),
+        crop_size=(16, 32),
+    )
+    with pytest.raises(UserError, match="A segmenter reads photographs"):
+        miou(Painter(), maps, segmenter_config)
+
+
+def test_scores_of_which_higher_is_better_lack_something_to_their_best_value():
+    assert shortfall("miou", 40.0) == 60.0
+    assert shortfall("ssim", 1.0) == 0
+    assert shortfall("fid", 30.0) == 30.0

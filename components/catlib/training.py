@@ -32,6 +32,7 @@ from components.catlib.checkpoints import Checkpoints, on_cpu
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch, TrainingBatches
 from components.catlib.errors import Interrupted
+from components.catlib.metrics.scoring import shortfall
 from components.catlib.moving_average import MovingAverages
 from components.catlib.processes import agreed, average_buffers, from_main, of_all, same_weights, share_of_batch
 from components.catlib.schedules import evaluations_without_improvement, learning_rate_factor
@@ -82,13 +83,19 @@ class Evaluation:
 
     Attributes:
         scores: Direction -> metric -> value, the headline direction first.
-        chosen_by: The metric by which the best weights are chosen; lower is better.
+        chosen_by: The metric by which the best weights are chosen.
         picture: Sample translations, a WebP file.
     """
 
     scores: dict[str, dict[str, float]]
     chosen_by: str
     picture: bytes
+
+    def shortfalls(self) -> dict[str, float]:
+        """Returns direction -> the metric by which weights are chosen, as a number of which lower is better."""
+        return {
+            direction: shortfall(self.chosen_by, scores[self.chosen_by]) for direction, scores in self.scores.items()
+        }
 
     def flat(self) -> dict[str, float]:
         """Returns metric -> value; only directions after the first have their name in front."""
@@ -113,7 +120,8 @@ class Progress:
     Attributes:
         step: Optimisation steps done.
         seconds: Time they took, in all processes that worked on it.
-        scores: Of every evaluation, the metric by which weights are chosen, the mean over directions.
+        scores: Of every evaluation, the metric by which weights are chosen, the mean over directions, as a number of
+            which lower is better ([shortfall][components.catlib.metrics.scoring.shortfall]).
         kept: Direction -> the result so far.
         pictures: Step -> sample translations, a WebP file.
         records: The log.
@@ -131,11 +139,12 @@ class Progress:
     def note(self, evaluation: Evaluation, objective: Objective, *, keep: Literal["best", "last"]) -> None:
         """Takes down an evaluation of the objective's present weights, and the weights where they are the result."""
         self.pictures[self.step] = evaluation.picture
-        metric = evaluation.chosen_by
-        self.scores.append(statistics.fmean(scores[metric] for scores in evaluation.scores.values()))
+        metric, shortfalls = evaluation.chosen_by, evaluation.shortfalls()
+        self.scores.append(statistics.fmean(shortfalls.values()))
         for direction, scores in evaluation.scores.items():
             so_far = self.kept.get(direction)
-            if keep == "last" or so_far is None or scores[metric] < so_far["scores"][metric]:
+            best = math.inf if so_far is None else shortfall(metric, so_far["scores"][metric])
+            if keep == "last" or so_far is None or shortfalls[direction] < best:
                 self.kept[direction] = Kept(
                     step=self.step,
                     scores=scores,
@@ -158,8 +167,9 @@ def train(
 ) -> Progress:
     """Trains an objective, from its newest checkpoint if there is one, and leaves the result in its networks.
 
-    The result is what `config.keep` says: the weights with the lowest Fréchet distance (method section 4),
-    each direction by itself, or those of the last step. Without evaluations it is always the last step.
+    The result is what `config.keep` says: the weights with the lowest Fréchet distance or, on Cityscapes with a
+    segmenter, the highest mIoU (method section 4), each direction by itself, or those of the last step. Without
+    evaluations it is always the last step.
 
     Several processes train together, each with a share of every batch; the first one alone evaluates and keeps
     checkpoints.

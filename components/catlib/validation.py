@@ -13,6 +13,7 @@ from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics.scoring import score_generator
+from components.catlib.metrics.segmenters import check_segmentable, read_segmenter
 from components.catlib.metrics.statistics import read_statistics
 from components.catlib.pictures import labels_in_colour, strip
 from components.catlib.training import Evaluation
@@ -44,11 +45,12 @@ class Validation:
             dataset: Its test split is used.
             real_stats: A real_stats artifact.
             directions: Of the generators that will be scored, the headline first.
-            config: `evaluation_images` and `batch_size`.
+            config: `evaluation_images`, `batch_size` and `segmenter`.
             device: Where the generators are.
 
         Raises:
-            UserError: There are too few held-out images, or no statistics for a direction.
+            UserError: There are too few held-out images, no statistics for a direction, or a segmenter that cannot be
+                read or has no true classes to be compared with.
         """
         self._dataset = dataset
         self._config = config
@@ -64,6 +66,11 @@ class Validation:
                 )
         for statistics in self._statistics.values():
             statistics.network.to(device)
+        self._segmenter = None
+        if config.segmenter is not None:
+            for direction in directions:
+                check_segmentable(dataset, direction=direction)
+            self._segmenter = read_segmenter(config.segmenter, device)
         self._samples = next(evaluation_batches(dataset, batch_size=NUM_SAMPLES, limit=NUM_SAMPLES))
         shown = [domain for domain in ("source", "target") if domain in inputs or dataset.test_is_paired]
         self.rows = [*shown, *directions]
@@ -79,10 +86,12 @@ class Validation:
                 limit=self._config.evaluation_images,
                 batch_size=self._config.batch_size,
                 device=self._device,
+                segmenter=self._segmenter,
             )
             for direction, statistics in self._statistics.items()
         }
-        (chosen_by,) = {statistics.identity.distance_name for statistics in self._statistics.values()}
+        (distance,) = {statistics.identity.distance_name for statistics in self._statistics.values()}
+        chosen_by = distance if self._segmenter is None else "miou"
         picture = strip([self._row(row, generators) for row in self.rows], height=SAMPLE_HEIGHT)
         return Evaluation(scores, chosen_by, picture)
 

@@ -453,6 +453,27 @@ def test_the_result_is_what_keep_says(tmp_path: Path, keep: str, step: int):
     assert_equal(objective.weights(), snapshots[step])
 
 
+def test_by_miou_the_highest_is_the_best(tmp_path: Path):
+    """For the weights that are kept and for patience."""
+    objective, snapshots = SmallObjective(), {}
+    objective.after_step = lambda done: snapshots.update({done: objective.weights()})
+    values = iter([40.0, 55.0, 50.0, 45.0, 30.0, 20.0])
+    progress = run(
+        tmp_path / "a",
+        objective,
+        evaluate=lambda generators: Evaluation(
+            {way: {"miou": next(values), "fid": 1.0} for way in generators}, "miou", b"picture"
+        ),
+        evaluations=6,
+        patience=3,
+        keep="best",
+    )
+    assert (progress.ended, progress.step) == ("patience", 10)
+    assert progress.scores == [60.0, 45.0, 50.0, 55.0, 70.0]
+    assert progress.kept["source_to_target"]["step"] == 4
+    assert_equal(objective.weights(), snapshots[4])
+
+
 def test_without_evaluations_the_result_is_the_last_step(tmp_path: Path):
     first, second = SmallObjective(), SmallObjective()
     progress = run(tmp_path / "a", first, evaluations=0, keep="best")

@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,10 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from components.catlib.config import RealStatsConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.pictures import label_colours
 from components.catlib.validation import Validation, translate
+from components.real_stats import stage as real_stats_stage
+from tests.components.catlib.data.image_folders import cityscapes, pack_folder
+from tests.components.catlib.metrics.segmenter_files import write_onnx
 from tests.components.small_trainings import make_dataset, teacher_config
 
 
@@ -31,9 +36,9 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("paired"), "paired")
 
 
-def validation(data: Path, directions: list[str]) -> Validation:
+def validation(data: Path, directions: list[str], **settings: Any) -> Validation:
     dataset = PackedDataset.open(data / "dataset")
-    config = teacher_config("pix2pix")
+    config = teacher_config("pix2pix", **settings)
     return Validation(dataset, data / "real_stats", directions=directions, config=config, device=torch.device("cpu"))
 
 
@@ -90,3 +95,24 @@ def test_translate_restores_the_mode():
         assert translate(generator, images).shape == images.shape
         assert generator.training is mode
     assert int(generator.num_batches_tracked or 0) == 0
+
+
+def test_with_a_segmenter_weights_are_chosen_by_miou(tmp_path: Path, paired: Path):
+    colours = np.random.default_rng(0).random((19, 3), dtype=np.float32)
+    uri = str(write_onnx(tmp_path / "s.onnx", colours))
+    segmenter = {"architecture": "onnx", "weights": {"uri": uri}, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    streets = cityscapes(tmp_path / "streets", size=(16, 16), names=("bonn/bonn_1", "bonn/bonn_2"))
+    sizes = {"load_size": 16, "crop_size": 16}
+    dataset = pack_folder(
+        streets, tmp_path / "data/dataset", layout="cityscapes", direction="BtoA", num_labels=35, **sizes
+    )
+    real_stats_stage.run(RealStatsConfig(), dataset=dataset.folder, output=tmp_path / "data/real_stats")
+    evaluation = validation(tmp_path / "data", ["source_to_target"], segmenter=segmenter)(
+        {"source_to_target": Inverting()}
+    )
+    assert evaluation.chosen_by == "miou"
+    score = evaluation.scores["source_to_target"]["miou"]
+    assert 0 < score < 50
+    assert evaluation.shortfalls() == {"source_to_target": 100 - score}
+    with pytest.raises(UserError, match="has no true classes"):
+        validation(paired, ["source_to_target"], segmenter=segmenter)

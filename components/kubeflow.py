@@ -20,7 +20,7 @@ from components.catlib.errors import Interrupted, UserError
 from components.catlib.storage import Storage
 
 if TYPE_CHECKING:
-    from kfp.dsl import HTML, Artifact, Markdown, Metrics
+    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
 
 DEFAULT_IMAGE = "cat-pipeline:0.1.0"
 """The image of every task unless another is named when the pipeline is compiled."""
@@ -84,6 +84,7 @@ def publish(
     output: Artifact,
     *,
     metrics: Metrics | None = None,
+    confusion: ClassificationMetrics | None = None,
     summary: Markdown | None = None,
     page: HTML | None = None,
     tensorboard: Artifact | None = None,
@@ -93,6 +94,7 @@ def publish(
     Args:
         output: The artifact that the stage wrote; kind and content digest become its metadata.
         metrics: Gets every finite number of the manifest's `summary["metrics"]`.
+        confusion: Gets the student's confusion matrix of an evaluation with a segmenter; without one it stays empty.
         summary: Gets the figures and settings as text.
         page: Gets charts and pictures.
         tensorboard: Gets the link by which the UI opens TensorBoard on the training's scalars.
@@ -103,6 +105,8 @@ def publish(
     output.metadata["digest"] = manifest.digest()
     if metrics is not None:
         _show_metrics(manifest, metrics)
+    if confusion is not None:
+        _show_confusion(folder, manifest, confusion)
     if summary is not None:
         from components.catlib.reporting.glance import markdown
 
@@ -126,6 +130,16 @@ def _show_metrics(manifest: Manifest, metrics: Metrics) -> None:
         metrics.log_metric(name, figures[name])
     # Kubeflow's local cache takes a Metrics artifact without a file for a missing one.
     _write(metrics, json.dumps(figures, indent=1) + "\n")
+
+
+def _show_confusion(folder: Path, manifest: Manifest, confusion: ClassificationMetrics) -> None:
+    from components.catlib.metrics.segmentation import SEGMENTATION_FILE
+
+    if SEGMENTATION_FILE in manifest.files:
+        found = json.loads((folder / SEGMENTATION_FILE).read_text(encoding="utf-8"))
+        confusion.log_confusion_matrix(found["classes"], found["generators"]["student"]["confusion"])
+    # As for metrics, there must be a file, even an empty one.
+    _write(confusion, json.dumps(confusion.metadata, indent=1) + "\n")
 
 
 def _write(output: Artifact, text: str) -> None:

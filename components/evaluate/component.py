@@ -15,6 +15,7 @@ def evaluate_student(
     real_stats: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
@@ -29,6 +30,7 @@ def evaluate_student(
         real_stats: Statistics of real images.
         evaluation: Metrics with their protocol, and pictures.
         metrics: Headline figures.
+        confusion: Pixels by true class and by the one that the segmenter sees, when there is one.
         summary: Figures and settings.
         page: Samples, and student and teacher side by side.
     """
@@ -49,4 +51,4 @@ def evaluate_student(
             real_stats=Path(real_stats.path),
             output=Path(evaluation.path),
         )
-        publish(evaluation, metrics=metrics, summary=summary, page=page)
+        publish(evaluation, metrics=metrics, confusion=confusion, summary=summary, page=page)

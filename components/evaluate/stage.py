@@ -22,7 +22,10 @@ from components.catlib.metrics import confidence, kernel_distance
 from components.catlib.metrics.baseline import best_constant_picture
 from components.catlib.metrics.image_conversion import to_uint8
 from components.catlib.metrics.latency import WARMUP, Latency, measure_latency
-from components.catlib.metrics.scoring import held_out_images, score_generator, score_images, summarise
+from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
+from components.catlib.metrics.scoring import ImageScores, held_out_images, score_generator, score_images, summarise
+from components.catlib.metrics.segmentation import CLASS_NAMES, SEGMENTATION_FILE, intersection_over_union
+from components.catlib.metrics.segmenters import Segmenter, check_segmentable, read_segmenter
 from components.catlib.metrics.statistics import RealStatistics, read_statistics
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.model_files import read_architectures, read_generator
@@ -43,6 +46,8 @@ class HeldOut:
         direction: What the generators translate.
         batch_size: Images per forward pass.
         device: Where generators run while images are scored.
+        segmenter: Reads classes off generated street scenes, for mIoU; None: that is not measured.
+        lpips: Compares generated images with the true ones; None: that is not measured.
     """
 
     dataset: PackedDataset
@@ -50,6 +55,8 @@ class HeldOut:
     direction: str
     batch_size: int
     device: str
+    segmenter: Segmenter | None = None
+    lpips: Lpips | None = None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -75,16 +82,18 @@ def run(
     """Measures cost, quality and latency, and shows samples.
 
     Args:
-        config: How many samples, repeats and images per pass.
+        config: How many samples, repeats and images per pass; the networks that mIoU and LPIPS are measured with.
         student: A distill artifact, or a teacher artifact to measure a teacher alone. Of two generators (CycleGAN)
             source_to_target is measured.
         dataset: A dataset artifact; its test split is used.
         real_stats: A real_stats artifact of that dataset.
-        output: Where the artifact goes: `metrics.json`, `grid.webp` and the pictures in it one by one in `samples/`.
+        output: Where the artifact goes: `metrics.json`, `grid.webp` and the pictures in it one by one in `samples/`;
+            with a segmenter also `segmentation.json`, the IoU of every class and the confusion matrices.
         teacher: The student's teacher, for comparison.
 
     Raises:
-        UserError: The artifacts do not belong together, or the dataset has fewer than two test images.
+        UserError: The artifacts do not belong together, the dataset has fewer than two test images or none that mIoU or
+            LPIPS could be measured on, or the networks for those cannot be read.
     """
     inputs = {
         "student": read_manifest(student, "distill|teacher"),
@@ -95,17 +104,22 @@ def run(
         inputs["teacher"] = read_manifest(teacher, "teacher")
     _warn_of_other_dataset(inputs)
     direction = _direction(student)
+    packed = PackedDataset.open(dataset)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     held_out = HeldOut(
-        dataset=PackedDataset.open(dataset),
+        dataset=packed,
         statistics=read_statistics(real_stats, direction),
         direction=direction,
         batch_size=config.batch_size,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device,
+        segmenter=_segmenter(config, packed, direction, device),
+        lpips=_lpips(config, packed, device),
     )
     folders = {"teacher": teacher, "student": student}
     generators = {name: _generator(folder, held_out) for name, folder in folders.items() if folder is not None}
     with writing(output, kind="evaluate", config=config, inputs=inputs) as writer:
-        facts = {name: _quality(generator, held_out) for name, generator in generators.items()}
+        scores = {name: _scores(generator, held_out) for name, generator in generators.items()}
+        facts = {name: _quality(each, held_out) for name, each in scores.items()}
         latencies = _latencies(generators, held_out, repeats=config.latency_repeats)
         for name, generator in generators.items():
             facts[name] |= _cost(generator, held_out.dataset.crop_size) | {"latency_ms": _milliseconds(latencies[name])}
@@ -118,6 +132,8 @@ def run(
             "samples": _write_samples(writer, generators, held_out, count=config.num_samples),
         }
         writer.write_json("metrics.json", evaluation)
+        if held_out.segmenter is not None:
+            writer.write_json(SEGMENTATION_FILE, _segmentation(scores))
         writer.summary["metrics"] = _headline(evaluation)
         writer.summary["distance"] = held_out.statistics.identity.distance_name
     for name, figures in facts.items():
@@ -158,9 +174,35 @@ def _warn_of_other_dataset(inputs: dict[str, Manifest]) -> None:
         logger.warning("the statistics of real images were made from another dataset artifact than the one given")
 
 
-def _quality(generator: Generator, held_out: HeldOut) -> dict[str, Any]:
-    """Scores all held-out images; similarities also get confidence intervals."""
-    scores = score_images(
+def _segmenter(config: EvaluateConfig, dataset: PackedDataset, direction: str, device: str) -> Segmenter | None:
+    if config.segmenter is None:
+        if dataset.has_ground_truth:
+            logger.info("mIoU is not measured: no evaluate.segmenter is given")
+        return None
+    check_segmentable(dataset, direction=direction)
+    return read_segmenter(config.segmenter, device)
+
+
+def _lpips(config: EvaluateConfig, dataset: PackedDataset, device: str) -> Lpips | None:
+    if config.lpips is None:
+        return None
+    if not dataset.test_is_paired:
+        raise UserError(
+            f"LPIPS compares with true targets, which the test images of {dataset.folder} do not have; "
+            "remove evaluate.lpips."
+        )
+    lpips = read_lpips(config.lpips, device)
+    if min(dataset.crop_size) < lpips.smallest_side:
+        raise UserError(
+            f"LPIPS with the backbone {lpips.identity.backbone} needs images of at least {lpips.smallest_side} pixels "
+            f"a side, those of {dataset.folder} are {dataset.crop_size}; remove evaluate.lpips."
+        )
+    return lpips
+
+
+def _scores(generator: Generator, held_out: HeldOut) -> ImageScores:
+    """Scores all held-out images."""
+    return score_images(
         generator,
         held_out.dataset,
         held_out.statistics,
@@ -168,10 +210,42 @@ def _quality(generator: Generator, held_out: HeldOut) -> dict[str, Any]:
         limit=None,
         batch_size=held_out.batch_size,
         device=held_out.device,
+        segmenter=held_out.segmenter,
+        lpips=held_out.lpips,
     )
-    intervals = {name: list(confidence.bootstrap_interval(values)) for name, values in scores.similarities.items()}
-    summary = summarise(scores, held_out.statistics, kernel_distances=held_out.kernel_distances)
-    return summary | {"images": scores.num_images, "confidence": intervals}
+
+
+def _quality(scores: ImageScores, held_out: HeldOut) -> dict[str, Any]:
+    """Returns the scores, each with its confidence interval; two images tell nothing about that of a distance."""
+    statistics = held_out.statistics
+    summary = summarise(scores, statistics, kernel_distances=held_out.kernel_distances)
+    distance = statistics.identity.distance_name
+    intervals: dict[str, confidence.Interval | None] = {
+        name: confidence.bootstrap_interval(values) for name, values in scores.similarities.items()
+    }
+    intervals[distance] = confidence.frechet_interval(scores.features, statistics.gaussian, summary[distance])
+    if "kid" in summary:
+        intervals["kid"] = confidence.kernel_interval(scores.features, statistics.features, summary["kid"])
+    if scores.confusions is not None:
+        intervals["miou"] = confidence.miou_interval(scores.confusions)
+    known = {name: list(interval) for name, interval in intervals.items() if interval is not None}
+    return summary | {"images": scores.num_images, "confidence": known}
+
+
+def _segmentation(scores: dict[str, ImageScores]) -> dict[str, Any]:
+    """Returns for every generator the IoU of each class, and pixels by true and seen class."""
+    confusions = {name: each.confusions.sum(axis=0) for name, each in scores.items() if each.confusions is not None}
+    return {
+        "classes": list(CLASS_NAMES),
+        "generators": {
+            name: {
+                # Of a class that is neither there nor seen there is no IoU.
+                "iou": [None if np.isnan(iou) else 100 * float(iou) for iou in intersection_over_union(confusion)],
+                "confusion": confusion.tolist(),
+            }
+            for name, confusion in confusions.items()
+        },
+    }
 
 
 def _cost(generator: Generator, size: tuple[int, int]) -> dict[str, int]:
@@ -268,12 +342,23 @@ def _protocol(held_out: HeldOut, latency: Latency) -> dict[str, Any]:
             "l1, psnr, ssim: per image on unrounded output against the true target, range [-1, 1], then the mean; "
             "SSIM with a Gaussian window of 11 pixels; PSNR at most 100 dB"
         )
-        protocol["confidence"] = {
-            "level": confidence.LEVEL,
-            "method": "percentile bootstrap over images",
-            "resamples": confidence.RESAMPLES,
-            "seed": confidence.SEED,
+    if held_out.lpips is not None:
+        protocol["lpips"] = held_out.lpips.identity.model_dump()
+    if held_out.segmenter is not None:
+        protocol["segmentation"] = held_out.segmenter.identity.model_dump(mode="json") | {
+            "logits": "resized bilinearly to the size of the true classes, then the largest of a pixel",
+            "ignored": "pixels without a scored class",
         }
+    protocol["confidence"] = {
+        "level": confidence.LEVEL,
+        "method": "percentile bootstrap over generated images; of distances between sets that of what each image adds, "
+        "found by leaving it out",
+        "covers": "other generated images, as many; not that distances of few images are too large, and not the choice "
+        "of real images",
+        "resamples": confidence.RESAMPLES,
+        "seed": confidence.SEED,
+        "most_groups": confidence.MOST_GROUPS,
+    }
     if held_out.kernel_distances and statistics.identity.name == "inception":
         protocol["kernel_distance"] = {
             "subsets": kernel_distance.SUBSETS,
@@ -299,7 +384,8 @@ def _headline(evaluation: dict[str, Any]) -> dict[str, float]:
 
 
 def _described(figures: dict[str, Any], distance: str) -> str:
-    shown = [f"{name} {figures[name]:.4g}" for name in ("l1", "psnr", "ssim", distance, "kid") if name in figures]
+    names = ("miou", "l1", "psnr", "ssim", "lpips", distance, "kid")
+    shown = [f"{name} {figures[name]:.4g}" for name in names if name in figures]
     return ", ".join([
         *shown,
         f"{figures['paper_macs'] / 1e9:.3g} G MACs",

@@ -8,8 +8,9 @@ import pytest
 from kfp import dsl
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import RealStatsConfig, TeacherConfig
+from components.catlib.config import EvaluateConfig, RealStatsConfig, TeacherConfig
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.kubeflow import CHECKPOINTS_VARIABLE, checkpoint, publish, stage_process
 
 
@@ -38,6 +39,24 @@ def test_an_output_is_shown_with_figures_a_summary_a_page_and_a_link(tmp_path: P
     assert shown["page"].read_text().startswith("<!DOCTYPE html>")
     (link,) = json.loads(shown["link"].read_text())["outputs"]
     assert link == {"type": "tensorboard", "source": f"{tmp_path}/out/tensorboard"}
+
+
+def test_a_confusion_matrix_is_shown_as_one_and_without_a_segmenter_there_is_an_empty_file(tmp_path: Path) -> None:
+    matrix = [[5, 1], [0, 3]]
+    facts = {"classes": ["road", "car"], "generators": {"student": {"iou": [83.3, 75.0], "confusion": matrix}}}
+    with writing(tmp_path / "with", kind="evaluate", config=EvaluateConfig()) as writer:
+        writer.write_json(SEGMENTATION_FILE, facts)
+    shown = dsl.ClassificationMetrics(name="confusion", uri=str(tmp_path / "ui/with"))
+    publish(dsl.Artifact(name="given", uri=str(tmp_path / "with")), confusion=shown)
+    assert shown.metadata["confusionMatrix"] == {
+        "annotationSpecs": [{"displayName": "road"}, {"displayName": "car"}],
+        "rows": [{"row": [5, 1]}, {"row": [0, 3]}],
+    }
+    assert json.loads((tmp_path / "ui/with").read_text()) == shown.metadata
+    none = dsl.ClassificationMetrics(name="confusion", uri=str(tmp_path / "ui/without"))
+    publish(artifact(tmp_path / "without"), confusion=none)
+    assert none.metadata == {}
+    assert json.loads((tmp_path / "ui/without").read_text()) == {}
 
 
 def test_an_output_that_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -55,20 +55,35 @@ METRICS = (
         "compared with published FIDs.",
     ),
     Metric(
-        "kid", "KID", "lower", 4, "", "Kernel distance of Inception features to real images; ± spread over subsets."
+        "kid", "KID", "lower", 4, "", "Kernel distance of Inception features to real images, mean over random subsets."
     ),
     Metric("l1", "L1", "lower", 3, "", "Mean absolute difference to the true target; 0 is equal, 2 black for white."),
     Metric("psnr", "PSNR", "higher", 2, "dB", "Peak signal-to-noise ratio to the true target."),
     Metric("ssim", "SSIM", "higher", 3, "", "Structural similarity to the true target; 1 is equal."),
+    Metric(
+        "lpips",
+        "LPIPS",
+        "lower",
+        3,
+        "",
+        "How different a recognition network finds it from the true target; 0 is equal.",
+    ),
 )
 """The first of them that was measured is the headline."""
 
-PER_IMAGE = {"l1", "psnr", "ssim"}
-"""Measured image by image, without features."""
-
 _PROTOCOL_OF_ALL = ("num_images", "direction", "size", "resize")
-_PROTOCOL_OF_SIMILARITIES = ("similarity",)
-_PROTOCOL_OF_DISTANCES = ("rounding", "distance", "features", "real_images", "num_real_images", "kernel_distance")
+_PROTOCOL_OF_DISTANCES = ("rounding", "distance", "features", "real_images", "num_real_images")
+_PROTOCOL_OF = {
+    "miou": ("rounding", "segmentation"),
+    "fid": _PROTOCOL_OF_DISTANCES,
+    "frechet_random_features": _PROTOCOL_OF_DISTANCES,
+    "kid": (*_PROTOCOL_OF_DISTANCES, "kernel_distance"),
+    "l1": ("similarity",),
+    "psnr": ("similarity",),
+    "ssim": ("similarity",),
+    "lpips": ("similarity", "lpips"),
+}
+"""The parts of a protocol that a metric depends on, besides those that all depend on."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +145,7 @@ class Contender:
 
     def protocol_of(self, metric: Metric) -> dict[str, Any]:
         """Returns the parts of the protocol that a metric depends on, the dataset's digest among them."""
-        own = _PROTOCOL_OF_SIMILARITIES if metric.key in PER_IMAGE else _PROTOCOL_OF_DISTANCES
-        parts = {name: self.protocol.get(name) for name in (*_PROTOCOL_OF_ALL, *own)}
+        parts = {name: self.protocol.get(name) for name in (*_PROTOCOL_OF_ALL, *_PROTOCOL_OF[metric.key])}
         return parts | {"dataset": self.evaluation.manifest.inputs.get("dataset")}
 
 

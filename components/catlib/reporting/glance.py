@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import ReportConfig
+from components.catlib.data.inspection import REPORT
 from components.catlib.data.packed import PackedDataset
 from components.catlib.pictures import label_colours
 from components.catlib.reporting import page
@@ -40,6 +42,9 @@ TITLES = {
 
 MOST_PAIRS = 6
 """Pairs of training images that are shown of a dataset."""
+
+MOST_DOUBLES = 3
+"""Held-out images that occur in training too, of which a dataset's page tells."""
 
 MOST_STEPS = 6
 """Stages of a training from which samples are shown."""
@@ -110,6 +115,7 @@ def _fill_dataset(folder: Path, content: Content) -> None:
     dataset = PackedDataset.open(folder)
     summary = read_manifest(folder).summary
     content.facts += [(words(name), as_text(summary[name])) for name in ("pairing", "crop_size", "provenance")]
+    _fill_histograms(json.loads((folder / REPORT).read_text(encoding="utf-8")), content)
     split = dataset.split("train")
     for role, images in (("source", split.source), ("target", split.target)):
         for index in np.linspace(0, len(images) - 1, min(MOST_PAIRS, len(images))).round().astype(int):
@@ -119,6 +125,33 @@ def _fill_dataset(folder: Path, content: Content) -> None:
                 colours = np.concatenate([label_colours(dataset.num_labels), np.zeros((256, 3), np.uint8)])
                 image = colours[image]
             content.pictures.append((f"{role} {index}", content.album.add(Image.fromarray(image))))
+
+
+def _fill_histograms(report: dict[str, Any], content: Content) -> None:
+    """Draws how bright each channel of the pictures is, or how frequent the classes of label maps are.
+
+    Training images give a line, held-out ones dots. Of those that are both it tells the first.
+    """
+    for double in report["duplicates"]["first"][:MOST_DOUBLES]:
+        content.facts.append(("held out, and in training too", f"{double['test']} is {double['train']}"))
+    series: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for split, roles in report["images"].items():
+        for role, facts in roles.items():
+            shares = {"class": facts["classes"]} if "classes" in facts else facts.get("histogram", {})
+            for channel, values in shares.items():
+                series.setdefault((role, channel), {})[split] = values
+    for (role, channel), splits in series.items():
+        length = len(next(iter(splits.values())))
+        places = range(length) if channel == "class" else [256 / length * (step + 0.5) for step in range(length)]
+        curves = [
+            Curve("teacher" if split == "train" else "student-0", places, values, dots=split == "test")
+            for split, values in splits.items()
+        ]
+        means = ", ".join(f"{np.dot(places, values):.0f} ({words(split)})" for split, values in splits.items())
+        text = f"Share of {role} pixels per {channel}, on average {means}."
+        label = "class" if channel == "class" else f"brightness of {channel}"
+        chart = curves_chart(curves, x_label=label, description=text)
+        content.charts.append((f"{role}: share of pixels by {label} (line: training, dots: held out)", chart))
 
 
 def _fill_training(folder: Path, content: Content) -> None:

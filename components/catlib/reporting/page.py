@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 
 from components.catlib.config import ReportConfig
-from components.catlib.reporting import curves, origins, pictures, results, survivors, variations
+from components.catlib.reporting import classes, curves, origins, pictures, results, survivors, variations
 from components.catlib.reporting.comparison import Comparison
 from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import Lineage
@@ -42,6 +42,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         "caveats": results.caveats(lineage, comparison),
         "cost_charts": results.cost_charts(comparison),
         "variations": variations.variations(comparison),
+        "classes": classes.classes(comparison),
         "samples": samples,
         "triptych": pictures.triptych(samples, comparison),
         "survivors": survivors.survivors(lineage, comparison.students),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models import AlexNet
 
 from components.catlib import artifacts
 from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig
@@ -73,7 +74,8 @@ class Run:
             "dataset": self.dataset.folder,
             "real_stats": self.folder / "real_stats",
         }
-        run(CONFIG, **(inputs | changes), output=self.folder / "evaluation")
+        config = changes.pop("config", CONFIG)
+        run(config, **(inputs | changes), output=self.folder / "evaluation")
         return json.loads((self.folder / "evaluation/metrics.json").read_text())
 
 
@@ -112,6 +114,7 @@ def test_scores_are_those_of_training_on_all_images(paired: Run, metrics: dict[s
         assert {key: metrics[name][key] for key in expected} == pytest.approx(expected, rel=1e-3)
         assert set(expected) == {"l1", "psnr", "ssim", "frechet_random_features"}
         assert metrics[name]["images"] == 5
+        assert set(metrics[name]["confidence"]) == set(expected)
         for key, (low, high) in metrics[name]["confidence"].items():
             assert low < metrics[name][key] < high
 
@@ -136,6 +139,8 @@ def test_the_protocol_stands_beside_the_numbers(paired: Run, metrics: dict[str, 
     assert (protocol["num_images"], protocol["num_real_images"], protocol["size"]) == (5, 5, [SIDE, SIDE])
     assert protocol["latency"]["repeats"] == 2
     assert "kernel_distance" not in protocol
+    assert not {"lpips", "segmentation"} & set(protocol)
+    assert "not that distances of few images are too large" in protocol["confidence"]["covers"]
 
 
 def test_the_baselines_take_no_network(paired: Run, metrics: dict[str, Any]):
@@ -232,3 +237,38 @@ def test_statistics_of_another_feature_network_are_refused(paired: Run, tmp_path
         statistics.save(writer.folder / "real_stats.npz")
     with pytest.raises(UserError, match=r"feature network random .*1111.*run the real-stats stage again"):
         paired.evaluate(real_stats=tmp_path / "stats")
+
+
+def test_lpips_is_measured_of_pairs_when_its_backbone_is_given(labelled: Run, unpaired: Run, tmp_path: Path):
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in AlexNet().features.state_dict().items()}
+    torch.save({f"features.{name}": torch.randn(shape) * 0.05 for name, shape in shapes.items()}, tmp_path / "alex.pth")
+    lpips = {"backbone": "alex", "weights": {"uri": str(tmp_path / "alex.pth")}}
+    config = EvaluateConfig.model_validate(CONFIG.model_dump() | {"lpips": lpips})
+    metrics = labelled.evaluate(config=config)
+    for name in ("student", "teacher"):
+        low, high = metrics[name]["confidence"]["lpips"]
+        assert 0 < low < metrics[name]["lpips"] < high
+    assert metrics["protocol"]["lpips"]["sha256"] == artifacts.file_sha256(tmp_path / "alex.pth")
+    assert read_manifest_metrics(labelled)["student_lpips"] == metrics["student"]["lpips"]
+    with pytest.raises(UserError, match="LPIPS compares with true targets"):
+        unpaired.evaluate(config=config)
+
+
+def test_images_that_are_too_small_for_lpips_are_refused(paired: Run, tmp_path: Path):
+    state = {f"features.{name}": tensor for name, tensor in AlexNet().features.state_dict().items()}
+    torch.save(state, tmp_path / "alex.pth")
+    lpips = {"backbone": "alex", "weights": {"uri": str(tmp_path / "alex.pth")}}
+    with pytest.raises(UserError, match=r"backbone alex needs images of at least 31 pixels a side.*\(16, 16\)"):
+        paired.evaluate(config=EvaluateConfig.model_validate(CONFIG.model_dump() | {"lpips": lpips}))
+
+
+def test_a_segmenter_needs_true_classes(paired: Run, tmp_path: Path):
+    segmenter = {"weights": {"uri": str(tmp_path / "drn.pth")}}
+    with pytest.raises(UserError, match="has no true classes"):
+        paired.evaluate(config=EvaluateConfig.model_validate(CONFIG.model_dump() | {"segmenter": segmenter}))
+
+
+def read_manifest_metrics(run: Run) -> dict[str, float]:
+    return artifacts.read_manifest(run.folder / "evaluation", "evaluate").summary["metrics"]

@@ -54,9 +54,18 @@ def test_kid_carries_its_spread(run: SmallRun) -> None:
         ("similarity", "cropped", {"l1", "psnr", "ssim"}),
         ("num_images", 4, {"l1", "psnr", "ssim", "frechet_random_features"}),
         ("latency", {"threads": 64}, set()),
+        ("segmentation", {"sha256": "1" * 64}, {"miou"}),
+        ("lpips", {"backbone": "vgg"}, {"lpips"}),
+        ("kernel_distance", {"subsets": 10}, {"kid"}),
+        ("rounding", "cut", {"miou", "kid", "frechet_random_features"}),
     ],
 )
 def test_numbers_of_another_protocol_are_withheld(run: SmallRun, part: str, value: object, withheld: set[str]) -> None:
+    measured_further = part in ("segmentation", "lpips", "kernel_distance", "rounding")
+    for evaluation in run.evaluations if measured_further else []:
+        for name in ("student", "teacher"):
+            further = {"miou": 40.0, "lpips": 0.3, "kid": 0.1}
+            rewrite(evaluation, "metrics.json", lambda metrics, n=name, f=further: metrics[n].update(f))
     rewrite(run.evaluations[0], "metrics.json", lambda metrics: metrics["protocol"].update({part: value}))
     comparison = compare_generators(trace(**run.inputs()))
     assert set(comparison.withheld) == {("Student 0.2×", key) for key in withheld}

@@ -67,6 +67,19 @@ def is_cityscapes(tree: FileTree) -> bool:
     return set(FOLDERS) <= set(tree.folders)
 
 
+def put_together(tree: FileTree) -> FileTree:
+    """Returns a source whose archives were each unpacked into a folder of their own, without these folders.
+
+    `gtFine_trainvaltest/gtFine/…` beside `leftImg8bit_trainvaltest/leftImg8bit/…` becomes `gtFine/…` and
+    `leftImg8bit/…`; any other source is returned as it is.
+    """
+    inner = [(path, file) for path, file in tree.files.items() if len(path.parts) > 2 and path.parts[1] in FOLDERS]
+    moved = {PurePosixPath(*path.parts[1:]): file for path, file in inner}
+    if is_cityscapes(tree) or len(moved) < len(inner) or {path.parts[0] for path in moved} != set(FOLDERS):
+        return tree
+    return FileTree(tree.where, dict(sorted(moved.items())))
+
+
 def find_files(tree: FileTree, *, labelled: bool, photo: Role) -> dict[Role, dict[str, dict[str, SourceFile]]]:
     """Finds what belongs together.
 

@@ -90,7 +90,7 @@ def _decode(file: SourceFile, convert: Callable[[Image.Image], Image.Image]) -> 
     except UnusableImageError:
         raise
     except UnidentifiedImageError as error:
-        raise UnusableImageError(file.label, "not an image, or its beginning is damaged") from error
+        raise UnusableImageError(file.label, "not an image of a known kind, or its beginning is damaged") from error
     except OSError as error:
         raise UnusableImageError(file.label, error.strerror or _in_one_line(error)) from error
     except Exception as error:  # a damaged file can make a decoder raise anything

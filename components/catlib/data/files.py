@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from components.catlib.errors import UserError
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""File names that are taken for images, in lower case."""
+_KINDS = "avif bmp gif heic heif jfif jp2 jpe jpeg jpg pgm png pnm ppm tga tif tiff webp"
+SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
+"""File names that are taken for images, in lower case; those of a kind that cannot be decoded are unusable images."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, An
     Raises:
         UserError: No images, a layout that is not recognised, or paired images without a single pair.
     """
-    tree = _top(tree)
+    tree = cityscapes.put_together(_top(tree))
     layout: Layout = (
         _recognise(tree, labels=config.num_labels is not None) if config.layout == "auto" else config.layout
     )

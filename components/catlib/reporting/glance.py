@@ -147,9 +147,9 @@ def _fill_histograms(report: dict[str, Any], content: Content) -> None:
             Curve("teacher" if split == "train" else "student-0", places, values, dots=split == "test")
             for split, values in splits.items()
         ]
-        means = ", ".join(f"{np.dot(places, values):.0f} ({words(split)})" for split, values in splits.items())
-        text = f"Share of {role} pixels per {channel}, on average {means}."
+        peaks = ", ".join(f"{places[int(np.argmax(values))]:.0f} ({words(split)})" for split, values in splits.items())
         label = "class" if channel == "class" else f"brightness of {channel}"
+        text = f"Share of {role} pixels by {label}; the most frequent is {peaks}."
         chart = curves_chart(curves, x_label=label, description=text)
         content.charts.append((f"{role}: share of pixels by {label} (line: training, dots: held out)", chart))
 

@@ -1,4 +1,4 @@
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
-from components.catlib.data.files import SourceFile
+from components.catlib.data.files import SourceFile, is_image_path
 from components.catlib.data.samples import UnusableImageError
 from tests.components.catlib.data.image_folders import file_at, noise, write
 
@@ -153,6 +153,21 @@ def test_whatever_the_damage_a_file_gives_a_picture_or_is_unusable(
         assert read_picture(file_at(path)).mode == "RGB"
     except UnusableImageError as error:
         assert error.file == str(path)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "jfif", "avif", "tga", "jp2"])
+def test_less_common_kinds_are_pictures_too(tmp_path: Path, suffix: str):
+    path = write(tmp_path / f"x.{suffix}", np.full((8, 8, 3), (250, 60, 20)))
+    assert is_image_path(PurePosixPath(path.name))
+    assert np.abs(pixels(path).astype(int) - (250, 60, 20)).max() < 12
+
+
+def test_a_kind_that_nobody_here_can_decode_is_unusable_by_name(tmp_path: Path):
+    path = tmp_path / "phone.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    assert is_image_path(PurePosixPath(path.name))
+    with pytest.raises(UnusableImageError, match=r"phone\.heic: not an image of a known kind"):
+        read_picture(file_at(path))
 
 
 def test_a_missing_file_is_unusable(tmp_path: Path):

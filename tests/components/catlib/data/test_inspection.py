@@ -60,7 +60,7 @@ def test_what_was_left_out_is_listed(tmp_path: Path):
     pack_folder(tmp_path / "data", tmp_path / "packed", on_error="skip")
     (left_out,) = report(tmp_path / "packed")["left_out"]
     assert left_out["file"].endswith("data/2.png")
-    assert left_out["reason"] == "not an image, or its beginning is damaged"
+    assert left_out["reason"] == "not an image of a known kind, or its beginning is damaged"
 
 
 def test_samples_are_spread_over_the_data_and_their_partners_stand_below_them(tmp_path: Path):

@@ -166,6 +166,27 @@ def test_cityscapes_without_val_holds_images_out_with_their_classes(tmp_path: Pa
     assert "ground_truth" in found.test[0].roles
 
 
+def test_cityscapes_archives_may_be_unpacked_each_into_a_folder_of_its_own(tmp_path: Path):
+    whole = open_in(cityscapes(tmp_path / "whole"), num_labels=35)
+    for kind in ("leftImg8bit", "gtFine"):
+        (tmp_path / f"apart/{kind}_trainvaltest").mkdir(parents=True)
+        (tmp_path / "whole" / kind).rename(tmp_path / f"apart/{kind}_trainvaltest/{kind}")
+    apart = open_in(tmp_path / "apart", num_labels=35)
+    assert (
+        (names(apart.train), names(apart.test))
+        == (names(whole.train), names(whole.test))
+        == (
+            [["bonn/bonn_1"]],
+            [["bonn/bonn_1"]],
+        )
+    )
+    assert apart.provenance["layout"] == "cityscapes"
+    assert apart.has_instances
+    make(tmp_path / "apart/more/gtFine/train/bonn", "bonn_1_gtFine_labelIds.png")
+    with pytest.raises(UserError, match="known layout"):
+        open_in(tmp_path / "apart")
+
+
 def test_a_folder_around_everything_is_passed_over(tmp_path: Path):
     make(tmp_path / "horse2zebra-main" / "horse2zebra", "trainA/1.png", "trainB/2.png")
     make(tmp_path / "__MACOSX", "trainA/._1.png")

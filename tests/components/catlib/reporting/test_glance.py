@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from components.catlib.artifacts import writing
-from components.catlib.config import RealStatsConfig, load_recipe
+from components.catlib.config import DatasetConfig, RealStatsConfig, load_recipe
 from components.catlib.reporting.glance import html, markdown
 from components.catlib.reporting.page import LARGEST_PAGE
 from components.dataset.stage import run as pack
+from tests.components.catlib.data.image_folders import cityscapes, noise, write
 from tests.components.report.small_run import SmallRun, write_small_run
 
 
@@ -45,6 +46,25 @@ def test_a_dataset_shows_pairs_of_images(dataset: Path) -> None:
     page = html(dataset)
     assert page.count('src="data:image/webp') == 12
     assert "paired" in page
+
+
+def test_a_dataset_shows_histograms_and_doubles(dataset: Path, tmp_path: Path) -> None:
+    page = html(dataset)
+    assert len(re.findall(r"(source|target): share of pixels by brightness of (red|green|blue)", page)) == 6
+    assert "in training too" not in page
+    for place in ("train/a.png", "train/b.png", "test/c.png"):
+        write(tmp_path / "images" / place, noise(place == "train/b.png", 16, 32))
+    pack(DatasetConfig(source=str(tmp_path / "images"), load_size=16, crop_size=16), output=tmp_path / "packed")
+    assert re.search(r"in training too.{0,60}c is a", html(tmp_path / "packed"), re.DOTALL)
+
+
+def test_a_dataset_of_label_maps_shows_how_frequent_classes_are(tmp_path: Path) -> None:
+    images = cityscapes(tmp_path / "images")
+    config = DatasetConfig(source=str(images), num_labels=35, load_size=(4, 8), crop_size=(4, 8))
+    pack(config, output=tmp_path / "packed")
+    page = html(tmp_path / "packed")
+    assert page.count("source: share of pixels by class") == 1
+    assert page.count("target: share of pixels by brightness") == 3
 
 
 def test_a_training_shows_its_curves_and_its_samples(run: SmallRun) -> None:

@@ -87,6 +87,8 @@ def is_image_path(path: PurePosixPath) -> bool:
 def folder_tree(folder: Path, *, where: str) -> FileTree:
     """Lists the images below a folder; links are followed, each folder is visited once.
 
+    A link that leads nowhere is listed too, so that it is found missing when it is read.
+
     Args:
         folder: An existing folder.
         where: What messages call it.
@@ -94,8 +96,9 @@ def folder_tree(folder: Path, *, where: str) -> FileTree:
     found = {}
     for path in _walk(folder):
         relative = PurePosixPath(path.relative_to(folder).as_posix())
-        if is_image_path(relative) and path.is_file():
-            found[relative] = SourceFile(f"{where}/{relative}", path.stat().st_size, path.read_bytes)
+        lost = path.is_symlink() and not path.exists()
+        if is_image_path(relative) and (path.is_file() or lost):
+            found[relative] = SourceFile(f"{where}/{relative}", 0 if lost else path.stat().st_size, path.read_bytes)
     return FileTree(where, dict(sorted(found.items())))
 
 

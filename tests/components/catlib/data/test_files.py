@@ -2,7 +2,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from components.catlib.data.decoding import read_picture
 from components.catlib.data.files import FileTree, SourceFile, folder_tree, merged
+from components.catlib.data.samples import UnusableImageError
 from components.catlib.errors import UserError
 
 
@@ -31,6 +33,14 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     (tmp_path / "data/trainA").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data/sub/up").symlink_to(tmp_path / "data")
     assert paths(folder_tree(tmp_path / "data", where="data")) == ["trainA/x.png"]
+
+
+def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path):
+    (tmp_path / "1.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "2.png").mkdir()
+    (lost,) = folder_tree(tmp_path, where="data").files.values()
+    with pytest.raises(UnusableImageError, match=r"data/1\.png: No such file"):
+        read_picture(lost)
 
 
 def test_folders_are_entered_and_renamed():

@@ -23,7 +23,14 @@ from components.catlib.metrics.baseline import best_constant_picture
 from components.catlib.metrics.image_conversion import to_uint8
 from components.catlib.metrics.latency import WARMUP, Latency, measure_latency
 from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
-from components.catlib.metrics.scoring import ImageScores, held_out_images, score_generator, score_images, summarise
+from components.catlib.metrics.scoring import (
+    ImageScores,
+    has_kernel_distance,
+    held_out_images,
+    score_generator,
+    score_images,
+    summarise,
+)
 from components.catlib.metrics.segmentation import CLASS_NAMES, SEGMENTATION_FILE, intersection_over_union
 from components.catlib.metrics.segmenters import Segmenter, check_segmentable, read_segmenter
 from components.catlib.metrics.statistics import RealStatistics, read_statistics
@@ -66,8 +73,8 @@ class HeldOut:
 
     @property
     def kernel_distances(self) -> bool:
-        """Whether KID is asked for: not for label maps (method section 7)."""
-        return self.dataset.pairing != "labels"
+        """Whether KID is asked for."""
+        return has_kernel_distance(self.dataset)
 
 
 def run(

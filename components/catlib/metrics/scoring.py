@@ -109,7 +109,12 @@ def score_generator(
         device=device,
         segmenter=segmenter,
     )
-    return summarise(scores, statistics, kernel_distances=dataset.pairing != "labels")
+    return summarise(scores, statistics, kernel_distances=has_kernel_distance(dataset))
+
+
+def has_kernel_distance(dataset: PackedDataset) -> bool:
+    """Tells whether KID is measured: not for label maps and not for Cityscapes (method section 7)."""
+    return dataset.pairing != "labels" and not dataset.has_ground_truth
 
 
 def score_images(

@@ -261,6 +261,9 @@ def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
             "The Fréchet distance is measured with the features of a fixed random network: it orders the generators of "
             "this page, but it is not FID and cannot be compared with published numbers."
         )
+    street_scenes = lineage.dataset is not None and lineage.dataset.manifest.summary.get("has_ground_truth")
+    if street_scenes and not any(metric.key == "miou" for metric in comparison.metrics):
+        notes.append("mIoU was not measured, for no segmenter was given (evaluate.segmenter).")
     notes += _beaten_by_a_colour(comparison)
     for student in comparison.students:
         if student.pruned:

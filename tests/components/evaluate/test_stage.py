@@ -10,9 +10,10 @@ from torch import nn
 from torchvision.models import AlexNet
 
 from components.catlib import artifacts
-from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig
+from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig, WeightsConfig
 from components.catlib.errors import UserError
 from components.catlib.macs import paper_macs, parameters, true_macs
+from components.catlib.metrics.features import InceptionFeatures
 from components.catlib.metrics.scoring import score_generator
 from components.catlib.metrics.statistics import read_statistics
 from components.catlib.networks.architecture import architecture_from_config
@@ -268,6 +269,28 @@ def test_a_segmenter_needs_true_classes(paired: Run, tmp_path: Path):
     segmenter = {"weights": {"uri": str(tmp_path / "drn.pth")}}
     with pytest.raises(UserError, match="has no true classes"):
         paired.evaluate(config=EvaluateConfig.model_validate(CONFIG.model_dump() | {"segmenter": segmenter}))
+
+
+def test_with_the_inception_network_there_are_fid_and_kid_with_intervals(paired: Run, tmp_path: Path):
+    torch.manual_seed(0)
+    inception = InceptionFeatures("0" * 64)
+    for weight in inception.parameters():
+        if weight.ndim == 4:
+            nn.init.kaiming_normal_(weight)  # with smaller weights all images would look alike
+    torch.save(inception.state_dict(), tmp_path / "inception.pth")
+    digest = artifacts.file_sha256(tmp_path / "inception.pth")
+    weights = WeightsConfig(uri=str(tmp_path / "inception.pth"), sha256=digest)
+    config = RealStatsConfig(features="inception", weights=weights)
+    real_stats_stage.run(config, dataset=paired.dataset.folder, output=tmp_path / "real_stats")
+    metrics = paired.evaluate(teacher=None, real_stats=tmp_path / "real_stats")
+    student = metrics["student"]
+    assert "frechet_random_features" not in student
+    assert student["kid_std"] >= 0
+    for key in ("fid", "kid"):
+        low, high = student["confidence"][key]
+        assert low < student[key] < high
+    assert metrics["protocol"]["features"]["sha256"] == digest
+    assert metrics["protocol"]["kernel_distance"] == {"subsets": 100, "subset_size": 5, "seed": 0}
 
 
 def read_manifest_metrics(run: Run) -> dict[str, float]:

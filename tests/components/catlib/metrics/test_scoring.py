@@ -12,7 +12,13 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.features import RandomFeatures
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
 from components.catlib.metrics.kernel_distance import kernel_distance
-from components.catlib.metrics.scoring import score_generator, score_images, shortfall, summarise
+from components.catlib.metrics.scoring import (
+    has_kernel_distance,
+    score_generator,
+    score_images,
+    shortfall,
+    summarise,
+)
 from components.catlib.metrics.segmenters import read_segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
@@ -241,6 +247,7 @@ def test_only_generated_photographs_with_true_classes_have_an_miou(
     )
     with pytest.raises(UserError, match="A segmenter reads photographs"):
         miou(Painter(), maps, segmenter_config)
+    assert [has_kernel_distance(each) for each in (paired, streets, maps)] == [True, False, False]
 
 
 def test_scores_of_which_higher_is_better_lack_something_to_their_best_value():

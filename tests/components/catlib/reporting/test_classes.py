@@ -1,5 +1,6 @@
 """Class by class: the table of IoU and the confusion matrix of the page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from components.catlib.config import ReportConfig
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.reporting.classes import classes
 from components.catlib.reporting.comparison import compare_generators
-from components.catlib.reporting.lineage import trace
+from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.page import render
+from components.catlib.reporting.results import caveats
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
 
 FACTS: dict[str, Any] = {
@@ -90,4 +92,17 @@ def test_without_a_segmenter_the_page_says_nothing(tmp_path: Path) -> None:
     run = write_small_run(tmp_path)
     lineage = trace(**run.inputs())
     assert classes(compare_generators(lineage)) is None
-    assert "What a segmenter sees" not in render(ReportConfig(), lineage, compare_generators(lineage))
+    html = render(ReportConfig(), lineage, compare_generators(lineage))
+    assert "What a segmenter sees" not in html
+    assert "mIoU" not in html
+
+
+def test_street_scenes_without_a_segmenter_say_that_miou_was_not_measured(tmp_path: Path) -> None:
+    run = write_small_run(tmp_path)
+    rewrite(run.dataset, MANIFEST, lambda manifest: manifest["summary"].update(has_ground_truth=True))
+    lineage = trace(**{name: given for name, given in run.inputs().items() if name == "evaluations"})
+    dataset = Artifact.read(run.dataset, "dataset")
+    (note,) = (
+        note for note in caveats(replace(lineage, dataset=dataset), compare_generators(lineage)) if "mIoU" in note
+    )
+    assert "evaluate.segmenter" in note

@@ -165,6 +165,18 @@ STAGES: dict[str, Stage] = {
         "Compute the statistics of real images that generated ones are compared with.",
         _real_stats,
         inputs=(_DATASET,),
+        examples=(
+            ("--dataset out/dataset", "with a fixed random network, which needs no weights; distances are not FID"),
+            (
+                "--dataset out/dataset --set real_stats.features=inception "
+                "--set real_stats.weights.uri=weights/pt_inception-2015-12-05-6726825d.pth",
+                "for FID and KID; the file's SHA-256 is checked before it is read",
+            ),
+            (
+                "--dataset out/dataset --recipe horse2zebra --set real_stats.published.uri=weights/horse2zebra_B.npz",
+                "with published statistics (mu, sigma) in the place of the dataset's own, as they are",
+            ),
+        ),
     ),
     "teacher": Stage(
         "teacher", "Train the large generator.", _teacher, inputs=(_DATASET, _REAL_STATS), options=(_CHECKPOINT,)
@@ -197,6 +209,26 @@ STAGES: dict[str, Stage] = {
             Input("teacher", "teacher", "its teacher, for comparison", required=False),
             _DATASET,
             _REAL_STATS,
+        ),
+        examples=(
+            (
+                "--student out/distill --teacher out/teacher --dataset out/dataset --real-stats out/real-stats",
+                "a student beside its teacher: metrics.json with confidence intervals and protocol, and pictures",
+            ),
+            (
+                "--student out/teacher --dataset out/dataset --real-stats out/real-stats",
+                "any generator alone, a teacher too",
+            ),
+            (
+                "--student out/distill --dataset out/dataset --real-stats out/real-stats "
+                "--set evaluate.segmenter.weights.uri=weights/drn-d-105_ms_cityscapes.pth",
+                "Cityscapes: mIoU too, by class, and what is mixed up with what, in segmentation.json",
+            ),
+            (
+                "--student out/distill --dataset out/dataset --real-stats out/real-stats "
+                "--set evaluate.lpips.weights.uri=weights/alexnet-owt-7be5be79.pth",
+                "LPIPS too, of images that have a true target",
+            ),
         ),
     ),
     "export": Stage(

@@ -113,6 +113,30 @@ def test_the_help_of_dataset_tells_a_stranger_what_to_type(capsys: pytest.Captur
         load_recipe(options.recipe, options.set)
 
 
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ("real_stats", ("real_stats.published.uri", "distances are not FID", "SHA-256 is checked before")),
+        (
+            "evaluate",
+            ("evaluate.segmenter.weights.uri", "evaluate.lpips.backbone", "confidence intervals and protocol"),
+        ),
+    ],
+)
+def test_the_help_of_metrics_tells_a_stranger_what_to_type(
+    stage: str, told: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([stage, "--help"])
+    text = capsys.readouterr().out
+    assert all(words in " ".join(text.split()) for words in told)
+    examples = re.findall(rf"python -m components ({stage.replace('_', '-')} .*)", text.partition("examples:")[2])
+    assert len(examples) >= 3
+    for example in examples:
+        options = command_line._parser().parse_args(example.split())
+        load_recipe(options.recipe, options.set)
+
+
 @pytest.mark.parametrize("output", ["", "https://host/x", "file:///tmp/x", "s3://"])
 def test_an_output_that_is_no_place_is_refused_before_anything_is_done(
     images: Path, output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.config import Recipe, TeacherConfig, load_recipe, parse_budget, recipe_names, validate
+from components.catlib.config import (
+    RECIPE_FOLDER,
+    Recipe,
+    TeacherConfig,
+    load_recipe,
+    parse_budget,
+    recipe_names,
+    validate,
+)
 from components.catlib.errors import UserError
 
 
@@ -119,3 +127,13 @@ def test_trainings_choose_by_the_segmenter_of_the_evaluation_unless_they_say_oth
     assert recipe.distill.segmenter is not None
     without = load_recipe("cityscapes")
     assert (without.evaluate.segmenter, without.teacher.segmenter, without.distill.segmenter) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "cityscapes-gaugan-5g6", "cityscapes-gaugan-30g"])
+def test_recipes_of_street_scenes_say_how_to_get_miou(name: str, tmp_path: Path):
+    text = (RECIPE_FOLDER / f"{name}.yaml").read_text()
+    head, comment, lines = text.partition("#evaluate:")
+    (tmp_path / "mine.yaml").write_text(head + (comment + lines).replace("#", ""))
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert recipe == load_recipe(name, [SEGMENTER])
+    assert recipe.distill.segmenter is not None

@@ -199,3 +199,16 @@ def test_a_state_dict_is_no_teacher_artifact(first_run: dict, workspace: Path, t
     refused = run(workspace, *arguments, output=tmp_path / "out")
     assert refused.returncode == 2
     assert "teacher.published.generator.uri" in refused.stderr.splitlines()[-1]
+
+
+def test_figures_bear_the_same_names_in_every_run(first_run: dict, workspace: Path) -> None:
+    """Else Kubeflow's comparison of runs would put nothing side by side."""
+    names: dict[str, list[set[str]]] = {}
+    for file in workspace.glob("artifacts/*/**/metrics"):
+        if "evaluate-only" not in str(file):  # where the teacher may be missing
+            names.setdefault(file.parent.name, []).append(set(json.loads(file.read_text())))
+    assert set(names) >= TASKS
+    assert len(names["distill-student"]) >= 2
+    for task, found in names.items():
+        assert found[0], task
+        assert all(each == found[0] for each in found), task

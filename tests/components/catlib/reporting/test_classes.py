@@ -8,13 +8,12 @@ import pytest
 
 from components.catlib.artifacts import MANIFEST
 from components.catlib.config import ReportConfig
-from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.reporting.classes import classes
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.page import render
 from components.catlib.reporting.results import caveats
-from tests.components.report.small_run import SmallRun, rewrite, write_small_run
+from tests.components.report.small_run import SmallRun, add_segmentation, rewrite, write_small_run
 
 FACTS: dict[str, Any] = {
     "classes": ["road", "car", "train"],
@@ -29,19 +28,7 @@ FACTS: dict[str, Any] = {
 def run(tmp_path: Path) -> SmallRun:
     """Two students and a teacher with mIoU."""
     run = write_small_run(tmp_path)
-    for evaluation in run.evaluations:
-        (evaluation / SEGMENTATION_FILE).write_text("{}")
-        record = {"bytes": 0, "sha256": ""}
-        rewrite(evaluation, MANIFEST, lambda manifest, r=record: manifest["files"].update({SEGMENTATION_FILE: r}))
-        rewrite(evaluation, SEGMENTATION_FILE, lambda content: content.update(FACTS))
-        for name, miou in (("teacher", 70.0), ("student", 35.0)):
-            rewrite(evaluation, "metrics.json", lambda metrics, n=name, m=miou: metrics[n].update(miou=m))
-            interval = [miou - 2, miou + 2]
-            rewrite(
-                evaluation,
-                "metrics.json",
-                lambda metrics, n=name, i=interval: metrics[n]["confidence"].update(miou=i),
-            )
+    add_segmentation(run, FACTS, miou={"teacher": 70.0, "student": 35.0})
     return run
 
 

@@ -306,9 +306,9 @@ def test_training_ends_when_patience_does(tmp_path: Path):
 
 def test_training_ends_at_the_time_limit_with_the_best_so_far(tmp_path: Path):
     objective = SmallObjective()
-    objective.after_step = lambda step: time.sleep(0.3) if step == 5 else None
+    objective.after_step = lambda step: time.sleep(1.5) if step == 5 else None
     scores = scripted([1.0, 2.0])
-    changes = {"time_limit_seconds": 0.3, "evaluations": 3, "keep": "best"}
+    changes = {"time_limit_seconds": 1.5, "evaluations": 3, "keep": "best"}
     progress = run(tmp_path / "a", objective, checkpoint=tmp_path / "checkpoint", evaluate=scores, **changes)
     assert (progress.ended, progress.step, progress.scores) == ("time limit", 5, [1.0, 2.0])
     assert progress.kept["source_to_target"]["step"] == 4
@@ -319,8 +319,8 @@ def test_training_ends_at_the_time_limit_with_the_best_so_far(tmp_path: Path):
 
 def test_without_evaluations_the_time_limit_keeps_the_last_step(tmp_path: Path):
     objective = SmallObjective()
-    objective.after_step = lambda step: time.sleep(0.3) if step == 5 else None
-    progress = run(tmp_path / "a", objective, time_limit_seconds=0.3, evaluate=None)
+    objective.after_step = lambda step: time.sleep(1.5) if step == 5 else None
+    progress = run(tmp_path / "a", objective, time_limit_seconds=1.5, evaluate=None)
     assert (progress.ended, progress.step, progress.kept) == ("time limit", 5, {})
 
 

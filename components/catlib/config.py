@@ -31,6 +31,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+def _refuse_idle(section: Section, settings: tuple[str, ...], *, reason: str) -> None:
+    """Refuses settings that would have no effect beside the others, unless they have their default or are off.
+
+    Raises:
+        ValueError: Names the first one, and why it has no effect.
+    """
+    for name in settings:
+        value, default = getattr(section, name), type(section).model_fields[name].default
+        if value != default and value:
+            raise ValueError(f"{name} has no effect {reason}; leave it out")
+
+
 # ---------------------------------------------------------------------------------------------------------------- sizes
 
 
@@ -108,7 +120,8 @@ class GeneratorConfig(Section):
     )
     hidden_channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None,
-        description="hidden channels per kernel size before division by the factor; default: the block's channels",
+        description="hidden channels per kernel size before division by the factor, of blocks and SPADE norms; "
+        "default: the block's channels, in SPADE norms spade_hidden_channels",
     )
     norm: NormConfig = Field(default=NormConfig(), description="normalisation (for SPADE: the norms inside branches)")
     padding: Literal["reflect", "replicate", "zero"] = Field(default="reflect", description="padding inside the blocks")
@@ -134,6 +147,11 @@ class GeneratorConfig(Section):
             raise ValueError("kernel_sizes must be odd and distinct numbers, at least one")
         if self.hidden_channels is not None and len(self.hidden_channels) != len(self.kernel_sizes):
             raise ValueError("hidden_channels must have one number per kernel size")
+        if self.family == "inception":
+            spade = ("num_upsampling_layers", "spade_norm", "spade_hidden_channels", "spectral")
+            _refuse_idle(self, spade, reason="in an inception generator, only in inception_spade")
+        else:
+            _refuse_idle(self, ("num_blocks", "padding"), reason="in an inception_spade generator, only in inception")
         return self
 
 
@@ -377,6 +395,15 @@ class TrainingConfig(Section):
     vgg_weights: WeightsConfig | None = Field(default=None, description="VGG19 weights (torchvision's state dict)")
 
     @model_validator(mode="after")
+    def _check_compile(self) -> TrainingConfig:
+        if self.compile and self.gan_objective == "wgangp":
+            raise ValueError(
+                "compile: true cannot train with gan_objective: wgangp, whose gradient penalty differentiates twice, "
+                "which compiled networks do not allow; set compile: false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_plateau(self) -> TrainingConfig:
         if self.schedule == "plateau" and self.evaluations < self.plateau_patience + 3:
             raise ValueError(
@@ -419,13 +446,46 @@ class TeacherConfig(TrainingConfig):
             raise ValueError("family spade and generator.family inception_spade belong together")
         if spade != (self.discriminator.family == "multiscale"):
             raise ValueError("family spade and discriminator.family multiscale belong together")
+        _refuse_idle(self, IDLE_LOSSES[self.family], reason=f"in a teacher of family {self.family}")
+        if self.family != "cyclegan":
+            cyclegan = ("lambda_cycle", "lambda_identity", "image_pool_size")
+            _refuse_idle(self, cyclegan, reason=f"in a teacher of family {self.family}, only in cyclegan")
+            if self.published is not None:
+                backward = ("generator_backward", "discriminator_backward")
+                _refuse_idle(self.published, backward, reason=f"in a teacher of family {self.family}, only in cyclegan")
         _check_vgg(self, uses_perceptual=spade)
         _check_epochs(self, self.published)
         return self
 
 
+IDLE_LOSSES = {
+    "pix2pix": ("lambda_feature", "lambda_vgg"),
+    "cyclegan": ("lambda_recon", "reconstruction", "lambda_feature", "lambda_vgg"),
+    "spade": ("lambda_recon", "reconstruction"),
+}
+"""Losses that each family of teachers does without."""
+
+
+def check_losses(section: TrainingConfig, *, label_maps: bool) -> None:
+    """Refuses losses that a distillation does without.
+
+    Args:
+        section: The distill section.
+        label_maps: Whether the teacher is a SPADE generator.
+
+    Raises:
+        UserError: Names the first one that is asked for.
+    """
+    kind = "a SPADE" if label_maps else "an inception"
+    try:
+        _refuse_idle(section, IDLE_LOSSES["spade" if label_maps else "pix2pix"], reason=f"with {kind} teacher")
+    except ValueError as error:
+        raise UserError(f"distill.{error}.") from error
+
+
 def _check_epochs(section: TrainingConfig, published: PublishedConfig | None) -> None:
-    if section.epochs + section.decay_epochs == 0 and published is None:
+    generators = (published.generator, published.generator_backward) if published is not None else ()
+    if section.epochs + section.decay_epochs == 0 and not any(generators):
         raise ValueError(
             "epochs and decay_epochs are both 0, which leaves nothing but published weights; "
             "give published.generator.uri or train for at least one epoch"

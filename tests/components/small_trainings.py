@@ -54,7 +54,7 @@ def teacher_config(family: Literal["pix2pix", "cyclegan", "spade"], **settings: 
     """Returns the configuration of a tiny teacher."""
     generator: dict[str, Any] = {"base_channels": 4, "num_blocks": 3, "kernel_sizes": [1, 3]}
     discriminator: dict[str, Any] = {"base_channels": 4, "num_layers": 1}
-    further: dict[str, Any] = {}
+    further: dict[str, Any] = {"image_pool_size": 3} if family == "cyclegan" else {}
     if family == "spade":
         generator = {
             "family": "inception_spade",
@@ -67,8 +67,7 @@ def teacher_config(family: Literal["pix2pix", "cyclegan", "spade"], **settings: 
         discriminator |= {"family": "multiscale"}
         further = {"lambda_vgg": 0.0, "two_time_scales": True, "gan_objective": "hinge"}
     return TeacherConfig.model_validate(
-        training(family=family, generator=generator, discriminator=discriminator, image_pool_size=3, **further)
-        | settings
+        training(family=family, generator=generator, discriminator=discriminator, **further) | settings
     )
 
 

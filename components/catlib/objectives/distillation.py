@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.catlib.config import DistillConfig
+from components.catlib.config import DistillConfig, check_losses
 from components.catlib.data.batches import Batch
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.model_files import Direction, Domain
@@ -70,8 +70,10 @@ class DistillationObjective:
             paired: Whether source and target of a batch belong together, row by row.
 
         Raises:
-            UserError: VGG19 weights are needed and cannot be read, or the layer weights do not fit.
+            UserError: VGG19 weights are needed and cannot be read, or the layer weights do not fit, or a loss is asked
+                for that a student of such a teacher is trained without.
         """
+        check_losses(config, label_maps=isinstance(teacher, InceptionSpadeGenerator))
         self._config, self._accelerator = config, accelerator
         self._direction, self._paired = direction, paired
         self.networks = dict(networks)

@@ -65,6 +65,15 @@ def _integers_to_floats(value: object) -> object:
         ("real_stats.features=inception", "needs weights.uri, the file pt_inception"),
         ("teacher.reconstruction=vgg", "vgg_weights.uri"),
         ("teacher.family=spade", "belong together"),
+        ("teacher.lambda_vgg=5", "lambda_vgg has no effect in a teacher of family pix2pix; leave it out"),
+        ("teacher.image_pool_size=20", "image_pool_size has no effect in a teacher of family pix2pix"),
+        (
+            "teacher.published={generator_backward: {uri: a.pth}}",
+            "generator_backward has no effect .* only in cyclegan",
+        ),
+        ("teacher.generator.spectral=true", "spectral has no effect in an inception generator"),
+        ("teacher={compile: true, gan_objective: wgangp}", "compile: true cannot train with gan_objective: wgangp"),
+        ("teacher={epochs: 0, decay_epochs: 0, published: {discriminator: {uri: d}}}", "both 0.*published.generator"),
         ("teacher.epochs", "is not of the form SECTION.KEY=VALUE"),
         ("budgets=[]", "budgets: .*at least 1"),
     ],
@@ -73,6 +82,27 @@ def test_a_wrong_setting_is_answered_with_one_sentence(override: str, sentence: 
     with pytest.raises(UserError, match=sentence) as refused:
         load_recipe("smoke", [override])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [
+        ("horse2zebra", "teacher.lambda_recon=5"),
+        ("horse2zebra", "teacher.reconstruction=l2"),
+        ("demo-labels", "teacher.lambda_recon=5"),
+        ("demo-labels", "teacher.lambda_identity=1"),
+        ("demo-labels", "teacher.generator.num_blocks=6"),
+        ("demo-labels", "teacher.generator.padding=zero"),
+    ],
+)
+def test_settings_without_effect_are_refused(recipe: str, setting: str) -> None:
+    with pytest.raises(UserError, match="has no effect"):
+        load_recipe(recipe, [setting])
+
+
+def test_what_is_off_anyway_may_be_said() -> None:
+    load_recipe("demo-labels", ["teacher.lambda_recon=0", "teacher.lambda_cycle=0", "teacher.image_pool_size=0"])
+    load_recipe("smoke", ["teacher.lambda_vgg=0", "teacher.lambda_feature=0", "teacher.generator.spectral=false"])
 
 
 def test_an_override_reaches_nested_settings_and_reads_exponents() -> None:

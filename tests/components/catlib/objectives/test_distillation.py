@@ -104,6 +104,19 @@ def test_a_single_image_is_refused(family: str) -> None:
     build("pix2pix", distillation="none").step(batch("pix2pix", size=1))
 
 
+@pytest.mark.parametrize(
+    ("family", "settings", "complaint"),
+    [
+        ("spade", {"lambda_recon": 5.0}, r"distill\.lambda_recon has no effect with a SPADE teacher"),
+        ("spade", {"reconstruction": "l2"}, r"distill\.reconstruction has no effect with a SPADE teacher"),
+        ("pix2pix", {"lambda_feature": 5.0}, r"distill\.lambda_feature has no effect with an inception teacher"),
+    ],
+)
+def test_losses_without_effect_are_refused(family: str, settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        build(family, **settings)
+
+
 def test_paired_students_learn_from_targets_and_unpaired_ones_from_the_teacher() -> None:
     for family in ("pix2pix", "cyclegan"):
         objective, images = build(family, lambda_recon=2.0), batch(family)

@@ -69,7 +69,7 @@ def _assert_totals_are_sums(family: str, losses: dict[str, float]) -> None:
 def test_equal_seeds_give_bitwise_equal_weights(family: str) -> None:
     ends = []
     for seed in (1, 1, 2):
-        objective = build(family, seed=seed, image_pool_size=2)
+        objective = build(family, seed=seed, **({"image_pool_size": 2} if family == "cyclegan" else {}))
         for step in range(2):
             objective.step(batch(family, seed=step))
         ends.append(weights_of(objective.networks))

@@ -12,6 +12,9 @@ not agree.
 Shape suffixes: N batch, D features of a sample.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -28,7 +31,9 @@ def kernel_alignment(first: Tensor, second: Tensor, *, centred: bool = False) ->
     Computed in float32 (float64 stays), also under autocast, and for any memory format. Features that are zero for the
     whole batch are aligned with nothing: the value is 0 and so are the gradients, leaving such a layer to the other
     losses.
-    Differs: the published implementation gives NaN there, and a constant 1 for a single sample.
+    Differs: the published implementation gives NaN there and a constant 1 for a single sample, and fails on channels
+    last. Over several devices it adds the alignments up, so that their weight depends on how many there are; here they
+    are averaged, as every loss is.
 
     Args:
         first: [N, ...], usually the student's.
@@ -50,8 +55,19 @@ def kernel_alignment(first: Tensor, second: Tensor, *, centred: bool = False) ->
             f"{'Centred kernel' if centred else 'Kernel'} alignment got a batch of {num_samples}, where it teaches "
             f"nothing; raise distill.batch_size so that every device gets at least {smallest} images."
         )
-    with torch.autocast(device_type=first.device.type, enabled=False):
+    with torch.autocast(device_type=first.device.type, enabled=False), _exact_products():
         return (_unit_kernel(first, centred=centred) * _unit_kernel(second, centred=centred)).sum()
+
+
+@contextlib.contextmanager
+def _exact_products() -> Iterator[None]:
+    """Keeps GPUs from rounding factors to 10 bits (TF32): alignments differ from 1 in the fifth digit."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def _unit_kernel(features: Tensor, *, centred: bool) -> Tensor:

@@ -98,6 +98,26 @@ def test_float32_under_autocast() -> None:
     assert kernel_alignment(first.bfloat16(), second.bfloat16()).dtype == torch.float32
 
 
+def test_products_are_exact_whatever_networks_compute_in() -> None:
+    """TF32 rounds factors to 10 bits, alignments differ from 1 in the fifth digit."""
+    seen: list[str] = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if "matmul" in func.__name__:
+                seen.append(torch.get_float32_matmul_precision())
+            return super().__torch_function__(func, types, args, kwargs)
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        kernel_alignment(torch.rand(6, 5).as_subclass(Watched), torch.rand(6, 4).as_subclass(Watched))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest", "highest"]
+
+
 def test_centring_takes_away_what_everything_has_in_common() -> None:
     """Two networks that see different things in the same images, through ReLUs around a common mean."""
     first, second = ((torch.randn(20, 3) @ torch.randn(3, 1000) + 3).relu() for _ in range(2))

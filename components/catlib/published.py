@@ -29,7 +29,7 @@ from torch import Tensor
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import DiscriminatorConfig, GeneratorConfig, NormConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.architecture import parse_architecture
+from components.catlib.networks.architecture import UPSAMPLING_STEPS, parse_architecture
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.generators import Generator, build_generator
@@ -415,8 +415,16 @@ def _spade_architecture(names: _Names, like: GeneratorConfig, input_size: tuple[
         blocks[name] = {"branches": main, "spade": spade}
     every = [branches for block in blocks.values() for branches in block.values()]
     kernel_sizes = _kernel_sizes(every, names.where) or like.kernel_sizes
-    upsampling = "normal" if like.num_upsampling_layers == "normal" else "more"
+    few = "normal" if like.num_upsampling_layers == "normal" else "more"
+    upsampling = "most" if len(ups) == 5 else few
     height, crop_width = input_size
+    multiple = 2 ** UPSAMPLING_STEPS[upsampling]
+    if height % multiple or crop_width % multiple:
+        raise UserError(
+            f"{names.where} is a SPADE generator that doubles its size {UPSAMPLING_STEPS[upsampling]} times "
+            f"(num_upsampling_layers {upsampling}): images must be multiples of {multiple} pixels, found "
+            f"{height}x{crop_width}."
+        )
     return {
         "family": "inception_spade",
         "semantic_channels": semantic_channels,
@@ -427,7 +435,7 @@ def _spade_architecture(names: _Names, like: GeneratorConfig, input_size: tuple[
             for name, block in blocks.items()
         },
         "kernel_sizes": kernel_sizes,
-        "num_upsampling_layers": "most" if len(ups) == 5 else upsampling,
+        "num_upsampling_layers": upsampling,
         "crop_width": crop_width,
         "aspect_ratio": crop_width / height,
         "norm": _spade_branch_norm(names, like),

@@ -375,7 +375,8 @@ SPADE_NORM_PATHS = {
     "dw": BranchPaths(".0.conv", ".0.norm", ".1.conv", ".1.norm", ".2"),
 }
 
-_UPSAMPLING_STEPS = {"normal": 5, "more": 6, "most": 7}
+UPSAMPLING_STEPS = {"normal": 5, "more": 6, "most": 7}
+"""How often a SPADE generator doubles the size of its latent."""
 
 
 class SpadeBlock(Section):
@@ -437,7 +438,7 @@ class InceptionSpadeArchitecture(Section):
     @property
     def num_upsamplings(self) -> int:
         """How often the size is doubled between the latent and the image."""
-        return _UPSAMPLING_STEPS[self.num_upsampling_layers]
+        return UPSAMPLING_STEPS[self.num_upsampling_layers]
 
     @property
     def latent_size(self) -> Size:
@@ -626,7 +627,7 @@ def _spade_from_config(
     config: GeneratorConfig, in_channels: int, out_channels: int, crop_size: Size
 ) -> InceptionSpadeArchitecture:
     height, width = crop_size
-    multiple = 2 ** _UPSAMPLING_STEPS[config.num_upsampling_layers]
+    multiple = 2 ** UPSAMPLING_STEPS[config.num_upsampling_layers]
     if height % multiple or width % multiple:
         raise UserError(
             f"dataset.crop_size {height}x{width} does not fit generator.num_upsampling_layers "

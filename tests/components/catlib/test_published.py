@@ -165,6 +165,14 @@ def test_both_formats_of_pytorch_files_are_read(tmp_path, zip_format: bool) -> N
     assert load_generator(path, like=GeneratorConfig(), input_size=(16, 16)).architecture == inception()
 
 
+def test_sizes_that_a_spade_generator_cannot_make_are_refused() -> None:
+    architecture = spade()
+    state = build_generator(architecture).state_dict()
+    height, width = architecture.image_size
+    with pytest.raises(UserError, match=f"multiples of .* pixels, found {height}x{width + 8}"):
+        published.generator_from_state(state, like=like(architecture), input_size=(height, width + 8), where="here")
+
+
 DISCRIMINATORS = [
     DiscriminatorConfig(family=family, base_channels=4, num_layers=num_layers, num_scales=num_scales, norm=norm)
     for family, num_layers, num_scales, norm in [

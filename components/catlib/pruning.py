@@ -8,9 +8,9 @@ layers, so the search builds no network and runs no forward pass.
 One function, `_num_surviving`, decides how many channels a norm keeps, for the candidates and for the result alike;
 they are those with the largest scales.
 
-Differs from the published implementation, which loops forever on an unreachable budget, fails after the search when the
-minimum exceeds a layer's width, and decides the channels of the search and of the cut by two rules that disagree when
-scales are equal.
+Differs: the published implementation loops forever on an unreachable budget, fails after the search when the minimum
+exceeds a layer's width, and decides the channels of the search and of the cut by two rules that disagree when scales
+are equal.
 """
 
 from __future__ import annotations

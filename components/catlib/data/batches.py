@@ -76,6 +76,7 @@ class TrainingBatches:
     """Training batches as a pure function of seed and step, so that a resumed run sees what it would have seen.
 
     An epoch visits every source image once in a new order; what does not fill a batch is left out of that epoch.
+    Differs: the published implementation never sees the last image of an unpaired folder.
     Unpaired data (method section 8): an epoch has as many images as the larger domain, source images wrap around, and
     each meets a random target image. Both images of a pair are cropped and mirrored alike; unpaired images
     independently.

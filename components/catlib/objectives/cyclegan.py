@@ -20,6 +20,8 @@ _DOMAINS = ("target", "source")
 class CycleGanObjective:
     """Trains a generator each way; there and back again must give the image that one started from.
 
+    Differs: with the hinge objective the published implementation trains the generators with the discriminators' loss.
+
     Attributes:
         networks: What is trained: "generator_source_to_target", "generator_target_to_source", "discriminator_target",
             "discriminator_source".

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PIPELINES = {
     "compress": "teacher once, then a student per budget (default)",
-    "distill-only": "students of an earlier teacher: --argument teacher=ADDRESS",
+    "distill-only": "students of an earlier or a published teacher: --argument teacher=ADDRESS",
     "evaluate-only": "scores of earlier models: --argument students=[ADDRESS, …] [--argument teacher=ADDRESS]",
     "sweep": "a student per budget, variation and seed of the recipe's sweep section: --argument seeds=[0, 1, 2]",
 }

@@ -53,6 +53,8 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
             changed["sweep"][name] = value
         elif name == "report":
             validate(ReportConfig, value, where="Argument report")
+        elif name == "teacher_settings":
+            changed["teacher"] = value
         elif name == "budgets" or isinstance(value, dict):
             changed[name] = value
     changed_recipe = validate(Recipe, changed, where="Arguments")

@@ -6,13 +6,13 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
-from components.fetch.component import fetch_model
+from components.fetch.component import fetch_teacher
 from pipelines.resources import Placement, pipeline_config
 from pipelines.stages import make_student, prepare_images, report_students
 
 
 def distill_only_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
-    """Builds the pipeline that makes students of an earlier run's teacher, one per budget.
+    """Builds the pipeline that makes students of an earlier run's or a published teacher, one per budget.
 
     Args:
         recipe: The settings.
@@ -33,6 +33,7 @@ def distill_only_pipeline(recipe: Recipe, placement: Placement) -> GraphComponen
         budgets: List[str] = list(recipe.budgets),
         dataset: dict = recipe.section("dataset"),
         real_stats: dict = recipe.section("real_stats"),
+        teacher_settings: dict = recipe.section("teacher"),
         prune: dict = recipe.section("prune"),
         distill: dict = recipe.section("distill"),
         evaluate: dict = recipe.section("evaluate"),
@@ -42,14 +43,16 @@ def distill_only_pipeline(recipe: Recipe, placement: Placement) -> GraphComponen
         model_version: str = "",
         code_digest: str = "",
     ) -> dsl.Artifact:
-        """Compresses a teacher of an earlier run to one or several compute budgets.
+        """Compresses a teacher of an earlier run, or a published one, to one or several compute budgets.
 
         Args:
-            teacher: Where its artifact lies: s3://BUCKET/PREFIX, or a folder when the pipeline runs locally.
+            teacher: Where its artifact lies: s3://BUCKET/PREFIX or a local folder; or a published .pth, https:// too.
             budgets: One student per budget: MACs such as 2.6e9, or a share of the teacher's such as 0.05x.
             dataset: Where the images come from and how they are packed.
             real_stats: Which features the distance between image sets uses.
-            prune: How the student's channels are chosen.
+            teacher_settings: The recipe's teacher section, for what a .pth file does not tell: family, padding, the
+                published discriminator (without one, a fresh one is used).
+            prune: How the student's channels are chosen, and which direction a .pth file translates.
             distill: The student's training.
             evaluate: What is measured.
             export: The ONNX file.
@@ -68,8 +71,18 @@ def distill_only_pipeline(recipe: Recipe, placement: Placement) -> GraphComponen
             real_stats=real_stats,
             code_digest=code_digest,
         )
-        fetched = placement.place("other", fetch_model(address=teacher, kind="teacher", version=model_version))
-        fetched_teacher = fetched.outputs["model"]
+        fetched = placement.place(
+            "other",
+            fetch_teacher(
+                address=teacher,
+                version=model_version,
+                config=teacher_settings,
+                prune=prune,
+                code_digest=code_digest,
+                dataset=images.dataset,
+            ),
+        )
+        fetched_teacher = fetched.outputs["teacher"]
         with dsl.ParallelFor(budgets, name="students", parallelism=placement.parallel_students) as budget:
             student = make_student(
                 placement,
@@ -82,7 +95,7 @@ def distill_only_pipeline(recipe: Recipe, placement: Placement) -> GraphComponen
                 export=export,
                 code_digest=code_digest,
             )
-        # The teacher was made from another run's dataset artifact, so it is no part of this run's report.
+        # An earlier teacher was made from another run's dataset artifact, so it is no part of this run's report.
         return report_students(
             placement,
             report=report,

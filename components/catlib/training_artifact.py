@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from components.catlib.artifacts import ArtifactWriter, Manifest, writing
 from components.catlib.checkpoints import Checkpoints, open_store
-from components.catlib.config import TrainingConfig
+from components.catlib.config import TeacherConfig, TrainingConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset, Pairing
 from components.catlib.errors import UserError
@@ -54,6 +54,27 @@ def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: Pack
         raise UserError(
             f"teacher.family {family} is trained on {expected}, but dataset {dataset.folder} holds "
             f"{words[dataset.pairing]}; use teacher.family {fitting}, or another dataset."
+        )
+
+
+def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
+    """Refuses crops that do not fit the networks' strides.
+
+    Raises:
+        UserError: Names the size that would.
+    """
+    height, width = dataset.crop_size
+    if config.generator.family == "inception" and (height % 4 or width % 4):
+        raise UserError(
+            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, but the generator halves and doubles them "
+            "twice; set dataset.crop_size to multiples of 4."
+        )
+    smallest = 3 * 2**config.discriminator.num_layers
+    if config.discriminator.family == "patch" and min(height, width) < smallest:
+        raise UserError(
+            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, too small for a PatchGAN of "
+            f"{config.discriminator.num_layers} layers; set dataset.crop_size to at least {smallest}, or lower "
+            "teacher.discriminator.num_layers."
         )
 
 
@@ -131,16 +152,40 @@ def train_and_write(
             accelerator=accelerator,
             checkpoints=checkpoints,
         )
-    write_networks(
-        writer.folder,
+    write_result(
+        writer,
         generators=cast("Mapping[Direction, Generator]", objective.generators),
         discriminators=cast("Mapping[Domain, Discriminator]", objective.discriminators),
         input_size=dataset.crop_size,
+        config=config,
+        progress=progress,
     )
-    writer.summary = _summary(progress, config)
     if validation is not None:
         writer.summary["sample_rows"] = validation.rows
     return progress
+
+
+def write_result(
+    writer: ArtifactWriter,
+    *,
+    generators: Mapping[Direction, Generator],
+    discriminators: Mapping[Domain, Discriminator],
+    input_size: tuple[int, int],
+    config: TrainingConfig,
+    progress: Progress,
+) -> None:
+    """Writes what a training leaves: its networks, and in the manifest its headline figures.
+
+    Args:
+        writer: Of the artifact.
+        generators: By what they translate.
+        discriminators: By the images that they judge.
+        input_size: Height, width in pixels of the images that the networks are made for.
+        config: The stage's section of the recipe.
+        progress: How far the training came; a new one where nothing was trained.
+    """
+    write_networks(writer.folder, generators=generators, discriminators=discriminators, input_size=input_size)
+    writer.summary = _summary(progress, config)
 
 
 def _origin(stage: str, config: TrainingConfig, inputs: Mapping[str, Manifest]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The fetch stage: an artifact of an earlier run."""
+"""The fetch stage: an artifact of an earlier run, or a published teacher."""

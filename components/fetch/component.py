@@ -1,4 +1,4 @@
-"""The fetch stage as a Kubeflow component."""
+"""The fetch stage as Kubeflow components."""
 
 from kfp import dsl
 
@@ -34,3 +34,46 @@ def fetch_model(
     with stage_process("fetch"):
         run(address=address or otherwise, kind=kind, output=Path(model.path))
         publish(model, metrics=metrics, summary=summary)
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def fetch_teacher(
+    address: str,
+    version: str,
+    config: dict,
+    prune: dict,
+    code_digest: str,
+    dataset: dsl.Input[dsl.Dataset],
+    teacher: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+) -> None:
+    """Fetches a teacher of an earlier run, or a published one.
+
+    Args:
+        address: A folder or s3://BUCKET/PREFIX that holds the output of an earlier teacher stage; or a .pth file (a
+            path, s3:// or https:// address) with the state dict of a published generator.
+        version: Part of the cache key: tells one content of the address from another.
+        config: The recipe's `teacher` section, for what a published state dict does not tell.
+        prune: The recipe's `prune` section, which says what a published generator translates.
+        code_digest: Digest of the code, part of the cache key.
+        dataset: Packed images, which a published generator must fit.
+        teacher: Generator(s) and discriminator(s).
+        metrics: Headline figures.
+        summary: The figures and settings that it was made with.
+    """
+    from pathlib import Path
+
+    from components.catlib.config import PruneConfig, TeacherConfig, validate
+    from components.fetch.teacher import run
+    from components.kubeflow import publish, stage_process
+
+    with stage_process("fetch"):
+        run(
+            address,
+            config=validate(TeacherConfig, config, where="teacher"),
+            prune=validate(PruneConfig, prune, where="prune"),
+            dataset=Path(dataset.path),
+            output=Path(teacher.path),
+        )
+        publish(teacher, metrics=metrics, summary=summary)

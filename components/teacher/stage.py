@@ -8,9 +8,8 @@ from components.catlib.artifacts import read_manifest
 from components.catlib.config import TeacherConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.devices import open_accelerator
-from components.catlib.errors import UserError
 from components.catlib.objectives.building import build_teacher_objective
-from components.catlib.training_artifact import check_pairing, train_and_write, writing_once
+from components.catlib.training_artifact import check_crop_size, check_pairing, train_and_write, writing_once
 
 
 def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path, checkpoint: str | None = None) -> None:
@@ -32,7 +31,7 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
     inputs = {"dataset": read_manifest(dataset, "dataset"), "real_stats": read_manifest(real_stats, "real_stats")}
     images = PackedDataset.open(dataset)
     check_pairing(config.family, images)
-    _check_crop_size(config, images)
+    check_crop_size(config, images)
     accelerator = open_accelerator(config)
     objective = build_teacher_objective(
         config,
@@ -52,25 +51,4 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
             accelerator=accelerator,
             checkpoint=checkpoint,
             writer=writer,
-        )
-
-
-def _check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
-    """Refuses crops that do not fit the networks' strides.
-
-    Raises:
-        UserError: Names the size that would.
-    """
-    height, width = dataset.crop_size
-    if config.generator.family == "inception" and (height % 4 or width % 4):
-        raise UserError(
-            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, but the generator halves and doubles them "
-            "twice; set dataset.crop_size to multiples of 4."
-        )
-    smallest = 3 * 2**config.discriminator.num_layers
-    if config.discriminator.family == "patch" and min(height, width) < smallest:
-        raise UserError(
-            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, too small for a PatchGAN of "
-            f"{config.discriminator.num_layers} layers; set dataset.crop_size to at least {smallest}, or lower "
-            "teacher.discriminator.num_layers."
         )

@@ -77,6 +77,10 @@ def test_an_experiment_that_is_there_is_used(server: KubeflowServer) -> None:
         (["--argument", "source_version"], "not of the form NAME=VALUE"),
         (["--argument", "budgets=[lots]"], "'lots' is not a compute budget"),
         (["--argument", "teacher={epoch: 1}"], "did you mean 'epochs'"),
+        (
+            ["--pipeline", "distill-only", "--argument", "teacher=x", "--argument", "teacher_settings={epoch: 1}"],
+            "'epochs'",
+        ),
         (["--argument", "report={nam: x}"], "did you mean 'name'"),
         (["--pipeline", "sweep", "--argument", "seeds=[0, 1, 2, 3, 4, 5, 6]"], "a sweep makes 1 to 12"),
         (["--pipeline", "sweep", "--argument", "variations=[{lambda: 1}]"], "unknown key 'lambda'"),

@@ -135,6 +135,14 @@ def test_a_stage_depends_on_its_own_section_the_code_and_what_lies_behind_addres
     }
 
 
+def test_a_fetched_teacher_depends_on_what_lies_behind_its_address_and_on_what_a_state_dict_does_not_tell() -> None:
+    inputs = all_tasks(compiled("distill-only").spec)["fetch-teacher"]["inputs"]
+    assert set(inputs["parameters"]) == {"address", "version", "config", "prune", "code_digest"}
+    version = inputs["parameters"]["version"]["componentInputParameter"]
+    assert version == "model_version"
+    assert set(inputs["artifacts"]) == {"dataset"}
+
+
 def test_only_the_report_is_always_made_anew_on_a_cluster() -> None:
     tasks = all_tasks(compiled("compress").spec)
     uncached = {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")}

@@ -9,8 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.catlib.artifacts import read_manifest
+from components.catlib.config import load_recipe
+from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.networks.generators import build_generator
+from components.catlib.networks.model_files import read_generator
 from pipelines.local import RunLog
 
 TASKS = {
@@ -160,7 +165,7 @@ def test_distill_only_makes_students_of_an_earlier_teacher(first_run: dict, work
     arguments = ["--pipeline", "distill-only", "--budget", "0.2x", "--argument", f"teacher={teacher}"]
     answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
     assert "train-teacher" not in answer["executed"] + answer["cached"]
-    assert "fetch-model" in answer["executed"]
+    assert "fetch-teacher" in answer["executed"]
     (metrics,) = (tmp_path / "out").rglob("metrics.json")
     ratio = json.loads(metrics.read_text())["ratio"]["paper_macs"]
     assert ratio >= 5
@@ -194,11 +199,34 @@ def test_a_sweep_that_is_too_large_is_refused(first_run: dict, workspace: Path, 
     assert "a sweep makes 1 to 12" in refused.stderr.splitlines()[-1]
 
 
-def test_a_state_dict_is_no_teacher_artifact(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    arguments = ["--pipeline", "distill-only", "--argument", "teacher=published/latest_net_G.pth"]
-    refused = run(workspace, *arguments, output=tmp_path / "out")
+def test_distill_only_takes_a_published_teacher(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    """Kubeflow's cache must know another file at the same address for another."""
+    published = tmp_path / "latest_net_G.pth"
+    generator = read_generator(artifact(workspace, "teacher"), "source_to_target")
+    torch.save({f"module.{name}": tensor for name, tensor in generator.state_dict().items()}, published)
+    arguments = ["--pipeline", "distill-only", "--argument", f"teacher={published}"]
+    finished = run(tmp_path / "runs", *arguments, output=tmp_path / "out")
+    answer = answer_of(finished)
+    assert set(answer["executed"]) == TASKS - {"train-teacher"} | {"fetch-teacher"}
+    assert f"no published discriminator is given with {published}: a fresh one is used" in finished.stderr
+    (metrics,) = (tmp_path / "out").rglob("metrics.json")
+    ours = json.loads(metrics.read_text())["teacher"]
+    (first, *_) = Path(first_run["output"]).rglob("metrics.json")
+    theirs = json.loads(first.read_text())["teacher"]
+    same = ("paper_macs", "parameters", "l1", "frechet_random_features")
+    assert [ours[name] for name in same] == [theirs[name] for name in same]
+
+    config = load_recipe("smoke").teacher.generator
+    architecture = architecture_from_config(config, in_channels=4, out_channels=3, crop_size=(32, 32))
+    torch.save(build_generator(architecture).state_dict(), published)
+    refused = run(tmp_path / "runs", *arguments)
     assert refused.returncode == 2
-    assert "teacher.published.generator.uri" in refused.stderr.splitlines()[-1]
+    wanted = f"error: {published} is a generator from 4 to 3 channels, but the dataset has 3 source and 3 target"
+    assert refused.stderr.splitlines()[-1].startswith(wanted)
+    published.write_bytes(b"no state dict")
+    refused = run(tmp_path / "runs", *arguments)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(f"error: {published} is not a PyTorch file")
 
 
 def test_figures_bear_the_same_names_in_every_run(first_run: dict, workspace: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,8 +42,17 @@ from components.catlib.storage import local_copy
 
 TeacherObjective = Pix2PixObjective | CycleGanObjective | SpadeObjective
 
+logger = logging.getLogger(__name__)
+
 SEEDS_PER_RUN = 8
 """Every network of a run draws its weights from a seed of its own, which runs with other seeds do not share."""
+
+DIRECTIONS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Direction, ...]] = {
+    "pix2pix": ("source_to_target",),
+    "cyclegan": ("source_to_target", "target_to_source"),
+    "spade": ("source_to_target",),
+}
+"""What the generators of each family of teachers translate."""
 
 
 def build_teacher_objective(
@@ -60,24 +70,13 @@ def build_teacher_objective(
     Raises:
         UserError: Sizes or channels do not fit the networks, or weights are needed that cannot be read.
     """
-    both_ways = config.family == "cyclegan"
-    if both_ways and in_channels != out_channels:
-        raise UserError(
-            f"teacher.family cyclegan translates both ways between images, but the dataset has {in_channels} source "
-            f"and {out_channels} target channels; use family pix2pix or spade for label maps."
-        )
-    seen_channels = out_channels if both_ways else in_channels + out_channels
-    directions: list[Direction] = ["source_to_target", "target_to_source"] if both_ways else ["source_to_target"]
     networks: dict[str, nn.Module] = {}
-    for number, direction in enumerate(directions):
-        seed = SEEDS_PER_RUN * config.seed + 2 * number
-        published_generator, published_discriminator = _published(config.published, direction)
-        networks[f"generator_{direction}"] = _teacher_generator(
-            config.generator, published_generator, channels=(in_channels, out_channels), crop_size=crop_size, seed=seed
+    for direction in DIRECTIONS[config.family]:
+        generator, discriminator = build_teacher_networks(
+            config, direction, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
         )
-        networks[f"discriminator_{JUDGED_DOMAIN[direction]}"] = _teacher_discriminator(
-            config.discriminator, published_discriminator, in_channels=seen_channels, seed=seed + 1
-        )
+        networks[f"generator_{direction}"] = generator
+        networks[f"discriminator_{JUDGED_DOMAIN[direction]}"] = discriminator
     match config.family:
         case "pix2pix":
             return Pix2PixObjective(config, networks, accelerator)
@@ -85,6 +84,46 @@ def build_teacher_objective(
             return CycleGanObjective(config, networks, accelerator)
         case "spade":
             return SpadeObjective(config, networks, accelerator)
+
+
+def build_teacher_networks(
+    config: TeacherConfig, direction: Direction, *, in_channels: int, out_channels: int, crop_size: tuple[int, int]
+) -> tuple[Generator, Discriminator]:
+    """Makes one of a teacher's generators, and the judge of its images, with fresh or published weights.
+
+    Args:
+        config: The teacher section of a recipe.
+        direction: What the generator translates.
+        in_channels: Channels of source images, or semantic planes.
+        out_channels: Channels of target images.
+        crop_size: Height, width in pixels of the images in a batch.
+
+    Raises:
+        UserError: The family has no such direction, sizes or channels do not fit, or weights cannot be read.
+    """
+    directions = DIRECTIONS[config.family]
+    if direction not in directions:
+        raise UserError(
+            f"A teacher of family {config.family} has no generator {direction}; set prune.generator to {directions[0]}."
+        )
+    both_ways = config.family == "cyclegan"
+    if both_ways and in_channels != out_channels:
+        raise UserError(
+            f"teacher.family cyclegan translates both ways between images, but the dataset has {in_channels} source "
+            f"and {out_channels} target channels; use family pix2pix or spade for label maps."
+        )
+    seen_channels = out_channels if both_ways else in_channels + out_channels
+    seed = SEEDS_PER_RUN * config.seed + 2 * directions.index(direction)
+    published_generator, published_discriminator = _published(config.published, direction)
+    generator = _teacher_generator(
+        config.generator, published_generator, channels=(in_channels, out_channels), crop_size=crop_size, seed=seed
+    )
+    discriminator = _teacher_discriminator(
+        config.discriminator, published_discriminator, in_channels=seen_channels, seed=seed + 1
+    )
+    if published_generator is not None and published_discriminator is None:
+        logger.warning("no published discriminator is given with %s: a fresh one is used", published_generator.uri)
+    return generator, discriminator
 
 
 def build_distillation_objective(

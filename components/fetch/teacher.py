@@ -1,0 +1,71 @@
+"""The fetch stage for teachers: those of earlier runs, and published ones, which become artifacts of this run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from components.catlib.artifacts import read_manifest, writing
+from components.catlib.config import PruneConfig, PublishedConfig, TeacherConfig, WeightsConfig
+from components.catlib.data.packed import PackedDataset
+from components.catlib.objectives.building import build_teacher_networks
+from components.catlib.objectives.distillation import JUDGED_DOMAIN
+from components.catlib.training import Progress
+from components.catlib.training_artifact import check_crop_size, check_pairing, write_result
+from components.fetch import stage
+
+logger = logging.getLogger(__name__)
+
+
+def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Path, output: Path) -> None:
+    """Fetches a teacher's artifact as it is, or makes one of a published generator.
+
+    Args:
+        address: A folder or `s3://bucket/prefix` that holds an artifact; or a `.pth` file, a path, s3:// or https://
+            address, that holds the state dict of the generator which is to be pruned.
+        config: The recipe's `teacher` section. Of a published teacher it says the family, what tensors cannot tell,
+            and where the discriminator lies, without which a fresh one is used.
+        prune: The recipe's `prune` section, which says what a published generator translates.
+        dataset: A dataset artifact, whose images a published teacher must fit.
+        output: Where the artifact goes; must not exist or be empty.
+
+    Raises:
+        UserError: There is nothing at the address, or it is neither, or it does not fit the dataset.
+    """
+    if not address.endswith(stage.STATE_DICTS):
+        stage.run(address=address, kind="teacher", output=output)
+        return
+    images = PackedDataset.open(dataset)
+    check_pairing(config.family, images)
+    check_crop_size(config, images)
+    direction = prune.generator
+    taken_over = config.model_copy(
+        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config.published, prune)}
+    )
+    generator, discriminator = build_teacher_networks(
+        taken_over,
+        direction,
+        in_channels=images.in_channels,
+        out_channels=images.out_channels,
+        crop_size=images.crop_size,
+    )
+    inputs = {"dataset": read_manifest(dataset, "dataset")}
+    with writing(output, kind="teacher", config=taken_over, inputs=inputs) as writer:
+        write_result(
+            writer,
+            generators={direction: generator},
+            discriminators={JUDGED_DOMAIN[direction]: discriminator},
+            input_size=images.crop_size,
+            config=taken_over,
+            progress=Progress(),
+        )
+    logger.info("%s: the generator %s of a teacher", address, direction)
+
+
+def _published(address: str, given: PublishedConfig | None, prune: PruneConfig) -> PublishedConfig:
+    """Returns the recipe's published networks of one direction, the generator replaced by the one at an address."""
+    given = given or PublishedConfig()
+    generator = WeightsConfig(uri=address)
+    if prune.generator == "source_to_target":
+        return PublishedConfig(generator=generator, discriminator=given.discriminator)
+    return PublishedConfig(generator_backward=generator, discriminator_backward=given.discriminator_backward)

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_fidelity import feature_extractor_inceptionv3 as blocks
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.errors import UserError
@@ -73,6 +72,8 @@ class InceptionFeatures(FeatureNetwork):
     def __init__(self, sha256: str) -> None:
         """Makes the network with random weights; [read_inception][] gives it those of a file with this digest."""
         super().__init__()
+        from torch_fidelity import feature_extractor_inceptionv3 as blocks  # takes seconds, and most runs use others
+
         self.Conv2d_1a_3x3 = blocks.BasicConv2d(3, 32, kernel_size=3, stride=2)
         self.Conv2d_2a_3x3 = blocks.BasicConv2d(32, 32, kernel_size=3)
         self.Conv2d_2b_3x3 = blocks.BasicConv2d(32, 64, kernel_size=3, padding=1)

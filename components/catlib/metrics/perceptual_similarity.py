@@ -19,8 +19,6 @@ from typing import NamedTuple
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torchvision.models.alexnet import AlexNet
-from torchvision.models.vgg import cfgs, make_layers
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import LpipsConfig
@@ -144,6 +142,9 @@ def read_lpips(config: LpipsConfig, device: str | torch.device = "cpu") -> Lpips
 
 
 def _layers(backbone: str) -> nn.Sequential:
+    from torchvision.models.alexnet import AlexNet  # takes seconds, and most runs do without
+    from torchvision.models.vgg import cfgs, make_layers
+
     return AlexNet().features if backbone == "alex" else make_layers(cfgs["D"], batch_norm=False)
 
 

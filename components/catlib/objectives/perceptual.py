@@ -5,7 +5,6 @@ Johnson et al. 2016, with the five slices and weights that pix2pixHD and SPADE u
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs, make_layers
 
 from components.catlib.config import WeightsConfig
 from components.catlib.errors import UserError
@@ -81,6 +80,8 @@ def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) ->
     path = local_copy(weights.uri)
     state = read_state_dict(path, sha256=weights.sha256)
     with torch.device("meta"):
+        from torchvision.models.vgg import cfgs, make_layers  # takes seconds, and most recipes do without
+
         layers = make_layers(cfgs["E"], batch_norm=False)
     convolutions = {
         name.removeprefix("features."): tensor for name, tensor in state.items() if name.startswith("features.")

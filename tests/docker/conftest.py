@@ -42,7 +42,7 @@ class Engine:
 
     def make_command(self, *arguments: str) -> list[str]:
         variables = [f"DOCKER={self.command}", f"BASE_IMAGE={self.base_image}", f"IMAGE={IMAGE}", "STORE=seaweedfs"]
-        return ["make", *arguments, *variables]
+        return ["make", *variables, *arguments]  # of two values make takes the last
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ class Run:
     def model(self, name: str, kind: str, *, base_channels: int, directions: list[str], **settings: Any) -> Path:
         """Writes an artifact with untrained generators."""
         labelled = self.dataset.num_labels is not None
-        config = GeneratorConfig(base_channels=base_channels, num_blocks=1, **(SPADE if labelled else {}), **settings)
+        config = GeneratorConfig(base_channels=base_channels, **(SPADE if labelled else {"num_blocks": 1}), **settings)
         architecture = architecture_from_config(
             config, in_channels=self.dataset.in_channels, out_channels=3, crop_size=self.dataset.crop_size
         )

@@ -200,7 +200,7 @@ def test_a_kept_file_is_used_when_the_server_is_gone(
     assert "Taking the copy" in caplog.text
 
 
-@pytest.mark.parametrize("digest", [DIGEST, None])
+@pytest.mark.parametrize("digest", [DIGEST, None], ids=["digest", "no digest"])
 def test_a_damaged_copy_is_downloaded_anew(server: WebServer, store: Storage, digest: str | None) -> None:
     kept = store.cached(server.url("/a.zip"), digest)
     kept.write_bytes(b"damaged")

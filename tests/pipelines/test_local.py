@@ -199,7 +199,6 @@ def test_a_sweep_that_is_too_large_is_refused(first_run: dict, workspace: Path, 
     assert "a sweep makes 1 to 12" in refused.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_distill_only_takes_a_published_teacher(first_run: dict, workspace: Path, tmp_path: Path) -> None:
     """Kubeflow's cache must know another file at the same address for another."""
     published = tmp_path / "latest_net_G.pth"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -56,6 +57,7 @@ def stage_process(stage: str) -> Iterator[None]:
         raise SystemExit(EXIT_INTERRUPTED) from interruption
     finally:
         root.handlers = kubeflows_handlers
+        gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
 
 
 @contextlib.contextmanager
@@ -108,7 +110,7 @@ def publish(
     if confusion is not None:
         _show_confusion(folder, manifest, confusion)
     if summary is not None:
-        from components.catlib.reporting.glance import markdown
+        from components.catlib.reporting.summary import markdown
 
         _write(summary, markdown(folder))
     if page is not None:

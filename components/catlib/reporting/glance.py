@@ -1,4 +1,4 @@
-"""One artifact at a glance, for the interface of Kubeflow: a few lines of Markdown, and a page of charts and pictures.
+"""One artifact at a glance: a page of charts and pictures for the interface of Kubeflow.
 
 The page stands alone as the report does: it needs no network, no script and no other file, and is small enough to be
 shown inside Kubeflow's interface.
@@ -19,26 +19,16 @@ from PIL import Image
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import ReportConfig
+from components.catlib.data.colours import label_colours
 from components.catlib.data.inspection import REPORT
 from components.catlib.data.packed import PackedDataset
-from components.catlib.pictures import label_colours
 from components.catlib.reporting import page
 from components.catlib.reporting.charts import Curve, curves_chart
 from components.catlib.reporting.comparison import compare_generators
-from components.catlib.reporting.formatting import as_text, as_yaml, quantity, short_number, words
+from components.catlib.reporting.formatting import as_text, short_number, words
 from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.pictures import Pictures
-
-TITLES = {
-    "dataset": "Dataset",
-    "real_stats": "Statistics of real images",
-    "teacher": "Teacher",
-    "prune": "Student's architecture",
-    "distill": "Student",
-    "evaluate": "Evaluation",
-    "export": "ONNX file",
-    "report": "Report",
-}
+from components.catlib.reporting.summary import TITLES, figures
 
 MOST_PAIRS = 6
 """Pairs of training images that are shown of a dataset."""
@@ -71,17 +61,6 @@ class Content:
     album: Pictures = field(default_factory=Pictures)
 
 
-def markdown(folder: Path) -> str:
-    """Describes an artifact: its headline figures, and the settings that it was made with.
-
-    Args:
-        folder: An artifact folder.
-    """
-    manifest = read_manifest(folder)
-    lines = [f"# {TITLES[manifest.kind]}", "", *(f"- {name}: **{value}**" for name, value in _figures(folder))]
-    return "\n".join([*lines, "", "## Settings", "", "```yaml", as_yaml(manifest.config).rstrip(), "```", ""])
-
-
 def html(folder: Path) -> str:
     """Draws an artifact.
 
@@ -96,19 +75,10 @@ def html(folder: Path) -> str:
         lineage = trace(evaluations=[folder])
         title = ReportConfig(name=TITLES[kind], description="Student and teacher on held-out images.")
         return page.render(title, lineage, compare_generators(lineage))
-    content = Content(TITLES[kind], _figures(folder))
+    content = Content(TITLES[kind], figures(folder))
     if kind in _FILL:
         _FILL[kind](folder, content)
     return _render(content)
-
-
-def _figures(folder: Path) -> list[tuple[str, str]]:
-    metrics = read_manifest(folder).summary.get("metrics", {})
-    return [
-        (words(name), quantity(value) if isinstance(value, int) or value >= 1e6 else short_number(value))
-        for name, value in metrics.items()
-        if value is not None
-    ]
 
 
 def _fill_dataset(folder: Path, content: Content) -> None:

@@ -27,6 +27,23 @@ def test_equal_images_have_finite_scores():
     assert ssim(image(0), image(0)).tolist() == pytest.approx([1.0] * 3)
 
 
+def test_ssim_is_the_mean_over_the_windows_within_the_image():
+    """Against the formula of Wang et al. (2004) in float64."""
+    generated, target = (image(seed).double() for seed in (0, 1))
+    taps = torch.exp(-(torch.arange(-5.0, 6.0, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+    window = (taps[:, None] * taps / taps.sum() ** 2).expand(3, 1, 11, 11)
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(values, window, groups=3)
+
+    x, y = mean(generated), mean(target)
+    variances = mean(generated**2) - x**2 + mean(target**2) - y**2
+    covariance = mean(generated * target) - x * y
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    expected = (2 * x * y + c1) * (2 * covariance + c2) / ((x**2 + y**2 + c1) * (variances + c2))
+    assert torch.allclose(ssim(generated, target), expected.mean(dim=(1, 2, 3)), atol=1e-10)
+
+
 def test_each_image_is_scored_alone():
     generated, target = image(0), image(1)
     for measure in (l1_distance, psnr, ssim):

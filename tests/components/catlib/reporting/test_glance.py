@@ -7,8 +7,9 @@ import pytest
 
 from components.catlib.artifacts import writing
 from components.catlib.config import DatasetConfig, RealStatsConfig, load_recipe
-from components.catlib.reporting.glance import html, markdown
+from components.catlib.reporting.glance import html
 from components.catlib.reporting.page import LARGEST_PAGE
+from components.catlib.reporting.summary import markdown
 from components.dataset.stage import run as pack
 from tests.components.catlib.data.image_folders import cityscapes, noise, write
 from tests.components.report.small_run import SmallRun, write_small_run

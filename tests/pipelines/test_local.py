@@ -89,12 +89,17 @@ def test_an_unchanged_run_comes_from_the_cache(first_run: dict, workspace: Path,
     assert (tmp_path / "again" / "report.html").read_bytes() == Path(first_run["report"]).read_bytes()
 
 
-def test_a_changed_distillation_keeps_the_teacher(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    changed = run(workspace, "--budget", "0.3x", "--set", "distill.lambda_distill=0.5", output=tmp_path / "changed")
+@pytest.fixture(scope="module")
+def changed_run(first_run: dict, workspace: Path) -> dict:
+    """The first run's smaller student distilled in another way."""
+    changed = run(workspace, "--budget", "0.3x", "--set", "distill.lambda_distill=0.5", output=workspace / "changed")
     assert changed.returncode == 0, changed.stderr
-    answer = json.loads(changed.stdout.splitlines()[-1])
-    assert set(answer["cached"]) == {"prepare-dataset", "measure-real-images", "train-teacher", "prune-teacher"}
-    assert set(answer["executed"]) == {"distill-student", "evaluate-student", "export-student", "write-report"}
+    return json.loads(changed.stdout.splitlines()[-1])
+
+
+def test_a_changed_distillation_keeps_the_teacher(changed_run: dict) -> None:
+    assert set(changed_run["cached"]) == {"prepare-dataset", "measure-real-images", "train-teacher", "prune-teacher"}
+    assert set(changed_run["executed"]) == {"distill-student", "evaluate-student", "export-student", "write-report"}
 
 
 def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> None:
@@ -183,12 +188,13 @@ def test_evaluate_only_scores_earlier_models(
     assert (json.loads(metrics.read_text())["teacher"] is not None) == with_teacher
 
 
-def test_a_sweep_shares_the_teacher_and_what_was_made_before(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    variations = "variations=[{lambda_distill: 0}, {}]"  # the second is the first run's own distillation
+@pytest.mark.usefixtures("first_run", "changed_run")
+def test_a_sweep_shares_the_teacher_and_what_was_made_before(workspace: Path, tmp_path: Path) -> None:
+    variations = "variations=[{lambda_distill: 0.5}, {}]"  # the distillations of the two runs before
     arguments = ["--pipeline", "sweep", "--budget", "0.3x", "--argument", variations, "--argument", "seeds=[0]"]
     answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
-    assert "train-teacher" in answer["cached"]
-    assert answer["executed"].count("distill-student") == 1
+    assert answer["cached"].count("distill-student") == 2
+    assert set(answer["cached"]) == TASKS - {"write-report"}
     assert len(list((tmp_path / "out").rglob("model.onnx"))) == 2
 
 
@@ -205,9 +211,10 @@ def test_distill_only_takes_a_published_teacher(first_run: dict, workspace: Path
     generator = read_generator(artifact(workspace, "teacher"), "source_to_target")
     torch.save({f"module.{name}": tensor for name, tensor in generator.state_dict().items()}, published)
     arguments = ["--pipeline", "distill-only", "--argument", f"teacher={published}"]
-    finished = run(tmp_path / "runs", *arguments, output=tmp_path / "out")
+    finished = run(workspace, *arguments, output=tmp_path / "out")
     answer = answer_of(finished)
-    assert set(answer["executed"]) == TASKS - {"train-teacher"} | {"fetch-teacher"}
+    assert set(answer["cached"]) == {"prepare-dataset", "measure-real-images"}
+    assert set(answer["executed"]) == TASKS - {"train-teacher", *answer["cached"]} | {"fetch-teacher"}
     assert f"no published discriminator is given with {published}: a fresh one is used" in finished.stderr
     (metrics,) = (tmp_path / "out").rglob("metrics.json")
     ours = json.loads(metrics.read_text())["teacher"]
@@ -219,12 +226,12 @@ def test_distill_only_takes_a_published_teacher(first_run: dict, workspace: Path
     config = load_recipe("smoke").teacher.generator
     architecture = architecture_from_config(config, in_channels=4, out_channels=3, crop_size=(32, 32))
     torch.save(build_generator(architecture).state_dict(), published)
-    refused = run(tmp_path / "runs", *arguments)
+    refused = run(workspace, *arguments, output=tmp_path / "refused")
     assert refused.returncode == 2
     wanted = f"error: {published} is a generator from 4 to 3 channels, but the dataset has 3 source and 3 target"
     assert refused.stderr.splitlines()[-1].startswith(wanted)
     published.write_bytes(b"no state dict")
-    refused = run(tmp_path / "runs", *arguments)
+    refused = run(workspace, *arguments, output=tmp_path / "refused")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith(f"error: {published} is not a PyTorch file")
 

@@ -272,9 +272,17 @@ def test_a_checkpoint_that_cannot_be_written_stops_training(tmp_path: Path):
 
 
 def test_the_best_checkpoint_is_kept(tmp_path: Path):
+    def wait_for_the_one_before(step: int) -> None:
+        evaluated = step - 1
+        if evaluated in (2, 4, 6, 8, 10):
+            while not (tmp_path / "checkpoint" / f"step-{evaluated:09d}.json").is_file():
+                time.sleep(0.001)
+
+    objective = SmallObjective()
+    objective.after_step = wait_for_the_one_before
     run(
         tmp_path / "a",
-        SmallObjective(),
+        objective,
         checkpoint=tmp_path / "checkpoint",
         evaluate=scripted([2.0, 1.0, 3.0, 4.0, 5.0, 6.0]),
         evaluations=6,

@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden pipelines anew")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the whole runs, which take longest: at the end they would run on alone."""
+    items.sort(key=lambda item: item.path.name != "test_local.py")
+
+
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.manual_seed(0)

@@ -212,14 +212,19 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path):
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
 
 
+def wait_until_written(folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 10
+    while not (folder / f"step-{step:09d}.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
 def test_checkpoints_are_written_at_intervals_too(tmp_path: Path):
     objective = SmallObjective()
     folder, found = tmp_path / "checkpoint", []
 
     def wait_for_a_checkpoint(step: int) -> None:
-        deadline = time.monotonic() + 10
-        while step > 1 and not (folder / f"step-{step - 1:09d}.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
+        if step > 1:
+            wait_until_written(folder, step - 1)
         time.sleep(0.02)  # what is no longer wanted goes right after
         found.append({int(path.stem[len("step-") :]) for path in folder.glob("step-*")})
 
@@ -272,14 +277,12 @@ def test_a_checkpoint_that_cannot_be_written_stops_training(tmp_path: Path):
 
 
 def test_the_best_checkpoint_is_kept(tmp_path: Path):
-    def wait_for_the_one_before(step: int) -> None:
-        evaluated = step - 1
-        if evaluated in (2, 4, 6, 8, 10):
-            while not (tmp_path / "checkpoint" / f"step-{evaluated:09d}.json").is_file():
-                time.sleep(0.001)
+    def wait_for_the_last_evaluation(step: int) -> None:
+        if step in (3, 5, 7, 9, 11):
+            wait_until_written(tmp_path / "checkpoint", step - 1)  # else a slow disk may cost one that follows
 
     objective = SmallObjective()
-    objective.after_step = wait_for_the_one_before
+    objective.after_step = wait_for_the_last_evaluation
     run(
         tmp_path / "a",
         objective,

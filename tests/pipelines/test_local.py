@@ -171,7 +171,7 @@ def test_distill_only_prunes_an_earlier_teacher(workspace: Path, tmp_path: Path)
     arguments = ["--pipeline", "distill-only", "--budget", "1000", "--argument"]
     finished = run(workspace, *arguments, f"teacher={artifact(workspace, 'teacher')}", output=tmp_path / "out")
     assert finished.returncode == 2
-    assert "train-teacher" not in finished.stderr
+    assert "train-teacher:" not in finished.stderr
     assert "fetch-teacher: done" in finished.stderr
     assert "the smallest student has" in finished.stderr.splitlines()[-1]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.catlib.artifacts import code_digest
 from components.catlib.config import Recipe, ReportConfig, load_recipe, validate
+from components.catlib.errors import UserError
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
 from pipelines.versions import check_image, content_version, dataset_version, pin_weights
@@ -58,9 +59,34 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
         elif name == "budgets" or isinstance(value, dict):
             changed[name] = value
     changed_recipe = validate(Recipe, changed, where="Arguments")
-    if compiled.spec["pipelineInfo"]["name"] == "sweep":
+    pipeline = compiled.spec["pipelineInfo"]["name"]
+    if pipeline in ("compress", "sweep"):
+        _check_pruning(changed_recipe)
+    if pipeline == "sweep":
         sweep = changed_recipe.sweep
         plan(changed_recipe.budgets, sweep.variations, sweep.seeds, changed_recipe.section("distill"))
+
+
+def _check_pruning(recipe: Recipe) -> None:
+    """Refuses, before a teacher is trained, what the prune stage would refuse to do with it: above all, budgets.
+
+    How many planes label maps have is in the data, and a published teacher is what it is: those the prune stage checks.
+    """
+    from components.catlib.networks.architecture import architecture_from_config
+    from components.catlib.pruning import check_budget
+
+    size, teacher = recipe.dataset.crop_size, recipe.teacher
+    if recipe.prune.generator == "target_to_source" and teacher.family != "cyclegan":
+        raise UserError(
+            f"prune.generator is target_to_source, but a teacher of family {teacher.family} has only source_to_target; "
+            "set it to that."
+        )
+    labels = recipe.dataset.num_labels is not None or recipe.dataset.source == "builtin:climate-to-satellite"
+    if labels or teacher.published is not None:
+        return
+    architecture = architecture_from_config(teacher.generator, in_channels=3, out_channels=3, crop_size=size)
+    for budget in recipe.budgets:
+        check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
 
 
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,10 +120,9 @@ def prune(
     _check_input_size(architecture, input_size)
     magnitudes = _magnitudes(architecture, scales)
     ascending = {name: np.sort(magnitude).tolist() for name, magnitude in magnitudes.items()}
+    target_macs = check_budget(architecture, input_size=input_size, budget=budget, config=config)
     bounds = {norm.name: _bounds(norm, architecture, config) for norm in architecture.prunable_norms()}
     uncut_student = _with_student_options(architecture, config)
-    teacher_macs = paper_macs(architecture, *input_size)
-    target_macs = _target_macs(budget, teacher_macs)
 
     def candidate(threshold: np.float32) -> Candidate:
         widths = {name: _num_surviving(values, threshold, bounds[name]) for name, values in ascending.items()}
@@ -134,13 +133,7 @@ def prune(
 
     low = min(magnitude.min() for magnitude in magnitudes.values())
     high = max(magnitude.max() for magnitude in magnitudes.values())
-    largest, smallest = candidate(np.float32(-1)), candidate(high)
-    if smallest.paper_macs > target_macs:
-        raise UserError(
-            f"Budget {budget} ({target_macs} MACs) cannot be reached: the smallest student has {smallest.paper_macs} "
-            f"MACs, {smallest.paper_macs / teacher_macs:.4f}x of the teacher's; raise the budget or lower "
-            f"prune.min_channels ({config.min_channels})."
-        )
+    largest = candidate(np.float32(-1))
     if largest.paper_macs <= target_macs:
         found, steps, threshold = largest, [], None
     else:
@@ -156,13 +149,41 @@ def prune(
         input_size=input_size,
         budget=budget,
         target_macs=target_macs,
-        teacher_macs=teacher_macs,
+        teacher_macs=paper_macs(architecture, *input_size),
         paper_macs=found.paper_macs,
         threshold=threshold,
         kept={name: _largest(magnitude, found.widths[name]) for name, magnitude in magnitudes.items()},
         steps=tuple((float(step.threshold), step.paper_macs) for step in steps),
         notes=notes,
     )
+
+
+def check_budget(architecture: Architecture, *, input_size: tuple[int, int], budget: str, config: PruneConfig) -> int:
+    """Checks what can be checked before a teacher is trained: whatever its scales, the smallest student is the same.
+
+    Args:
+        architecture: The teacher's.
+        input_size: Height and width in pixels at which MACs are counted.
+        budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
+        config: Bounds on channels.
+
+    Returns:
+        The budget in MACs.
+
+    Raises:
+        UserError: The budget is below the smallest reachable MACs, or a bound does not fit the teacher's widths.
+    """
+    widths = {norm.name: _bounds(norm, architecture, config).least for norm in architecture.prunable_norms()}
+    smallest_macs = paper_macs(_with_student_options(architecture, config).resized(widths), *input_size)
+    teacher_macs = paper_macs(architecture, *input_size)
+    target_macs = _target_macs(budget, teacher_macs)
+    if smallest_macs > target_macs:
+        raise UserError(
+            f"Budget {budget} ({target_macs} MACs) cannot be reached: the smallest student has {smallest_macs} MACs, "
+            f"{smallest_macs / teacher_macs:.4f}x of the teacher's; raise the budget or lower prune.min_channels "
+            f"({config.min_channels})."
+        )
+    return target_macs
 
 
 def _bisect(

@@ -112,12 +112,6 @@ def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> N
     assert not (tmp_path / "refused").exists()
 
 
-def test_an_unreachable_budget_names_the_smallest_one(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    refused = run(workspace, "--budget", "1000", output=tmp_path / "refused")
-    assert refused.returncode == 2
-    assert "smallest" in refused.stderr.strip().splitlines()[-1]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_child(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(tmp_path)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.catlib.config import recipe_names
 from pipelines.__main__ import main
 
 
@@ -36,6 +37,13 @@ def test_compile_writes_a_file_with_the_overrides_as_defaults(
         (["run", "--recipe", "nosuch"], "There is no recipe 'nosuch'"),
         (["run", "--recipe", "smoke", "--set", "teacher.epoch=1"], "did you mean 'epochs'"),
         (["run", "--recipe", "smoke", "--budget", "lots"], "'lots' is not a compute budget"),
+        (["run", "--recipe", "smoke", "--budget", "0.5x", "1000"], "Budget 1000 (1000 MACs) cannot be reached"),
+        (["run", "--recipe", "smoke", "--set", "prune.min_channels=9"], "prune.min_channels is 9"),
+        (
+            ["run", "--recipe", "smoke", "--set", "prune.generator=target_to_source"],
+            "pix2pix has only source_to_target",
+        ),
+        (["run", "--recipe", "smoke", "--argument", "budgets=[0.001x]"], "cannot be reached: the smallest student"),
         (["compile", "--recipe", "smoke", "--output", "pipeline.json"], "must end in .yaml"),
     ],
 )
@@ -53,6 +61,16 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert sentence in captured.err
     assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["demo-labels", "cityscapes-gaugan-30g"])
+def test_budgets_for_label_maps_are_checked_when_their_planes_are_known(recipe: str) -> None:
+    assert main(["validate", "--recipe", recipe, "--budget", "1000"]) == 0
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if "gaugan" not in name])
+def test_the_budgets_of_the_recipes_are_within_reach(recipe: str) -> None:
+    assert main(["validate", "--recipe", recipe]) == 0
 
 
 def test_a_folder_of_something_else_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

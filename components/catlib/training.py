@@ -185,7 +185,7 @@ def train(
         checkpoints: Where the state is kept; without it a killed training starts anew.
 
     Raises:
-        RuntimeError: A loss is not finite.
+        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
         Interrupted: The process got SIGTERM; the state is saved.
         UserError: Checkpoints cannot be read or written, or the batch cannot be shared by the processes.
     """
@@ -228,6 +228,8 @@ def train(
             )
 
             evaluated = evaluate is not None and (progress.step in evaluation_steps or out_of_time)
+            if evaluated or overdue or interrupted or out_of_time or progress.step == total_steps:
+                _check_weights(objective.networks, progress.step, total_steps)
             if evaluate and evaluated:
                 with log.paused(), averages.in_place():
                     evaluation = from_main(accelerator, lambda: evaluate(objective.generators))
@@ -282,6 +284,21 @@ def _finite(losses: Mapping[str, Tensor], step: int, total_steps: int) -> dict[s
                 "Lower learning_rate or the weight of that loss; checkpoints of earlier steps are not affected."
             )
     return values
+
+
+def _check_weights(networks: Mapping[str, nn.Module], step: int, total_steps: int) -> None:
+    """Checks what a step has left, for a finite loss can have a gradient that is not; the next loss would tell.
+
+    Raises:
+        RuntimeError: A weight or a running statistic is NaN or infinite.
+    """
+    for name, network in networks.items():
+        finite = [tensor.isfinite().all() for tensor in network.state_dict().values()]
+        if finite and not torch.stack(finite).all():
+            raise RuntimeError(
+                f"{name} has weights that are not finite after step {step} of {total_steps}; the training has "
+                "diverged. Lower learning_rate; checkpoints of earlier steps are not affected."
+            )
 
 
 def _reason_to_end(config: TrainingConfig, progress: Progress, total_steps: int, *, out_of_time: bool) -> str:

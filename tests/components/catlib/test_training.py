@@ -436,6 +436,25 @@ def test_a_loss_that_is_not_finite_stops_at_once(tmp_path: Path, value: float):
     assert saved[-1] < "step-000000008"
 
 
+@pytest.mark.parametrize("diverging_step", [8, 12])
+@pytest.mark.parametrize("tensor", ["generator_source_to_target.0.weight", "discriminator_target.bias"])
+def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path, diverging_step: int, tensor: str):
+    """The loss of the step that spoils them is finite."""
+    objective = SmallObjective()
+    network, _, name = tensor.partition(".")
+
+    def spoil(step: int) -> None:
+        if step == diverging_step:
+            objective.networks[network].get_parameter(name).data.view(-1)[0] = float("nan")
+
+    objective.after_step = spoil
+    changes = {"evaluate": scripted([1.0] * 3), "evaluations": 3} if diverging_step == 8 else {"evaluations": 0}
+    with pytest.raises(RuntimeError, match=f"{network} has weights .* after step {diverging_step} of 12"):
+        run(tmp_path / "a", objective, checkpoint=tmp_path / "checkpoint", checkpoint_seconds=1e9, **changes)
+    assert objective.steps == diverging_step
+    assert not (tmp_path / "checkpoint" / f"step-{diverging_step:09d}.json").exists()
+
+
 def test_rates_follow_the_schedule_for_each_optimiser(tmp_path: Path):
     objective = SmallObjective()
     run(tmp_path / "a", objective)

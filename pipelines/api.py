@@ -70,10 +70,11 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
 def _check_pruning(recipe: Recipe) -> None:
     """Refuses, before a teacher is trained, what the prune stage would refuse to do with it: above all, budgets.
 
-    How many planes label maps have is in the data, and a published teacher is what it is: those the prune stage checks.
+    A published teacher is what it is, and how many planes label maps have is in the data: their budgets are checked by
+    the prune stage alone.
     """
     from components.catlib.networks.architecture import architecture_from_config
-    from components.catlib.pruning import check_budget
+    from components.catlib.pruning import check_budget, smallest_student
 
     size, teacher = recipe.dataset.crop_size, recipe.teacher
     if recipe.prune.generator == "target_to_source" and teacher.family != "cyclegan":
@@ -81,12 +82,13 @@ def _check_pruning(recipe: Recipe) -> None:
             f"prune.generator is target_to_source, but a teacher of family {teacher.family} has only source_to_target; "
             "set it to that."
         )
-    labels = recipe.dataset.num_labels is not None or recipe.dataset.source == "builtin:climate-to-satellite"
-    if labels or teacher.published is not None:
+    if teacher.published is not None:
         return
     architecture = architecture_from_config(teacher.generator, in_channels=3, out_channels=3, crop_size=size)
-    for budget in recipe.budgets:
-        check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
+    smallest_student(architecture, recipe.prune)
+    if recipe.dataset.num_labels is None and recipe.dataset.source != "builtin:climate-to-satellite":
+        for budget in recipe.budgets:
+            check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
 
 
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:

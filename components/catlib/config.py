@@ -86,7 +86,8 @@ def parse_budget(text: str | float) -> tuple[float, bool]:
 
 def _budget_text(value: str | float) -> str:
     number, ratio = parse_budget(value)
-    return f"{number:g}x" if ratio else f"{number:g}"
+    short = f"{number:g}"
+    return (short if float(short) == number else repr(number).removesuffix(".0")) + "x" * ratio
 
 
 Budget = Annotated[str, BeforeValidator(_budget_text)]

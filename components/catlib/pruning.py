@@ -118,9 +118,9 @@ def prune(
             have no scales, or the scales are not finite.
     """
     _check_input_size(architecture, input_size)
+    target_macs = check_budget(architecture, input_size=input_size, budget=budget, config=config)
     magnitudes = _magnitudes(architecture, scales)
     ascending = {name: np.sort(magnitude).tolist() for name, magnitude in magnitudes.items()}
-    target_macs = check_budget(architecture, input_size=input_size, budget=budget, config=config)
     bounds = {norm.name: _bounds(norm, architecture, config) for norm in architecture.prunable_norms()}
     uncut_student = _with_student_options(architecture, config)
 
@@ -158,8 +158,27 @@ def prune(
     )
 
 
+def smallest_student(architecture: Architecture, config: PruneConfig) -> Architecture:
+    """Returns what the highest threshold leaves of a teacher; it is the same whatever the scales are.
+
+    Args:
+        architecture: The teacher's.
+        config: Bounds on channels, and what else the student shall have.
+
+    Raises:
+        UserError: The norms have no scales, a bound does not fit the teacher's widths, or an option its family.
+    """
+    if not architecture.norm.affine:
+        raise UserError(
+            "The teacher's norms have no scales to prune by (norm.affine: false); train it with "
+            "teacher.generator.norm.affine: true."
+        )
+    widths = {norm.name: _bounds(norm, architecture, config).least for norm in architecture.prunable_norms()}
+    return _with_student_options(architecture, config).resized(widths)
+
+
 def check_budget(architecture: Architecture, *, input_size: tuple[int, int], budget: str, config: PruneConfig) -> int:
-    """Checks what can be checked before a teacher is trained: whatever its scales, the smallest student is the same.
+    """Checks a budget, as can be done before a teacher is trained.
 
     Args:
         architecture: The teacher's.
@@ -171,17 +190,16 @@ def check_budget(architecture: Architecture, *, input_size: tuple[int, int], bud
         The budget in MACs.
 
     Raises:
-        UserError: The budget is below the smallest reachable MACs, or a bound does not fit the teacher's widths.
+        UserError: The budget is below the smallest reachable MACs, or what [smallest_student][] refuses.
     """
-    widths = {norm.name: _bounds(norm, architecture, config).least for norm in architecture.prunable_norms()}
-    smallest_macs = paper_macs(_with_student_options(architecture, config).resized(widths), *input_size)
+    smallest_macs = paper_macs(smallest_student(architecture, config), *input_size)
     teacher_macs = paper_macs(architecture, *input_size)
     target_macs = _target_macs(budget, teacher_macs)
     if smallest_macs > target_macs:
+        share = math.ceil(1e4 * smallest_macs / teacher_macs) / 1e4
         raise UserError(
             f"Budget {budget} ({target_macs} MACs) cannot be reached: the smallest student has {smallest_macs} MACs, "
-            f"{smallest_macs / teacher_macs:.4f}x of the teacher's; raise the budget or lower prune.min_channels "
-            f"({config.min_channels})."
+            f"{share:g}x of the teacher's; raise the budget or lower prune.min_channels ({config.min_channels})."
         )
     return target_macs
 
@@ -296,11 +314,6 @@ def _with_student_options(architecture: Architecture, config: PruneConfig) -> Ar
 
 def _magnitudes(architecture: Architecture, scales: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns |γ| in float32 per name of every prunable norm."""
-    if not architecture.norm.affine:
-        raise UserError(
-            "The teacher's norms have no scales to prune by (norm.affine: false); train it with "
-            "teacher.generator.norm.affine: true."
-        )
     magnitudes = {}
     for norm in architecture.prunable_norms():
         given = scales.get(norm.name)

@@ -124,7 +124,7 @@ def train_and_write(
     Raises:
         UserError: The dataset is too small, or the checkpoint is of another training.
         Interrupted: The process got SIGTERM.
-        RuntimeError: A loss is not finite.
+        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
     """
     validation = None
     progress = Progress()

@@ -45,7 +45,7 @@ def run(
     Raises:
         UserError: The inputs do not fit each other or the configuration, or a checkpoint cannot be used.
         Interrupted: The process got SIGTERM and stopped at the next step.
-        RuntimeError: A loss is not finite.
+        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
     """
     inputs = {
         "teacher": read_manifest(teacher, "teacher"),

@@ -347,7 +347,7 @@ def _protocol(held_out: HeldOut, latency: Latency) -> dict[str, Any]:
     if dataset.test_is_paired:
         protocol["similarity"] = (
             "l1, psnr, ssim: per image on unrounded output against the true target, range [-1, 1], then the mean; "
-            "SSIM with a Gaussian window of 11 pixels; PSNR at most 100 dB"
+            "SSIM over the Gaussian windows of 11 pixels that lie within the image; PSNR at most 100 dB"
         )
     if held_out.lpips is not None:
         protocol["lpips"] = held_out.lpips.identity.model_dump()

@@ -26,7 +26,7 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
     Raises:
         UserError: The dataset does not fit the configuration, or weights or a checkpoint cannot be used.
         Interrupted: The process got SIGTERM and stopped at the next step.
-        RuntimeError: A loss is not finite.
+        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
     """
     inputs = {"dataset": read_manifest(dataset, "dataset"), "real_stats": read_manifest(real_stats, "real_stats")}
     images = PackedDataset.open(dataset)

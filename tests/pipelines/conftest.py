@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def _callers_without_source() -> Iterator[None]:
     """Lets Kubeflow ask who called it without reading the source of every caller.
 

@@ -1,6 +1,7 @@
 """The pipeline's command line, without running stages."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,9 @@ def test_compile_writes_a_file_with_the_overrides_as_defaults(
             ["run", "--recipe", "smoke", "--set", "prune.generator=target_to_source"],
             "pix2pix has only source_to_target",
         ),
+        (["run", "--recipe", "smoke", "--set", "teacher.generator.norm.affine=false"], "have no scales to prune by"),
+        (["run", "--recipe", "demo-labels", "--set", "prune.min_channels=99"], "prune.min_channels is 99"),
+        (["run", "--recipe", "demo-labels", "--set", "prune.student_padding=zero"], "does not apply to a SPADE"),
         (["run", "--recipe", "smoke", "--argument", "budgets=[0.001x]"], "cannot be reached: the smallest student"),
         (["compile", "--recipe", "smoke", "--output", "pipeline.json"], "must end in .yaml"),
     ],
@@ -61,6 +65,14 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert sentence in captured.err
     assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["smoke", "demo", "demo-unpaired", "map2sat", "horse2zebra"])
+def test_the_budgets_that_a_refusal_names_are_accepted(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--recipe", recipe, "--budget", "1000"]) == 2
+    macs, share = re.findall(r"smallest student has (\d+) MACs, ([\d.]+x)", capsys.readouterr().err)[0]
+    assert main(["validate", "--recipe", recipe, "--budget", macs, share]) == 0
+    assert main(["validate", "--recipe", recipe, "--budget", str(int(macs) - 1)]) == 2
 
 
 @pytest.mark.parametrize("recipe", ["demo-labels", "cityscapes-gaugan-30g"])

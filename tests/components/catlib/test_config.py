@@ -24,6 +24,14 @@ def test_budgets_are_macs_or_shares(text: str | float, expected: tuple[float, bo
     assert parse_budget(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("2.6e9", "2.6e+09"), ("4131072", "4131072"), ("4131072.5", "4131072.5"), (" .05X", "0.05x")],
+)
+def test_budgets_are_kept_as_they_were_given(given: str, kept: str) -> None:
+    assert load_recipe("smoke", budgets=[given]).budgets == (kept,)
+
+
 @pytest.mark.parametrize("text", ["", "x", "many", "-1", "0", "nan", "inf", "2.6e9 MACs"])
 def test_a_budget_that_is_no_number_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(UserError, match=r"is not a compute budget: give MACs such as 2\.6e9") as refused:

@@ -101,9 +101,12 @@ def test_inference_copy_computes_the_same_images(norm: NormConfig) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
 
 
-def test_inference_copy_folds_the_norm_over_a_sum_of_branches() -> None:
-    copied = inference_copy(inception(RUNNING))
+@pytest.mark.parametrize("norm", ["batch", "batch without affine", "sync batch", "instance with running statistics"])
+def test_inference_copy_folds_norms_with_running_statistics(norm: str) -> None:
+    copied = inference_copy(inception(NORMS[norm]))
     assert isinstance(copied.get_submodule("features.0.pw_bn"), nn.Identity)
+    norms = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+    assert [name for name, module in copied.named_modules() if isinstance(module, norms)] == []
 
 
 def test_inference_copy_drops_biases_that_an_instance_norm_takes_away() -> None:

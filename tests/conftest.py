@@ -1,5 +1,6 @@
 """Options and fixtures of the whole suite."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -31,3 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_closed_streams() -> None:
+    """Takes away where commands of earlier tests, run in this process, logged to: it has been closed since."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # pytest's own are of other kinds
+            root.removeHandler(handler)

@@ -38,7 +38,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # on all cores; some packages hold broken examples
 	touch $@
 
-demo: $(READY) ## Run the whole pipeline on real images on the CPU (about 8 minutes after the set-up)
+demo: $(READY) ## Run the whole pipeline on real images on the CPU (about 6 minutes after the set-up)
 	$(BIN)/python -m pipelines run --recipe demo
 
 run: $(READY) ## Run another recipe: make run RECIPE=smoke

@@ -73,6 +73,7 @@ def _check_pruning(recipe: Recipe) -> None:
     A published teacher is what it is, and how many planes label maps have is in the data: their budgets are checked by
     the prune stage alone.
     """
+    from components.catlib.data.builtin import LABELLED
     from components.catlib.networks.architecture import architecture_from_config
     from components.catlib.pruning import check_budget, smallest_student
 
@@ -86,7 +87,7 @@ def _check_pruning(recipe: Recipe) -> None:
         return
     architecture = architecture_from_config(teacher.generator, in_channels=3, out_channels=3, crop_size=size)
     smallest_student(architecture, recipe.prune)
-    if recipe.dataset.num_labels is None and recipe.dataset.source != "builtin:climate-to-satellite":
+    if recipe.dataset.num_labels is None and recipe.dataset.source not in LABELLED:
         for budget in recipe.budgets:
             check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
 

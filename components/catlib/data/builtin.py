@@ -140,6 +140,10 @@ SOURCES: dict[str, tuple[str, str, bool]] = {
 """Name -> map of domain A, map of domain B, whether training tiles are pairs."""
 
 
+LABELLED = frozenset(name for name, (map_a, _, _) in SOURCES.items() if map_a == "climate")
+"""Those whose domain A is a label map."""
+
+
 def open_builtin(config: DatasetConfig, name: str) -> Collection:
     """Opens built-in data by its name.
 
@@ -153,7 +157,7 @@ def open_builtin(config: DatasetConfig, name: str) -> Collection:
     if name not in SOURCES:
         raise UserError(f"There is no built-in data {name!r}; known: {', '.join(SOURCES)}.")
     map_a, map_b, paired = SOURCES[name]
-    labels = map_a == "climate"
+    labels = name in LABELLED
     _check_settings(config, name, labels=labels)
     maps: dict[Domain, Image.Image] = {"A": _open_map(map_a, name), "B": _open_map(map_b, name)}
 

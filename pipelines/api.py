@@ -74,8 +74,8 @@ def _check_pruning(recipe: Recipe) -> None:
     the prune stage alone.
     """
     from components.catlib.data.builtin import LABELLED
-    from components.catlib.networks.architecture import architecture_from_config
-    from components.catlib.pruning import check_budget, smallest_student
+    from components.catlib.networks.families import architecture_from_config
+    from components.catlib.pruning.search import check_budget, smallest_student
 
     size, teacher = recipe.dataset.crop_size, recipe.teacher
     if recipe.prune.generator == "target_to_source" and teacher.family != "cyclegan":

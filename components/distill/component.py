@@ -37,7 +37,7 @@ def distill_student(
     from pathlib import Path
 
     from components.catlib.config import DistillConfig, validate
-    from components.catlib.launching import on_every_gpu
+    from components.catlib.distributed.launching import on_every_gpu
     from components.distill.stage import run
     from components.kubeflow import checkpoint, publish, stage_process
 

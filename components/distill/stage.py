@@ -8,12 +8,12 @@ from pathlib import Path
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import DistillConfig
 from components.catlib.data.packed import PackedDataset
-from components.catlib.devices import open_accelerator
+from components.catlib.distributed.devices import open_accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.model_files import read_architectures
-from components.catlib.objectives.building import build_distillation_objective
-from components.catlib.training import Progress
-from components.catlib.training_artifact import check_pairing, train_and_write, writing_once
+from components.catlib.training.artifact import check_pairing, train_and_write, writing_once
+from components.catlib.training.building import build_distillation_objective
+from components.catlib.training.loop import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from components.catlib.artifacts import ArtifactWriter, Manifest, read_manifest, writing
 from components.catlib.config import EvaluateConfig
+from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
+from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.errors import UserError
-from components.catlib.macs import paper_macs, parameters, true_macs
 from components.catlib.metrics import confidence, kernel_distance
 from components.catlib.metrics.baseline import best_constant_picture
-from components.catlib.metrics.image_conversion import to_uint8
 from components.catlib.metrics.latency import WARMUP, Latency, measure_latency
 from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
 from components.catlib.metrics.scoring import (
@@ -35,8 +35,8 @@ from components.catlib.metrics.segmentation import CLASS_NAMES, SEGMENTATION_FIL
 from components.catlib.metrics.segmenters import Segmenter, check_segmentable, read_segmenter
 from components.catlib.metrics.statistics import RealStatistics, read_statistics
 from components.catlib.networks.generators import Generator
+from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_architectures, read_generator
-from components.catlib.pictures import labels_in_colour, strip
 
 logger = logging.getLogger(__name__)
 

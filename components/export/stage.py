@@ -16,7 +16,7 @@ from components.catlib.config import ExportConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
-from components.catlib.exporting import (
+from components.catlib.exporting.onnx_file import (
     OnnxGenerator,
     OnnxModel,
     Parity,
@@ -26,9 +26,9 @@ from components.catlib.exporting import (
     parity_batches,
     time_both,
 )
-from components.catlib.macs import paper_macs, parameters, true_macs
 from components.catlib.metrics.latency import Latency
-from components.catlib.networks.architecture import Architecture
+from components.catlib.networks.families import Architecture
+from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import NetworkArchitectures, read_architectures, read_generator
 
 logger = logging.getLogger(__name__)

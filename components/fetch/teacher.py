@@ -8,10 +8,10 @@ from pathlib import Path
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import PruneConfig, PublishedConfig, TeacherConfig, WeightsConfig
 from components.catlib.data.packed import PackedDataset
-from components.catlib.objectives.building import build_teacher_networks
 from components.catlib.objectives.distillation import JUDGED_DOMAIN
-from components.catlib.training import Progress
-from components.catlib.training_artifact import check_crop_size, check_pairing, write_result
+from components.catlib.training.artifact import check_crop_size, check_pairing, write_result
+from components.catlib.training.building import build_teacher_networks
+from components.catlib.training.loop import Progress
 from components.fetch import stage
 
 logger = logging.getLogger(__name__)

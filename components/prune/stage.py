@@ -17,8 +17,8 @@ from components.catlib.networks.architecture_files import (
     read_generator_weights,
     write_architecture,
 )
-from components.catlib.pruning import describe, prune
-from components.catlib.slicing import inherit_weights
+from components.catlib.pruning.search import describe, prune
+from components.catlib.pruning.slicing import inherit_weights
 
 PRUNING_FILE = "pruning.json"
 
@@ -29,7 +29,7 @@ def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> Non
     """Cuts a teacher's generator to a budget and writes the student's artifact.
 
     The artifact holds `architecture.json` with the one generator that was cut, its weights when they are inherited, and
-    `pruning.json`, what [components.catlib.pruning.describe][] says: the search, and what survived of every layer.
+    `pruning.json` with the search and what survived of every layer (`components.catlib.pruning.search.describe`).
 
     Args:
         config: Which generator, bounds on channels, what the student starts from.

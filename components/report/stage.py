@@ -10,10 +10,10 @@ from pathlib import Path
 
 from components.catlib.artifacts import writing
 from components.catlib.config import ReportConfig
+from components.catlib.publishing.tracking import track
 from components.catlib.reporting.comparison import Comparison, Contender, budget_of, compare_generators
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
-from components.catlib.tracking import track
 
 logger = logging.getLogger(__name__)
 

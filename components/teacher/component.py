@@ -33,7 +33,7 @@ def train_teacher(
     from pathlib import Path
 
     from components.catlib.config import TeacherConfig, validate
-    from components.catlib.launching import on_every_gpu
+    from components.catlib.distributed.launching import on_every_gpu
     from components.kubeflow import checkpoint, publish, stage_process
     from components.teacher.stage import run
 

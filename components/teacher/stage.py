@@ -7,9 +7,9 @@ from pathlib import Path
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import TeacherConfig
 from components.catlib.data.packed import PackedDataset
-from components.catlib.devices import open_accelerator
-from components.catlib.objectives.building import build_teacher_objective
-from components.catlib.training_artifact import check_crop_size, check_pairing, train_and_write, writing_once
+from components.catlib.distributed.devices import open_accelerator
+from components.catlib.training.artifact import check_crop_size, check_pairing, train_and_write, writing_once
+from components.catlib.training.building import build_teacher_objective
 
 
 def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path, checkpoint: str | None = None) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from components.catlib.config import GeneratorConfig, NormConfig, PruneConfig
-from components.catlib.networks.architecture import architecture_from_config
-from components.catlib.pruning import prune
+from components.catlib.networks.families import architecture_from_config
+from components.catlib.pruning.search import prune
 
 REPEATS = 9
 SLACK = 5

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.catlib.config import DiscriminatorConfig, NormConfig
 from components.catlib.networks.discriminators import DiscriminatorArchitecture, build_discriminator
-from components.catlib.published import discriminator_from_state
+from components.catlib.networks.published import discriminator_from_state
 from tests.parity.cases import Case
 
 TOLERANCE = 1e-5

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from components.catlib.config import GeneratorConfig, NormConfig
-from components.catlib.networks.architecture import Architecture, architecture_from_config
+from components.catlib.networks.families import Architecture, architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
-from components.catlib.published import generator_from_state
+from components.catlib.networks.published import generator_from_state
 from tests.parity.cases import Case
 
 INCEPTION_TOLERANCE = 1e-5

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from components.catlib.macs import layer_paper_macs, layer_parameters, paper_macs, parameters
-from components.catlib.networks.architecture import Architecture
+from components.catlib.networks.families import Architecture
+from components.catlib.networks.macs import layer_paper_macs, layer_parameters, paper_macs, parameters
 from tests.parity.cases import Case
 from tests.parity.reference_configs import inception_teacher, spade_teacher
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from components.catlib.data.image_conversion import to_uint8
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
-from components.catlib.metrics.image_conversion import to_uint8
 from components.catlib.metrics.kernel_distance import polynomial_mmd
 from components.catlib.metrics.segmentation import confusion_matrix, intersection_over_union, mean_iou
 from tests.parity.cases import Case

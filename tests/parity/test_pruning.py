@@ -9,11 +9,11 @@ import torch
 from safetensors.numpy import load_file
 
 from components.catlib.config import PruneConfig
-from components.catlib.macs import layer_paper_macs, paper_macs, parameters
-from components.catlib.networks.architecture import Architecture
+from components.catlib.networks.families import Architecture
 from components.catlib.networks.generators import build_generator
-from components.catlib.pruning import Pruning, prune
-from components.catlib.slicing import inherit_weights
+from components.catlib.networks.macs import layer_paper_macs, paper_macs, parameters
+from components.catlib.pruning.search import Pruning, prune
+from components.catlib.pruning.slicing import inherit_weights
 from tests.parity.cases import Case
 from tests.parity.reference_configs import (
     inception_student,

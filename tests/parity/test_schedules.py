@@ -3,7 +3,7 @@
 import pytest
 
 from components.catlib.config import TrainingConfig
-from components.catlib.schedules import learning_rate_factor
+from components.catlib.training.schedules import learning_rate_factor
 from tests.parity.cases import Case
 
 

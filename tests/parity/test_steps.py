@@ -19,12 +19,12 @@ from components.catlib.config import DiscriminatorConfig, DistillConfig, Generat
 from components.catlib.data.batches import Batch
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
+from components.catlib.networks.published import discriminator_from_state, generator_from_state
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.distillation import DistillationObjective
 from components.catlib.objectives.feature_distillation import FeatureAdaptors
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
-from components.catlib.published import discriminator_from_state, generator_from_state
 from tests.parity.cases import Case
 
 NETWORKS = {

@@ -13,7 +13,7 @@ import torch
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import load_recipe
-from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.model_files import read_generator
 from pipelines.local import RunLog

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.catlib.metrics.segmentation import CITYSCAPES_CLASSES
+from components.catlib.networks.published import read_state_dict
 from components.catlib.networks.state_dicts import check_state
-from components.catlib.published import read_state_dict
 
 MEAN = (0.29010095242892997, 0.32808144844279574, 0.28696394422942517)
 STD = (0.1829540508368939, 0.18656561047509476, 0.18447508988480435)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import LpipsConfig
 from components.catlib.errors import UserError
+from components.catlib.networks.published import read_state_dict
 from components.catlib.networks.state_dicts import check_state
-from components.catlib.published import read_state_dict
 from components.catlib.storage import local_copy
 
 MEAN = (-0.030, -0.088, -0.188)

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from components.catlib.data.batches import evaluation_batches
+from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
-from components.catlib.metrics.image_conversion import to_uint8
 from components.catlib.metrics.kernel_distance import kernel_distance
 from components.catlib.metrics.perceptual_similarity import Lpips
 from components.catlib.metrics.segmentation import mean_iou

@@ -29,7 +29,7 @@ from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics import drn
 from components.catlib.metrics.segmentation import CITYSCAPES_CLASSES, confusion_matrix
-from components.catlib.published import check_file
+from components.catlib.networks.published import check_file
 from components.catlib.storage import local_copy
 
 Network = Callable[[Tensor], Tensor]

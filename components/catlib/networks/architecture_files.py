@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from components.catlib.config import Count, Section, validate
 from components.catlib.errors import UserError
-from components.catlib.networks.architecture import Architecture
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
+from components.catlib.networks.families import Architecture
 
 ARCHITECTURE_FILE = "architecture.json"
 

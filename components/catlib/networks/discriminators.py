@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
-from components.catlib.networks.normalisation import make_norm
+from components.catlib.networks.modules import make_norm
 
 NEGATIVE_SLOPE = 0.2
 """Of every leaky ReLU in a discriminator."""

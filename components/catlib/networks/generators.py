@@ -1,8 +1,10 @@
 """Builds the network that an architecture describes."""
 
-from components.catlib.networks.architecture import Architecture, InceptionArchitecture, InceptionSpadeArchitecture
-from components.catlib.networks.inception import InceptionGenerator
-from components.catlib.networks.spade import InceptionSpadeGenerator
+from components.catlib.networks.families import Architecture
+from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.inception.generator import InceptionGenerator
+from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
+from components.catlib.networks.spade.generator import InceptionSpadeGenerator
 
 Generator = InceptionGenerator | InceptionSpadeGenerator
 

@@ -18,7 +18,7 @@ from components.catlib.config import DistillConfig, check_losses
 from components.catlib.data.batches import Batch
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.model_files import Direction, Domain
-from components.catlib.networks.spade import InceptionSpadeGenerator
+from components.catlib.networks.spade.generator import InceptionSpadeGenerator
 from components.catlib.objectives.adversarial import generator_loss
 from components.catlib.objectives.feature_distillation import (
     FeatureDistillation,

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from components.catlib.config import DistillConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.architecture import InceptionArchitecture, InceptionSpadeArchitecture
 from components.catlib.networks.generators import Generator
+from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 from components.catlib.objectives.kernel_alignment import kernel_alignment
 from components.catlib.objectives.reconstruction import l2_loss
 

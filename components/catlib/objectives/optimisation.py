@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from components.catlib.config import TrainingConfig
-from components.catlib.processes import average_gradients, check_norms
+from components.catlib.distributed.processes import average_gradients, check_norms
 
 
 def build_optimizers(

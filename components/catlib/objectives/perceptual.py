@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from components.catlib.config import WeightsConfig
 from components.catlib.errors import UserError
+from components.catlib.networks.published import read_state_dict
 from components.catlib.networks.state_dicts import check_state
 from components.catlib.objectives.precision import at_least_float32
-from components.catlib.published import read_state_dict
 from components.catlib.storage import local_copy
 
 SLICE_ENDS = (2, 7, 12, 21, 30)

@@ -15,11 +15,11 @@ from components.catlib import artifacts
 from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.cityscapes import cityscapes_train_ids
+from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
-from components.catlib.metrics.image_conversion import to_uint8
 from components.catlib.metrics.segmentation import CLASS_NAMES, confusion_matrix, intersection_over_union, mean_iou
-from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.model_files import read_generator, write_networks
 from components.catlib.storage import Storage

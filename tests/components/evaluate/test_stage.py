@@ -12,12 +12,12 @@ from torchvision.models import AlexNet
 from components.catlib import artifacts
 from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig, WeightsConfig
 from components.catlib.errors import UserError
-from components.catlib.macs import paper_macs, parameters, true_macs
 from components.catlib.metrics.features import InceptionFeatures
 from components.catlib.metrics.scoring import score_generator
 from components.catlib.metrics.statistics import read_statistics
-from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
+from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_generator, write_networks
 from components.evaluate.stage import run
 from components.real_stats import stage as real_stats_stage

@@ -11,7 +11,7 @@ from PIL import Image
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import DatasetConfig, DistillConfig, ExportConfig, GeneratorConfig, PruneConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.model_files import read_generator, write_architecture, write_networks
 from components.dataset.stage import run as prepare_dataset

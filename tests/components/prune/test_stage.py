@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import NormConfig, PruneConfig, TeacherConfig
 from components.catlib.errors import UserError
-from components.catlib.macs import paper_macs, parameters, true_macs
-from components.catlib.networks.architecture import Architecture
+from components.catlib.networks.families import Architecture
 from components.catlib.networks.generators import build_generator
+from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import (
     has_weights,
     read_architectures,

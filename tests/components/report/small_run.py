@@ -24,11 +24,11 @@ from components.catlib.config import (
     RealStatsConfig,
     TeacherConfig,
 )
-from components.catlib.macs import paper_macs, parameters, true_macs
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
-from components.catlib.networks.architecture import Architecture, architecture_from_config
 from components.catlib.networks.architecture_files import write_architecture
-from components.catlib.pruning import describe, prune
+from components.catlib.networks.families import Architecture, architecture_from_config
+from components.catlib.networks.macs import paper_macs, parameters, true_macs
+from components.catlib.pruning.search import describe, prune
 
 SIZE = (16, 24)
 DIRECTION = "source_to_target"

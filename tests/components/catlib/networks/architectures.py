@@ -3,13 +3,10 @@
 from typing import Any
 
 from components.catlib.config import GeneratorConfig, NormConfig
-from components.catlib.networks.architecture import (
-    BranchChannels,
-    InceptionArchitecture,
-    InceptionSpadeArchitecture,
-    SpadeBlock,
-    architecture_from_config,
-)
+from components.catlib.networks.families import architecture_from_config
+from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.layers import BranchChannels
+from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture, SpadeBlock
 
 
 def inception(in_channels: int = 3, out_channels: int = 3, **changes: Any) -> InceptionArchitecture:

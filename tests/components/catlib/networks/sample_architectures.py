@@ -3,12 +3,9 @@
 from typing import Any
 
 from components.catlib.config import GeneratorConfig, NormConfig
-from components.catlib.networks.architecture import (
-    Architecture,
-    InceptionArchitecture,
-    InceptionSpadeArchitecture,
-    architecture_from_config,
-)
+from components.catlib.networks.families import Architecture, architecture_from_config
+from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 
 
 def inception(**config: Any) -> InceptionArchitecture:

@@ -9,7 +9,7 @@ from torch import nn
 
 from components.catlib.config import DistillConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.architecture import architecture_from_config
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
 from components.catlib.objectives.feature_distillation import (
     FeatureAdaptors,

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from components.catlib.objectives.building import TeacherObjective, build_teacher_objective
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.optimisation import build_optimizers
+from components.catlib.training.building import TeacherObjective, build_teacher_objective
 from tests.components.catlib.objectives.tiny import (
     NUM_PLANES,
     SIZE,

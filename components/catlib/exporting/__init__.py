@@ -1,0 +1,1 @@
+"""Export: from a generator to an ONNX file that computes the same."""

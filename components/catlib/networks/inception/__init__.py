@@ -1,0 +1,1 @@
+"""The inception residual generator of pix2pix and CycleGAN."""

@@ -1,0 +1,145 @@
+"""The architecture of the inception residual generator: which layers it holds, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from components.catlib.config import Count, GeneratorConfig, NormConfig, Section
+from components.catlib.networks.layers import (
+    BranchChannels,
+    BranchPaths,
+    Layer,
+    LayerTable,
+    PrunableNorm,
+    Space,
+    check_branches,
+    check_kernel_sizes,
+    existing_branches,
+    hidden_channels_of,
+    resized_branches,
+    unpruned,
+)
+
+INCEPTION_PATHS = {
+    "res": BranchPaths(".1.0", ".1.1", "", "", ".4"),
+    "dw": BranchPaths(".0.0", ".0.1", ".2.0", ".2.1", ".4"),
+}
+
+
+class InceptionArchitecture(Section):
+    """The inception residual generator of pix2pix and CycleGAN (method section 1.1).
+
+    Convolutions have a bias exactly when the norm is instance norm; the last one always has one.
+    """
+
+    family: Literal["inception"] = "inception"
+    in_channels: Count = Field(description="channels of the source image")
+    out_channels: Count = Field(description="channels of the target image")
+    down: tuple[Count, Count, Count] = Field(description="channels of the down layers; the last: feature width")
+    blocks: tuple[BranchChannels, ...] = Field(description="hidden channels of every residual block")
+    up: tuple[Count, Count] = Field(description="channels of the up layers")
+    kernel_sizes: tuple[Count, ...] = Field(description="odd kernel sizes K of the branches")
+    norm: NormConfig = Field(description="every norm of the network")
+    padding: Literal["reflect", "replicate", "zero"] = Field(description="padding inside the blocks")
+    dropout: float = Field(ge=0, lt=1, description="dropout rate inside branches")
+    activation: Literal["relu", "leaky_relu"] = Field(description="inside the blocks; leaky_relu has slope 0.01")
+
+    @model_validator(mode="after")
+    def _check(self) -> InceptionArchitecture:
+        check_kernel_sizes(self.kernel_sizes)
+        for i, block in enumerate(self.blocks):
+            check_branches(block, self.kernel_sizes, f"blocks.{i}")
+        return self
+
+    @property
+    def convs_have_bias(self) -> bool:
+        """Whether convolutions other than the last have a bias."""
+        return self.norm.kind == "instance"
+
+    def layers(self, height: int, width: int) -> list[Layer]:
+        """Returns every layer that exists, in the order of the network, for an input of this size in pixels."""
+        table = LayerTable()
+        bias = self.convs_have_bias
+        norm: dict[str, Any] = {"affine": self.norm.affine, "tracks": self.norm.track_running_stats}
+        size, channels = (height, width), Space("source", self.in_channels)
+        for i, count in enumerate(self.down):
+            conv, scale = f"down_sampling.{3 * i + 1}", f"down_sampling.{3 * i + 2}"
+            target = Space(scale, count)
+            size = table.conv(conv, channels, target, size, kernel_size=3 if i else 7, bias=bias, stride=2 if i else 1)
+            table.norm(scale, target, size, **norm)
+            channels = target
+        for i, block in enumerate(self.blocks):
+            for branch in existing_branches(block, self.kernel_sizes, f"features.{i}"):
+                table.branch(
+                    branch,
+                    INCEPTION_PATHS[branch.kind],
+                    channels,
+                    channels,
+                    size,
+                    bias=bias,
+                    affine_depthwise=self.norm.affine,
+                    **norm,
+                )
+            if not block.vanished:
+                table.norm(f"features.{i}.pw_bn", channels, size, **norm)
+        for i, count in enumerate(self.up):
+            target = Space(f"up_sampling.{3 * i + 1}", count)
+            size = table.conv_transpose(f"up_sampling.{3 * i}", channels, target, size, bias=bias)
+            table.norm(target.name, target, size, **norm)
+            channels = target
+        table.conv("up_sampling.7", channels, Space("target", self.out_channels), size, kernel_size=7, bias=True)
+        return table.layers
+
+    def prunable_norms(self) -> list[PrunableNorm]:
+        """Returns the norms whose scales are thresholded, in the order of the network."""
+        groups: tuple[Literal["first", "down", "feature"], ...] = ("first", "down", "feature")
+        down = [
+            PrunableNorm(f"down_sampling.{3 * i + 2}", group, count)
+            for i, (group, count) in enumerate(zip(groups, self.down, strict=True))
+        ]
+        branches = [
+            PrunableNorm(branch.path + INCEPTION_PATHS[branch.kind].norm_in, "branch", branch.hidden_channels)
+            for i, block in enumerate(self.blocks)
+            for branch in existing_branches(block, self.kernel_sizes, f"features.{i}")
+        ]
+        up = [PrunableNorm(f"up_sampling.{3 * i + 1}", "up", count) for i, count in enumerate(self.up)]
+        return down + branches + up
+
+    def resized(self, widths: Mapping[str, int]) -> InceptionArchitecture:
+        """Returns this architecture with other channel counts.
+
+        Args:
+            widths: Channels per name of every prunable norm; 0 removes a branch.
+        """
+        blocks = tuple(
+            resized_branches(block, self.kernel_sizes, f"features.{i}", INCEPTION_PATHS, widths)
+            for i, block in enumerate(self.blocks)
+        )
+        return self.model_copy(
+            update={
+                "down": tuple(widths[f"down_sampling.{3 * i + 2}"] for i in range(len(self.down))),
+                "blocks": blocks,
+                "up": tuple(widths[f"up_sampling.{3 * i + 1}"] for i in range(len(self.up))),
+            }
+        )
+
+
+def inception_architecture(config: GeneratorConfig, *, in_channels: int, out_channels: int) -> InceptionArchitecture:
+    """Returns the architecture of an unpruned inception generator."""
+    base = config.base_channels
+    block = unpruned(hidden_channels_of(config, 4 * base))
+    return InceptionArchitecture(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        down=(base, 2 * base, 4 * base),
+        blocks=(block,) * config.num_blocks,
+        up=(2 * base, base),
+        kernel_sizes=config.kernel_sizes,
+        norm=config.norm,
+        padding=config.padding,
+        dropout=config.dropout,
+        activation=config.activation,
+    )

@@ -1,0 +1,175 @@
+"""The inception residual generator of pix2pix and CycleGAN (method section 1.1, paper section 3.1).
+
+The names of modules are those of published checkpoints. Positions without parameters (padding, activations, dropout)
+keep their number where other modules follow: `nn.Sequential` children are named by the position they have there.
+
+A student is this class, built from an architecture with fewer channels. A branch of 0 channels does not exist, a block
+without branches is the identity.
+"""
+
+from collections import OrderedDict
+from functools import reduce
+from operator import add
+
+from torch import Tensor, nn
+
+from components.catlib.config import NormConfig
+from components.catlib.errors import UserError
+from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.layers import Branch, BranchChannels, existing_branches
+from components.catlib.networks.modules import make_activation, make_norm
+
+
+def _numbered(layers: dict[int, nn.Module]) -> nn.Sequential:
+    """Makes a sequence whose modules have the given numbers in the state dict."""
+    return nn.Sequential(OrderedDict((str(number), layer) for number, layer in layers.items()))
+
+
+def sum_of_branches(x: Tensor, *kinds: nn.ModuleList) -> Tensor:
+    """Returns the sum over branches of what each makes of x; at least one branch must exist.
+
+    The branches of a kind are added up first, in order, as in the published implementation: saturated outputs differ in
+    the fifth digit when float32 numbers are added in another order.
+    """
+    return reduce(add, (reduce(add, (branch(x) for branch in branches)) for branches in kinds if len(branches)))
+
+
+class InceptionBlock(nn.Module):
+    """y = x + norm(Σ branches(x)); without branches y = x."""
+
+    def __init__(self, channels: int, branches: BranchChannels, architecture: InceptionArchitecture) -> None:
+        super().__init__()
+        self._architecture = architecture
+        self.res_ops = nn.ModuleList()
+        self.dw_ops = nn.ModuleList()
+        for branch in existing_branches(branches, architecture.kernel_sizes, prefix=""):
+            if branch.kind == "res":
+                self.res_ops.append(self._residual_branch(channels, branch))
+            else:
+                self.dw_ops.append(self._depthwise_branch(channels, branch))
+        self.pw_bn = None if branches.vanished else make_norm(architecture.norm, channels)
+
+    def _residual_branch(self, channels: int, branch: Branch) -> nn.Sequential:
+        hidden, k = branch.hidden_channels, branch.kernel_size
+        first = nn.Sequential(self._convolution(channels, hidden, k), *self._norm_and_activation(hidden))
+        return _numbered(
+            {1: first, 2: nn.Dropout(self._architecture.dropout), 4: self._convolution(hidden, channels, k)}
+        )
+
+    def _depthwise_branch(self, channels: int, branch: Branch) -> nn.Sequential:
+        hidden, k = branch.hidden_channels, branch.kernel_size
+        return _numbered(
+            {
+                0: nn.Sequential(self._convolution(channels, hidden, 1), *self._norm_and_activation(hidden)),
+                2: nn.Sequential(
+                    self._convolution(hidden, hidden, k, groups=hidden), *self._norm_and_activation(hidden)
+                ),
+                3: nn.Dropout(self._architecture.dropout),
+                4: self._convolution(hidden, channels, 1),
+            }
+        )
+
+    def _convolution(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Conv2d:
+        """Makes a convolution that keeps the size, padded as the architecture says."""
+        padding = self._architecture.padding
+        return nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            # A 1x1 kernel needs no edge, but torch would copy the whole tensor to reflect nothing.
+            padding_mode="zeros" if padding == "zero" or kernel_size == 1 else padding,
+            groups=groups,
+            bias=self._architecture.convs_have_bias,
+        )
+
+    def _norm_and_activation(self, channels: int) -> tuple[nn.Module, nn.Module]:
+        return make_norm(self._architecture.norm, channels), make_activation(self._architecture.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps features [N, C, H, W] to features of the same shape; never changes its input."""
+        if self.pw_bn is None:
+            return x
+        return x + self.pw_bn(sum_of_branches(x, self.res_ops, self.dw_ops))
+
+
+class InceptionGenerator(nn.Module):
+    """Down-sampling, residual inception blocks, up-sampling.
+
+    Attributes:
+        architecture: What it was built from.
+        distillation_layers: Modules whose outputs are compared with another generator's: the last down-sampling ReLU
+            and the blocks that end each third of the features (2, 5 and 8 of 9).
+    """
+
+    def __init__(self, architecture: InceptionArchitecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.distillation_layers = distillation_layers(len(architecture.blocks))
+        norm, bias = architecture.norm, architecture.convs_have_bias
+        first, second, width = architecture.down
+        self.down_sampling = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(architecture.in_channels, first, kernel_size=7, bias=bias),
+            *_norm_and_relu(norm, first),
+            nn.Conv2d(first, second, kernel_size=3, stride=2, padding=1, bias=bias),
+            *_norm_and_relu(norm, second),
+            nn.Conv2d(second, width, kernel_size=3, stride=2, padding=1, bias=bias),
+            *_norm_and_relu(norm, width),
+        )
+        self.features = nn.Sequential(*(InceptionBlock(width, block, architecture) for block in architecture.blocks))
+        third, last = architecture.up
+        self.up_sampling = nn.Sequential(
+            nn.ConvTranspose2d(width, third, kernel_size=3, stride=2, padding=1, output_padding=1, bias=bias),
+            *_norm_and_relu(norm, third),
+            nn.ConvTranspose2d(third, last, kernel_size=3, stride=2, padding=1, output_padding=1, bias=bias),
+            *_norm_and_relu(norm, last),
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(last, architecture.out_channels, kernel_size=7),
+            nn.Tanh(),
+        )
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Translates images.
+
+        Args:
+            x: [N, in_channels, H, W] in [-1, 1]; H and W multiples of 4.
+            return_features: Whether to return the outputs of `distillation_layers` as well.
+
+        Returns:
+            The images [N, out_channels, H, W] in [-1, 1]; with `return_features` also the features by name, in order,
+            each [N, C, H/4, W/4].
+
+        Raises:
+            UserError: The images have a size that the network cannot translate.
+        """
+        _check_size(self.architecture, x.shape[-2], x.shape[-1])
+        x = self.down_sampling(x)
+        features = {"down_sampling.9": x}
+        for number, block in enumerate(self.features):
+            x = block(x)
+            if f"features.{number}" in self.distillation_layers:
+                features[f"features.{number}"] = x
+        image = self.up_sampling(x)
+        return (image, features) if return_features else image
+
+
+def distillation_layers(num_blocks: int) -> tuple[str, ...]:
+    """Returns the layers whose features are distilled: the end of down-sampling and of each third of the blocks."""
+    ends = {-(-num_blocks * third // 3) - 1 for third in (1, 2, 3)} if num_blocks else set()
+    return ("down_sampling.9", *(f"features.{end}" for end in sorted(ends)))
+
+
+def _norm_and_relu(norm: NormConfig, channels: int) -> tuple[nn.Module, nn.Module]:
+    return make_norm(norm, channels), nn.ReLU(inplace=True)
+
+
+def _check_size(architecture: InceptionArchitecture, height: int, width: int) -> None:
+    """Refuses images that are not halved evenly, or whose features are narrower than what is reflected of them."""
+    reflected = max(architecture.kernel_sizes) // 2 if architecture.padding == "reflect" else 0
+    smallest = 4 * (reflected + 1)
+    if height % 4 or width % 4 or min(height, width) < smallest:
+        raise UserError(
+            f"This generator cannot translate images of {height}x{width} pixels: height and width must be multiples "
+            f"of 4, at least {smallest}."
+        )

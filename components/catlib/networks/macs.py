@@ -1,0 +1,61 @@
+"""MACs and parameters of a generator: arithmetic over its table of layers.
+
+MACs are multiply-accumulates of one forward pass for one image. Two conventions stand side by side and are never mixed:
+
+- *paper MACs*, in which budgets are written: what the published implementation counts. A transposed convolution counts
+  at its output size, and a norm that keeps no running statistics counts one MAC per value.
+- *true MACs*, the multiply-adds a device does: a transposed convolution counts at its input size (at stride 2 a
+  quarter), norms are free since they fold into convolutions or cost next to nothing.
+
+For both: biases, padding, activations, resizing and sums are free. A 3x3 convolution from 2 to 4 channels that makes
+8x8 pixels costs 2·4·9·64 = 4608 MACs.
+"""
+
+from components.catlib.networks.families import Architecture
+from components.catlib.networks.layers import Layer
+
+
+def layer_paper_macs(layer: Layer) -> int:
+    """Returns the MACs of one layer for one image as the published implementation counts them (method section 5)."""
+    if layer.kind == "norm":
+        return 0 if layer.tracks_running_stats else layer.out_channels * layer.output_size[0] * layer.output_size[1]
+    return _weights(layer) * layer.output_size[0] * layer.output_size[1]
+
+
+def layer_true_macs(layer: Layer) -> int:
+    """Returns the multiply-adds of one layer for one image: half of what torch's FLOP counter says."""
+    if layer.kind == "norm":
+        return 0
+    height, width = layer.input_size if layer.kind == "conv_transpose" else layer.output_size
+    return _weights(layer) * height * width
+
+
+def layer_parameters(layer: Layer) -> int:
+    """Returns the number of learned values of one layer."""
+    if layer.kind == "norm":
+        return 2 * layer.out_channels if layer.affine else 0
+    return _weights(layer) + (layer.out_channels if layer.affine else 0)
+
+
+def paper_macs(architecture: Architecture, height: int, width: int) -> int:
+    """Returns the MACs of a generator for one image of this size in pixels, as budgets count them.
+
+    Differs: a SPADE block without branches counts as what it is, its shortcut; the published implementation goes on
+    reporting the teacher's MACs for the SPADE norm that it no longer runs.
+    """
+    return sum(map(layer_paper_macs, architecture.layers(height, width)))
+
+
+def true_macs(architecture: Architecture, height: int, width: int) -> int:
+    """Returns the multiply-adds of a generator for one image of this size in pixels."""
+    return sum(map(layer_true_macs, architecture.layers(height, width)))
+
+
+def parameters(architecture: Architecture) -> int:
+    """Returns the number of learned values of a generator."""
+    any_size = (4, 4)
+    return sum(map(layer_parameters, architecture.layers(*any_size)))
+
+
+def _weights(layer: Layer) -> int:
+    return layer.in_channels * layer.out_channels * layer.kernel_size**2 // layer.groups

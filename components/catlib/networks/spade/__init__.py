@@ -1,0 +1,1 @@
+"""The inception SPADE generator of GauGAN."""

@@ -1,0 +1,1 @@
+"""Pruning: the search for the student's channels, and the cutting of weights."""

@@ -1,0 +1,1 @@
+"""What keeps finished runs and models for others."""

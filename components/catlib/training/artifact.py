@@ -1,0 +1,214 @@
+"""What the stages teacher and distill have in common: train an objective on a dataset, write networks and log."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from accelerate import Accelerator
+
+from components.catlib.artifacts import ArtifactWriter, Manifest, writing
+from components.catlib.config import TeacherConfig, TrainingConfig
+from components.catlib.data.batches import TrainingBatches
+from components.catlib.data.packed import PackedDataset, Pairing
+from components.catlib.errors import UserError
+from components.catlib.networks.discriminators import Discriminator
+from components.catlib.networks.generators import Generator
+from components.catlib.networks.model_files import Direction, Domain, write_networks
+from components.catlib.training.checkpoints import Checkpoints, open_store
+from components.catlib.training.loop import Objective, Progress, train
+from components.catlib.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+PAIRINGS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
+    "pix2pix": ("paired", "labels"),
+    "cyclegan": ("unpaired",),
+    "spade": ("labels",),
+}
+"""What data each family of teachers is trained on."""
+
+UNRELATED_TO_WEIGHTS = {"log_seconds", "checkpoint_seconds", "keep_checkpoints", "patience", "time_limit_seconds"}
+"""Settings that a resumed training may change: the weights after a step do not depend on them."""
+
+DATA_SUFFIXES = {".npy", ".npz", ".pth", ".safetensors"}
+"""Files of an input artifact that weights depend on; its logs and pictures may differ between equal runs."""
+
+
+def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: PackedDataset) -> None:
+    """Refuses a dataset that a family of teachers cannot be trained on.
+
+    Raises:
+        UserError: Names both, and the family that fits.
+    """
+    if dataset.pairing not in PAIRINGS[family]:
+        fitting = " or ".join(name for name, pairings in PAIRINGS.items() if dataset.pairing in pairings)
+        words = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
+        expected = " or ".join(words[pairing] for pairing in PAIRINGS[family])
+        raise UserError(
+            f"teacher.family {family} is trained on {expected}, but dataset {dataset.folder} holds "
+            f"{words[dataset.pairing]}; use teacher.family {fitting}, or another dataset."
+        )
+
+
+def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
+    """Refuses crops that do not fit the networks' strides.
+
+    Raises:
+        UserError: Names the size that would.
+    """
+    height, width = dataset.crop_size
+    if config.generator.family == "inception" and (height % 4 or width % 4):
+        raise UserError(
+            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, but the generator halves and doubles them "
+            "twice; set dataset.crop_size to multiples of 4."
+        )
+    smallest = 3 * 2**config.discriminator.num_layers
+    if config.discriminator.family == "patch" and min(height, width) < smallest:
+        raise UserError(
+            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, too small for a PatchGAN of "
+            f"{config.discriminator.num_layers} layers; set dataset.crop_size to at least {smallest}, or lower "
+            "teacher.discriminator.num_layers."
+        )
+
+
+@contextlib.contextmanager
+def writing_once(
+    accelerator: Accelerator, output: Path, *, kind: str, config: TrainingConfig, inputs: dict[str, Manifest]
+) -> Iterator[ArtifactWriter]:
+    """Writes an artifact as [writing][components.catlib.artifacts.writing] does, but in the main process only.
+
+    What other processes write goes to a temporary folder.
+    """
+    if accelerator.is_main_process:
+        with writing(output, kind=kind, config=config, inputs=inputs) as writer:
+            yield writer
+    else:
+        with tempfile.TemporaryDirectory(prefix=f"{kind}-") as folder:
+            yield ArtifactWriter(Path(folder))
+
+
+def train_and_write(
+    objective: Objective,
+    *,
+    config: TrainingConfig,
+    stage: str,
+    dataset: PackedDataset,
+    real_stats: Path,
+    inputs: Mapping[str, Manifest],
+    accelerator: Accelerator,
+    checkpoint: str | None,
+    writer: ArtifactWriter,
+) -> Progress:
+    """Trains an objective and fills an artifact: networks, log, sample pictures, headline metrics.
+
+    With no epochs the networks are written as they are.
+
+    Args:
+        objective: What is trained.
+        config: The stage's section of the recipe.
+        stage: Its name.
+        dataset: Training and held-out images.
+        real_stats: A real_stats artifact.
+        inputs: Manifests of all input artifacts; a checkpoint made from others is refused.
+        accelerator: The device.
+        checkpoint: Folder or `s3://bucket/prefix` for the state of training; None keeps none.
+        writer: Of the artifact.
+
+    Raises:
+        UserError: The dataset is too small, or the checkpoint is of another training.
+        Interrupted: The process got SIGTERM.
+        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
+    """
+    validation = None
+    progress = Progress()
+    if config.epochs + config.decay_epochs > 0:
+        batches = TrainingBatches(dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed)
+        if config.evaluations:
+            validation = Validation(
+                dataset,
+                real_stats,
+                directions=list(objective.generators),
+                config=config,
+                device=accelerator.device,
+            )
+        checkpoints = None
+        if checkpoint is not None:
+            checkpoints = Checkpoints(
+                open_store(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
+            )
+        progress = train(
+            objective,
+            config=config,
+            batches=batches,
+            evaluate=validation,
+            folder=writer.folder,
+            accelerator=accelerator,
+            checkpoints=checkpoints,
+        )
+    write_result(
+        writer,
+        generators=cast("Mapping[Direction, Generator]", objective.generators),
+        discriminators=cast("Mapping[Domain, Discriminator]", objective.discriminators),
+        input_size=dataset.crop_size,
+        config=config,
+        progress=progress,
+    )
+    if validation is not None:
+        writer.summary["sample_rows"] = validation.rows
+    return progress
+
+
+def write_result(
+    writer: ArtifactWriter,
+    *,
+    generators: Mapping[Direction, Generator],
+    discriminators: Mapping[Domain, Discriminator],
+    input_size: tuple[int, int],
+    config: TrainingConfig,
+    progress: Progress,
+) -> None:
+    """Writes what a training leaves: its networks, and in the manifest its headline figures.
+
+    Args:
+        writer: Of the artifact.
+        generators: By what they translate.
+        discriminators: By the images that they judge.
+        input_size: Height, width in pixels of the images that the networks are made for.
+        config: The stage's section of the recipe.
+        progress: How far the training came; a new one where nothing was trained.
+    """
+    write_networks(writer.folder, generators=generators, discriminators=discriminators, input_size=input_size)
+    writer.summary = _summary(progress, config)
+
+
+def _origin(stage: str, config: TrainingConfig, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Returns what a checkpoint must have in common with a training to be continued by it."""
+    return {
+        stage: config.model_dump(mode="json", exclude=UNRELATED_TO_WEIGHTS),
+        "inputs": {name: _data_digest(manifest) for name, manifest in inputs.items()},
+    }
+
+
+def _data_digest(manifest: Manifest) -> str:
+    data = {
+        name: record.sha256 for name, record in sorted(manifest.files.items()) if Path(name).suffix in DATA_SUFFIXES
+    }
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+
+
+def _summary(progress: Progress, config: TrainingConfig) -> dict[str, Any]:
+    """Returns what the manifest says: headline metrics, for every generator which weights were kept, why it ended."""
+    metrics: dict[str, float] = {"steps": progress.step, "seconds": round(progress.seconds, 3)}
+    if progress.step:
+        metrics["images_per_second"] = round(progress.step * config.batch_size / progress.seconds, 3)
+    kept = {direction: {"step": kept["step"], "scores": kept["scores"]} for direction, kept in progress.kept.items()}
+    if kept:
+        metrics |= next(iter(kept.values()))["scores"]
+    return {"metrics": metrics, "kept": kept, "ended": progress.ended}

@@ -1,0 +1,304 @@
+"""Makes objectives from a recipe's section: the networks, their first weights, and who trains against whom."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from accelerate import Accelerator
+from torch import nn
+
+from components.catlib.config import (
+    DiscriminatorConfig,
+    DistillConfig,
+    GeneratorConfig,
+    PublishedConfig,
+    TeacherConfig,
+    WeightsConfig,
+)
+from components.catlib.errors import UserError
+from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
+from components.catlib.networks.discriminators import Discriminator, build_discriminator
+from components.catlib.networks.families import architecture_from_config
+from components.catlib.networks.generators import Generator, build_generator
+from components.catlib.networks.initialisation import initialise
+from components.catlib.networks.model_files import (
+    Direction,
+    has_weights,
+    read_architectures,
+    read_discriminator,
+    read_generator,
+)
+from components.catlib.networks.published import load_discriminator, load_generator
+from components.catlib.networks.spade.generator import InceptionSpadeGenerator
+from components.catlib.objectives.cyclegan import CycleGanObjective
+from components.catlib.objectives.distillation import JUDGED_DOMAIN, DistillationObjective
+from components.catlib.objectives.feature_distillation import FeatureAdaptors, compares_features
+from components.catlib.objectives.pix2pix import Pix2PixObjective
+from components.catlib.objectives.spade import SpadeObjective
+from components.catlib.storage import local_copy
+
+TeacherObjective = Pix2PixObjective | CycleGanObjective | SpadeObjective
+
+logger = logging.getLogger(__name__)
+
+SEEDS_PER_RUN = 8
+"""Every network of a run draws its weights from a seed of its own, which runs with other seeds do not share."""
+
+DIRECTIONS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Direction, ...]] = {
+    "pix2pix": ("source_to_target",),
+    "cyclegan": ("source_to_target", "target_to_source"),
+    "spade": ("source_to_target",),
+}
+"""What the generators of each family of teachers translate."""
+
+
+def build_teacher_objective(
+    config: TeacherConfig, *, in_channels: int, out_channels: int, crop_size: tuple[int, int], accelerator: Accelerator
+) -> TeacherObjective:
+    """Makes the objective that trains a teacher, its networks with fresh or published weights.
+
+    Args:
+        config: The teacher section of a recipe.
+        in_channels: Channels of source images, or semantic planes.
+        out_channels: Channels of target images.
+        crop_size: Height, width in pixels of the images in a batch.
+        accelerator: Device, precision and processes.
+
+    Raises:
+        UserError: Sizes or channels do not fit the networks, or weights are needed that cannot be read.
+    """
+    networks: dict[str, nn.Module] = {}
+    for direction in DIRECTIONS[config.family]:
+        generator, discriminator = build_teacher_networks(
+            config, direction, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
+        )
+        networks[f"generator_{direction}"] = generator
+        networks[f"discriminator_{JUDGED_DOMAIN[direction]}"] = discriminator
+    match config.family:
+        case "pix2pix":
+            return Pix2PixObjective(config, networks, accelerator)
+        case "cyclegan":
+            return CycleGanObjective(config, networks, accelerator)
+        case "spade":
+            return SpadeObjective(config, networks, accelerator)
+
+
+def build_teacher_networks(
+    config: TeacherConfig, direction: Direction, *, in_channels: int, out_channels: int, crop_size: tuple[int, int]
+) -> tuple[Generator, Discriminator]:
+    """Makes one of a teacher's generators, and the judge of its images, with fresh or published weights.
+
+    Args:
+        config: The teacher section of a recipe.
+        direction: What the generator translates.
+        in_channels: Channels of source images, or semantic planes.
+        out_channels: Channels of target images.
+        crop_size: Height, width in pixels of the images in a batch.
+
+    Raises:
+        UserError: The family has no such direction, sizes or channels do not fit, or weights cannot be read.
+    """
+    directions = DIRECTIONS[config.family]
+    if direction not in directions:
+        raise UserError(
+            f"A teacher of family {config.family} has no generator {direction}; set prune.generator to {directions[0]}."
+        )
+    both_ways = config.family == "cyclegan"
+    if both_ways and in_channels != out_channels:
+        raise UserError(
+            f"teacher.family cyclegan translates both ways between images, but the dataset has {in_channels} source "
+            f"and {out_channels} target channels; use family pix2pix or spade for label maps."
+        )
+    seen_channels = out_channels if both_ways else in_channels + out_channels
+    seed = SEEDS_PER_RUN * config.seed + 2 * directions.index(direction)
+    published_generator, published_discriminator = _published(config.published, direction)
+    generator = _teacher_generator(
+        config.generator, published_generator, channels=(in_channels, out_channels), crop_size=crop_size, seed=seed
+    )
+    discriminator = _teacher_discriminator(
+        config.discriminator, published_discriminator, in_channels=seen_channels, seed=seed + 1
+    )
+    if published_generator is not None and published_discriminator is None:
+        logger.warning("no published discriminator is given with %s: a fresh one is used", published_generator.uri)
+    return generator, discriminator
+
+
+def build_distillation_objective(
+    config: DistillConfig,
+    *,
+    teacher_folder: Path,
+    student_folder: Path,
+    pairing: Literal["paired", "unpaired", "labels"],
+    accelerator: Accelerator,
+) -> DistillationObjective:
+    """Makes the objective that distils a teacher into the student that was cut from it.
+
+    The student starts from published weights, from those in its folder (inherited ones), or fresh; the discriminator
+    from published ones, from the teacher's, or fresh.
+
+    Args:
+        config: The distill section of a recipe.
+        teacher_folder: Artifact of the teacher stage.
+        student_folder: Artifact of the prune stage: one generator, whose direction chooses teacher and discriminator.
+        pairing: What batches hold.
+        accelerator: Device, precision and processes.
+
+    Raises:
+        UserError: A folder lacks what is needed, the student does not fit the teacher, or weights cannot be read.
+    """
+    directions = list(read_architectures(student_folder).generators)
+    if len(directions) != 1:
+        raise UserError(f"{student_folder} describes {len(directions)} generators, expected one student.")
+    (direction,) = directions
+    teacher = read_generator(teacher_folder, direction)
+    fresh = _FreshWeights(
+        kind=config.init or ("xavier" if isinstance(teacher, InceptionSpadeGenerator) else "normal"),
+        gain=config.init_gain,
+        seed=SEEDS_PER_RUN * config.seed + 4,  # behind those of a teacher of the same seed
+    )
+    published_student, published_discriminator = _published(config.published, direction)
+    student = _student(published_student, student_folder, direction, fresh)
+    _check_student(student, teacher)
+    networks: dict[str, nn.Module] = {
+        f"generator_{direction}": student,
+        f"discriminator_{JUDGED_DOMAIN[direction]}": _student_discriminator(
+            config, published_discriminator, teacher_folder, direction, fresh
+        ),
+    }
+    if config.distillation == "mse" and compares_features(config):
+        networks["adaptors"] = adaptors = FeatureAdaptors(student, teacher)
+        fresh.draw(adaptors, number=2)
+    return DistillationObjective(
+        config, networks, accelerator, teacher=teacher, direction=direction, paired=pairing != "unpaired"
+    )
+
+
+@dataclass(frozen=True)
+class _FreshWeights:
+    """How the new networks of a distillation are initialised."""
+
+    kind: Literal["normal", "xavier"]
+    gain: float
+    seed: int
+
+    def draw(self, network: nn.Module, *, number: int) -> None:
+        """Draws weights; networks of other numbers get others."""
+        initialise(network, kind=self.kind, gain=self.gain, seed=self.seed + number)
+
+
+def _published(
+    config: PublishedConfig | None, direction: Direction
+) -> tuple[WeightsConfig | None, WeightsConfig | None]:
+    """Returns where the published generator of a direction and the judge of its images lie, where there are any."""
+    if config is None:
+        return None, None
+    if direction == "source_to_target":
+        return config.generator, config.discriminator
+    return config.generator_backward, config.discriminator_backward
+
+
+def _teacher_generator(
+    config: GeneratorConfig,
+    published: WeightsConfig | None,
+    *,
+    channels: tuple[int, int],
+    crop_size: tuple[int, int],
+    seed: int,
+) -> Generator:
+    if published is not None:
+        network = load_generator(local_copy(published.uri), like=config, input_size=crop_size, sha256=published.sha256)
+        found = network.architecture.in_channels, network.architecture.out_channels
+        if found != channels:
+            raise UserError(
+                f"{published.uri} is a generator from {found[0]} to {found[1]} channels, but the dataset has "
+                f"{channels[0]} source and {channels[1]} target channels."
+            )
+        return network
+    architecture = architecture_from_config(
+        config, in_channels=channels[0], out_channels=channels[1], crop_size=crop_size
+    )
+    network = build_generator(architecture)
+    initialise(network, kind=config.init, gain=config.init_gain, seed=seed)
+    return network
+
+
+def _teacher_discriminator(
+    config: DiscriminatorConfig, published: WeightsConfig | None, *, in_channels: int, seed: int
+) -> Discriminator:
+    if published is not None:
+        network = load_discriminator(local_copy(published.uri), like=config, sha256=published.sha256)
+        _check_judged_channels(network, in_channels, published)
+        return network
+    network = build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=in_channels))
+    initialise(network, kind=config.init, gain=config.init_gain, seed=seed)
+    return network
+
+
+def _check_judged_channels(network: Discriminator, in_channels: int, published: WeightsConfig) -> None:
+    if network.architecture.in_channels != in_channels:
+        raise UserError(
+            f"{published.uri} judges images of {network.architecture.in_channels} channels, expected {in_channels}: "
+            f"those of the target image and, unless the data is unpaired, those of the source."
+        )
+
+
+def _student(
+    published: WeightsConfig | None, student_folder: Path, direction: Direction, fresh: _FreshWeights
+) -> Generator:
+    described = read_architectures(student_folder)
+    architecture = described.generator(direction)
+    if published is not None:
+        shared = architecture.model_dump(include=set(GeneratorConfig.model_fields))
+        return load_generator(
+            local_copy(published.uri),
+            like=GeneratorConfig.model_validate(shared),
+            input_size=described.input_size,
+            sha256=published.sha256,
+        )
+    if has_weights(student_folder, direction):
+        return read_generator(student_folder, direction)
+    student = build_generator(architecture)
+    fresh.draw(student, number=0)
+    return student
+
+
+def _check_student(student: Generator, teacher: Generator) -> None:
+    """Refuses a student that cannot have been cut from the teacher: other inputs, outputs or layers to compare."""
+    ours, theirs = student.architecture, teacher.architecture
+    for what in ("family", "in_channels", "out_channels"):
+        if getattr(ours, what) != getattr(theirs, what):
+            raise UserError(
+                f"The student does not fit the teacher: its {what} is {getattr(ours, what)}, the teacher's "
+                f"{getattr(theirs, what)}; give the teacher that it was pruned from."
+            )
+    if student.distillation_layers != teacher.distillation_layers:
+        raise UserError(
+            f"The student does not fit the teacher: its feature layers are {', '.join(student.distillation_layers)}, "
+            f"the teacher's {', '.join(teacher.distillation_layers)}; give the teacher that it was pruned from."
+        )
+
+
+def _student_discriminator(
+    config: DistillConfig,
+    published: WeightsConfig | None,
+    teacher_folder: Path,
+    direction: Direction,
+    fresh: _FreshWeights,
+) -> Discriminator:
+    domain = JUDGED_DOMAIN[direction]
+    architecture = read_architectures(teacher_folder).discriminator(domain)
+    if published is not None:
+        shared = architecture.model_dump(include=set(DiscriminatorConfig.model_fields))
+        network = load_discriminator(
+            local_copy(published.uri), like=DiscriminatorConfig.model_validate(shared), sha256=published.sha256
+        )
+        _check_judged_channels(network, architecture.in_channels, published)
+        return network
+    if config.discriminator == "teacher":
+        return read_discriminator(teacher_folder, domain)
+    network = build_discriminator(architecture)
+    fresh.draw(network, number=1)
+    return network

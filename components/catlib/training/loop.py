@@ -1,0 +1,425 @@
+"""The training loop, for teachers of every family and for distillation: [train][] is all of it, from top to bottom.
+
+What is trained, an *objective*, makes one optimisation step of a batch and names its losses. Everything else is here:
+the order of batches, the learning rate, the log, evaluations, checkpoints, and which weights are the result.
+
+A training is a pure function of its configuration and its data: on one kind of CPU two runs end with equal weights, and
+so do a run that was killed and resumed and one that was not. For that, batches depend on seed and step alone, schedules
+on epoch and scores alone, and everything else that changes is in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from components.catlib.config import TrainingConfig
+from components.catlib.data.batches import Batch, TrainingBatches
+from components.catlib.distributed.processes import (
+    agreed,
+    average_buffers,
+    from_main,
+    of_all,
+    same_weights,
+    share_of_batch,
+)
+from components.catlib.errors import Interrupted
+from components.catlib.metrics.scoring import shortfall
+from components.catlib.training.checkpoints import Checkpoints, on_cpu
+from components.catlib.training.log import Record, TrainingLog, open_log
+from components.catlib.training.moving_average import MovingAverages
+from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
+
+logger = logging.getLogger(__name__)
+
+
+class Objective(Protocol):
+    """What is trained."""
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Every network whose weights change, by name."""
+        ...
+
+    @property
+    def generators(self) -> Mapping[str, nn.Module]:
+        """Those that translate, by direction; the first one's scores are the headline."""
+        ...
+
+    @property
+    def discriminators(self) -> Mapping[str, nn.Module]:
+        """Those that judge, by the domain of the images."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """The optimisers "generator" and "discriminator"."""
+        ...
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Makes one optimisation step, networks in training mode; returns every loss as a detached scalar."""
+        ...
+
+    def extra_state(self) -> dict[str, Any]:
+        """Returns what a checkpoint needs beyond networks and optimisers, in plain containers."""
+        ...
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `extra_state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the generators do on held-out images.
+
+    Attributes:
+        scores: Direction -> metric -> value, the headline direction first.
+        chosen_by: The metric by which the best weights are chosen.
+        picture: Sample translations, a WebP file.
+    """
+
+    scores: dict[str, dict[str, float]]
+    chosen_by: str
+    picture: bytes
+
+    def shortfalls(self) -> dict[str, float]:
+        """Returns direction -> the metric by which weights are chosen, as a number of which lower is better."""
+        return {
+            direction: shortfall(self.chosen_by, scores[self.chosen_by]) for direction, scores in self.scores.items()
+        }
+
+    def flat(self) -> dict[str, float]:
+        """Returns metric -> value; only directions after the first have their name in front."""
+        first, *others = self.scores
+        return self.scores[first] | {
+            f"{direction}/{metric}": value for direction in others for metric, value in self.scores[direction].items()
+        }
+
+
+class Kept(TypedDict):
+    """The result so far in one direction: its weights, and how they scored when."""
+
+    step: int
+    scores: dict[str, float]
+    networks: dict[str, dict[str, Tensor]]
+
+
+@dataclass
+class Progress:
+    """How far a training is; with networks, optimisers and random numbers this is its whole state.
+
+    Attributes:
+        step: Optimisation steps done.
+        seconds: Time they took, in all processes that worked on it.
+        scores: Of every evaluation, the metric by which weights are chosen, the mean over directions, as a number of
+            which lower is better ([shortfall][components.catlib.metrics.scoring.shortfall]).
+        kept: Direction -> the result so far.
+        pictures: Step -> sample translations, a WebP file.
+        records: The log.
+        ended: Why training is over, empty while it is not: "epochs", "patience" or "time limit".
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    scores: list[float] = field(default_factory=list)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    pictures: dict[int, bytes] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    ended: str = ""
+
+    def note(self, evaluation: Evaluation, objective: Objective, *, keep: Literal["best", "last"]) -> None:
+        """Takes down an evaluation of the objective's present weights, and the weights where they are the result."""
+        self.pictures[self.step] = evaluation.picture
+        metric, shortfalls = evaluation.chosen_by, evaluation.shortfalls()
+        self.scores.append(statistics.fmean(shortfalls.values()))
+        for direction, scores in evaluation.scores.items():
+            so_far = self.kept.get(direction)
+            best = math.inf if so_far is None else shortfall(metric, so_far["scores"][metric])
+            if keep == "last" or so_far is None or shortfalls[direction] < best:
+                self.kept[direction] = Kept(
+                    step=self.step,
+                    scores=scores,
+                    networks={
+                        name: {key: value.to("cpu", copy=True) for key, value in network.state_dict().items()}
+                        for name, network in opponents(objective, direction).items()
+                    },
+                )
+
+
+def train(
+    objective: Objective,
+    *,
+    config: TrainingConfig,
+    batches: TrainingBatches,
+    evaluate: Callable[[Mapping[str, nn.Module]], Evaluation] | None,
+    folder: Path,
+    accelerator: Accelerator,
+    checkpoints: Checkpoints | None = None,
+) -> Progress:
+    """Trains an objective, from its newest checkpoint if there is one, and leaves the result in its networks.
+
+    The result is what `config.keep` says: the weights with the lowest Fréchet distance or, on Cityscapes with a
+    segmenter, the highest mIoU (method section 4), each direction by itself, or those of the last step. Without
+    evaluations it is always the last step.
+
+    Several processes train together, each with a share of every batch; the first one alone evaluates and keeps
+    checkpoints.
+
+    Args:
+        objective: What is trained; its networks are on the accelerator's device.
+        config: Length, schedule, reporting.
+        batches: The training images.
+        evaluate: Scores the generators, given by direction, on held-out images; leaves them as they were, and torch's
+            global random numbers too. Called `config.evaluations` times, evenly spread; None: never.
+        folder: Gets `log.jsonl`, `tensorboard/` and `samples_<step>.webp` of every evaluation.
+        accelerator: The device, and the processes.
+        checkpoints: Where the state is kept; without it a killed training starts anew.
+
+    Raises:
+        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
+        Interrupted: The process got SIGTERM; the state is saved.
+        UserError: Checkpoints cannot be read or written, or the batch cannot be shared by the processes.
+    """
+    total_steps = (config.epochs + config.decay_epochs) * batches.steps_per_epoch
+    evaluation_steps = {round(total_steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
+    time_limit = config.time_limit_seconds or math.inf
+    memory_format = torch.channels_last if config.channels_last else torch.preserve_format
+    rows = share_of_batch(accelerator, config.batch_size)
+    torch.manual_seed(config.seed + accelerator.process_index)
+    averages = MovingAverages(objective.generators, decay=config.ema_decay)
+    progress = _resume(objective, averages, checkpoints, accelerator)
+    started = time.monotonic() - progress.seconds
+    progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=progress.seconds >= time_limit)
+    steps = range(progress.step, progress.step if progress.ended else total_steps)
+
+    with (
+        _reporting(folder, progress, config=config, total_steps=total_steps) as log,
+        _termination() as termination,
+        checkpoints or contextlib.nullcontext(),
+        _read_ahead(batches, steps, rows) as upcoming,
+    ):
+        for step, batch in upcoming:
+            epoch = step // batches.steps_per_epoch
+            _set_learning_rates(objective, learning_rate_factor(config, epoch, progress.scores))
+
+            losses = objective.step(batch.to(accelerator.device, memory_format=memory_format))
+            figures = _finite(losses, step + 1, total_steps)
+            average_buffers(accelerator, objective.networks.values())
+            averages.update()
+
+            progress.step = step + 1
+            progress.seconds = time.monotonic() - started
+            rate = objective.optimizers["generator"].param_groups[0]["lr"]
+            log.step(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=figures)
+            out_of_time, interrupted, overdue = agreed(
+                accelerator,
+                progress.seconds >= time_limit,
+                termination.is_set(),
+                accelerator.is_main_process and checkpoints is not None and checkpoints.due(config.checkpoint_seconds),
+            )
+
+            evaluated = evaluate is not None and (progress.step in evaluation_steps or out_of_time)
+            if evaluated or overdue or interrupted or out_of_time or progress.step == total_steps:
+                _check_weights(objective.networks, progress.step, total_steps)
+            if evaluate and evaluated:
+                with log.paused(), averages.in_place():
+                    evaluation = from_main(accelerator, lambda: evaluate(objective.generators))
+                    progress.note(evaluation, objective, keep=config.keep)
+                    log.scores(progress.step, epoch=epoch, scores=evaluation.flat())
+                    _picture_path(folder, progress.step).write_bytes(evaluation.picture)
+
+            progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=out_of_time)
+            last = interrupted or bool(progress.ended)
+            if checkpoints and (evaluated or overdue or last):
+                with log.paused():
+                    state = _state(objective, averages, progress, accelerator)
+                    if accelerator.is_main_process:
+                        checkpoints.save(progress.step, state, score=progress.scores[-1] if evaluated else None)
+            if progress.ended:
+                break
+            if interrupted:
+                raise Interrupted(_farewell(progress, total_steps, saved=checkpoints is not None))
+
+    if not progress.kept:
+        averages.apply()
+    for direction, kept in progress.kept.items():
+        for name, network in opponents(objective, direction).items():
+            network.load_state_dict(kept["networks"][name])
+    return progress
+
+
+def opponents(objective: Objective, direction: str) -> dict[str, nn.Module]:
+    """Returns the generator of a direction and the discriminator that judges its images."""
+    domain = direction.rpartition("_to_")[2]
+    return {"generator": objective.generators[direction], "discriminator": objective.discriminators[domain]}
+
+
+def _set_learning_rates(objective: Objective, factor: float) -> None:
+    """Multiplies the learning rates that the optimisers began with."""
+    for optimizer in objective.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def _finite(losses: Mapping[str, Tensor], step: int, total_steps: int) -> dict[str, float]:
+    """Returns the losses as numbers, fetched from the device at once.
+
+    Raises:
+        RuntimeError: One is NaN or infinite.
+    """
+    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RuntimeError(
+                f"Loss {name!r} is {value} at step {step} of {total_steps}; the training has diverged. "
+                "Lower learning_rate or the weight of that loss; checkpoints of earlier steps are not affected."
+            )
+    return values
+
+
+def _check_weights(networks: Mapping[str, nn.Module], step: int, total_steps: int) -> None:
+    """Checks what a step has left, for a finite loss can have a gradient that is not; the next loss would tell.
+
+    Raises:
+        RuntimeError: A weight or a running statistic is NaN or infinite.
+    """
+    for name, network in networks.items():
+        finite = [tensor.isfinite().all() for tensor in network.state_dict().values()]
+        if finite and not torch.stack(finite).all():
+            raise RuntimeError(
+                f"{name} has weights that are not finite after step {step} of {total_steps}; the training has "
+                "diverged. Lower learning_rate; checkpoints of earlier steps are not affected."
+            )
+
+
+def _reason_to_end(config: TrainingConfig, progress: Progress, total_steps: int, *, out_of_time: bool) -> str:
+    """Returns why training is over after this step; empty when it is not."""
+    if progress.step == total_steps:
+        return "epochs"
+    if config.patience and evaluations_without_improvement(progress.scores) >= config.patience:
+        return "patience"
+    return "time limit" if out_of_time else ""
+
+
+def _farewell(progress: Progress, total_steps: int, *, saved: bool) -> str:
+    state = "saved: start it again to go on" if saved else "lost, as there is no checkpoint folder"
+    return f"Stopped after step {progress.step} of {total_steps}; the state of training is {state}."
+
+
+def _state(
+    objective: Objective, averages: MovingAverages, progress: Progress, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Returns everything that determines the rest of a training, in plain containers; all processes take part."""
+    device, scaler = accelerator.device, accelerator.scaler
+    own = {
+        "objective": objective.extra_state(),
+        "random": torch.get_rng_state(),
+        "device_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+    return {
+        "networks": {name: network.state_dict() for name, network in objective.networks.items()},
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in objective.optimizers.items()},
+        "averages": averages.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else {},
+        "processes": of_all(accelerator, on_cpu(own)),
+        "progress": vars(progress),
+    }
+
+
+def _resume(
+    objective: Objective, averages: MovingAverages, checkpoints: Checkpoints | None, accelerator: Accelerator
+) -> Progress:
+    """Puts an objective into the state of the newest checkpoint; without one, nothing is done yet.
+
+    The number of processes may have changed. Weights, optimisers and the order of images do not depend on it; random
+    numbers and image pools, of which every process has its own, are then shared out anew, and the rest of the training
+    is as good as the one begun, but not the same.
+    """
+    state = from_main(accelerator, checkpoints.load_newest) if checkpoints else None
+    if state is None:
+        same_weights(accelerator, objective.networks.values())
+        return Progress()
+    for name, network in objective.networks.items():
+        network.load_state_dict(state["networks"][name])
+    for name, optimizer in objective.optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+    progress = Progress(**state["progress"])
+    averages.load_state_dict(state["averages"], step=progress.step)
+    if accelerator.scaler is not None and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    owners, index = state["processes"], accelerator.process_index
+    own = owners[index % len(owners)]
+    objective.load_extra_state(own["objective"])
+    if len(owners) == accelerator.num_processes:
+        torch.set_rng_state(own["random"])
+        if accelerator.device.type == "cuda" and own["device_random"] is not None:
+            torch.cuda.set_rng_state(own["device_random"], accelerator.device)
+    else:
+        logger.warning("%d processes continue what %d began", accelerator.num_processes, len(owners))
+    logger.info("resumed from the checkpoint of step %d", progress.step)
+    return progress
+
+
+@contextlib.contextmanager
+def _reporting(folder: Path, progress: Progress, *, config: TrainingConfig, total_steps: int) -> Iterator[TrainingLog]:
+    """Opens the log, and writes what earlier processes have reported."""
+    for step, picture in progress.pictures.items():
+        _picture_path(folder, step).write_bytes(picture)
+    with open_log(
+        folder, total_steps=total_steps, batch_size=config.batch_size, line_seconds=config.log_seconds
+    ) as log:
+        log.begin(progress.records, step=progress.step)
+        progress.records = log.records
+        yield log
+
+
+def _picture_path(folder: Path, step: int) -> Path:
+    return folder / f"samples_{step:07d}.webp"
+
+
+@contextlib.contextmanager
+def _read_ahead(batches: TrainingBatches, steps: range, rows: slice) -> Iterator[Iterator[tuple[int, Batch]]]:
+    """Gives this process's rows of the batches of some steps, each prepared in a thread while the last one is used."""
+    with ThreadPoolExecutor(1, "batches") as reader:
+
+        def upcoming() -> Iterator[tuple[int, Batch]]:
+            prepared = [reader.submit(batches.batch, step, rows) for step in steps[:1]]
+            for step in steps:
+                batch = prepared.pop().result()
+                prepared += [reader.submit(batches.batch, step + 1, rows)] if step + 1 in steps else []
+                yield step, batch
+
+        yield upcoming()
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """Gives an event that is set when the process gets SIGTERM, which then does nothing else.
+
+    Only the main thread may catch signals; elsewhere the event is never set.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: requested.set())
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGTERM, previous)

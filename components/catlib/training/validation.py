@@ -1,0 +1,122 @@
+"""How generators do on held-out images while they are trained: scores, and a picture of sample translations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from components.catlib.config import TrainingConfig
+from components.catlib.data.batches import evaluation_batches
+from components.catlib.data.packed import PackedDataset
+from components.catlib.data.pictures import labels_in_colour, strip
+from components.catlib.errors import UserError
+from components.catlib.metrics.scoring import score_generator
+from components.catlib.metrics.segmenters import check_segmentable, read_segmenter
+from components.catlib.metrics.statistics import read_statistics
+from components.catlib.training.loop import Evaluation
+
+NUM_SAMPLES = 8
+SAMPLE_HEIGHT = 128
+
+
+class Validation:
+    """Scores generators on the same held-out images every time, and shows what they make of the first few.
+
+    Attributes:
+        rows: What the rows of the picture hold, from the top: "source" and "target" images, then what the generators of
+            the directions named make.
+    """
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        real_stats: Path,
+        *,
+        directions: list[str],
+        config: TrainingConfig,
+        device: torch.device,
+    ) -> None:
+        """Reads what the scores need, so that anything missing shows before the training.
+
+        Args:
+            dataset: Its test split is used.
+            real_stats: A real_stats artifact.
+            directions: Of the generators that will be scored, the headline first.
+            config: `evaluation_images`, `batch_size` and `segmenter`.
+            device: Where the generators are.
+
+        Raises:
+            UserError: There are too few held-out images, no statistics for a direction, or a segmenter that cannot be
+                read or has no true classes to be compared with.
+        """
+        self._dataset = dataset
+        self._config = config
+        self._device = device
+        self._statistics = {direction: read_statistics(real_stats, direction) for direction in directions}
+        inputs = {direction.partition("_to_")[0] for direction in directions}
+        split = dataset.split("test")
+        for domain, images in {"source": split.source, "target": split.target}.items():
+            if domain in inputs and len(images) < 2:
+                raise UserError(
+                    f"Dataset {dataset.folder} has {len(images)} held-out {domain} images, scores need at least two; "
+                    "raise dataset.test_fraction, or set evaluations: 0."
+                )
+        for statistics in self._statistics.values():
+            statistics.network.to(device)
+        self._segmenter = None
+        if config.segmenter is not None:
+            for direction in directions:
+                check_segmentable(dataset, direction=direction)
+            self._segmenter = read_segmenter(config.segmenter, device)
+        self._samples = next(evaluation_batches(dataset, batch_size=NUM_SAMPLES, limit=NUM_SAMPLES))
+        shown = [domain for domain in ("source", "target") if domain in inputs or dataset.test_is_paired]
+        self.rows = [*shown, *directions]
+
+    def __call__(self, generators: Mapping[str, nn.Module]) -> Evaluation:
+        """Scores generators, given by direction."""
+        scores = {
+            direction: score_generator(
+                generators[direction],
+                self._dataset,
+                statistics,
+                direction=direction,
+                limit=self._config.evaluation_images,
+                batch_size=self._config.batch_size,
+                device=self._device,
+                segmenter=self._segmenter,
+            )
+            for direction, statistics in self._statistics.items()
+        }
+        (distance,) = {statistics.identity.distance_name for statistics in self._statistics.values()}
+        chosen_by = distance if self._segmenter is None else "miou"
+        picture = strip([self._row(row, generators) for row in self.rows], height=SAMPLE_HEIGHT)
+        return Evaluation(scores, chosen_by, picture)
+
+    def _row(self, row: str, generators: Mapping[str, nn.Module]) -> Tensor:
+        images = {"source": self._samples.source, "target": self._samples.target}
+        if row in generators:
+            return translate(generators[row], images[row.partition("_to_")[0]].to(self._device))
+        if row == "source" and self._dataset.num_labels is not None:
+            return labels_in_colour(images[row], self._dataset.num_labels)
+        return images[row]
+
+
+@torch.inference_mode()
+def translate(generator: nn.Module, images: Tensor) -> Tensor:
+    """Runs a generator in eval mode and leaves it in the mode it came in.
+
+    Args:
+        generator: On the device of the images.
+        images: [N, C, H, W].
+
+    Returns:
+        float32 [N, 3, H, W] in [-1, 1].
+    """
+    was_training = generator.training
+    generator.eval()
+    translated = generator(images).float()
+    generator.train(was_training)
+    return translated

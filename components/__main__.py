@@ -31,9 +31,10 @@ from pydantic import BaseModel
 
 from components.catlib import storage
 from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
-from components.catlib.config import Recipe, load_recipe, named_files
+from components.catlib.config import Recipe
 from components.catlib.data.locating import local_copies
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.recipes import load_recipe, named_files
 from components.kubeflow import CHECKPOINTS_VARIABLE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.catlib.config import load_recipe, recipe_names
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.recipes import load_recipe, recipe_names
 from components.kubeflow import DEFAULT_IMAGE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from pipelines import api
 from pipelines.failure import RunFailed

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.catlib.artifacts import code_digest
-from components.catlib.config import Recipe, ReportConfig, load_recipe, validate
+from components.catlib.config import Recipe, ReportConfig, validate
 from components.catlib.errors import UserError
+from components.catlib.recipes import load_recipe
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
 from pipelines.versions import check_image, content_version, dataset_version, pin_weights

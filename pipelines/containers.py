@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.catlib.artifacts import code_digest
-from components.catlib.config import Recipe, named_files
+from components.catlib.config import Recipe
 from components.catlib.errors import UserError
+from components.catlib.recipes import named_files
 from components.kubeflow import CHECKPOINTS_VARIABLE
 
 if TYPE_CHECKING:

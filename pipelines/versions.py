@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from components.catlib.artifacts import file_sha256
-from components.catlib.config import Recipe, named_files, validate
+from components.catlib.config import Recipe, validate
 from components.catlib.data.locating import local_copies
 from components.catlib.errors import UserError
+from components.catlib.recipes import named_files
 from components.catlib.storage import Storage, is_remote
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.config import load_recipe
+from components.catlib.recipes import load_recipe
 from components.catlib.reporting.glance import html
 from components.dataset.stage import run as pack
 from tests.browser.chromium import Tab

@@ -17,8 +17,9 @@ from PIL import Image
 import components.__main__ as command_line
 from components.__main__ import STAGES, main
 from components.catlib import artifacts
-from components.catlib.config import PruneConfig, Recipe, TeacherConfig, load_recipe
+from components.catlib.config import PruneConfig, Recipe, TeacherConfig
 from components.catlib.errors import Interrupted
+from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from tests.object_stores import SECRET_KEY, SeaweedServer
 

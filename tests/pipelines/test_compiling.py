@@ -19,8 +19,8 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.catlib.config import load_recipe, recipe_names
 from components.catlib.errors import UserError
+from components.catlib.recipes import load_recipe, recipe_names
 from pipelines.__main__ import ETCD_BYTES
 from pipelines.__main__ import PIPELINES as DESCRIBED
 from pipelines.compiling import PIPELINES, Compiled, compile_pipeline

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.catlib.config import recipe_names
+from components.catlib.recipes import recipe_names
 from pipelines.__main__ import main
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.config import load_recipe
 from components.catlib.errors import UserError
+from components.catlib.recipes import load_recipe
 from pipelines.versions import check_image, content_version, dataset_version, pin_weights
 
 

@@ -4,16 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.config import (
-    RECIPE_FOLDER,
-    Recipe,
-    TeacherConfig,
-    load_recipe,
-    parse_budget,
-    recipe_names,
-    validate,
-)
+from components.catlib.config import Recipe, TeacherConfig, parse_budget, validate
 from components.catlib.errors import UserError
+from components.catlib.recipes import RECIPE_FOLDER, load_recipe, recipe_names
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from components.catlib.artifacts import read_manifest
-from components.catlib.config import DatasetConfig, load_recipe
+from components.catlib.config import DatasetConfig
 from components.catlib.data.batches import TrainingBatches, evaluation_batches
 from components.catlib.data.cityscapes import cityscapes_train_ids
 from components.catlib.data.labels import instance_edges
 from components.catlib.data.packed import PackedDataset
+from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from components.dataset import stage
 from tests.components.catlib.data.image_folders import zipped

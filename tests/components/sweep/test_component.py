@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components.catlib.config import load_recipe
+from components.catlib.recipes import load_recipe
 from components.sweep.component import plan_sweep
 from components.sweep.stage import MOST_STUDENTS
 

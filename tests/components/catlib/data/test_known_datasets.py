@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from components.catlib.config import DatasetConfig, load_recipe, recipe_names
+from components.catlib.config import DatasetConfig
 from components.catlib.data.known_datasets import KNOWN, Dataset
+from components.catlib.recipes import load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("dataset", KNOWN.values(), ids=list(KNOWN))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from components.catlib.artifacts import writing
-from components.catlib.config import DatasetConfig, RealStatsConfig, load_recipe
+from components.catlib.config import DatasetConfig, RealStatsConfig
+from components.catlib.recipes import load_recipe
 from components.catlib.reporting.glance import html
 from components.catlib.reporting.page import LARGEST_PAGE
 from components.dataset.stage import run as pack

@@ -1,0 +1,57 @@
+"""Recipe models: every setting of every stage, its unit, its default and its bounds.
+
+A recipe is a YAML file validated by `Recipe`; a stage receives only its own section. Defaults live here and nowhere
+else. Kubeflow delivers JSON numbers as floats, so integer fields accept 64.0.
+"""
+
+from components.catlib.config.budgets import Budget, parse_budget
+from components.catlib.config.dataset import DatasetConfig
+from components.catlib.config.measuring import Colour, EvaluateConfig, LpipsConfig, RealStatsConfig, SegmenterConfig
+from components.catlib.config.networks import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    NormConfig,
+    PublishedConfig,
+    WeightsConfig,
+)
+from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig
+from components.catlib.config.resources import ResourcesConfig, StageName, StageResources, Toleration
+from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, validate
+from components.catlib.config.student import ExportConfig, PruneConfig
+from components.catlib.config.training import DistillConfig, TeacherConfig, TrainingConfig, check_losses
+
+__all__ = [
+    "Budget",
+    "Colour",
+    "Count",
+    "DatasetConfig",
+    "DiscriminatorConfig",
+    "DistillConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "GeneratorConfig",
+    "LpipsConfig",
+    "NonNegative",
+    "NormConfig",
+    "Positive",
+    "PruneConfig",
+    "PublishedConfig",
+    "RealStatsConfig",
+    "Recipe",
+    "ReportConfig",
+    "ResourcesConfig",
+    "Section",
+    "SegmenterConfig",
+    "Size",
+    "StageName",
+    "StageResources",
+    "SweepConfig",
+    "TeacherConfig",
+    "Toleration",
+    "TrackingConfig",
+    "TrainingConfig",
+    "WeightsConfig",
+    "check_losses",
+    "parse_budget",
+    "validate",
+]

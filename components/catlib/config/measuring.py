@@ -1,0 +1,93 @@
+"""Settings of what is measured: real statistics, segmenters, LPIPS, the evaluate stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from components.catlib.config.networks import WeightsConfig
+from components.catlib.config.sections import Count, Positive, Section, Size
+
+Colour = tuple[float, float, float]
+"""A number each for red, green, blue."""
+
+
+class SegmenterConfig(Section):
+    """The network that reads the classes off generated street scenes, for mIoU (method section 7)."""
+
+    architecture: Literal["drn_d_105", "onnx"] = Field(
+        default="drn_d_105",
+        description="drn_d_105: the DRN-D-105 that published mIoU is measured with; onnx: any network that makes of "
+        "images [N, 3, H, W] the scores [N, 19, h, w] of Cityscapes' 19 scored classes",
+    )
+    weights: WeightsConfig = Field(
+        description="drn_d_105: the state dict drn-d-105_ms_cityscapes.pth; onnx: the file, weights included"
+    )
+    input_size: Size | None = Field(
+        default=None, description="resize generated images to this height, width first; None: as they are"
+    )
+    mean: Colour | None = Field(
+        default=None,
+        description="subtracted from colours in [0, 1]; drn_d_105: None means the network's own; onnx: needed",
+    )
+    std: tuple[Positive, Positive, Positive] | None = Field(
+        default=None, description="divides colours after that; None as for mean"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SegmenterConfig:
+        if self.architecture == "onnx" and (self.mean is None or self.std is None):
+            raise ValueError(
+                "architecture: onnx needs mean and std, what the network was trained with; [0, 0, 0] and [1, 1, 1] "
+                "leave colours in [0, 1]"
+            )
+        return self
+
+
+class LpipsConfig(Section):
+    """LPIPS, how different two images look to a network (Zhang et al. 2018)."""
+
+    backbone: Literal["alex", "vgg"] = Field(default="alex", description="AlexNet, or VGG16")
+    weights: WeightsConfig = Field(
+        description="torchvision's state dict of it, alexnet-owt-7be5be79.pth or vgg16-397923af.pth"
+    )
+
+
+class RealStatsConfig(Section):
+    """Which features the distances between image sets use."""
+
+    features: Literal["inception", "random"] = Field(
+        default="random",
+        description="inception: the FID Inception-v3 (needs weights); random: a fixed random network, which needs none",
+    )
+    weights: WeightsConfig | None = Field(default=None, description="weights of the feature network")
+    published: WeightsConfig | None = Field(
+        default=None, description="published statistics of the target domain, .npz with mu and sigma (inception only)"
+    )
+    batch_size: Count = Field(default=32, description="images per forward pass")
+
+    @model_validator(mode="after")
+    def _check(self) -> RealStatsConfig:
+        if self.features == "inception" and self.weights is None:
+            raise ValueError(
+                "features: inception needs weights.uri, the file pt_inception-2015-12-05-6726825d.pth; "
+                "without it use features: random, whose distance is not called FID"
+            )
+        if self.features != "inception" and self.published is not None:
+            raise ValueError("published statistics are of Inception features; they need features: inception")
+        return self
+
+
+class EvaluateConfig(Section):
+    """What is measured on the held-out images."""
+
+    batch_size: Count = Field(default=8, description="images per forward pass")
+    num_samples: Count = Field(default=8, description="rows of the sample grid")
+    latency_repeats: Count = Field(default=20, description="timed forward passes at batch 1")
+    segmenter: SegmenterConfig | None = Field(
+        default=None, description="Cityscapes only: what mIoU is measured with; None: it is not measured"
+    )
+    lpips: LpipsConfig | None = Field(
+        default=None, description="held-out pairs only: what LPIPS is measured with; None: it is not measured"
+    )

@@ -1,0 +1,99 @@
+"""Recipe files: reading them, overriding settings, and the outside files that they name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.catlib.config.recipe import Recipe
+from components.catlib.config.sections import nearest, validate
+from components.catlib.errors import UserError
+
+RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the recipes that come with the project."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
+
+
+def named_files(settings: Any) -> list[str]:
+    """Finds the files and folders outside a run that settings name: every `source` and `uri`, built-in data aside.
+
+    Args:
+        settings: A recipe or a section of it as JSON values.
+    """
+    if not isinstance(settings, dict):
+        return []
+    here = [
+        value
+        for key, value in settings.items()
+        if key in ("source", "uri") and isinstance(value, str) and not value.startswith("builtin:")
+    ]
+    return here + [address for value in settings.values() for address in named_files(value)]
+
+
+DEFAULTS = {"name": "defaults", "description": "The default of every setting.", "budgets": ["0.1x"]}
+
+
+def load_recipe(
+    name_or_file: str | None, overrides: list[str] | None = None, budgets: list[str] | None = None
+) -> Recipe:
+    """Reads a recipe, applies overrides and validates the whole.
+
+    Args:
+        name_or_file: A name from [recipe_names][] or the path of a YAML file; None means the defaults alone.
+        overrides: `SECTION.KEY=VALUE` texts; VALUE is read as YAML.
+        budgets: Replaces the recipe's budgets.
+
+    Raises:
+        UserError: No such recipe, not YAML, an unknown key (the nearest valid one is named) or a value out of bounds.
+    """
+    settings, where = (dict(DEFAULTS), "Defaults") if name_or_file is None else _read_recipe(name_or_file)
+    for override in overrides or []:
+        _override(settings, override)
+    if budgets:
+        settings["budgets"] = budgets
+    return validate(Recipe, settings, where=where)
+
+
+def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
+    """Returns the settings in a recipe file and how to call it in messages."""
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPE_FOLDER / f"{name_or_file}.yaml"
+        if not path.is_file():
+            raise UserError(
+                f"There is no recipe {name_or_file!r}{nearest(name_or_file, recipe_names())}; "
+                f"known: {', '.join(recipe_names())}; or give the path of a .yaml file."
+            )
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"Recipe {path} cannot be read: {reason}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"Recipe {path} is not a YAML mapping of sections.")
+    return settings, f"Recipe {path.name}"
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r} is not of the form SECTION.KEY=VALUE, for example teacher.epochs=2.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override!r}: the value is not YAML.") from error
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 2e-4 as text
+    *parents, leaf = key.strip().split(".")
+    node = settings
+    for parent in parents:
+        if not isinstance(node.get(parent), dict):
+            node[parent] = {}
+        node = node[parent]
+    node[leaf] = value

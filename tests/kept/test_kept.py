@@ -20,7 +20,6 @@ from torch import Tensor
 
 from components.__main__ import main
 from components.catlib.artifacts import read_manifest, verify_checksums
-from components.catlib.config import load_recipe
 from components.catlib.data.packed import PackedDataset
 from components.catlib.metrics.statistics import read_statistics
 from components.catlib.networks.generators import build_generator
@@ -30,6 +29,7 @@ from components.catlib.networks.model_files import (
     read_discriminator,
     read_generator,
 )
+from components.catlib.recipes import load_recipe
 from components.fetch import stage as fetch_stage
 
 KEPT = Path(__file__).parent

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from accelerate import Accelerator
-
 from components.catlib.artifacts import ArtifactWriter, Manifest, writing
 from components.catlib.config import TeacherConfig, TrainingConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset, Pairing
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator

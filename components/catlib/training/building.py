@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from accelerate import Accelerator
 from torch import nn
 
 from components.catlib.config import (
@@ -18,6 +17,7 @@ from components.catlib.config import (
     TeacherConfig,
     WeightsConfig,
 )
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
 from components.catlib.networks.discriminators import Discriminator, build_discriminator

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch, TrainingBatches
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.processes import (
     agreed,
     average_buffers,

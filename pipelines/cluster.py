@@ -232,7 +232,7 @@ class Cluster:
         run = self.run(run_id)
         address = f"{(root or run.root or DEFAULT_ROOT).rstrip('/')}/{run.pipeline}/{run_id}/write-report"
         store = Storage()
-        found = [name for name in store.file_names(address) if name.endswith("/report/manifest.json")]
+        found = [name for name in sorted(store.file_names(address)) if name.endswith("/report/manifest.json")]
         if not found:
             raise UserError(
                 f"There is no report below {address}; the run is {run.state.lower()}. If the cluster keeps artifacts "

@@ -155,9 +155,7 @@ class Kubeflow:
                 f"may use namespace {self.connection.namespace or self.connection.kubeflow_namespace}."
             )
         if status == 404:
-            return UserError(
-                f"Kubeflow at {self._where} does not have what was asked for ({what}: {reason(error)})."
-            )
+            return UserError(f"Kubeflow at {self._where} does not have what was asked for ({what}: {reason(error)}).")
         if status in (None, 0) or status >= 500:
             return UserError(
                 f"Kubeflow Pipelines cannot be reached at {self._where} ({what}: {reason(error)}); check the address, "

@@ -19,6 +19,7 @@ from pipelines.logs import read_logs, stage_error
 from pipelines.runs import FINISHED, Run, read_run
 
 POLL_SECONDS = 10.0
+"""Between two looks at a run that is watched."""
 
 DEFAULT_ROOT = "s3://mlpipeline/v2/artifacts"
 """Where Kubeflow's own manifests tell it to keep artifacts."""
@@ -148,13 +149,12 @@ class Cluster:
         )
         return [read_run(run) for run in listed.runs or []]
 
-    def wait(self, run_id: str, *, say: Callable[[str], None], poll: float = POLL_SECONDS) -> Run:
+    def wait(self, run_id: str, *, say: Callable[[str], None]) -> Run:
         """Watches a run until it ends, and tells of every task that changes its state.
 
         Args:
             run_id: The run.
             say: Receives a line per change.
-            poll: Seconds between looks.
 
         Returns:
             The run, which ended well.
@@ -175,7 +175,7 @@ class Cluster:
                 told = lines
                 if run.state in FINISHED:
                     break
-                time.sleep(poll)
+                time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             raise Interrupted(f"The run goes on; watch it with: python -m pipelines status {run_id} --wait") from None
         if run.state != "SUCCEEDED":

@@ -18,13 +18,12 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3.exceptions import HTTPError, SSLError
 
 from components.catlib.errors import UserError
-from components.catlib.storage import retrying
+from components.catlib.storage import retrying, transfer
 from components.catlib.storage.addresses import Location
 from components.catlib.storage.connecting import connections
 from components.catlib.storage.parallel import in_parallel
 from components.catlib.storage.settings import StoreSettings
 from components.catlib.storage.store import Entry, NotThere
-from components.catlib.storage.transfer import PART_BYTES, make_room, parts
 
 Result = TypeVar("Result")
 
@@ -179,8 +178,8 @@ class S3Store:
             raise NotThere(f"There is nothing at {self.address}/{name} ({self.server}).")
         with tempfile.TemporaryDirectory(prefix="download-") as folder:
             path = Path(folder) / PurePosixPath(name).name
-            make_room(path, found.bytes)
-            in_parallel(functools.partial(self.read_part, name, path, *part) for part in parts(found.bytes))
+            transfer.make_room(path, found.bytes)
+            in_parallel(functools.partial(self.read_part, name, path, *part) for part in transfer.parts(found.bytes))
             yield path
 
     def write(self, name: str, source: bytes | Path) -> None:
@@ -194,7 +193,7 @@ class S3Store:
             elif source.stat().st_size == 0:
                 client.put_object(bucket, key, io.BytesIO(), 0, media_type)
             else:
-                client.fput_object(bucket, key, str(source), media_type, part_size=PART_BYTES)
+                client.fput_object(bucket, key, str(source), media_type, part_size=transfer.PART_BYTES)
 
         self._ask(f"writing {self.address}/{name}", put)
 

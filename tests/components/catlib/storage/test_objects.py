@@ -1,3 +1,24 @@
+"""An object store that fails: a real S3 server and, for faults that it does not have, a scripted one."""
+
+import contextlib
+import http.server
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from components.catlib.errors import UserError
+from components.catlib.storage import Location, Storage, Store, StoreSettings
+from components.catlib.storage.objects import Objects, S3Store
+from components.catlib.storage.retrying import Unreachable
+from tests.components.catlib.storage.conftest import make_artifact
+from tests.object_stores import COMPLETE, SECRET_KEY, SeaweedServer, seaweed_server
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -39,7 +60,7 @@ def test_a_store_that_comes_back_loses_nothing(tmp_path: Path, caplog: pytest.Lo
 
 def test_a_store_that_stays_away_ends_in_one_sentence() -> None:
     store = Storage({**COMPLETE, "S3_ENDPOINT": "http://127.0.0.1:1"}, patience=1)
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:1 did not answer for \d s .*is it up") as caught:
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 did not answer for \d s .*is it up") as caught:
         store.manifest("s3://cat/any")
     assert SECRET_KEY not in str(caught.value)
 
@@ -54,6 +75,8 @@ def scripted_server(answers: list[Callable[[http.server.BaseHTTPRequestHandler],
 
         def log_message(self, *arguments: object) -> None:
             """Says nothing."""
+
+        do_PUT = do_GET
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -98,3 +121,16 @@ def test_another_kind_of_server_is_not_asked_again() -> None:
         with pytest.raises(UserError, match="refused"):
             Storage({**COMPLETE, "S3_ENDPOINT": endpoint}).manifest("s3://cat/a")
         assert time.monotonic() - began < 2
+
+
+def scripted(endpoint: str) -> Store:
+    settings = StoreSettings.from_environment({**COMPLETE, "S3_ENDPOINT": endpoint})
+    return S3Store(Objects(settings), Location("cat", "a"))
+
+
+def test_a_file_whose_creation_was_not_acknowledged_is_ours() -> None:
+    exists = b"<Error><Code>PreconditionFailed</Code><Message>there is one</Message></Error>"
+    with scripted_server([answer(500, b""), answer(412, exists), answer(200, b"mine")]) as endpoint:
+        assert scripted(endpoint).create("lease", b"mine")
+    with scripted_server([answer(412, exists), answer(200, b"yours")]) as endpoint:
+        assert not scripted(endpoint).create("lease", b"mine")

@@ -87,10 +87,10 @@ class Retrying:
             raise self._explain(what, error, time.monotonic() - began) from error
 
     def _complain(self, what: str, state: tenacity.RetryCallState) -> None:
-        if time.monotonic() - self._last_complaint > QUIET_SECONDS and state.outcome is not None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Exception) and time.monotonic() - self._last_complaint > QUIET_SECONDS:
             self._last_complaint = time.monotonic()
-            error = state.outcome.exception()
-            logger.warning("%s failed (%s); trying again", what, self._reason(error))  # type: ignore[arg-type]
+            logger.warning("%s failed (%s); trying again", what, self._reason(error))
 
 
 def until(stopping: threading.Event, action: Callable[[], Result]) -> Result:

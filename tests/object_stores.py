@@ -13,6 +13,8 @@ from pathlib import Path
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key-0123456789"
+COMPLETE = {"S3_ENDPOINT": "http://store:9000", "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+"""Settings of a store, all that are needed, of a server that is not there."""
 
 
 class SeaweedServer:

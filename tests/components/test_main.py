@@ -186,7 +186,7 @@ def test_source_images_may_lie_in_the_store(
 ) -> None:
     store = use(object_store, monkeypatch)
     for path in images.rglob("*.png"):
-        store._client.fput_object("cat", f"raw/{path.relative_to(images)}", str(path))
+        store.upload_file(path, f"s3://cat/raw/{path.relative_to(images)}")
     assert main(["dataset", *SMALL, "--source", "s3://cat/raw", "--output", str(tmp_path / "dataset")]) == 0
     manifest = artifacts.read_manifest(tmp_path / "dataset", "dataset")
     assert manifest.summary["images"]["train"] == {"source": 4, "target": 4}

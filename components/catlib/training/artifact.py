@@ -20,7 +20,7 @@ from components.catlib.errors import UserError
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.model_files import Direction, Domain, write_networks
-from components.catlib.training.checkpoints import Checkpoints, open_store
+from components.catlib.training.checkpoints import Checkpoints, open_checkpoints
 from components.catlib.training.loop import Objective, Progress, train
 from components.catlib.training.validation import Validation
 
@@ -140,7 +140,7 @@ def train_and_write(
         checkpoints = None
         if checkpoint is not None:
             checkpoints = Checkpoints(
-                open_store(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
+                open_checkpoints(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
             )
         progress = train(
             objective,

@@ -1,5 +1,6 @@
 """The loop around a small objective whose every part can go wrong on resume: dropout, Adam, and a state of its own."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -10,18 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from components.catlib.artifacts import FileRecord
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import Interrupted, UserError
-from components.catlib.training.checkpoints import Checkpoints, FolderStore, Store
+from components.catlib.storage import Store
+from components.catlib.storage.folders import FolderStore
+from components.catlib.training.checkpoints import Checkpoints
 from components.catlib.training.loop import Evaluation, Progress, train
 
 STEPS_PER_EPOCH = 3
@@ -240,9 +242,11 @@ class SlowStore(FolderStore):
         super().__init__(str(folder))
         self.up = threading.Event()
 
-    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
         assert self.up.wait(20)
-        return super().put(name, write)
+        with super().writing(name) as path:
+            yield path
 
 
 def test_training_does_not_wait_for_a_slow_store(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -266,7 +270,7 @@ def test_training_does_not_wait_for_a_slow_store(tmp_path: Path, caplog: pytest.
 
 
 class BrokenStore(FolderStore):
-    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
+    def writing(self, name: str) -> NoReturn:
         raise UserError("the store is gone")
 
 

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.exits import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from components.catlib.recipes import load_recipe, recipe_names
-from components.kubeflow import DEFAULT_IMAGE, EXIT_INTERRUPTED, EXIT_USER_ERROR
+from components.kubeflow import DEFAULT_IMAGE
+from components.stages import TRAININGS
 from pipelines import api
 from pipelines.failure import RunFailed
 
 if TYPE_CHECKING:
     from pipelines.cluster import Connection, Run
 
-PIPELINES = {
+PIPELINE_HELP = {
     "compress": "teacher once, then a student per budget (default)",
     "distill-only": "students of an earlier or a published teacher: --argument teacher=ADDRESS",
     "evaluate-only": "scores of earlier models: --argument students=[ADDRESS, …] [--argument teacher=ADDRESS]",
@@ -27,7 +29,7 @@ PIPELINES = {
 }
 
 ETCD_BYTES = 1_500_000
-"""What Kubernetes stores of one object at most."""
+"""The largest object that Kubernetes stores."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -286,21 +288,27 @@ def _parser() -> argparse.ArgumentParser:
 
     submit = _add_command(commands, "submit", "start a pipeline on a cluster", _submit)
     submit.add_argument("--experiment", help="group of runs (default: the recipe's name)")
-    submit.add_argument("--root", help="address below which artifacts go (default: as the cluster is configured)")
-    submit.add_argument("--service-account", help="of the pods (default: as the cluster is configured)")
-    submit.add_argument("--wait", action="store_true", help="watch the run until it ends; its end is the exit code")
+    submit.add_argument(
+        "--root", help="address below which the run's artifacts go (default: as the cluster is configured)"
+    )
+    submit.add_argument("--service-account", help="service account of the pods (default: as the cluster is configured)")
+    submit.add_argument(
+        "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
+    )
 
-    upload = _add_command(commands, "upload", "show a pipeline in Kubeflow's interface, with its form", _upload)
+    upload = _add_command(commands, "upload", "add a pipeline to Kubeflow's interface, where a form starts it", _upload)
 
-    status = commands.add_parser("status", help="tell how a run is doing, or list the newest runs")
-    status.add_argument("run", nargs="?", metavar="RUN", help="its id")
-    status.add_argument("--wait", action="store_true", help="watch it until it ends; its end is the exit code")
+    status = commands.add_parser("status", help="show the state of a run and its tasks, or list the newest runs")
+    status.add_argument("run", nargs="?", metavar="RUN", help="id of the run (default: list the newest runs)")
+    status.add_argument(
+        "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
+    )
     status.set_defaults(command=_status)
 
-    logs = commands.add_parser("logs", help="print what the stages of a run wrote")
-    logs.add_argument("run", metavar="RUN", help="its id")
-    logs.add_argument("--task", help="only of this task, such as train-teacher")
-    logs.add_argument("--follow", action="store_true", help="wait for further lines")
+    logs = commands.add_parser("logs", help="print the log lines of a run's stages")
+    logs.add_argument("run", metavar="RUN", help="id of the run")
+    logs.add_argument("--task", help="only this task's lines, e.g. train-teacher")
+    logs.add_argument("--follow", action="store_true", help="wait for further lines of stages that are running")
     logs.set_defaults(command=_logs)
 
     fetch = commands.add_parser(
@@ -309,14 +317,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Needs the object store's address and credentials in the environment: S3_ENDPOINT, AWS_ACCESS_KEY_ID, "
         "AWS_SECRET_ACCESS_KEY.",
     )
-    fetch.add_argument("run", metavar="RUN", help="its id")
-    fetch.add_argument("--output", type=Path, required=True, help="folder to make")
-    fetch.add_argument("--root", help="address below which the cluster keeps artifacts, its defaultPipelineRoot")
+    fetch.add_argument("run", metavar="RUN", help="id of the run")
+    fetch.add_argument("--output", type=Path, required=True, help="new folder for report and students")
+    fetch.add_argument("--root", help="address below which the cluster keeps artifacts (its defaultPipelineRoot)")
     fetch.set_defaults(command=_fetch)
 
     trainjob = commands.add_parser("trainjob", help="write manifests that train on several machines (Kubeflow Trainer)")
-    trainjob.add_argument("stage", choices=("teacher", "distill"), help="what is trained")
-    trainjob.add_argument("--recipe", required=True, help="name of a recipe (see `recipes`), as it is in the image")
+    trainjob.add_argument("stage", choices=TRAININGS, help="the stage that trains")
+    trainjob.add_argument("--recipe", required=True, help="name of a recipe in the image (see `recipes`)")
     trainjob.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="change one setting; repeatable")
     trainjob.add_argument(
         "--input",
@@ -326,7 +334,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     trainjob.add_argument("--artifact", required=True, metavar="URI", help="s3:// address of the trained artifact")
     trainjob.add_argument("--nodes", type=int, default=2, help="machines (default: 2)")
-    trainjob.add_argument("--namespace", default="kubeflow", help="of the objects (default: kubeflow)")
+    trainjob.add_argument("--namespace", default="kubeflow", help="namespace of the objects (default: kubeflow)")
     trainjob.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of the pods (default: {DEFAULT_IMAGE})")
     trainjob.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
     trainjob.set_defaults(command=_trainjob)
@@ -340,10 +348,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_command(commands: Any, name: str, help_text: str, function: Any) -> argparse.ArgumentParser:
     """Adds a command that takes a pipeline and a recipe."""
-    pipelines = "; ".join(f"{pipeline}: {meaning}" for pipeline, meaning in PIPELINES.items())
+    pipelines = "; ".join(f"{pipeline}: {meaning}" for pipeline, meaning in PIPELINE_HELP.items())
     command = commands.add_parser(name, help=help_text)
     command.add_argument("--recipe", required=True, help="name of a recipe (see `recipes`) or a .yaml file")
-    command.add_argument("--pipeline", choices=PIPELINES, default="compress", help=pipelines)
+    command.add_argument("--pipeline", choices=PIPELINE_HELP, default="compress", help=pipelines)
     command.add_argument(
         "--set",
         action="append",
@@ -358,7 +366,10 @@ def _add_command(commands: Any, name: str, help_text: str, function: Any) -> arg
         help="compute budgets instead of the recipe's: MACs such as 2.6e9, or a share of the teacher's such as 0.05x",
     )
     command.add_argument(
-        "--argument", action="append", metavar="NAME=VALUE", help="argument of the pipeline; repeatable"
+        "--argument",
+        action="append",
+        metavar="NAME=VALUE",
+        help="value of one of the pipeline's parameters; repeatable",
     )
     command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
     command.set_defaults(command=function)
@@ -367,14 +378,14 @@ def _add_command(commands: Any, name: str, help_text: str, function: Any) -> arg
 
 def _add_connection(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
-        "connection", "Without --host: from within a cluster by the pod's service account, else by the kubeconfig."
+        "connection", "Without --host, a pod connects with its service account, another machine with its kubeconfig."
     )
     group.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, e.g. http://localhost:8080")
-    group.add_argument("--namespace", help="your profile's namespace, in a Kubeflow with profiles")
+    group.add_argument("--namespace", help="namespace of your profile, where Kubeflow has profiles")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="file with a token for Kubeflow")
     group.add_argument("--kube-context", help="context of the kubeconfig (default: the current one)")
     group.add_argument(
-        "--kubeflow-namespace", default="kubeflow", help="where Kubeflow Pipelines runs (default: kubeflow)"
+        "--kubeflow-namespace", default="kubeflow", help="namespace of Kubeflow Pipelines itself (default: kubeflow)"
     )
     group.add_argument("--ca-file", metavar="FILE", help="certificates to trust instead of the usual ones")
 

@@ -108,8 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         "with the same settings by the same code, does not run again.",
         epilog="Inputs and outputs are folders or s3://BUCKET/PREFIX. An object store needs the environment "
         "variables S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a name with _FILE added gives a file that "
-        "holds the value. AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE are optional. Trainings keep their state "
-        f"below {CHECKPOINTS_VARIABLE}, a folder or s3:// address, so that a killed one resumes.",
+        "holds the value. AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE are optional. Where "
+        f"{CHECKPOINTS_VARIABLE} gives a folder or an s3:// address, trainings keep their state below it, and a killed "
+        "one resumes.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():

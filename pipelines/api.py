@@ -41,7 +41,7 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
     Args:
         compiled: A pipeline.
         recipe: The recipe that it was compiled from.
-        arguments: Of its parameters.
+        arguments: Values of its parameters.
 
     Raises:
         UserError: An argument is not right.
@@ -103,7 +103,7 @@ def compile_recipe(
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Instead of the recipe's.
-        image: Of every task.
+        image: Image of every task.
 
     Raises:
         UserError: The recipe or an override is not right.
@@ -132,7 +132,7 @@ def run(
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Instead of the recipe's.
-        arguments: Of the pipeline's parameters, beyond what the recipe says.
+        arguments: Values of the pipeline's parameters that replace the recipe's.
         output: Folder for the report and the students; None: WORKSPACE/RECIPE.
         workspace: Artifacts, cache and logs of all runs.
         image: Runs every stage in a container of this image; None: in a process.
@@ -178,7 +178,7 @@ class Submitted:
         return self.cluster.run(self.run_id)
 
     def wait(self, say: Callable[[str], None] = to_stderr) -> Run:
-        """Watches it until it ends; see [Cluster.wait][pipelines.cluster.Cluster.wait]."""
+        """Waits for it to end, as `Cluster.wait` does."""
         return self.cluster.wait(self.run_id, say=say)
 
     def logs(self, task: str | None = None) -> Iterator[tuple[str, str]]:
@@ -186,7 +186,7 @@ class Submitted:
         return self.cluster.logs(self.run_id, task=task)
 
     def fetch(self, folder: Path, *, root: str | None = None) -> Path:
-        """Downloads its report and students; see [Cluster.fetch][pipelines.cluster.Cluster.fetch]."""
+        """Downloads its report and students, as `Cluster.fetch` does."""
         return self.cluster.fetch(self.run_id, folder, root=root)
 
 
@@ -213,8 +213,8 @@ def submit(
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Instead of the recipe's.
-        arguments: Of the pipeline's parameters, beyond what the recipe says.
-        image: Of every task; must hold the code of this checkout.
+        arguments: Values of the pipeline's parameters that replace the recipe's.
+        image: Image of every task; must hold the code of this checkout.
         experiment: Group of runs; None: the recipe's name.
         root: Address below which its artifacts go; None: as the cluster is configured.
         service_account: Of its pods; None: as the cluster is configured.

@@ -99,7 +99,7 @@ def compile_pipeline(pipeline: str, recipe: Recipe, *, image: str) -> Compiled:
     Args:
         pipeline: A name in `PIPELINES`.
         recipe: Its settings become the defaults of parameters, its `resources` what the tasks get.
-        image: Of every task.
+        image: Image of every task.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"

@@ -122,7 +122,7 @@ def run_locally(
         workspace: Artifacts, cache and logs of all runs.
         say: Receives progress lines.
         pipeline: Its name.
-        arguments: Of its parameters; the others have the recipe's settings.
+        arguments: Values of its parameters; the others have the recipe's settings.
         image: Runs every stage in a container of this image; None: in a process.
 
     Raises:

@@ -71,7 +71,7 @@ class Placement:
         """Remembers where tasks go.
 
         Args:
-            image: Of every task.
+            image: Image of every task.
             resources: The recipe's section; None for local runs, where tasks get what is there.
         """
         self.image = image

@@ -43,8 +43,8 @@ def training_manifests(
         inputs: Option -> s3:// address of every artifact that the stage reads.
         output: s3:// address of the artifact that it writes.
         nodes: Machines.
-        image: Of the pods.
-        namespace: Of the objects.
+        image: Image of the pods.
+        namespace: Namespace of the objects.
 
     Returns:
         A TrainingRuntime, which describes a machine, and the TrainJob that uses it.

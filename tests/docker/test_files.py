@@ -11,8 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from components.__main__ import STAGES, _parser
+from components.__main__ import _parser
 from components.kubeflow import DEFAULT_IMAGE
+from components.stages import STAGES
 from tests.docker.conftest import ROOT
 
 ACCESS = {"STORE_ACCESS_KEY": "key", "STORE_SECRET_KEY": "secret"}

@@ -24,7 +24,7 @@ def test_it_is_labelled_and_does_not_run_as_root(engine: Engine) -> None:
     config = json.loads(engine.docker("image", "inspect", IMAGE).stdout)[0]["Config"]
     assert config["User"].split(":")[0].isdigit()
     assert config["User"].split(":")[0] != "0"
-    assert config["Labels"]["org.opencontainers.image.version"] in (ROOT / "pyproject.toml").read_text()
+    assert config["Labels"]["org.opencontainers.image.version"] in (ROOT / "components" / "__init__.py").read_text()
     assert config["Labels"]["org.opencontainers.image.revision"] not in ("", "unknown")
     assert config["Entrypoint"] == ["python", "-m", "components"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
-from pipelines.versions import check_image, content_version, dataset_version, pin_weights
+from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 
 
 def test_a_version_changes_with_the_files(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_weights_on_this_machine_are_pinned_and_given_digests_stay(tmp_path: Pat
 
 @pytest.mark.parametrize("image", ["cat:0.1.0", "host:5000/team/cat:1", "host:5000/cat@sha256:" + "0" * 64])
 def test_pinned_images_pass(image: str) -> None:
-    check_image(image)
+    check_pinned(image)
 
 
 @pytest.mark.parametrize("image", ["cat", "cat:latest", "host:5000/cat"])
 def test_images_that_may_change_do_not(image: str) -> None:
     with pytest.raises(UserError, match="not pinned"):
-        check_image(image)
+        check_pinned(image)

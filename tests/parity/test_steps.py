@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from components.catlib.config import DiscriminatorConfig, DistillConfig, GeneratorConfig, NormConfig, TeacherConfig
+from components.catlib.config import DistillConfig, GeneratorConfig, NormConfig, PatchConfig, TeacherConfig, validate
 from components.catlib.data.batches import Batch
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
@@ -130,12 +130,13 @@ def generator_of(case: Case, state: dict[str, Tensor], size: tuple[int, int]) ->
     config = case.facts["config"]
     activation = "leaky_relu" if "LeakyReLU" in config.get("active_fn", "") else "relu"
     family = "inception_spade" if is_spade(case) else "inception"
-    like = GeneratorConfig(family=family, activation=activation, norm=NormConfig(kind="batch"))
+    settings = {"family": family, "activation": activation, "norm": NormConfig(kind="batch")}
+    like = validate(GeneratorConfig, settings, where=case.name)
     return generator_from_state(state, like=like, input_size=size, where=case.name)
 
 
 def discriminator_of(case: Case, state: dict[str, Tensor]) -> Discriminator:
-    return discriminator_from_state(state, like=DiscriminatorConfig(norm=NormConfig(kind="batch")), where=case.name)
+    return discriminator_from_state(state, like=PatchConfig(norm=NormConfig(kind="batch")), where=case.name)
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,18 @@ from components.catlib.config.measuring import Colour, EvaluateConfig, LpipsConf
 from components.catlib.config.networks import (
     DiscriminatorConfig,
     GeneratorConfig,
+    InceptionConfig,
+    InceptionSpadeConfig,
+    MultiscaleConfig,
     NormConfig,
+    PatchConfig,
+    PixelConfig,
     PublishedConfig,
     WeightsConfig,
 )
 from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig
 from components.catlib.config.resources import ResourcesConfig, StageName, StageResources, Toleration
-from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, validate
+from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, default_kind, validate
 from components.catlib.config.student import ExportConfig, PruneConfig
 from components.catlib.config.training import DistillConfig, TeacherConfig, TrainingConfig, check_losses
 
@@ -30,9 +35,14 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "GeneratorConfig",
+    "InceptionConfig",
+    "InceptionSpadeConfig",
     "LpipsConfig",
+    "MultiscaleConfig",
     "NonNegative",
     "NormConfig",
+    "PatchConfig",
+    "PixelConfig",
     "Positive",
     "PruneConfig",
     "PublishedConfig",
@@ -52,6 +62,7 @@ __all__ = [
     "TrainingConfig",
     "WeightsConfig",
     "check_losses",
+    "default_kind",
     "parse_budget",
     "validate",
 ]

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from components.catlib.config.measuring import SegmenterConfig
-from components.catlib.config.networks import DiscriminatorConfig, GeneratorConfig, PublishedConfig, WeightsConfig
+from components.catlib.config.networks import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    InceptionConfig,
+    PatchConfig,
+    PublishedConfig,
+    WeightsConfig,
+)
 from components.catlib.config.sections import Count, NonNegative, Positive, Section, refuse_idle
 from components.catlib.errors import UserError
 
@@ -128,8 +135,8 @@ class TeacherConfig(TrainingConfig):
     family: Literal["pix2pix", "cyclegan", "spade"] = Field(
         default="pix2pix", description="paired, unpaired or label maps"
     )
-    generator: GeneratorConfig = Field(default=GeneratorConfig(), description="the large generator")
-    discriminator: DiscriminatorConfig = Field(default=DiscriminatorConfig(), description="its opponent")
+    generator: GeneratorConfig = Field(default=InceptionConfig(), description="the large generator")
+    discriminator: DiscriminatorConfig = Field(default=PatchConfig(), description="its opponent")
     lambda_cycle: NonNegative = Field(default=10.0, description="CycleGAN: weight of the cycle loss, each way")
     lambda_identity: NonNegative = Field(default=0.5, description="CycleGAN: identity loss as a share of lambda_cycle")
     image_pool_size: Annotated[int, Field(ge=0)] = Field(

@@ -19,7 +19,7 @@ from components.catlib.config import (
     WeightsConfig,
 )
 from components.catlib.errors import UserError
-from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
@@ -232,7 +232,7 @@ def _teacher_discriminator(
         network = load_discriminator(local_copy(published.uri), like=config, sha256=published.sha256)
         _check_judged_channels(network, in_channels, published)
         return network
-    network = build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=in_channels))
+    network = build_discriminator(discriminator_from_config(config, in_channels=in_channels))
     initialise(network, kind=config.init, gain=config.init_gain, seed=seed)
     return network
 
@@ -251,12 +251,8 @@ def _student(
     described = read_architectures(student_folder)
     architecture = described.generator(direction)
     if published is not None:
-        shared = architecture.model_dump(include=set(GeneratorConfig.model_fields))
         return load_generator(
-            local_copy(published.uri),
-            like=GeneratorConfig.model_validate(shared),
-            input_size=described.input_size,
-            sha256=published.sha256,
+            local_copy(published.uri), like=architecture, input_size=described.input_size, sha256=published.sha256
         )
     if has_weights(student_folder, direction):
         return read_generator(student_folder, direction)
@@ -291,10 +287,7 @@ def _student_discriminator(
     domain = JUDGED_DOMAIN[direction]
     architecture = read_architectures(teacher_folder).discriminator(domain)
     if published is not None:
-        shared = architecture.model_dump(include=set(DiscriminatorConfig.model_fields))
-        network = load_discriminator(
-            local_copy(published.uri), like=DiscriminatorConfig.model_validate(shared), sha256=published.sha256
-        )
+        network = load_discriminator(local_copy(published.uri), like=architecture, sha256=published.sha256)
         _check_judged_channels(network, architecture.in_channels, published)
         return network
     if config.discriminator == "teacher":

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import DatasetConfig, DistillConfig, ExportConfig, GeneratorConfig, PruneConfig
+from components.catlib.config import DatasetConfig, DistillConfig, ExportConfig, InceptionConfig, PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
@@ -19,7 +19,7 @@ from components.export.stage import run
 
 SIZE = (16, 20)
 ARCHITECTURE = architecture_from_config(
-    GeneratorConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
+    InceptionConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
     in_channels=3,
     out_channels=3,
     crop_size=SIZE,

@@ -20,6 +20,7 @@ from components.catlib.config import (
     EvaluateConfig,
     ExportConfig,
     GeneratorConfig,
+    InceptionConfig,
     PruneConfig,
     RealStatsConfig,
     TeacherConfig,
@@ -34,7 +35,7 @@ SIZE = (16, 24)
 DIRECTION = "source_to_target"
 SAMPLE_NAMES = ("alps", "delta", "atoll")
 COLUMNS = ("input", "target", "teacher", "student")
-INCEPTION = GeneratorConfig(base_channels=8, num_blocks=2, channels_reduction_factor=4)
+INCEPTION = InceptionConfig(base_channels=8, num_blocks=2, channels_reduction_factor=4)
 
 
 @dataclass

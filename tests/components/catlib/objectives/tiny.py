@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import DiscriminatorConfig, GeneratorConfig, NormConfig, TeacherConfig
+from components.catlib.config import (
+    InceptionConfig,
+    InceptionSpadeConfig,
+    MultiscaleConfig,
+    NormConfig,
+    PatchConfig,
+    TeacherConfig,
+)
 from components.catlib.data.batches import Batch
 from components.catlib.networks.generators import Generator, build_generator
 
@@ -13,11 +20,10 @@ SIZE = (16, 16)
 SPADE_SIZE = (32, 64)
 NUM_PLANES = 4
 
-GENERATOR = GeneratorConfig(
+GENERATOR = InceptionConfig(
     base_channels=4, num_blocks=3, kernel_sizes=(1, 3), channels_reduction_factor=4, init_gain=0.2
 )
-SPADE_GENERATOR = GeneratorConfig(
-    family="inception_spade",
+SPADE_GENERATOR = InceptionSpadeConfig(
     base_channels=2,
     kernel_sizes=(1, 3),
     channels_reduction_factor=2,
@@ -27,10 +33,8 @@ SPADE_GENERATOR = GeneratorConfig(
     init="xavier",
     init_gain=1.0,
 )
-DISCRIMINATOR = DiscriminatorConfig(base_channels=4, num_layers=1, init_gain=0.2)
-SPADE_DISCRIMINATOR = DiscriminatorConfig(
-    family="multiscale", base_channels=4, num_layers=3, init="xavier", init_gain=1.0
-)
+DISCRIMINATOR = PatchConfig(base_channels=4, num_layers=1, init_gain=0.2)
+SPADE_DISCRIMINATOR = MultiscaleConfig(base_channels=4, num_layers=3, init="xavier", init_gain=1.0)
 
 
 def teacher_config(family: str, **settings: Any) -> TeacherConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.catlib.config import DistillConfig, GeneratorConfig, NormConfig, ReportConfig
+from components.catlib.config import DistillConfig, InceptionSpadeConfig, NormConfig, ReportConfig
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import LARGEST_PAGE, render
@@ -225,8 +225,8 @@ def test_students_of_one_architecture_share_what_pruning_kept(tmp_path: Path) ->
 
 def test_a_spade_student_shows_the_branches_of_its_norms(tmp_path: Path) -> None:
     norm = NormConfig(kind="batch", track_running_stats=True)
-    generator = GeneratorConfig(
-        family="inception_spade", base_channels=2, channels_reduction_factor=2, spade_hidden_channels=8,
+    generator = InceptionSpadeConfig(
+        base_channels=2, channels_reduction_factor=2, spade_hidden_channels=8,
         num_upsampling_layers="normal", norm=norm,
     )  # fmt: skip
     page = page_of(write_small_run(tmp_path, budgets=("0.9x",), generator=generator).inputs())

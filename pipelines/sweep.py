@@ -48,7 +48,7 @@ def sweep_pipeline(recipe: Recipe, placement: Placement) -> GraphComponent:
 
         Args:
             budgets: Compute budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
-            variations: Differences to the distill section; lambda_distill 0 shows what distillation is good for.
+            variations: Differences to the distill section; distiller.weight 0 shows what distillation is good for.
             seeds: Replace the seed of the students' training; several show how much is chance.
             dataset: Where the images come from and how they are packed.
             real_stats: Which features the distance between image sets uses.

@@ -109,6 +109,12 @@ DiscriminatorConfig = Annotated[
 """A discriminator of any family; a PatchGAN where none is named."""
 
 
+ImageDiscriminatorConfig = Annotated[
+    PatchConfig | PixelConfig, Field(discriminator="family"), default_kind("family", "patch")
+]
+"""A discriminator that answers with logits alone, as families that translate images need it."""
+
+
 class WeightsConfig(Section):
     """Weights from outside: a file or URI, and the digest that makes them trustworthy."""
 
@@ -121,5 +127,10 @@ class PublishedConfig(Section):
 
     generator: WeightsConfig | None = Field(default=None, description="generator source -> target")
     discriminator: WeightsConfig | None = Field(default=None, description="judges target images")
-    generator_backward: WeightsConfig | None = Field(default=None, description="CycleGAN: generator target -> source")
-    discriminator_backward: WeightsConfig | None = Field(default=None, description="CycleGAN: judges source images")
+
+
+class PublishedCycleGanConfig(PublishedConfig):
+    """The same for CycleGAN, which translates both ways."""
+
+    generator_backward: WeightsConfig | None = Field(default=None, description="generator target -> source")
+    discriminator_backward: WeightsConfig | None = Field(default=None, description="judges source images")

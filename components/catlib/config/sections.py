@@ -22,18 +22,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def refuse_idle(section: Section, settings: tuple[str, ...], *, reason: str) -> None:
-    """Refuses settings that would have no effect beside the others, unless they have their default or are off.
-
-    Raises:
-        ValueError: Names the first one, and why it has no effect.
-    """
-    for name in settings:
-        value, default = getattr(section, name), type(section).model_fields[name].default
-        if value != default and value:
-            raise ValueError(f"{name} has no effect {reason}; leave it out")
-
-
 def _as_height_width(value: Any) -> Any:
     """Reads 256 as (256, 256)."""
     return (value, value) if isinstance(value, int | float) else value
@@ -59,6 +47,18 @@ def default_kind(key: str, kind: str) -> BeforeValidator:
         return {key: kind, **settings} if isinstance(settings, Mapping) else settings
 
     return BeforeValidator(fill_in)
+
+
+def spelled_out(settings: Any) -> Any:
+    """Reads a bare word as a kind, and a bare number as a weight."""
+    match settings:
+        case str():
+            return {"kind": settings}
+        case bool():
+            return settings
+        case int() | float():
+            return {"weight": settings}
+    return settings
 
 
 SectionType = typing.TypeVar("SectionType", bound=BaseModel)
@@ -91,13 +91,17 @@ def first_complaint(model: Any, error: ValidationError) -> str:
         model: What they were validated against: a model or a union of models.
         error: What pydantic found.
     """
-    complaint = error.errors(include_url=False)[0]
+    complaints = error.errors(include_url=False)
+    complaint = next((found for found in complaints if found["type"] == "extra_forbidden"), complaints[0])
     place = _Place.of(model, complaint["loc"])
     found, message = complaint.get("input"), complaint["msg"].removeprefix("Value error, ").rstrip(".")
     key = place.key
     match complaint["type"]:
         case "extra_forbidden":
             return f"unknown key {key!r}{place.hint()}."
+        case "missing" if place.model is not None:
+            description = place.model.model_fields[place.leaf].description
+            return f"{key} must be given{': ' + description if description else ''}."
         case "union_tag_invalid":
             context = complaint.get("ctx", {})
             found = context["tag"]
@@ -114,41 +118,64 @@ class _Place(typing.NamedTuple):
         key: The keys that lead there, joined by dots, as a recipe writes them.
         leaf: The last of them.
         model: The model that holds `leaf`; None where no model does.
-        siblings: The models that could stand in its place, by their kinds.
+        choices: For every union on the way, innermost first, the chosen kind, and for every kind the models that would
+            hold `leaf` then.
     """
 
     key: str
     leaf: str
     model: type[BaseModel] | None
-    siblings: dict[str, type[BaseModel]]
+    choices: list[tuple[str, dict[str, list[type[BaseModel]]]]]
 
     @classmethod
     def of(cls, model: Any, location: tuple[int | str, ...]) -> _Place:
         """Follows pydantic's location, which names the chosen kind wherever a union stands."""
         keys: list[str] = []
-        models, siblings = list(_models_in(model)), {}
+        models, choices = list(_models_in(model)), []
         for place, part in enumerate(location):
-            if len(models) > 1:
-                siblings = {kind: option for option in models for kind in _kinds(option)}
-                if part in siblings:
-                    models = [siblings[str(part)]]
-                    continue
+            kinds = {kind: [option] for option in models for kind in _kinds(option)} if len(models) > 1 else {}
+            if part in kinds:
+                models = kinds[str(part)]
+                choices.insert(0, (str(part), kinds))
+                continue
             keys.append(str(part))
             if place < len(location) - 1 and len(models) == 1 and part in models[0].model_fields:
-                models, siblings = list(_models_in(models[0].model_fields[str(part)].annotation)), {}
+                models = _below(models, str(part))
+                choices = [
+                    (chosen, {kind: _below(options, str(part)) for kind, options in kinds.items()})
+                    for chosen, kinds in choices
+                ]
         holder = models[0] if len(models) == 1 else None
-        return cls(".".join(keys), keys[-1] if keys else "", holder, siblings)
+        return cls(".".join(keys), keys[-1] if keys else "", holder, choices)
 
     def hint(self) -> str:
         """Returns what to write in the place of an unknown key."""
         if self.model is None:
             return ""
-        others = [kind for kind, other in self.siblings.items() if self.leaf in other.model_fields]
-        if others:
-            own = next(kind for kind, other in self.siblings.items() if other is self.model)
-            return f": {own} has no such setting, only {' and '.join(others)}; leave it out"
+        new = _moved(self.model).get(self.leaf)
+        if new is not None:
+            return f"; it is {self.key.removesuffix(self.leaf) + new!r} now"
+        for chosen, kinds in self.choices:
+            others = [kind for kind, options in kinds.items() if any(self.leaf in _known(option) for option in options)]
+            if others:
+                return f": {chosen} has no such setting, only {' and '.join(others)}; leave it out"
         names = list(self.model.model_fields)
         return nearest(self.leaf, names) or f"; valid keys here: {', '.join(names)}"
+
+
+def _below(models: list[type[BaseModel]], name: str) -> list[type[BaseModel]]:
+    """Returns the models that a field of some models holds."""
+    fields = [model.model_fields[name] for model in models if name in model.model_fields]
+    return [model for field in fields for model in _models_in(field.annotation)]
+
+
+def _moved(model: type[BaseModel]) -> dict[str, str]:
+    """Returns the names that settings of a model had in earlier versions, with those that they have now."""
+    return getattr(model, "moved", {})
+
+
+def _known(model: type[BaseModel]) -> set[str]:
+    return {*model.model_fields, *_moved(model)}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -160,13 +187,9 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _kinds(model: type[BaseModel]) -> list[str]:
-    """Returns the values of a model's fields that can only have one: among them the one that names its kind."""
-    literals = [field.annotation for field in model.model_fields.values()]
-    return [
-        typing.get_args(literal)[0]
-        for literal in literals
-        if typing.get_origin(literal) is typing.Literal and len(typing.get_args(literal)) == 1
-    ]
+    """Returns the kinds that a member of a union stands for: what its field `kind` or `family` can be."""
+    fields = [model.model_fields[name] for name in ("kind", "family") if name in model.model_fields]
+    return [kind for field in fields for kind in typing.get_args(field.annotation)]
 
 
 def nearest(name: str, valid: list[str]) -> str:

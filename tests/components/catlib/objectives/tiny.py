@@ -6,14 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from components.catlib.config import (
+    DistillConfig,
     InceptionConfig,
     InceptionSpadeConfig,
     MultiscaleConfig,
     NormConfig,
     PatchConfig,
     TeacherConfig,
+    validate,
 )
 from components.catlib.data.batches import Batch
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
 
 SIZE = (16, 16)
@@ -43,7 +46,25 @@ def teacher_config(family: str, **settings: Any) -> TeacherConfig:
         "generator": SPADE_GENERATOR if spade else GENERATOR,
         "discriminator": SPADE_DISCRIMINATOR if spade else DISCRIMINATOR,
     }
-    return TeacherConfig.model_validate({"family": family, "lambda_vgg": 0, **networks, **settings})
+    own = {"perceptual": 0} if spade else {}
+    return validate(TeacherConfig, {"family": family, **own, **networks, **settings}, where="teacher")
+
+
+def distill_config(family: str, **settings: Any) -> DistillConfig:
+    own = {"perceptual": 0} if family == "spade" else {}
+    return validate(DistillConfig, {"family": family, **own, **settings}, where="distill")
+
+
+def tiny_generator(family: str) -> Generator:
+    spade = family == "spade"
+    return build_generator(
+        architecture_from_config(
+            SPADE_GENERATOR if spade else GENERATOR,
+            in_channels=NUM_PLANES if spade else 3,
+            out_channels=3,
+            crop_size=SPADE_SIZE if spade else SIZE,
+        )
+    )
 
 
 def batch(family: str, *, size: int = 3, seed: int = 0) -> Batch:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import DistillConfig
+from components.catlib.config.distillers import FIGURES
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
 from components.catlib.errors import UserError
@@ -16,8 +17,6 @@ from components.catlib.training.building import build_distillation_objective
 from components.catlib.training.loop import Progress
 
 logger = logging.getLogger(__name__)
-
-MISALIGNMENT = "misalignment_"
 
 
 def run(
@@ -56,12 +55,18 @@ def run(
     if inputs["student"].inputs["teacher"] != inputs["teacher"].digest():
         logger.warning("the student in %s was cut from another teacher than %s", student, teacher)
     images = PackedDataset.open(dataset)
-    check_pairing(inputs["teacher"].config["family"], images)
+    family = inputs["teacher"].config["family"]
+    if config.family != family:
+        raise UserError(
+            f"distill.family is {config.family}, but the teacher in {teacher} is of family {family}; "
+            f"set teacher.family to {family}, which distill.family follows."
+        )
+    check_pairing(family, images)
     _check_images(images, teacher)
     _check_images(images, student)
     accelerator = open_accelerator(config)
     objective = build_distillation_objective(
-        config, teacher_folder=teacher, student_folder=student, pairing=images.pairing, accelerator=accelerator
+        config, teacher_folder=teacher, student_folder=student, accelerator=accelerator
     )
     with writing_once(accelerator, output, kind="distill", config=config, inputs=inputs) as writer:
         progress = train_and_write(
@@ -75,7 +80,7 @@ def run(
             checkpoint=checkpoint,
             writer=writer,
         )
-        writer.summary["misalignment"] = _misalignment(progress)
+        writer.summary |= _figures(progress)
 
 
 def _check_images(dataset: PackedDataset, networks: Path) -> None:
@@ -100,7 +105,8 @@ def _check_images(dataset: PackedDataset, networks: Path) -> None:
             )
 
 
-def _misalignment(progress: Progress) -> dict[str, float]:
-    """Returns 1 − KA of every feature layer, the mean over the last interval of the log."""
+def _figures(progress: Progress) -> dict[str, dict[str, float]]:
+    """Returns the figures of the distiller by feature layer, means over the last interval of the log."""
     last = next((record["losses"] for record in reversed(progress.records) if "losses" in record), {})
-    return {name.removeprefix(MISALIGNMENT): value for name, value in last.items() if name.startswith(MISALIGNMENT)}
+    found = {figure.name: figure.by_layer(last) for figure in FIGURES}
+    return {name: by_layer for name, by_layer in found.items() if by_layer}

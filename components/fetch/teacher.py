@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import PruneConfig, PublishedConfig, TeacherConfig, WeightsConfig
+from components.catlib.config import PruneConfig, PublishedConfig, PublishedCycleGanConfig, TeacherConfig, WeightsConfig
 from components.catlib.data.packed import PackedDataset
-from components.catlib.objectives.distillation import JUDGED_DOMAIN
+from components.catlib.objectives.student import JUDGED_DOMAIN
 from components.catlib.training.artifact import check_crop_size, check_pairing, write_result
 from components.catlib.training.building import build_teacher_networks
 from components.catlib.training.loop import Progress
@@ -40,7 +40,7 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     check_crop_size(config, images)
     direction = prune.generator
     taken_over = config.model_copy(
-        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config.published, prune)}
+        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config, prune)}
     )
     generator, discriminator = build_teacher_networks(
         taken_over,
@@ -62,10 +62,12 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     logger.info("%s: the generator %s of a teacher", address, direction)
 
 
-def _published(address: str, given: PublishedConfig | None, prune: PruneConfig) -> PublishedConfig:
+def _published(address: str, config: TeacherConfig, prune: PruneConfig) -> PublishedConfig:
     """Returns the recipe's published networks of one direction, the generator replaced by the one at an address."""
-    given = given or PublishedConfig()
+    given = config.published
     generator = WeightsConfig(uri=address)
-    if prune.generator == "source_to_target":
-        return PublishedConfig(generator=generator, discriminator=given.discriminator)
-    return PublishedConfig(generator_backward=generator, discriminator_backward=given.discriminator_backward)
+    if prune.generator == "target_to_source":
+        judge = given.discriminator_backward if isinstance(given, PublishedCycleGanConfig) else None
+        return PublishedCycleGanConfig(generator_backward=generator, discriminator_backward=judge)
+    published = PublishedCycleGanConfig if config.family == "cyclegan" else PublishedConfig
+    return published(generator=generator, discriminator=given.discriminator if given else None)

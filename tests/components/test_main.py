@@ -17,7 +17,7 @@ from PIL import Image
 
 from components.__main__ import _parser, main
 from components.catlib import artifacts
-from components.catlib.config import PruneConfig, Recipe, TeacherConfig
+from components.catlib.config import Pix2PixConfig, PruneConfig, Recipe, TeacherConfig
 from components.catlib.errors import Interrupted
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
@@ -40,7 +40,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    with artifacts.writing(tmp_path / "teacher", kind="teacher", config=TeacherConfig()) as writer:
+    with artifacts.writing(tmp_path / "teacher", kind="teacher", config=Pix2PixConfig()) as writer:
         writer.write_json("weights.json", [1, 2])
     return tmp_path / "teacher"
 
@@ -224,7 +224,7 @@ def test_another_input_is_another_request(
 ) -> None:
     arguments = ["prune", "--teacher", str(teacher), "--budget", "2e9", "--output", str(tmp_path / "student")]
     assert main(arguments) == 0
-    with artifacts.writing(teacher, kind="teacher", config=TeacherConfig()) as writer:
+    with artifacts.writing(teacher, kind="teacher", config=Pix2PixConfig()) as writer:
         writer.write_json("weights.json", [3])
     assert main(arguments) == 0
     assert len(prunings) == 2

@@ -17,6 +17,7 @@ from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset, Pairing
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.model_files import Direction, Domain, write_networks
@@ -68,13 +69,8 @@ def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
             f"Dataset {dataset.folder} has crops of {height}x{width} pixels, but the generator halves and doubles them "
             "twice; set dataset.crop_size to multiples of 4."
         )
-    smallest = 3 * 2**config.discriminator.num_layers
-    if config.discriminator.family == "patch" and min(height, width) < smallest:
-        raise UserError(
-            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, too small for a PatchGAN of "
-            f"{config.discriminator.num_layers} layers; set dataset.crop_size to at least {smallest}, or lower "
-            "teacher.discriminator.num_layers."
-        )
+    discriminator = discriminator_from_config(config.discriminator, in_channels=dataset.out_channels)
+    discriminator.check_size(height, width, where=f"Dataset {dataset.folder}")
 
 
 @contextlib.contextmanager

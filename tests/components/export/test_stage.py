@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import DatasetConfig, DistillConfig, ExportConfig, GeneratorConfig, PruneConfig
+from components.catlib.config import DatasetConfig, ExportConfig, InceptionConfig, Pix2PixDistillConfig, PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
@@ -19,7 +19,7 @@ from components.export.stage import run
 
 SIZE = (16, 20)
 ARCHITECTURE = architecture_from_config(
-    GeneratorConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
+    InceptionConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
     in_channels=3,
     out_channels=3,
     crop_size=SIZE,
@@ -30,7 +30,7 @@ ARCHITECTURE = architecture_from_config(
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student") / "distilled"
     torch.manual_seed(1)
-    with writing(folder, kind="distill", config=DistillConfig()) as writer:
+    with writing(folder, kind="distill", config=Pix2PixDistillConfig()) as writer:
         network = build_generator(ARCHITECTURE)
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
     return folder
@@ -112,7 +112,7 @@ def test_a_student_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_dataset_of_other_channels_is_refused(dataset: Path, tmp_path: Path) -> None:
-    with writing(tmp_path / "distilled", kind="distill", config=DistillConfig()) as writer:
+    with writing(tmp_path / "distilled", kind="distill", config=Pix2PixDistillConfig()) as writer:
         network = build_generator(ARCHITECTURE.model_copy(update={"in_channels": 1}))
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
     with pytest.raises(UserError, match="3 channels, the generator takes 1"):

@@ -175,10 +175,13 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("schedule", ["linear", "plateau"])
+SCHEDULES = {"linear": "linear", "plateau": {"kind": "plateau", "patience": 0}}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("killed_after", [1, 5, 8, 11])
 def test_a_killed_and_resumed_run_is_an_uninterrupted_one(tmp_path: Path, schedule: str, killed_after: int):
-    changes = {"schedule": schedule, "plateau_patience": 0, "evaluations": 4, "keep": "best"}
+    changes = {"schedule": SCHEDULES[schedule], "evaluations": 4, "keep": "best"}
     whole = SmallObjective()
     expected = run(tmp_path / "whole", whole, checkpoint=tmp_path / "checkpoint-whole", **changes)
 

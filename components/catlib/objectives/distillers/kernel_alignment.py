@@ -13,16 +13,54 @@ Shape suffixes: N batch, D features of a sample.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from components.catlib.config.distillers import KernelAlignmentConfig
 from components.catlib.errors import UserError
+from components.catlib.networks.generators import Generator
+from components.catlib.objectives.frozen_teacher import Features
 from components.catlib.objectives.precision import at_least_float32
 
 SMALLEST_KERNEL_NORM = 1e-12
 """Kernels of features scaled to norm 1 have norms of at least 1/√N; only those of zero features are below this."""
+
+
+class KernelAlignment:
+    """Compares features by −KA."""
+
+    def __init__(self, config: KernelAlignmentConfig, networks: Mapping[str, nn.Module]) -> None:
+        """Takes its settings.
+
+        Args:
+            config: Whether kernels are centred.
+            networks: None.
+        """
+        assert not networks, list(networks)
+        self._centred = config.centred
+
+    @staticmethod
+    def own_networks(student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+        """Returns the networks that are trained beside the student: none."""
+        return {}
+
+    def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns per layer the loss −KA, and the figure that the log shows: 1 − KA, detached.
+
+        Args:
+            student: With gradient.
+            teacher: Without.
+
+        Raises:
+            UserError: The batch is too small.
+        """
+        alignments = {
+            name: kernel_alignment(student[name], wanted, centred=self._centred) for name, wanted in teacher.items()
+        }
+        losses = {name: -alignment for name, alignment in alignments.items()}
+        return losses, {name: 1 - alignment.detach() for name, alignment in alignments.items()}
 
 
 def kernel_alignment(first: Tensor, second: Tensor, *, centred: bool = False) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.catlib.errors import UserError
-from components.catlib.objectives.kernel_alignment import kernel_alignment
+from components.catlib.objectives.distillers.kernel_alignment import kernel_alignment
 
 
 def _features(seed: int, *shape: int) -> torch.Tensor:

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.errors import UserError
+from components.catlib.metrics.catalogue import distance_of
 
 FID_WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Digest of `pt_inception-2015-12-05-6726825d.pth`, the weights that FID is defined with."""
@@ -52,8 +53,8 @@ class FeatureIdentity(BaseModel):
 
     @property
     def distance_name(self) -> str:
-        """Name of the Fréchet distance of these features: `fid` for Inception only."""
-        return "fid" if self.name == "inception" else "frechet_random_features"
+        """Key of the Fréchet distance of these features: `fid` for Inception only."""
+        return distance_of(self.name).key
 
 
 class FeatureNetwork(nn.Module):

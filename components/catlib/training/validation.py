@@ -13,6 +13,7 @@ from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.errors import UserError
+from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.scoring import score_generator
 from components.catlib.metrics.segmenters import check_segmentable, read_segmenter
 from components.catlib.metrics.statistics import read_statistics
@@ -90,8 +91,7 @@ class Validation:
             )
             for direction, statistics in self._statistics.items()
         }
-        (distance,) = {statistics.identity.distance_name for statistics in self._statistics.values()}
-        chosen_by = distance if self._segmenter is None else "miou"
+        (chosen_by,) = {measured_among(each)[0].key for each in scores.values()}
         picture = strip([self._row(row, generators) for row in self.rows], height=SAMPLE_HEIGHT)
         return Evaluation(scores, chosen_by, picture)
 

@@ -1,11 +1,11 @@
 """Feature networks: images in, one vector per image out; distances between image sets are distances of such vectors.
 
-Two networks share one interface, [FeatureNetwork][]. *inception* is the Inception-v3 that defines FID and KID; its
+Two networks share one interface, `FeatureNetwork`. *inception* is the Inception-v3 that defines FID and KID; its
 weights come from outside. *random* needs nothing from outside: a small convolutional network with fixed random weights.
 Its distance orders blur, noise, colour and texture errors, but it knows no objects, and its numbers must not be called
 FID.
 
-Which network made a number is told by its [FeatureIdentity][], stored beside every statistics file and every result.
+A `FeatureIdentity` is stored with every statistics file and every result: it names the network that made the number.
 
 Shape suffixes: N images, C channels, H height, W width, D features, K kernel size.
 """
@@ -71,7 +71,7 @@ class InceptionFeatures(FeatureNetwork):
     """
 
     def __init__(self, sha256: str) -> None:
-        """Makes the network with random weights; [read_inception][] gives it those of a file with this digest."""
+        """Makes the network with random weights; `read_inception` loads those of a file with this digest."""
         super().__init__()
         from torch_fidelity import feature_extractor_inceptionv3 as blocks  # takes seconds, and most runs use others
 

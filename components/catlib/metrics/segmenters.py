@@ -58,7 +58,7 @@ class Segmenter:
     """
 
     def __init__(self, network: Network, identity: SegmenterIdentity, device: torch.device) -> None:
-        """Takes a network; [read_segmenter][] makes one from a file."""
+        """Takes a network; `read_segmenter` makes one from a file."""
         self.identity = identity
         self._network = network
         self._device = device

@@ -95,7 +95,7 @@ class Mark:
 
     Attributes:
         name: Written beside it.
-        colour: As of a [Curve][].
+        colour: As in `Curve`.
         macs: Multiply-accumulates.
         value: The quality metric.
         interval: Low and high end of its confidence interval, if known.
@@ -229,7 +229,7 @@ def _value_axis(axes: Axes, values: np.ndarray) -> None:
 
 def _linear_ticks(axes: Axes, *, most: int) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(most))
-    # As many digits as tell neighbouring ticks apart.
+    # Enough digits that neighbouring ticks differ.
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
 
 

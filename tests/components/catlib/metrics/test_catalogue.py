@@ -8,7 +8,16 @@ from typing import Any, get_args
 import pytest
 
 from components.catlib.metrics import catalogue
-from components.catlib.metrics.catalogue import BY_KEY, METRICS, Metric, Part, by_key, distance_of, shortfall
+from components.catlib.metrics.catalogue import (
+    BY_KEY,
+    METRICS,
+    Metric,
+    Part,
+    by_key,
+    distance_of,
+    measured_among,
+    shortfall,
+)
 from components.catlib.metrics.features import FeatureIdentity
 
 SOURCE = Path(catalogue.__file__).read_text(encoding="utf-8")
@@ -69,6 +78,13 @@ def test_a_part_of_the_protocol_that_nothing_describes_stops_the_import():
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert "ValueError: nothing describes these parts of the protocol: weather" in found.stderr
+
+
+def test_the_order_decides_what_training_keeps_and_a_report_leads_with():
+    keys = list(BY_KEY)
+    assert set(keys) >= {"miou", "fid", "frechet_random_features", "kid", "l1", "psnr", "ssim", "lpips"}
+    assert keys[:3] == ["miou", "fid", "frechet_random_features"]
+    assert [metric.key for metric in measured_among({"l1", "kid", "fid", "kid_std", "images"})] == ["fid", "kid", "l1"]
 
 
 def test_keys_and_labels_are_unique():

@@ -121,8 +121,9 @@ class RandomFeatures(FeatureNetwork):
     Every weight is a random sign, scaled by √(2 / fan-in); in high dimensions such filters are nearly orthogonal. Three
     quarters of them have their mean over the 3x3 window removed, so that they see edges and texture, not brightness.
     Signs come from the raw bits of a PCG64 generator, whose stream is fixed by its definition: the network is the same
-    on every machine and with every library version, and its digest says so. The logarithm turns ratios of band energies
-    into differences: blur, which takes away a small but telling share of the energy, would hardly show otherwise.
+    on every machine and with every library version, which its digest proves. The logarithm turns ratios of band
+    energies into differences: blur, which takes away a small but telling share of the energy, would hardly show
+    otherwise.
     """
 
     def __init__(self) -> None:

@@ -24,12 +24,12 @@ class HeldOut:
 
     Attributes:
         dataset: Its test split.
-        statistics: Of the real images of the domain that is generated.
+        statistics: Statistics of real images of the domain that is generated.
         direction: What the generators translate.
         batch_size: Images per forward pass.
         device: Where generators run while images are scored.
-        segmenter: Reads classes off generated street scenes, for mIoU; None: that is not measured.
-        lpips: Compares generated images with the true ones; None: that is not measured.
+        segmenter: Reads classes off generated street scenes, for mIoU; None: mIoU is not measured.
+        lpips: Compares generated images with the true ones; None: LPIPS is not measured.
     """
 
     dataset: PackedDataset

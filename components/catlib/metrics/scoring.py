@@ -79,7 +79,7 @@ def score_generator(
         generator: From input images [N, C, H, W] to images [N, 3, H, W] in [-1, 1]. It is run in eval mode and left in
             the mode it came in.
         dataset: Whose test split is used.
-        statistics: Of real images of the domain the generator translates to.
+        statistics: Statistics of real images of the domain that the generator translates to.
         direction: "source_to_target", or "target_to_source" for the second generator of CycleGAN.
         limit: Use only this many images, from the first; None uses all.
         batch_size: Images per forward pass.
@@ -173,7 +173,7 @@ def summarise(scores: ImageScores, statistics: RealStatistics, *, labelled: bool
 
     Args:
         scores: From `score_images`.
-        statistics: Of real images; which distances there are depends on their feature network.
+        statistics: Statistics of real images; their feature network decides which distances are measured.
         labelled: Whether the dataset has label maps or true classes, with which some distances are not measured.
     """
     summary = {name: float(values.mean()) for name, values in scores.similarities.items()}

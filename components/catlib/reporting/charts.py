@@ -25,10 +25,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from components.catlib.reporting.formatting import short_number
 
 WIDTH = 380
-"""Of a chart in CSS pixels; a phone shows it at nearly this size, so its text keeps the page's size."""
+"""Width of a chart in CSS pixels; a phone shows it at nearly this size, so its text keeps the page's size."""
 
 STUDENT_COLOURS = 6
-"""How many students are told apart by colour."""
+"""How many students get different colours."""
 
 MOST_POINTS = 240
 """A longer curve is drawn as means over this many pieces."""
@@ -166,7 +166,7 @@ def curves_chart(curves: Sequence[Curve], *, x_label: str, description: str) -> 
 def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
     """Draws quality against multiply-accumulates (logarithmic), networks with their confidence intervals and names.
 
-    Too many names would cover each other; then colours alone tell the networks apart.
+    More than `MOST_NAMES` names would cover each other and are left out; then only colours distinguish the networks.
 
     Args:
         marks: At least two networks.

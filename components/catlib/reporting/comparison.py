@@ -38,7 +38,7 @@ class Contender:
 
     Attributes:
         name: "Teacher", "Student", or "Student 2.6 G" when there are several.
-        colour: Of its lines and bars: "teacher", "student-0", …
+        colour: Colour of its lines and bars: "teacher", "student-0", …
         figures: Its part of `metrics.json`.
         ratio: The teacher's costs divided by its own; empty for the teacher, or without one.
         teacher_latency: Time of the teacher, measured in turn with it, as `latency_ms` in `metrics.json`; None without

@@ -124,11 +124,11 @@ class Origin:
     Attributes:
         kind: The stage that wrote it.
         student: The students that it belongs to, when there are several.
-        digest: Of the whole artifact.
-        code_digest: Of the code that wrote it.
+        digest: Digest of the whole artifact.
+        code_digest: Digest of the code that wrote it.
         inputs: Name and digest of what it was made from.
-        size: Of all files.
-        num_files: How many.
+        size: Size of all files.
+        num_files: How many files it has.
         metrics: Its headline figures; empty for an evaluation, whose figures are elsewhere on the page.
     """
 

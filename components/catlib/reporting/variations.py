@@ -70,8 +70,8 @@ def variations(comparison: Comparison) -> Variations | None:
     for metric in comparison.metrics:
         drawn = [Group(group.name, _values(comparison, group, metric)) for group in groups]
         if all(group.values for group in drawn):
-            said = "; ".join(f"{row.name} {row.cells[comparison.metrics.index(metric)]}" for row in rows)
-            charts.append((metric, groups_chart(drawn, description=f"{metric.label} by variation: {said}")))
+            read = "; ".join(f"{row.name} {row.cells[comparison.metrics.index(metric)]}" for row in rows)
+            charts.append((metric, groups_chart(drawn, description=f"{metric.label} by variation: {read}")))
     return Variations(comparison.metrics, rows, charts)
 
 

@@ -40,12 +40,12 @@ class Validation:
         config: TrainingConfig,
         device: torch.device,
     ) -> None:
-        """Reads what the scores need, so that anything missing shows before the training.
+        """Reads what the scores need, so that anything missing is found before the training.
 
         Args:
             dataset: Its test split is used.
             real_stats: A real_stats artifact.
-            directions: Of the generators that will be scored, the headline first.
+            directions: Directions of the generators that will be scored, the headline first.
             config: `evaluation_images`, `batch_size` and `segmenter`.
             device: Where the generators are.
 

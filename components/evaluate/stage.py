@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.catlib.artifacts import ArtifactWriter, Manifest, read_manifest, writing
 from components.catlib.config import EvaluateConfig
@@ -19,62 +17,20 @@ from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.errors import UserError
-from components.catlib.metrics import confidence, kernel_distance
-from components.catlib.metrics.baseline import best_constant_picture
-from components.catlib.metrics.latency import WARMUP, Latency, measure_latency
+from components.catlib.metrics.baseline import baselines
+from components.catlib.metrics.catalogue import measured_among
+from components.catlib.metrics.costs import cost_ratios, costs, time_generators
+from components.catlib.metrics.held_out import HeldOut, held_out_images
 from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
-from components.catlib.metrics.scoring import (
-    ImageScores,
-    has_kernel_distance,
-    held_out_images,
-    score_generator,
-    score_images,
-    summarise,
-)
-from components.catlib.metrics.segmentation import CLASS_NAMES, SEGMENTATION_FILE, intersection_over_union
+from components.catlib.metrics.protocol import protocol
+from components.catlib.metrics.scoring import ImageScores, quality, score_images
+from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
 from components.catlib.metrics.segmenters import Segmenter, check_segmentable, read_segmenter
-from components.catlib.metrics.statistics import RealStatistics, read_statistics
+from components.catlib.metrics.statistics import read_statistics
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_architectures, read_generator
 
 logger = logging.getLogger(__name__)
-
-COSTS = {"paper_macs": paper_macs, "true_macs": true_macs}
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What generators are measured with.
-
-    Attributes:
-        dataset: Its test split.
-        statistics: Of the real images of the domain that is generated.
-        direction: What the generators translate.
-        batch_size: Images per forward pass.
-        device: Where generators run while images are scored.
-        segmenter: Reads classes off generated street scenes, for mIoU; None: that is not measured.
-        lpips: Compares generated images with the true ones; None: that is not measured.
-    """
-
-    dataset: PackedDataset
-    statistics: RealStatistics
-    direction: str
-    batch_size: int
-    device: str
-    segmenter: Segmenter | None = None
-    lpips: Lpips | None = None
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the images that are translated."""
-        split = self.dataset.split("test")
-        return split.names if self.direction == "source_to_target" else split.target_names
-
-    @property
-    def kernel_distances(self) -> bool:
-        """Whether KID is asked for."""
-        return has_kernel_distance(self.dataset)
 
 
 def run(
@@ -126,25 +82,27 @@ def run(
     generators = {name: _generator(folder, held_out) for name, folder in folders.items() if folder is not None}
     with writing(output, kind="evaluate", config=config, inputs=inputs) as writer:
         scores = {name: _scores(generator, held_out) for name, generator in generators.items()}
-        facts = {name: _quality(each, held_out) for name, each in scores.items()}
-        latencies = _latencies(generators, held_out, repeats=config.latency_repeats)
-        for name, generator in generators.items():
-            facts[name] |= _cost(generator, held_out.dataset.crop_size) | {"latency_ms": _milliseconds(latencies[name])}
+        latencies = time_generators(generators, held_out, repeats=config.latency_repeats)
+        facts = {
+            name: quality(scores[name], held_out) | costs(generator, held_out.dataset.crop_size, latencies[name])
+            for name, generator in generators.items()
+        }
         evaluation = {
             "student": facts["student"],
             "teacher": facts.get("teacher"),
-            "ratio": _ratio(facts, latencies),
-            "baseline": _baseline(held_out),
-            "protocol": _protocol(held_out, latencies["student"]),
+            "ratio": cost_ratios(facts, latencies),
+            "baseline": baselines(held_out),
+            "protocol": protocol(held_out, facts["student"], latencies["student"]),
             "samples": _write_samples(writer, generators, held_out, count=config.num_samples),
         }
         writer.write_json("metrics.json", evaluation)
-        if held_out.segmenter is not None:
-            writer.write_json(SEGMENTATION_FILE, _segmentation(scores))
+        confusions = {name: each.confusions.sum(axis=0) for name, each in scores.items() if each.confusions is not None}
+        if confusions:
+            writer.write_json(SEGMENTATION_FILE, by_class(confusions))
         writer.summary["metrics"] = _headline(evaluation)
         writer.summary["distance"] = held_out.statistics.identity.distance_name
     for name, figures in facts.items():
-        logger.info("%s: %s", name, _described(figures, held_out.statistics.identity.distance_name))
+        logger.info("%s: %s", name, _described(figures))
 
 
 # ----------------------------------------------------------------------------------------------------- what is measured
@@ -218,161 +176,11 @@ def _scores(generator: Generator, held_out: HeldOut) -> ImageScores:
         batch_size=held_out.batch_size,
         device=held_out.device,
         segmenter=held_out.segmenter,
-        lpips=held_out.lpips,
+        networks={"lpips": held_out.lpips} if held_out.lpips is not None else {},
     )
 
 
-def _quality(scores: ImageScores, held_out: HeldOut) -> dict[str, Any]:
-    """Returns the scores, each with its confidence interval; two images tell nothing about that of a distance."""
-    statistics = held_out.statistics
-    summary = summarise(scores, statistics, kernel_distances=held_out.kernel_distances)
-    distance = statistics.identity.distance_name
-    intervals: dict[str, confidence.Interval | None] = {
-        name: confidence.bootstrap_interval(values) for name, values in scores.similarities.items()
-    }
-    intervals[distance] = confidence.frechet_interval(scores.features, statistics.gaussian, summary[distance])
-    if "kid" in summary:
-        intervals["kid"] = confidence.kernel_interval(scores.features, statistics.features, summary["kid"])
-    if scores.confusions is not None:
-        intervals["miou"] = confidence.miou_interval(scores.confusions)
-    known = {name: list(interval) for name, interval in intervals.items() if interval is not None}
-    return summary | {"images": scores.num_images, "confidence": known}
-
-
-def _segmentation(scores: dict[str, ImageScores]) -> dict[str, Any]:
-    """Returns for every generator the IoU of each class, and pixels by true and seen class."""
-    confusions = {name: each.confusions.sum(axis=0) for name, each in scores.items() if each.confusions is not None}
-    return {
-        "classes": list(CLASS_NAMES),
-        "generators": {
-            name: {
-                # Of a class that is neither there nor seen there is no IoU.
-                "iou": [None if np.isnan(iou) else 100 * float(iou) for iou in intersection_over_union(confusion)],
-                "confusion": confusion.tolist(),
-            }
-            for name, confusion in confusions.items()
-        },
-    }
-
-
-def _cost(generator: Generator, size: tuple[int, int]) -> dict[str, int]:
-    counts = {name: count(generator.architecture, *size) for name, count in COSTS.items()}
-    return counts | {"parameters": parameters(generator.architecture)}
-
-
-def _latencies(generators: dict[str, Generator], held_out: HeldOut, *, repeats: int) -> dict[str, Latency]:
-    """Times all generators on the CPU, one image at a time, in turn."""
-    image, _ = next(held_out_images(held_out.dataset, direction=held_out.direction, limit=1, batch_size=1))
-    for generator in generators.values():
-        generator.cpu()
-    with torch.inference_mode():
-        latencies = measure_latency(
-            {name: lambda generator=generator: generator(image) for name, generator in generators.items()},
-            repeats=repeats,
-        )
-    for generator in generators.values():
-        generator.to(held_out.device)
-    return latencies
-
-
-def _milliseconds(latency: Latency) -> dict[str, float]:
-    return {"median": 1e3 * latency.median, "low": 1e3 * latency.low, "high": 1e3 * latency.high}
-
-
-def _ratio(facts: dict[str, dict[str, Any]], latencies: dict[str, Latency]) -> dict[str, float]:
-    """Divides each cost of the teacher by the student's; empty without a teacher."""
-    if "teacher" not in facts:
-        return {}
-    ratios = {name: facts["teacher"][name] / facts["student"][name] for name in (*COSTS, "parameters")}
-    pairs = zip(latencies["teacher"].seconds, latencies["student"].seconds, strict=True)
-    return ratios | {"latency": float(np.median([teacher / student for teacher, student in pairs]))}
-
-
-def _baseline(held_out: HeldOut) -> dict[str, Any]:
-    """Measures what takes no network: the best constant picture, and the input handed on unchanged."""
-    dataset = held_out.dataset
-    baseline: dict[str, Any] = {}
-    if dataset.test_is_paired:
-        constant = best_constant_picture(_target_batches(held_out))
-        baseline |= {"constant_l1": constant.l1, "constant_colour": list(constant.colour)}
-    if dataset.pairing != "labels":
-        baseline["unchanged_input"] = score_generator(
-            nn.Identity(),
-            dataset,
-            held_out.statistics,
-            direction=held_out.direction,
-            batch_size=held_out.batch_size,
-            device=held_out.device,
-        )
-    return baseline
-
-
-def _target_batches(held_out: HeldOut) -> Iterator[NDArray[np.uint8]]:
-    split = held_out.dataset.split("test")
-    images = split.target if held_out.direction == "source_to_target" else split.source
-    for start in range(0, len(images), held_out.batch_size):
-        yield images[start : start + held_out.batch_size]
-
-
-# --------------------------------------------------------------------------------------------------------- what is told
-
-
-def _protocol(held_out: HeldOut, latency: Latency) -> dict[str, Any]:
-    """Says how the numbers were made, so that they can be compared with others or must not be."""
-    dataset, statistics = held_out.dataset, held_out.statistics
-    num_inputs = len(held_out.input_names)
-    protocol = {
-        "images": f"all {num_inputs} test images, {held_out.direction.replace('_', ' ')}",
-        "num_images": num_inputs,
-        "direction": held_out.direction,
-        "size": list(dataset.crop_size),
-        "batch_size": held_out.batch_size,
-        "resize": "originals resized straight to size (height, width), pictures bicubically with antialiasing, label "
-        "maps by nearest pixel; no crop, no mirroring",
-        "rounding": "generated images are rounded to the nearest of 256 grey values before features are computed",
-        "distance": statistics.identity.distance_name,
-        "features": statistics.identity.model_dump(),
-        "real_images": statistics.protocol,
-        "num_real_images": statistics.count,
-        "latency": {
-            "device": "cpu",
-            "batch_size": 1,
-            "threads": latency.threads,
-            "repeats": len(latency.seconds),
-            "warmup": WARMUP,
-            "spread": "low and high are the 10th and 90th percentile; teacher and student take turns",
-        },
-        "macs": "paper_macs: as budgets count them; true_macs: multiply-adds that are executed; for one image",
-    }
-    if dataset.test_is_paired:
-        protocol["similarity"] = (
-            "l1, psnr, ssim: per image on unrounded output against the true target, range [-1, 1], then the mean; "
-            "SSIM over the Gaussian windows of 11 pixels that lie within the image; PSNR at most 100 dB"
-        )
-    if held_out.lpips is not None:
-        protocol["lpips"] = held_out.lpips.identity.model_dump()
-    if held_out.segmenter is not None:
-        protocol["segmentation"] = held_out.segmenter.identity.model_dump(mode="json") | {
-            "logits": "resized bilinearly to the size of the true classes, then the largest of a pixel",
-            "ignored": "pixels without a scored class",
-        }
-    protocol["confidence"] = {
-        "level": confidence.LEVEL,
-        "method": "percentile bootstrap over generated images; of distances between sets that of what each image adds, "
-        "found by leaving it out",
-        "covers": "other generated images, as many; not that distances of few images are too large, and not the choice "
-        "of real images",
-        "resamples": confidence.RESAMPLES,
-        "seed": confidence.SEED,
-        "most_groups": confidence.MOST_GROUPS,
-    }
-    if held_out.kernel_distances and statistics.identity.name == "inception":
-        protocol["kernel_distance"] = {
-            "subsets": kernel_distance.SUBSETS,
-            "subset_size": min(kernel_distance.SUBSET_SIZE, num_inputs, len(statistics.features)),
-            "seed": kernel_distance.SEED,
-        }
-    return protocol
+# ------------------------------------------------------------------------------------------------------ what is written
 
 
 def _headline(evaluation: dict[str, Any]) -> dict[str, float]:
@@ -390,18 +198,13 @@ def _headline(evaluation: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def _described(figures: dict[str, Any], distance: str) -> str:
-    names = ("miou", "l1", "psnr", "ssim", "lpips", distance, "kid")
-    shown = [f"{name} {figures[name]:.4g}" for name in names if name in figures]
+def _described(figures: dict[str, Any]) -> str:
     return ", ".join([
-        *shown,
+        *(f"{metric.key} {figures[metric.key]:.4g}" for metric in measured_among(figures)),
         f"{figures['paper_macs'] / 1e9:.3g} G MACs",
         f"{figures['parameters'] / 1e6:.3g} M parameters",
         f"{figures['latency_ms']['median']:.1f} ms per image on the CPU",
     ])  # fmt: skip
-
-
-# --------------------------------------------------------------------------------------------------------- what is seen
 
 
 def _write_samples(

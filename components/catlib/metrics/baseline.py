@@ -1,12 +1,17 @@
-"""What a generator must beat: the one constant picture that is closest to all held-out targets."""
+"""What a generator must beat: the best picture of a single colour, and the input handed on unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
+
+from components.catlib.metrics.held_out import HeldOut
+from components.catlib.metrics.scoring import score_generator
 
 
 @dataclass(frozen=True)
@@ -41,3 +46,34 @@ def best_constant_picture(batches: Iterable[NDArray[np.uint8]]) -> ConstantPictu
     differences = [counts[channel] @ np.abs(np.arange(256) - median) for channel, median in enumerate(medians)]
     red, green, blue = medians
     return ConstantPicture((red, green, blue), l1=float(sum(differences)) / (3 * num_values) / 127.5)
+
+
+def baselines(held_out: HeldOut) -> dict[str, Any]:
+    """Measures what takes no network.
+
+    Returns:
+        With true targets the best constant picture: `constant_l1` and its `constant_colour`. Where inputs are pictures,
+        the scores of the `unchanged_input`.
+    """
+    dataset = held_out.dataset
+    measured: dict[str, Any] = {}
+    if dataset.test_is_paired:
+        constant = best_constant_picture(_target_batches(held_out))
+        measured |= {"constant_l1": constant.l1, "constant_colour": list(constant.colour)}
+    if dataset.pairing != "labels":
+        measured["unchanged_input"] = score_generator(
+            nn.Identity(),
+            dataset,
+            held_out.statistics,
+            direction=held_out.direction,
+            batch_size=held_out.batch_size,
+            device=held_out.device,
+        )
+    return measured
+
+
+def _target_batches(held_out: HeldOut) -> Iterator[NDArray[np.uint8]]:
+    split = held_out.dataset.split("test")
+    images = split.target if held_out.direction == "source_to_target" else split.source
+    for start in range(0, len(images), held_out.batch_size):
+        yield images[start : start + held_out.batch_size]

@@ -1,23 +1,24 @@
 """How far a number measured on a set of images may be trusted: 95 % bootstrap intervals over the images.
 
-They answer the question how the number would vary with other images, as many. They do not cover what all numbers of a
+They answer how much the number varies over another sample of the same size. They do not cover what all numbers of a
 comparison share: that a Fréchet distance of few images is too large, and which real images it is measured from.
 
 The mean of a score per image is resampled directly (Efron 1979), and so is mIoU. Distances between sets are not:
 an image that is drawn twice has no variance and is its own neighbour, so resampled sets lie much further from the real
 images than the set that they are drawn from (118 images with 2048 features at 151 ± 12 would seem to lie at 188 ± 17).
-Their *pseudo-values* are resampled instead (Tukey 1958): what each image, or of many images each group, adds to the
-number, found by leaving it out. The interval is put around the number itself.
+Their *pseudo-values* are resampled instead (Tukey 1958): what each image, or each group of images where there are many,
+adds to the number, found by leaving it out. The interval is put around the number itself.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.catlib.metrics import frechet, kernel_distance
 from components.catlib.metrics.frechet import Gaussian
-from components.catlib.metrics.segmentation import mean_iou
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -27,7 +28,7 @@ MOST_GROUPS = 128
 """More images than this are left out in groups, which bounds the time that many images take."""
 
 FEWEST_IMAGES = 3
-"""Of fewer images none can be left out."""
+"""With fewer images, none can be left out."""
 
 Interval = tuple[float, float]
 
@@ -35,8 +36,8 @@ Interval = tuple[float, float]
 def bootstrap_interval(values: NDArray[np.float64]) -> Interval:
     """Computes the 95 % percentile bootstrap interval of a mean (Efron 1979).
 
-    The images are drawn anew, as many as there are and with replacement, 1000 times; the interval holds the middle 95 %
-    of the means. The draws are seeded: two generators that are judged on the same images are resampled alike.
+    N images are drawn with replacement, 1000 times; the interval holds the middle 95 % of the means. The draws are
+    seeded: two generators that are judged on the same images are resampled alike.
 
     Args:
         values: One number per image [N].
@@ -48,7 +49,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> Interval:
 
 
 def frechet_interval(features_ND: NDArray[np.floating], real: Gaussian, value: float) -> Interval | None:
-    """Computes the interval of a Fréchet distance; None for fewer than [FEWEST_IMAGES][].
+    """Computes the interval of a Fréchet distance; None for fewer than `FEWEST_IMAGES`.
 
     Args:
         features_ND: Features of the generated images.
@@ -62,7 +63,7 @@ def frechet_interval(features_ND: NDArray[np.floating], real: Gaussian, value: f
 
 
 def kernel_interval(generated_ND: NDArray[np.floating], real_MD: NDArray[np.floating], value: float) -> Interval | None:
-    """Computes the interval of a kernel distance; None for fewer than [FEWEST_IMAGES][].
+    """Computes the interval of a kernel distance; None for fewer than `FEWEST_IMAGES`.
 
     Args:
         generated_ND: Features of the generated images.
@@ -75,22 +76,23 @@ def kernel_interval(generated_ND: NDArray[np.floating], real_MD: NDArray[np.floa
     return interval_around(value, without_G)
 
 
-def miou_interval(confusions_NCC: NDArray[np.integer]) -> Interval:
-    """Computes the 95 % percentile bootstrap interval of mIoU in percent.
+def confusions_interval(confusions_NCC: NDArray[np.int64], measure: Callable[[NDArray[np.int64]], float]) -> Interval:
+    """Computes the 95 % percentile bootstrap interval of a score of summed confusions, such as mIoU.
 
     Args:
         confusions_NCC: Pixels of every image by true and seen class, at least one in all.
+        measure: Takes a sum over images [C, C] that counts at least one pixel; returns the score.
     """
     count, classes, _ = confusions_NCC.shape
     resampled = (_draws(count) @ confusions_NCC.reshape(count, -1)).reshape(-1, classes, classes).astype(np.int64)
-    return _middle(np.array([mean_iou(confusion) for confusion in resampled if confusion.any()]))
+    return _middle(np.array([measure(confusion) for confusion in resampled if confusion.any()]))
 
 
 def interval_around(value: float, without_G: NDArray[np.float64]) -> Interval:
     """Bootstraps the pseudo-values of a number and puts the interval around the number.
 
     With G groups the pseudo-value of one is G · value − (G − 1) · (the number without it). For a mean those are the
-    images' own values, and the interval is that of [bootstrap_interval][].
+    images' own values, and the interval is that of `bootstrap_interval`.
 
     Args:
         value: The number.
@@ -102,14 +104,14 @@ def interval_around(value: float, without_G: NDArray[np.float64]) -> Interval:
 
 
 def groups(count: int) -> NDArray[np.int64]:
-    """Deals images into groups that are left out together: each its own, or at random into [MOST_GROUPS][]."""
+    """Deals images into groups that are left out together: each its own, or at random into `MOST_GROUPS`."""
     if count <= MOST_GROUPS:
         return np.arange(count)
     return np.random.default_rng(SEED).permutation(np.arange(count) % MOST_GROUPS)
 
 
 def _draws(count: int) -> NDArray[np.float64]:
-    """Returns how often each image is drawn in each resample [RESAMPLES, count]."""
+    """Counts how often each image is drawn in each resample [RESAMPLES, count]."""
     random = np.random.default_rng(SEED)
     drawn = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
     return np.array(drawn, dtype=np.float64)

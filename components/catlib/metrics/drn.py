@@ -99,8 +99,8 @@ def read_drn(path: Path, *, sha256: str | None = None) -> DilatedResidualNetwork
         sha256: Digest the file must have; it is checked before anything is read from the file.
 
     Raises:
-        UserError: The file is missing, another one or no state dict, or a tensor is missing, unknown or has another
-            shape; it says which.
+        UserError: The file is missing, another one or no state dict, or a tensor (which is named) is missing, unknown
+            or has another shape.
     """
     state = read_state_dict(path, sha256=sha256)
     state = {name: tensor for name, tensor in state.items() if not name.endswith(BATCHES_SEEN)}

@@ -1,11 +1,11 @@
 """Feature networks: images in, one vector per image out; distances between image sets are distances of such vectors.
 
-Two networks share one interface, [FeatureNetwork][]. *inception* is the Inception-v3 that defines FID and KID; its
+Two networks share one interface, `FeatureNetwork`. *inception* is the Inception-v3 that defines FID and KID; its
 weights come from outside. *random* needs nothing from outside: a small convolutional network with fixed random weights.
 Its distance orders blur, noise, colour and texture errors, but it knows no objects, and its numbers must not be called
 FID.
 
-Which network made a number is told by its [FeatureIdentity][], stored beside every statistics file and every result.
+A `FeatureIdentity` is stored with every statistics file and every result: it names the network that made the number.
 
 Shape suffixes: N images, C channels, H height, W width, D features, K kernel size.
 """
@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.errors import UserError
+from components.catlib.metrics.catalogue import distance_of
 
 FID_WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Digest of `pt_inception-2015-12-05-6726825d.pth`, the weights that FID is defined with."""
@@ -52,8 +53,8 @@ class FeatureIdentity(BaseModel):
 
     @property
     def distance_name(self) -> str:
-        """Name of the Fréchet distance of these features: `fid` for Inception only."""
-        return "fid" if self.name == "inception" else "frechet_random_features"
+        """Key of the Fréchet distance of these features: `fid` for Inception only."""
+        return distance_of(self.name).key
 
 
 class FeatureNetwork(nn.Module):
@@ -70,7 +71,7 @@ class InceptionFeatures(FeatureNetwork):
     """
 
     def __init__(self, sha256: str) -> None:
-        """Makes the network with random weights; [read_inception][] gives it those of a file with this digest."""
+        """Makes the network with random weights; `read_inception` loads those of a file with this digest."""
         super().__init__()
         from torch_fidelity import feature_extractor_inceptionv3 as blocks  # takes seconds, and most runs use others
 
@@ -120,8 +121,9 @@ class RandomFeatures(FeatureNetwork):
     Every weight is a random sign, scaled by √(2 / fan-in); in high dimensions such filters are nearly orthogonal. Three
     quarters of them have their mean over the 3x3 window removed, so that they see edges and texture, not brightness.
     Signs come from the raw bits of a PCG64 generator, whose stream is fixed by its definition: the network is the same
-    on every machine and with every library version, and its digest says so. The logarithm turns ratios of band energies
-    into differences: blur, which takes away a small but telling share of the energy, would hardly show otherwise.
+    on every machine and with every library version, which its digest proves. The logarithm turns ratios of band
+    energies into differences: blur, which takes away a small but telling share of the energy, would hardly show
+    otherwise.
     """
 
     def __init__(self) -> None:

@@ -101,7 +101,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
     Args:
         first: One distribution.
-        second: The other one, with as many features.
+        second: The other one, with the same number of features.
 
     Returns:
         A finite number ≥ 0; exactly 0 when it is smaller than what float64 can tell from 0.
@@ -122,8 +122,8 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 def distances_without(features_ND: ArrayLike, second: Gaussian, groups_N: NDArray[np.integer]) -> Array:
     """Computes the distance of all feature vectors but one group from a Gaussian, for every group.
 
-    All that a distance needs of the vectors are their products with each other and with the factor of the other
-    covariance. Those are computed once; then every group takes the singular values of a matrix of N rows.
+    A distance needs only the products of the vectors with each other and with the factor of the other covariance. Those
+    are computed once; every group then needs the singular values of a matrix of N rows.
 
     Args:
         features_ND: [N, D].
@@ -131,7 +131,7 @@ def distances_without(features_ND: ArrayLike, second: Gaussian, groups_N: NDArra
         groups_N: The group 0 … G − 1 of each vector; at least two vectors are outside each group.
 
     Returns:
-        [G], each as [frechet_distance][] of the rest.
+        [G], for each group the `frechet_distance` of the rest.
     """
     x_ND = np.asarray(features_ND, dtype=np.float64)
     x_ND = x_ND - second.mean

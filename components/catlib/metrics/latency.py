@@ -40,6 +40,10 @@ class Latency:
         """The 90th percentile, in seconds."""
         return float(np.quantile(self.seconds, 0.9))
 
+    def milliseconds(self) -> dict[str, float]:
+        """Returns `median`, `low` and `high` in milliseconds."""
+        return {"median": 1e3 * self.median, "low": 1e3 * self.low, "high": 1e3 * self.high}
+
 
 def measure_latency(
     calls: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = WARMUP

@@ -1,7 +1,7 @@
 """LPIPS: how different two images look to a network that was trained to recognise things.
 
 Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", version 0.1: features after
-five ReLUs, each pixel's vector scaled to length 1; squared differences, weighted per channel by what people said of
+five ReLUs, each pixel's vector scaled to length 1; squared differences, weighted per channel by how people judged
 pairs of images; the mean over pixels, summed over layers. 0 is equal; unlike pictures are at about 0.7.
 
 The weights of the network (AlexNet or VGG16) come from outside; those per channel lie in the package torchmetrics.

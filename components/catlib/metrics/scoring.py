@@ -1,51 +1,45 @@
 """Scores of a generator on held-out images, the same ones during training and in the final evaluation.
 
-| key | meaning | better | when |
-|---|---|---|---|
-| `l1` | mean absolute difference to the true target, in units of [-1, 1] | lower | the split has true pairs |
-| `psnr` | peak signal-to-noise ratio to the true target, dB | higher | the split has true pairs |
-| `ssim` | structural similarity to the true target | higher | the split has true pairs |
-| `fid` | Fréchet distance of Inception features | lower | statistics of Inception features |
-| `kid`, `kid_std` | kernel distance of Inception features, its spread over subsets | lower | the same, no label maps |
-| `frechet_random_features` | Fréchet distance of random features | lower | statistics of random features |
-| `miou` | mean intersection over union of a segmenter's classes with the true ones, percent | higher | a segmenter |
-| `lpips` | how different a recognition network finds it from the true target | lower | true pairs, its network |
+Which scores there are, and how each is computed, is in the table of `catalogue.py`; this file translates the images
+and goes through that table. Besides the keys there, `kid_std` is the spread of the kernel distance over its subsets.
 
-L1, PSNR, SSIM and LPIPS take the generator's output as it is; features are computed from images rounded to 8 bits, and
-segmenters see those.
+Similarities to the true target take the generator's output as it is; features are computed from images rounded to
+8 bits, and segmenters see those.
 
-Shape suffixes: N images, C channels, H height, W width, D features.
+Shape suffixes: N images, C channels or classes, H height, W width, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
-from components.catlib.metrics.frechet import Gaussian, frechet_distance
-from components.catlib.metrics.kernel_distance import kernel_distance
-from components.catlib.metrics.perceptual_similarity import Lpips
-from components.catlib.metrics.segmentation import mean_iou
+from components.catlib.metrics import confidence
+from components.catlib.metrics.catalogue import (
+    BY_KEY,
+    METRICS,
+    FromConfusions,
+    FromFeatures,
+    Metric,
+    PerPair,
+    RealImages,
+)
+from components.catlib.metrics.confidence import Interval
+from components.catlib.metrics.held_out import HeldOut, held_out_images, is_labelled
 from components.catlib.metrics.segmenters import Segmenter, check_segmentable
-from components.catlib.metrics.similarity import HIGHEST_PSNR, l1_distance, psnr, ssim
 from components.catlib.metrics.statistics import RealStatistics
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
-
-SIMILARITIES: dict[str, Similarity] = {"l1": l1_distance, "psnr": psnr, "ssim": ssim}
 """From generated images and their targets [N, 3, H, W] to [N]."""
-
-HIGHEST = {"psnr": HIGHEST_PSNR, "ssim": 1.0, "miou": 100.0}
-"""The scores of which higher is better, and the best value that each can have."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class ImageScores:
     """What was measured of each generated image.
 
     Attributes:
-        similarities: `l1`, `psnr`, `ssim` and perhaps `lpips`, each float64 [N]; empty when there are no true targets.
+        similarities: Metric -> its value for each image, float64 [N]; empty when there are no true targets.
         features: Features of the 8-bit images [N, D], float32.
         confusions: Pixels by true class and by the class that a segmenter sees [N, 19, 19]; None without a segmenter.
     """
@@ -85,15 +79,15 @@ def score_generator(
         generator: From input images [N, C, H, W] to images [N, 3, H, W] in [-1, 1]. It is run in eval mode and left in
             the mode it came in.
         dataset: Whose test split is used.
-        statistics: Of real images of the domain the generator translates to.
+        statistics: Statistics of real images of the domain that the generator translates to.
         direction: "source_to_target", or "target_to_source" for the second generator of CycleGAN.
-        limit: Use only the first so many images.
+        limit: Use only this many images, from the first; None uses all.
         batch_size: Images per forward pass.
         device: Where the generator is.
         segmenter: Reads classes off the generated images, for mIoU.
 
     Returns:
-        The scores of the module's table, all finite.
+        Metric -> score, all finite.
 
     Raises:
         UserError: There are fewer than two held-out images, the generator does not fit them or makes NaN, or there are
@@ -109,12 +103,7 @@ def score_generator(
         device=device,
         segmenter=segmenter,
     )
-    return summarise(scores, statistics, kernel_distances=has_kernel_distance(dataset))
-
-
-def has_kernel_distance(dataset: PackedDataset) -> bool:
-    """Tells whether KID is measured: not for label maps and not for Cityscapes (method section 7)."""
-    return dataset.pairing != "labels" and not dataset.has_ground_truth
+    return summarise(scores, statistics, labelled=is_labelled(dataset))
 
 
 def score_images(
@@ -127,14 +116,14 @@ def score_images(
     batch_size: int,
     device: str | torch.device,
     segmenter: Segmenter | None = None,
-    lpips: Lpips | None = None,
+    networks: Mapping[str, Similarity] | None = None,
 ) -> ImageScores:
-    """Translates held-out images and measures each; arguments and errors as for [score_generator][].
+    """Translates held-out images and measures each; arguments and errors as for `score_generator`.
 
-    With `lpips`, LPIPS is one of the similarities.
+    `networks` gives the similarities that are measured by a network, by their keys; the others are measured without.
     """
     network = statistics.network.to(device)
-    measures = SIMILARITIES | ({"lpips": lpips} if lpips is not None else {}) if dataset.test_is_paired else {}
+    measures = _similarities(networks or {}) if dataset.test_is_paired else {}
     similarities: dict[str, list[Tensor]] = {name: [] for name in measures}
     features: list[Tensor] = []
     confusions: list[NDArray[np.int64]] = []
@@ -168,59 +157,61 @@ def score_images(
     )
 
 
-def summarise(scores: ImageScores, statistics: RealStatistics, *, kernel_distances: bool) -> dict[str, float]:
-    """Turns measured images into the scores of the module's table.
+def _similarities(networks: Mapping[str, Similarity]) -> dict[str, Similarity]:
+    """Returns the metrics that compare pairs of images and can be measured, in the catalogue's order."""
+    found = {}
+    for metric in METRICS:
+        if isinstance(metric.measured, PerPair):
+            measure = metric.measured.measure or networks.get(metric.key)
+            if measure is not None:
+                found[metric.key] = measure
+    return found
+
+
+def summarise(scores: ImageScores, statistics: RealStatistics, *, labelled: bool) -> dict[str, float]:
+    """Turns measured images into scores: those of pairs first, then distances, then those of a segmenter's classes.
 
     Args:
-        scores: From [score_images][].
-        statistics: Of real images.
-        kernel_distances: Whether KID is wanted; it is left out when the features are not Inception's, too.
+        scores: From `score_images`.
+        statistics: Statistics of real images; their feature network decides which distances are measured.
+        labelled: Whether the dataset has label maps or true classes, with which some distances are not measured.
     """
     summary = {name: float(values.mean()) for name, values in scores.similarities.items()}
-    generated = Gaussian.from_samples(scores.features)
-    summary[statistics.identity.distance_name] = frechet_distance(generated, statistics.gaussian)
-    if kernel_distances and statistics.identity.name == "inception":
-        kid = kernel_distance(scores.features, statistics.features)
-        summary |= {"kid": kid.mean, "kid_std": kid.std}
-    if scores.confusions is not None:
-        summary["miou"] = mean_iou(scores.confusions.sum(axis=0))
+    real = RealImages(statistics.features, statistics.gaussian)
+    for metric in METRICS:
+        of = metric.measured
+        if isinstance(of, FromFeatures) and of.network == statistics.identity.name and (of.with_labels or not labelled):
+            distance = of.measure(scores.features, real)
+            summary[metric.key] = distance.value
+            if distance.std is not None:
+                summary[f"{metric.key}_std"] = distance.std
+    for metric in METRICS:
+        if isinstance(metric.measured, FromConfusions) and scores.confusions is not None:
+            summary[metric.key] = metric.measured.measure(scores.confusions.sum(axis=0))
     return summary
 
 
-def shortfall(metric: str, value: float) -> float:
-    """Returns a score as a number ≥ 0 of which lower is better: what the better ones lack to their best value.
+def quality(scores: ImageScores, held_out: HeldOut) -> dict[str, Any]:
+    """Returns the scores, how many `images` they are of, and by metric the `confidence` intervals that are known."""
+    summary = summarise(scores, held_out.statistics, labelled=is_labelled(held_out.dataset))
+    intervals = {
+        key: _interval(BY_KEY[key], scores, held_out.statistics, value)
+        for key, value in summary.items()
+        if key in BY_KEY
+    }
+    known = {key: list(interval) for key, interval in intervals.items() if interval is not None}
+    return summary | {"images": scores.num_images, "confidence": known}
 
-    An mIoU of 40 % lacks 60; an FID of 30 is 30. A kernel distance, being unbiased, may be slightly negative.
-    """
-    return HIGHEST[metric] - value if metric in HIGHEST else value
 
-
-def held_out_images(
-    dataset: PackedDataset, *, direction: str, limit: int | None, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields batches of a generator's input images and of the images it should make of them.
-
-    Args:
-        dataset: Whose test split is used, in its order.
-        direction: What the generator translates.
-        limit: At most this many images.
-        batch_size: Images per batch.
-
-    Yields:
-        Inputs [N, C, H, W] and targets [N, 3, H, W]; targets belong to the inputs when `dataset.test_is_paired`, else
-        they are other images of the target domain, or none.
-
-    Raises:
-        UserError: The dataset cannot be translated in this direction.
-    """
-    if direction == "target_to_source" and dataset.pairing != "unpaired":
-        raise UserError(f"Dataset {dataset.folder} is {dataset.pairing}; only unpaired data is translated {direction}.")
-    for batch in evaluation_batches(dataset, batch_size=batch_size, limit=limit):
-        inputs, targets = (
-            (batch.source, batch.target) if direction == "source_to_target" else (batch.target, batch.source)
-        )
-        if len(inputs):
-            yield inputs, targets
+def _interval(metric: Metric, scores: ImageScores, statistics: RealStatistics, value: float) -> Interval | None:
+    match metric.measured:
+        case PerPair():
+            return confidence.bootstrap_interval(scores.similarities[metric.key])
+        case FromFeatures(interval=interval):
+            return interval(scores.features, RealImages(statistics.features, statistics.gaussian), value)
+        case FromConfusions(measure=measure):
+            assert scores.confusions is not None, "its score was computed from them"
+            return confidence.confusions_interval(scores.confusions, measure)
 
 
 def _check_generated(generated: Tensor, targets: Tensor) -> None:

@@ -5,6 +5,9 @@ Works on label maps that a segmentation network has predicted; 19 classes and th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +20,7 @@ CLASS_NAMES = (
 CITYSCAPES_CLASSES = len(CLASS_NAMES)
 
 SEGMENTATION_FILE = "segmentation.json"
-"""In an evaluation with a segmenter: `classes`, their names, and of each of the `generators` the `iou` of every class,
-percent (null for one that is neither there nor seen), and the `confusion`, pixels by true and by seen class."""
+"""The file of an evaluation with a segmenter that holds what `by_class` returns."""
 
 
 def confusion_matrix(
@@ -47,7 +49,7 @@ def intersection_over_union(confusion: NDArray[np.integer]) -> NDArray[np.float6
     """Computes per class: pixels of it that were found / pixels that are or were taken for it.
 
     Args:
-        confusion: [C, C] from [confusion_matrix][].
+        confusion: [C, C] from `confusion_matrix`.
 
     Returns:
         [C] in [0, 1]; NaN for a class that is neither there nor predicted, 0 for one that is only predicted.
@@ -58,10 +60,10 @@ def intersection_over_union(confusion: NDArray[np.integer]) -> NDArray[np.float6
 
 
 def mean_iou(confusion: NDArray[np.integer]) -> float:
-    """Averages [intersection_over_union][] over the classes that occur.
+    """Averages `intersection_over_union` over the classes that occur.
 
     Args:
-        confusion: [C, C] from [confusion_matrix][].
+        confusion: [C, C] from `confusion_matrix`.
 
     Returns:
         Percent, 0 to 100, not rounded.
@@ -72,3 +74,25 @@ def mean_iou(confusion: NDArray[np.integer]) -> float:
     if not confusion.sum():
         raise ValueError("no labelled pixel to measure")
     return float(100 * np.nanmean(intersection_over_union(confusion)))
+
+
+def by_class(confusions: Mapping[str, NDArray[np.integer]]) -> dict[str, Any]:
+    """Describes class by class what a segmenter sees in the images of several generators.
+
+    Args:
+        confusions: Name of a generator -> [C, C] from `confusion_matrix`, with Cityscapes' classes.
+
+    Returns:
+        `classes`, their names, and for each of the `generators` the `iou` of every class in percent (None for a class
+        that is neither there nor seen) and the `confusion`, pixels by true and by seen class.
+    """
+    return {
+        "classes": list(CLASS_NAMES),
+        "generators": {
+            name: {
+                "iou": [None if np.isnan(iou) else 100 * float(iou) for iou in intersection_over_union(confusion)],
+                "confusion": confusion.tolist(),
+            }
+            for name, confusion in confusions.items()
+        },
+    }

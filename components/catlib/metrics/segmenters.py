@@ -1,4 +1,4 @@
-"""Segmenters: networks that read classes off generated images. What they see is compared with what was asked for.
+"""Segmenters: networks that read classes off generated images. What they see is compared with the true classes.
 
 The protocol (method section 7): the image, rounded to 8 bits, is normalised as the segmenter was trained; its logits
 are resized bilinearly to the size of the ground truth (Cityscapes: 1024×2048); each pixel gets the class of the largest
@@ -58,7 +58,7 @@ class Segmenter:
     """
 
     def __init__(self, network: Network, identity: SegmenterIdentity, device: torch.device) -> None:
-        """Takes a network; [read_segmenter][] makes one from a file."""
+        """Takes a network; `read_segmenter` makes one from a file."""
         self.identity = identity
         self._network = network
         self._device = device
@@ -141,7 +141,7 @@ def check_segmentable(dataset: PackedDataset, *, direction: str) -> None:
     """Refuses a dataset whose generated images cannot be scored by mIoU.
 
     Raises:
-        UserError: It says why.
+        UserError: The dataset has no true classes, or the direction does not generate photographs.
     """
     advice = "remove evaluate.segmenter, and segmenter from teacher and distill"
     if dataset.split("test").ground_truth is None:

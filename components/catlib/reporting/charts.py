@@ -25,10 +25,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from components.catlib.reporting.formatting import short_number
 
 WIDTH = 380
-"""Of a chart in CSS pixels; a phone shows it at nearly this size, so its text keeps the page's size."""
+"""Width of a chart in CSS pixels; a phone shows it at nearly this size, so its text keeps the page's size."""
 
 STUDENT_COLOURS = 6
-"""How many students are told apart by colour."""
+"""How many students get different colours."""
 
 MOST_POINTS = 240
 """A longer curve is drawn as means over this many pieces."""
@@ -95,7 +95,7 @@ class Mark:
 
     Attributes:
         name: Written beside it.
-        colour: As of a [Curve][].
+        colour: As in `Curve`.
         macs: Multiply-accumulates.
         value: The quality metric.
         interval: Low and high end of its confidence interval, if known.
@@ -166,7 +166,7 @@ def curves_chart(curves: Sequence[Curve], *, x_label: str, description: str) -> 
 def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
     """Draws quality against multiply-accumulates (logarithmic), networks with their confidence intervals and names.
 
-    Too many names would cover each other; then colours alone tell the networks apart.
+    More than `MOST_NAMES` names would cover each other and are left out; then only colours distinguish the networks.
 
     Args:
         marks: At least two networks.
@@ -229,7 +229,7 @@ def _value_axis(axes: Axes, values: np.ndarray) -> None:
 
 def _linear_ticks(axes: Axes, *, most: int) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(most))
-    # As many digits as tell neighbouring ticks apart.
+    # Enough digits that neighbouring ticks differ.
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
 
 

@@ -1,16 +1,17 @@
-"""Street scenes by class: how much of each a segmenter recognises in the generated images, and what it mixes up."""
+"""Street scenes by class: how much of each a segmenter recognises in the generated images, and which it confuses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from components.catlib.metrics.catalogue import BY_KEY
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
-from components.catlib.reporting.comparison import METRICS, Comparison, Contender
+from components.catlib.reporting.comparison import Comparison, Contender
 
 NOTHING = "–"
 
-(MIOU,) = (metric for metric in METRICS if metric.key == "miou")
+MIOU = BY_KEY["miou"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ConfusionRow:
-    """A true class: the percentage of its pixels that is taken for each class; None when it has no pixels."""
+    """A true class, and the percentages of its pixels that are taken for each class; None when it has no pixels."""
 
     name: str
     shares: list[float | None]
@@ -36,8 +37,8 @@ class Classes:
     Attributes:
         generators: Name and colour of every generator whose mIoU may be compared.
         rows: One per class, and their mean.
-        confused: Name of the generator that the confusion matrix is of, the smallest student.
-        confusion: One per true class, its columns in the same order.
+        confused: Name of the generator whose confusion matrix is shown, the smallest student if it has one.
+        confusion: One row per true class, its columns in the same order.
     """
 
     generators: list[tuple[str, str]]
@@ -57,7 +58,7 @@ def classes(comparison: Comparison) -> Classes | None:
         ClassRow(name, [_percent(facts["iou"][number]) for facts in found.values()])
         for number, name in enumerate(names)
     ]
-    means = [MIOU.text(each.figures["miou"]) for each in shown.values()]
+    means = [MIOU.text(each.figures[MIOU.key]) for each in shown.values()]
     confused = comparison.smallest.name if comparison.smallest.name in found else next(reversed(found))
     return Classes(
         generators=[(each.name, each.colour) for each in shown.values()],

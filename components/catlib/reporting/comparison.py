@@ -1,94 +1,31 @@
 """Teacher and students side by side: what each costs, how good it is, and which numbers may be compared.
 
-Numbers are compared only when they were made alike. `metrics.json` says with every number how it was made (its
-protocol); where that differs from the reference, the number is withheld and a note says what differs.
+Numbers are compared only when they were made alike. `metrics.json` describes how its numbers were made (the protocol);
+where that differs from the other evaluations, a number is withheld and a note names what differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from components.catlib.metrics.catalogue import BY_KEY, METRICS, OF_ALL, Metric, measured_among
 from components.catlib.reporting.charts import STUDENT_COLOURS
-from components.catlib.reporting.formatting import budget_label, with_minus
+from components.catlib.reporting.formatting import budget_label
 from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage, setting_texts, varied_settings
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A measure of quality.
+class Score:
+    """A measured value.
 
     Attributes:
-        key: Its name in `metrics.json`.
-        label: Its name on the page.
-        better: Which direction is better.
-        digits: Decimals that are shown.
-        unit: Written behind the number.
-        meaning: One sentence.
+        value: The value.
+        spread: Half the width of its confidence interval or, without one, its standard deviation over repeats; None
+            where neither is known.
+        interval: Low and high end of the confidence interval, if known.
     """
-
-    key: str
-    label: str
-    better: Literal["lower", "higher"]
-    digits: int
-    unit: str
-    meaning: str
-
-    def text(self, value: float) -> str:
-        """Writes a value with its unit."""
-        return f"{with_minus(f'{value:.{self.digits}f}')} {self.unit}".strip()
-
-
-METRICS = (
-    Metric(
-        "miou", "mIoU", "higher", 2, "%", "Mean intersection over union of a segmenter's labels with the true ones."
-    ),
-    Metric("fid", "FID", "lower", 2, "", "Fréchet distance of Inception features to real images."),
-    Metric(
-        "frechet_random_features",
-        "Fréchet distance (random features)",
-        "lower",
-        2,
-        "",
-        "Fréchet distance to real images of the features of a fixed random network. It is not FID and cannot be "
-        "compared with published FIDs.",
-    ),
-    Metric(
-        "kid", "KID", "lower", 4, "", "Kernel distance of Inception features to real images, mean over random subsets."
-    ),
-    Metric("l1", "L1", "lower", 3, "", "Mean absolute difference to the true target; 0 is equal, 2 black for white."),
-    Metric("psnr", "PSNR", "higher", 2, "dB", "Peak signal-to-noise ratio to the true target."),
-    Metric("ssim", "SSIM", "higher", 3, "", "Structural similarity to the true target; 1 is equal."),
-    Metric(
-        "lpips",
-        "LPIPS",
-        "lower",
-        3,
-        "",
-        "How different a recognition network finds it from the true target; 0 is equal.",
-    ),
-)
-"""The first of them that was measured is the headline."""
-
-_PROTOCOL_OF_ALL = ("num_images", "direction", "size", "resize")
-_PROTOCOL_OF_DISTANCES = ("rounding", "distance", "features", "real_images", "num_real_images")
-_PROTOCOL_OF = {
-    "miou": ("rounding", "segmentation"),
-    "fid": _PROTOCOL_OF_DISTANCES,
-    "frechet_random_features": _PROTOCOL_OF_DISTANCES,
-    "kid": (*_PROTOCOL_OF_DISTANCES, "kernel_distance"),
-    "l1": ("similarity",),
-    "psnr": ("similarity",),
-    "ssim": ("similarity",),
-    "lpips": ("similarity", "lpips"),
-}
-"""The parts of a protocol that a metric depends on, besides those that all depend on."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """A measured value; `spread` is half of its confidence interval, if known, and `interval` the interval itself."""
 
     value: float
     spread: float | None = None
@@ -101,16 +38,16 @@ class Contender:
 
     Attributes:
         name: "Teacher", "Student", or "Student 2.6 G" when there are several.
-        colour: Of its lines and bars: "teacher", "student-0", …
+        colour: Colour of its lines and bars: "teacher", "student-0", …
         figures: Its part of `metrics.json`.
-        ratio: How many times its cost the teacher's is; empty for the teacher, or without one.
-        teacher_latency: Of the teacher, timed in turn with it, as `latency_ms` in `metrics.json`; None without one.
-            Times of different evaluations say little about each other.
+        ratio: The teacher's costs divided by its own; empty for the teacher, or without one.
+        teacher_latency: Time of the teacher, measured in turn with it, as `latency_ms` in `metrics.json`; None without
+            a teacher. Times of different evaluations cannot be compared.
         evaluation: Where it was measured.
         protocol: How.
-        trained: The artifact of its weights; None when it was not given.
-        pruned: A student's architecture; None when it was not given.
-        exported: A student's ONNX file; None when it was not given.
+        trained: The artifact with its weights; None when it was not given.
+        pruned: The artifact with a student's architecture; None when it was not given.
+        exported: The artifact with a student's ONNX file; None when it was not given.
     """
 
     name: str
@@ -144,8 +81,8 @@ class Contender:
         return Score(self.figures[metric.key], self.figures.get(f"{metric.key}_std"))
 
     def protocol_of(self, metric: Metric) -> dict[str, Any]:
-        """Returns the parts of the protocol that a metric depends on, the dataset's digest among them."""
-        parts = {name: self.protocol.get(name) for name in (*_PROTOCOL_OF_ALL, *_PROTOCOL_OF[metric.key])}
+        """Returns the parts of the protocol that a metric depends on, and the dataset's digest."""
+        parts = {part.name: self.protocol.get(part.name) for part in (*OF_ALL, *metric.protocol)}
         return parts | {"dataset": self.evaluation.manifest.inputs.get("dataset")}
 
 
@@ -156,7 +93,7 @@ class Comparison:
     Attributes:
         teacher: None when no evaluation has one.
         students: From most to fewest MACs.
-        metrics: Those that were measured.
+        metrics: Those that were measured, the headline first.
         withheld: (name of a contender, key of a metric) -> the parts of the protocol that differ.
         baseline: Scores of what takes no network, as in `metrics.json`, measured like the teacher.
     """
@@ -174,7 +111,7 @@ class Comparison:
 
     @property
     def smallest(self) -> Contender:
-        """The student with the fewest MACs, of equal ones the first."""
+        """The student with the fewest MACs; the first if several have as few."""
         return min(self.students, key=lambda student: student.macs)
 
     @property
@@ -183,15 +120,14 @@ class Comparison:
         return max(contender.macs for contender in self.contenders)
 
     def score(self, contender: Contender, metric: Metric) -> Score | None:
-        """Returns a score that may stand beside the others; None when there is none or it must not."""
+        """Returns a score that may be compared with the others; None when there is none or it is withheld."""
         return None if (contender.name, metric.key) in self.withheld else contender.score(metric)
 
     def notes(self) -> list[str]:
         """Returns a sentence for every withheld number."""
-        labels = {metric.key: metric.label for metric in self.metrics}
         return [
-            f"The {labels[key]} of {name} is withheld: it was measured differently ({', '.join(parts)}), and numbers "
-            "of different protocols cannot be compared."
+            f"The {BY_KEY[key].label} of {name} is withheld: it was measured differently ({', '.join(parts)}), and "
+            "numbers of different protocols cannot be compared."
             for (name, key), parts in self.withheld.items()
         ]
 
@@ -244,7 +180,7 @@ def compare_generators(lineage: Lineage) -> Comparison:
     return Comparison(
         teacher=teacher,
         students=tuple(students),
-        metrics=tuple(metric for metric in METRICS if any(metric.key in each.figures for each in contenders)),
+        metrics=measured_among({key for each in contenders for key in each.figures}),
         withheld=_withheld(contenders, usual),
         baseline=reference_evaluation["baseline"],
     )
@@ -256,7 +192,7 @@ def budget_of(pruned: Artifact | None) -> str | None:
 
 
 def _names(students: Sequence[EvaluatedStudent]) -> list[str]:
-    """Returns a name per student: told apart by budget, settings of its training or, where that does not do, number."""
+    """Names students by budget, by the training settings that differ, and by number where names are still equal."""
     if len(students) == 1:
         return ["Student"]
     budgets = [budget_of(student.pruned) for student in students]

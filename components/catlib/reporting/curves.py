@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.catlib.config.distillers import FIGURES
+from components.catlib.metrics.catalogue import BY_KEY
 from components.catlib.reporting.charts import Curve, curves_chart
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.formatting import short_number, words
@@ -47,13 +48,13 @@ class ChartGroup:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """A generator and what the log of its training says.
+    """A generator and the curves in the log of its training.
 
     Attributes:
         generator: The teacher or a student.
-        scores: By epoch, of the direction that is compressed.
-        losses: By step.
-        figures: What the distiller says of every feature layer, by the figure's name, by step.
+        scores: Scores of the compressed direction, by epoch.
+        losses: Losses, by step.
+        figures: What the distiller measures at every feature layer, by the figure's name, by step.
     """
 
     generator: Contender
@@ -98,21 +99,27 @@ def _of_direction(scores: Series, direction: str) -> Series:
     return own or {name: curve for name, curve in scores.items() if "/" not in name}
 
 
+def chart_title(name: str) -> str:
+    """Returns the title of a curve: a score's name and direction from the catalogue, or the words of a loss."""
+    direction, _, key = name.rpartition("/")
+    if key not in BY_KEY:
+        return words(name)
+    return f"{words(direction)}: {BY_KEY[key].heading}" if direction else BY_KEY[key].heading
+
+
 def training_charts(comparison: Comparison) -> list[ChartGroup]:
     """Draws the logs of all generators whose artifacts were given."""
     logs = [TrainingLog.read(generator, generator.trained) for generator in comparison.contenders if generator.trained]
     teacher = [log for log in logs if log.generator is comparison.teacher]
     students = [log for log in logs if log.generator is not comparison.teacher]
-    metrics = {metric.key: f"{metric.label}, {metric.better} is better" for metric in comparison.metrics}
-    means = "Means over the time between two log lines; parts of a loss carry their weight."
+    means = "Means between two lines of the log; every part of a loss is shown after weighting."
     groups = [
         _group(
             "Scores on held-out images",
-            "Measured while training, on as many held-out images as the recipe says (evaluation_images); the table of "
-            "results is of all of them.",
+            "Measured during training on the number of held-out images that the recipe sets (evaluation_images); the "
+            "table of results is measured on all of them.",
             [(log.generator, log.scores) for log in logs],
             x_label="epoch",
-            titles=metrics,
         ),
         _group("Losses of the teacher", means, [(log.generator, log.losses) for log in teacher], x_label="step"),
         _group("Losses of distillation", means, [(log.generator, log.losses) for log in students], x_label="step"),
@@ -138,17 +145,14 @@ def _group(
     x_label: str,
     titles: Mapping[str, str] | None = None,
 ) -> ChartGroup:
-    """Draws a chart per name, titled as `titles` says, with a line per generator."""
+    """Draws a chart per name, titled by `titles` where they are given, with a line per generator."""
     charts = []
     for name in dict.fromkeys(name for _, series in drawn for name in series):
-        chart_title = (titles or {}).get(name, words(name))
+        heading = titles[name] if titles else chart_title(name)
         lines = [(generator, *series[name]) for generator, series in drawn if name in series]
         ends = "; ".join(f"{generator.name} {short_number(y[0])} to {short_number(y[-1])}" for generator, _, y in lines)
         curves = [Curve(generator.colour, x, y, dots=len(x) < DOTTED_BELOW) for generator, x, y in lines]
-        charts.append(
-            Chart(
-                chart_title, curves_chart(curves, x_label=x_label, description=f"{chart_title} by {x_label}. {ends}.")
-            )
-        )
+        svg = curves_chart(curves, x_label=x_label, description=f"{heading} by {x_label}. {ends}.")
+        charts.append(Chart(heading, svg))
     legend = [(generator.name, generator.colour) for generator, series in drawn if series]
     return ChartGroup(title, caption, legend if len(legend) > 1 else [], charts)

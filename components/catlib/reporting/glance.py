@@ -25,6 +25,7 @@ from components.catlib.data.packed import PackedDataset
 from components.catlib.reporting import page
 from components.catlib.reporting.charts import Curve, curves_chart
 from components.catlib.reporting.comparison import compare_generators
+from components.catlib.reporting.curves import chart_title
 from components.catlib.reporting.formatting import as_text, short_number, words
 from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.pictures import Pictures
@@ -34,10 +35,10 @@ MOST_PAIRS = 6
 """Pairs of training images that are shown of a dataset."""
 
 MOST_DOUBLES = 3
-"""Held-out images that occur in training too, of which a dataset's page tells."""
+"""Held-out images that occur in training too and are named on a dataset's page."""
 
 MOST_STEPS = 6
-"""Stages of a training from which samples are shown."""
+"""Evaluations of a training whose samples are shown."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Content:
         title: Heading.
         facts: Name and value.
         charts: Title and SVG.
-        kept: Of every layer that was pruned: its name, the teacher's channels and the student's.
+        kept: Name of every pruned layer, the teacher's channels and the student's.
         pictures: Caption, and number in the album.
         album: The pictures.
     """
@@ -68,14 +69,15 @@ def html(folder: Path) -> str:
         folder: An artifact folder.
 
     Returns:
-        A page of at most [LARGEST_PAGE][components.catlib.reporting.page.LARGEST_PAGE] bytes.
+        A page of at most `page.LARGEST_PAGE` bytes.
     """
-    kind = read_manifest(folder).kind
+    manifest = read_manifest(folder)
+    kind = manifest.kind
     if kind == "evaluate":
         lineage = trace(evaluations=[folder])
         title = ReportConfig(name=TITLES[kind], description="Student and teacher on held-out images.")
         return page.render(title, lineage, compare_generators(lineage))
-    content = Content(TITLES[kind], figures(folder))
+    content = Content(TITLES[kind], figures(manifest))
     if kind in _FILL:
         _FILL[kind](folder, content)
     return _render(content)
@@ -100,7 +102,7 @@ def _fill_dataset(folder: Path, content: Content) -> None:
 def _fill_histograms(report: dict[str, Any], content: Content) -> None:
     """Draws how bright each channel of the pictures is, or how frequent the classes of label maps are.
 
-    Training images give a line, held-out ones dots. Of those that are both it tells the first.
+    Training images give a line, held-out ones dots. The first images that are in both splits are named.
     """
     for double in report["duplicates"]["first"][:MOST_DOUBLES]:
         content.facts.append(("held out, and in training too", f"{double['test']} is {double['train']}"))
@@ -136,9 +138,10 @@ def _fill_training(folder: Path, content: Content) -> None:
             steps.append(record["step"])
             values.append(value)
     for name, (steps, values) in series.items():
-        ends = f"{words(name)} by step, from {short_number(values[0])} to {short_number(values[-1])}."
+        title = chart_title(name)
+        ends = f"{title} by step, from {short_number(values[0])} to {short_number(values[-1])}."
         curve = Curve("teacher" if artifact.manifest.kind == "teacher" else "student-0", steps, values)
-        content.charts.append((words(name), curves_chart([curve], x_label="step", description=ends)))
+        content.charts.append((title, curves_chart([curve], x_label="step", description=ends)))
     strips = sorted(name for name in artifact.manifest.files if re.fullmatch(r"samples_\d+\.webp", name))
     rows = " / ".join(words(row) for row in artifact.manifest.summary.get("sample_rows", []))
     for index in np.unique(np.linspace(0, len(strips) - 1, min(MOST_STEPS, len(strips))).round().astype(int)):

@@ -10,13 +10,14 @@ from components.catlib.config import ReportConfig
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.formatting import as_text, as_yaml, file_size, milliseconds, short_number, words
 from components.catlib.reporting.lineage import Artifact, Lineage
+from components.catlib.reporting.summary import figures
 
 PAIRINGS = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
 RECIPE_SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export")
 
 
 def dataset_facts(lineage: Lineage) -> list[tuple[str, str]]:
-    """Returns name and value of what is known of the images; nothing without a dataset."""
+    """Returns name and value of the facts about the images; nothing without a dataset."""
     if lineage.dataset is None:
         return []
     manifest = lineage.dataset.manifest
@@ -76,7 +77,7 @@ def _tensor(value: Mapping[str, Any]) -> str:
 
 
 def protocols(comparison: Comparison) -> list[tuple[str, str]]:
-    """Returns how the numbers were made: the generators that were measured alike, and their protocol as YAML."""
+    """Returns the names of generators that were measured alike, and their protocol as YAML."""
     groups: dict[str, list[str]] = {}
     for contender in comparison.contenders:
         groups.setdefault(as_yaml(contender.protocol), []).append(contender.name)
@@ -92,7 +93,7 @@ class Recipe:
 
 
 def recipe(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> Recipe:
-    """Puts the recipe together from the settings that every artifact keeps."""
+    """Reassembles the recipe from the settings in the artifacts' manifests."""
     content: dict[str, Any] = {"name": config.name, "description": config.description}
     budgets = dict.fromkeys(student.budget for student in comparison.students if student.budget)
     if budgets:
@@ -122,13 +123,13 @@ class Origin:
 
     Attributes:
         kind: The stage that wrote it.
-        student: Whose it is, when there are several students.
-        digest: Of the whole artifact.
-        code_digest: Of the code that wrote it.
+        student: The students that it belongs to, when there are several.
+        digest: Digest of the whole artifact.
+        code_digest: Digest of the code that wrote it.
         inputs: Name and digest of what it was made from.
-        size: Of all files.
-        num_files: How many.
-        metrics: Its headline figures; none of an evaluation, which the page is about.
+        size: Size of all files.
+        num_files: How many files it has.
+        metrics: Its headline figures; empty for an evaluation, whose figures are elsewhere on the page.
     """
 
     kind: str
@@ -153,7 +154,7 @@ def _origin(artifact: Artifact, comparison: Comparison) -> Origin:
         for student in comparison.students
         if artifact in (student.pruned, student.trained, student.evaluation, student.exported)
     ]
-    metrics = manifest.summary.get("metrics", {}) if manifest.kind != "evaluate" else {}
+    shown = figures(manifest) if manifest.kind != "evaluate" else []
     return Origin(
         kind=words(manifest.kind),
         student=", ".join(owners) if len(comparison.students) > 1 else "",
@@ -162,5 +163,5 @@ def _origin(artifact: Artifact, comparison: Comparison) -> Origin:
         inputs=sorted(manifest.inputs.items()),
         size=file_size(sum(record.bytes for record in manifest.files.values())),
         num_files=len(manifest.files),
-        metrics=", ".join(f"{words(name)} {short_number(value)}" for name, value in metrics.items()),
+        metrics=", ".join(f"{name} {value}" for name, value in shown),
     )

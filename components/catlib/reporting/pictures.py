@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MOST_SAMPLES = 12
 MOST_TIMELINE_STEPS = 6
 ENCODINGS = ((256, 88), (256, 78), (192, 76), (128, 74), (96, 70), (64, 60), (48, 40))
-"""Largest height in pixels and WebP quality of the pictures: the first with which all of them fit is used."""
+"""Largest height in pixels and WebP quality of the pictures; the first pair with which all of them fit is used."""
 
 
 class Pictures:
@@ -65,7 +65,7 @@ class Shown:
     Attributes:
         caption: What it is.
         picture: Its number among the pictures of the page.
-        colour: Of the generator that made it; "" for data.
+        colour: Colour of the generator that made it; "" for data.
     """
 
     caption: str
@@ -75,7 +75,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sample:
-    """A held-out image: what went in, what should come out, and what every generator makes of it."""
+    """A held-out image: the input, the true target if there is one, and every generator's translation."""
 
     name: str
     pictures: list[Shown]
@@ -105,7 +105,7 @@ def samples(comparison: Comparison, pictures: Pictures) -> list[Sample]:
 
 
 def triptych(shown: Sequence[Sample], comparison: Comparison) -> list[Shown]:
-    """Returns of the first sample the input, and what the teacher, if there is one, and the smallest student make."""
+    """Returns the first sample: its input, and the translations by the smallest student and the teacher, if any."""
     wanted = ("input", "teacher", comparison.smallest.name.lower())
     return [picture for sample in shown[:1] for picture in sample.pictures if picture.caption in wanted]
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.catlib.metrics.catalogue import BY_KEY, Metric
 from components.catlib.reporting.charts import Mark, cost_chart
-from components.catlib.reporting.comparison import Comparison, Contender, Metric, Score
-from components.catlib.reporting.formatting import factor, file_size, milliseconds, quantity, short_number
+from components.catlib.reporting.comparison import Comparison, Contender, Score
+from components.catlib.reporting.formatting import factor, file_size, milliseconds, quantity
 from components.catlib.reporting.lineage import Lineage
+
+L1 = BY_KEY["l1"]
+MIOU = BY_KEY["miou"]
 
 # ------------------------------------------------------------------------------------------------------------- headline
 
@@ -21,7 +25,7 @@ class Fact:
         student: The student's value.
         teacher: The teacher's, if known.
         remark: A few words about it.
-        spread: How sure the student's value is.
+        spread: Half the width of the confidence interval of the student's value.
     """
 
     label: str
@@ -33,7 +37,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Headline:
-    """What is said first, of the student with the fewest MACs.
+    """The first section: figures of the student with the fewest MACs.
 
     Attributes:
         student: The student.
@@ -83,10 +87,10 @@ def _cost_fact(label: str, key: str, student: Contender, teacher: Contender | No
 
 
 def _quality_facts(comparison: Comparison) -> list[Fact]:
-    """The first metric, and what it cannot say: how close each image is to the true one."""
+    """The first metric, and those that show how close each image is to the true one, which it cannot."""
     first, *others = comparison.metrics
     facts = []
-    for metric in (first, *(metric for metric in others if metric.key in ("l1", "ssim"))):
+    for metric in (first, *(metric for metric in others if metric.prominent)):
         own = comparison.score(comparison.smallest, metric)
         beside = comparison.score(comparison.teacher, metric) if comparison.teacher else None
         if own is not None:
@@ -118,7 +122,7 @@ def _time_facts(student: Contender) -> list[Fact]:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: heading, which direction is better ("" where that is plain), and what it means."""
+    """A column of the table: heading, which direction is better ("" where that is obvious), and what it means."""
 
     label: str
     better: str = ""
@@ -197,7 +201,7 @@ def _score_cell(comparison: Comparison, contender: Contender, metric: Metric) ->
 
 
 def _time_cell(comparison: Comparison, contender: Contender) -> Cell:
-    """A student's time with the teacher's beside which it was measured; the teacher's times beside all students."""
+    """Writes a student's time and the teacher's, measured in turn; for the teacher the range over all students."""
     if contender is comparison.teacher:
         medians = [student.teacher_latency["median"] for student in comparison.students if student.teacher_latency]
         low, high = milliseconds(min(medians)), milliseconds(max(medians))
@@ -215,10 +219,10 @@ def _onnx_cell(contender: Contender) -> Cell:
 
 
 def _baseline_rows(comparison: Comparison, columns: list[Column]) -> list[Row]:
-    """Rows of what takes no network, filled in below the metrics that it was measured by."""
+    """Returns the rows of baselines, which take no network; cells of metrics that were not measured stay empty."""
     measured = {"Input unchanged": comparison.baseline.get("unchanged_input", {})}
     if "constant_l1" in comparison.baseline:
-        measured["Best single colour"] = {"l1": comparison.baseline["constant_l1"]}
+        measured["Best single colour"] = {L1.key: comparison.baseline["constant_l1"]}
     rows = []
     for name, values in measured.items():
         by_label = {
@@ -230,7 +234,7 @@ def _baseline_rows(comparison: Comparison, columns: list[Column]) -> list[Row]:
 
 
 def _spread(metric: Metric, score: Score) -> str:
-    return f"± {score.spread:.{metric.digits}f}" if score.spread is not None else ""
+    return f"± {metric.number(score.spread)}" if score.spread is not None else ""
 
 
 # -------------------------------------------------------------------------------------------------- charts and caveats
@@ -248,28 +252,24 @@ def cost_charts(comparison: Comparison) -> list[tuple[Metric, str]]:
             if (score := comparison.score(contender, metric)) is not None
         ]
         if len(marks) > 1:
-            told = "; ".join(f"{mark.name}: {quantity(mark.macs)} MACs, {short_number(mark.value)}" for mark in marks)
-            charts.append((metric, cost_chart(marks, description=f"{metric.label} against MACs. {told}.")))
+            read = "; ".join(f"{mark.name}: {quantity(mark.macs)} MACs, {metric.text(mark.value)}" for mark in marks)
+            charts.append((metric, cost_chart(marks, description=f"{metric.label} against MACs. {read}.")))
     return charts
 
 
 def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
-    """Returns what a reader must know before believing the numbers, a sentence or two each."""
+    """Returns what a reader must know before trusting the numbers, one or two sentences each."""
     notes = comparison.notes()
-    if any(metric.key == "frechet_random_features" for metric in comparison.metrics):
-        notes.append(
-            "The Fréchet distance is measured with the features of a fixed random network: it orders the generators of "
-            "this page, but it is not FID and cannot be compared with published numbers."
-        )
+    notes += [metric.caveat for metric in comparison.metrics if metric.caveat]
     street_scenes = lineage.dataset is not None and lineage.dataset.manifest.summary.get("has_ground_truth")
-    if street_scenes and not any(metric.key == "miou" for metric in comparison.metrics):
-        notes.append("mIoU was not measured, for no segmenter was given (evaluate.segmenter).")
+    if street_scenes and MIOU not in comparison.metrics:
+        notes.append(f"{MIOU.label} was not measured: no segmenter was given (evaluate.segmenter).")
     notes += _beaten_by_a_colour(comparison)
     for student in comparison.students:
         if student.pruned:
             notes += [f"{student.name}: {note}" for note in student.pruned.read_json("pruning.json")["notes"]]
     if len({artifact.manifest.code_digest for artifact in lineage.artifacts()}) > 1:
-        notes.append("The artifacts were written by different versions of the code; the table of origins says which.")
+        notes.append("The artifacts were written by different versions of the code; the table of artifacts lists them.")
     return notes
 
 
@@ -277,12 +277,11 @@ def _beaten_by_a_colour(comparison: Comparison) -> list[str]:
     """Names the generators that are no closer to the true images than a picture of a single colour."""
     if "constant_l1" not in comparison.baseline:
         return []
-    (metric,) = (metric for metric in comparison.metrics if metric.key == "l1")
-    scores = {each.name: comparison.score(each, metric) for each in comparison.contenders}
+    scores = {each.name: comparison.score(each, L1) for each in comparison.contenders}
     beaten = [name for name, score in scores.items() if score and score.value >= comparison.baseline["constant_l1"]]
     if not beaten:
         return []
-    colour = metric.text(comparison.baseline["constant_l1"])
+    colour = L1.text(comparison.baseline["constant_l1"])
     *others, last = beaten
     names = f"{', '.join(others)} and {last}" if others else last
-    return [f"By L1, {names} did not do better than a picture of the best single colour ({colour})."]
+    return [f"By {L1.label}, {names} did not do better than a picture of the best single colour ({colour})."]

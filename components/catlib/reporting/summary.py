@@ -1,10 +1,11 @@
-"""One artifact in a few lines of Markdown, for the interface of Kubeflow."""
+"""One artifact in a few lines of Markdown, for Kubeflow's interface."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from components.catlib.artifacts import read_manifest
+from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.metrics.catalogue import BY_KEY
 from components.catlib.reporting.formatting import as_yaml, quantity, short_number, words
 
 TITLES = {
@@ -20,25 +21,26 @@ TITLES = {
 
 
 def markdown(folder: Path) -> str:
-    """Describes an artifact: its headline figures, and the settings that it was made with.
+    """Describes an artifact: its headline figures and the settings that made it.
 
     Args:
         folder: An artifact folder.
     """
     manifest = read_manifest(folder)
-    lines = [f"# {TITLES[manifest.kind]}", "", *(f"- {name}: **{value}**" for name, value in figures(folder))]
+    lines = [f"# {TITLES[manifest.kind]}", "", *(f"- {name}: **{value}**" for name, value in figures(manifest))]
     return "\n".join([*lines, "", "## Settings", "", "```yaml", as_yaml(manifest.config).rstrip(), "```", ""])
 
 
-def figures(folder: Path) -> list[tuple[str, str]]:
-    """Returns the headline figures of an artifact, name and value.
+def figures(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns name and value of an artifact's headline figures."""
+    metrics = manifest.summary.get("metrics", {})
+    return [_figure(name, value) for name, value in metrics.items() if value is not None]
 
-    Args:
-        folder: An artifact folder.
-    """
-    metrics = read_manifest(folder).summary.get("metrics", {})
-    return [
-        (words(name), quantity(value) if isinstance(value, int) or value >= 1e6 else short_number(value))
-        for name, value in metrics.items()
-        if value is not None
-    ]
+
+def _figure(name: str, value: float) -> tuple[str, str]:
+    """Writes a figure, a score as the catalogue has it: "student_l1" and 0.25 as "student L1" and "0.250"."""
+    owner, _, rest = name.partition("_")
+    for before, key in (("", name), (f"{owner} ", rest)):
+        if key in BY_KEY:
+            return f"{before}{BY_KEY[key].label}", BY_KEY[key].text(value)
+    return words(name), quantity(value) if isinstance(value, int) or value >= 1e6 else short_number(value)

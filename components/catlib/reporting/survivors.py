@@ -1,4 +1,4 @@
-"""What pruning left of the teacher: the channels of every layer and of every branch."""
+"""What pruning kept of the teacher: the channels of every layer and of every branch."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Survivors:
     """What survived at a budget.
 
     Attributes:
-        name: Of the student, or of the budget when several students share the architecture.
-        colour: Of the student, or of the first of them.
+        name: Name of the student, or of the budget when several students share the architecture.
+        colour: Colour of the student, or of the first of them.
         facts: Name and value of what the search found.
         layers: Layers that always stay.
         columns: Kinds of branches.
@@ -95,7 +95,7 @@ def _place(identity: str, *, of_spade_norm: bool) -> tuple[str, str]:
 
 
 def _identities(lineage: Lineage, pruned: Artifact) -> dict[str, str]:
-    """Returns which branches the teacher's norms are of ("features.0.res_3x3"), by name; empty without a teacher."""
+    """Returns the branch of each of the teacher's norms ("features.0.res_3x3"), by name; empty without a teacher."""
     if lineage.teacher is None:
         return {}
     architectures = read_architectures(lineage.teacher.folder)

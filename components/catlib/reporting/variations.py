@@ -1,4 +1,4 @@
-"""Students that differ by how they were distilled: what each variation reached, as mean and spread over its seeds."""
+"""Students that differ by how they were distilled: the scores of each variation, as mean and spread over its seeds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.catlib.metrics.catalogue import Metric
 from components.catlib.reporting.charts import Group, groups_chart
-from components.catlib.reporting.comparison import Comparison, Contender, Metric
-from components.catlib.reporting.formatting import budget_label, with_minus
+from components.catlib.reporting.comparison import Comparison, Contender
+from components.catlib.reporting.formatting import budget_label
 from components.catlib.reporting.lineage import setting_texts, varied_settings
 
 
@@ -69,8 +70,8 @@ def variations(comparison: Comparison) -> Variations | None:
     for metric in comparison.metrics:
         drawn = [Group(group.name, _values(comparison, group, metric)) for group in groups]
         if all(group.values for group in drawn):
-            said = "; ".join(f"{row.name} {row.cells[comparison.metrics.index(metric)]}" for row in rows)
-            charts.append((metric, groups_chart(drawn, description=f"{metric.label} by variation: {said}")))
+            read = "; ".join(f"{row.name} {row.cells[comparison.metrics.index(metric)]}" for row in rows)
+            charts.append((metric, groups_chart(drawn, description=f"{metric.label} by variation: {read}")))
     return Variations(comparison.metrics, rows, charts)
 
 
@@ -101,4 +102,4 @@ def _mean_and_spread(metric: Metric, values: Sequence[float]) -> str:
     mean = metric.text(statistics.fmean(values))
     if len(values) < 2:
         return mean
-    return f"{mean} ± {with_minus(f'{statistics.stdev(values):.{metric.digits}f}')}"
+    return f"{mean} ± {metric.number(statistics.stdev(values))}"

@@ -39,7 +39,7 @@ from components.catlib.distributed.processes import (
     share_of_batch,
 )
 from components.catlib.errors import Interrupted
-from components.catlib.metrics.scoring import shortfall
+from components.catlib.metrics.catalogue import shortfall
 from components.catlib.training.checkpoints import Checkpoints, on_cpu
 from components.catlib.training.log import Record, TrainingLog, open_log
 from components.catlib.training.moving_average import MovingAverages
@@ -99,7 +99,7 @@ class Evaluation:
     picture: bytes
 
     def shortfalls(self) -> dict[str, float]:
-        """Returns direction -> the metric by which weights are chosen, as a number of which lower is better."""
+        """Returns direction -> distance to the best possible value of the metric by which weights are chosen."""
         return {
             direction: shortfall(self.chosen_by, scores[self.chosen_by]) for direction, scores in self.scores.items()
         }
@@ -127,8 +127,8 @@ class Progress:
     Attributes:
         step: Optimisation steps done.
         seconds: Time they took, in all processes that worked on it.
-        scores: Of every evaluation, the metric by which weights are chosen, the mean over directions, as a number of
-            which lower is better ([shortfall][components.catlib.metrics.scoring.shortfall]).
+        scores: Of every evaluation, the distance to the best possible value of the metric by which weights are chosen,
+            the mean over directions.
         kept: Direction -> the result so far.
         pictures: Step -> sample translations, a WebP file.
         records: The log.

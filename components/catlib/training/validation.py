@@ -13,6 +13,7 @@ from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.errors import UserError
+from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.scoring import score_generator
 from components.catlib.metrics.segmenters import check_segmentable, read_segmenter
 from components.catlib.metrics.statistics import read_statistics
@@ -39,12 +40,12 @@ class Validation:
         config: TrainingConfig,
         device: torch.device,
     ) -> None:
-        """Reads what the scores need, so that anything missing shows before the training.
+        """Reads what the scores need, so that anything missing is found before the training.
 
         Args:
             dataset: Its test split is used.
             real_stats: A real_stats artifact.
-            directions: Of the generators that will be scored, the headline first.
+            directions: Directions of the generators that will be scored, the headline first.
             config: `evaluation_images`, `batch_size` and `segmenter`.
             device: Where the generators are.
 
@@ -90,8 +91,7 @@ class Validation:
             )
             for direction, statistics in self._statistics.items()
         }
-        (distance,) = {statistics.identity.distance_name for statistics in self._statistics.values()}
-        chosen_by = distance if self._segmenter is None else "miou"
+        (chosen_by,) = {measured_among(each)[0].key for each in scores.values()}
         picture = strip([self._row(row, generators) for row in self.rows], height=SAMPLE_HEIGHT)
         return Evaluation(scores, chosen_by, picture)
 

@@ -7,11 +7,11 @@ from components.catlib.metrics import kernel_distance
 from components.catlib.metrics.confidence import (
     MOST_GROUPS,
     bootstrap_interval,
+    confusions_interval,
     frechet_interval,
     groups,
     interval_around,
     kernel_interval,
-    miou_interval,
 )
 from components.catlib.metrics.frechet import Gaussian, distances_without, frechet_distance
 from components.catlib.metrics.segmentation import mean_iou
@@ -106,14 +106,14 @@ def test_miou_is_resampled_by_image():
     """Two kinds of images, all right and half wrong: their share varies as that of a coin does."""
     right, wrong = np.array([[10, 0], [0, 10]]), np.array([[5, 5], [5, 5]])
     confusions = np.array([right, wrong] * 50)
-    low, high = miou_interval(confusions)
+    low, high = confusions_interval(confusions, mean_iou)
     share = 1.96 * 0.5 / np.sqrt(100)
     ends = [mean_iou((100 * (right * p + wrong * (1 - p))).astype(int)) for p in (0.5 - share, 0.5 + share)]
     assert (low, high) == pytest.approx(ends, abs=2)
     assert low < mean_iou(confusions.sum(axis=0)) < high
-    assert miou_interval(np.array([right, right])) == (100, 100)
+    assert confusions_interval(np.array([right, right]), mean_iou) == (100, 100)
     # An image without a scored class does not disturb.
-    assert miou_interval(np.array([right, right * 0, right * 0]))[0] == 100
+    assert confusions_interval(np.array([right, right * 0, right * 0]), mean_iou)[0] == 100
 
 
 def test_118_images_take_seconds(capsys: pytest.CaptureFixture[str]):

@@ -9,16 +9,12 @@ from components.catlib.config import SegmenterConfig, WeightsConfig
 from components.catlib.data.cityscapes import TRAIN_IDS
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
+from components.catlib.metrics.catalogue import METRICS, PerPair
 from components.catlib.metrics.features import RandomFeatures
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
+from components.catlib.metrics.held_out import is_labelled
 from components.catlib.metrics.kernel_distance import kernel_distance
-from components.catlib.metrics.scoring import (
-    has_kernel_distance,
-    score_generator,
-    score_images,
-    shortfall,
-    summarise,
-)
+from components.catlib.metrics.scoring import score_generator, score_images, summarise
 from components.catlib.metrics.segmenters import read_segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
@@ -26,6 +22,10 @@ from tests.components.catlib.data.street_scenes import write_scene
 from tests.components.catlib.metrics.segmenter_files import write_onnx
 
 SIDE = 16
+
+SIMILARITIES = [
+    metric.key for metric in METRICS if isinstance(metric.measured, PerPair) and metric.measured.measure is not None
+]
 
 
 def folder_of_noise(folder: Path, *, layout: str, count_a: int = 5, count_b: int = 5) -> PackedDataset:
@@ -67,7 +67,7 @@ class Negative(nn.Module):
 
 def test_a_perfect_generator_gets_perfect_scores(paired: PackedDataset):
     scores = score_generator(Negative(), paired, statistics_of(paired.split("test").target), batch_size=2)
-    assert list(scores) == ["l1", "psnr", "ssim", "frechet_random_features"]
+    assert list(scores) == [*SIMILARITIES, "frechet_random_features"]
     assert scores["l1"] == pytest.approx(0, abs=1e-6)
     assert scores["psnr"] == 100
     assert scores["ssim"] == pytest.approx(1)
@@ -115,7 +115,7 @@ def test_unpaired_data_is_translated_both_ways_and_compared_as_a_set(
     statistics = statistics_of(getattr(unpaired.split("test"), domain))
     scores = score_images(Negative(), unpaired, statistics, direction=direction, limit=None, batch_size=2, device="cpu")
     assert scores.num_images == count
-    assert list(summarise(scores, statistics, kernel_distances=True)) == ["frechet_random_features"]
+    assert list(summarise(scores, statistics, labelled=False)) == ["frechet_random_features"]
 
 
 def test_the_mode_of_the_generator_is_restored_even_after_an_error(paired: PackedDataset):
@@ -157,11 +157,11 @@ def test_kernel_distances_belong_to_inception_features(paired: PackedDataset):
         identity=statistics.identity.model_copy(update={"name": "inception"}),
         protocol="",
     )
-    summary = summarise(scores, inception, kernel_distances=True)
+    summary = summarise(scores, inception, labelled=False)
     expected = kernel_distance(scores.features, statistics.features)
     assert (summary["kid"], summary["kid_std"]) == (expected.mean, expected.std)
-    assert summary["fid"] == summarise(scores, statistics, kernel_distances=True)["frechet_random_features"]
-    assert "kid" not in summarise(scores, inception, kernel_distances=False)
+    assert summary["fid"] == summarise(scores, statistics, labelled=False)["frechet_random_features"]
+    assert "kid" not in summarise(scores, inception, labelled=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------- mIoU
@@ -247,10 +247,4 @@ def test_only_generated_photographs_with_true_classes_have_an_miou(
     )
     with pytest.raises(UserError, match="A segmenter reads photographs"):
         miou(Painter(), maps, segmenter_config)
-    assert [has_kernel_distance(each) for each in (paired, streets, maps)] == [True, False, False]
-
-
-def test_scores_of_which_higher_is_better_lack_something_to_their_best_value():
-    assert shortfall("miou", 40.0) == 60.0
-    assert shortfall("ssim", 1.0) == 0
-    assert shortfall("fid", 30.0) == 30.0
+    assert [is_labelled(each) for each in (paired, streets, maps)] == [False, True, True]

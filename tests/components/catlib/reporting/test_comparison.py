@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 
 from components.catlib.artifacts import MANIFEST
-from components.catlib.reporting.comparison import METRICS, Metric, Score, compare_generators
+from components.catlib.metrics.catalogue import BY_KEY
+from components.catlib.reporting.comparison import Score, compare_generators
 from components.catlib.reporting.lineage import trace
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
-
-BY_KEY = {metric.key: metric for metric in METRICS}
 
 
 @pytest.fixture
@@ -107,13 +106,3 @@ def test_the_headline_is_the_first_metric_that_was_measured(run: SmallRun) -> No
     assert compare_generators(trace(**run.inputs())).metrics[0].key == "frechet_random_features"
     rewrite(run.evaluations[0], "metrics.json", lambda metrics: metrics["student"].update(fid=60.2))
     assert compare_generators(trace(**run.inputs())).metrics[0].key == "fid"
-
-
-def test_only_inception_distances_are_called_fid() -> None:
-    assert [metric.key for metric in METRICS if metric.label == "FID"] == ["fid"]
-    assert "not FID" in BY_KEY["frechet_random_features"].meaning
-
-
-def test_values_are_written_with_their_unit() -> None:
-    assert BY_KEY["psnr"].text(14.436) == "14.44 dB"
-    assert Metric("k", "K", "lower", 1, "", "").text(-0.25) == "−0.2"

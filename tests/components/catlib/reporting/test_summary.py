@@ -18,6 +18,21 @@ def test_every_stage_has_a_summary(tmp_path: Path) -> None:
 
 def test_figures_are_written_for_people(tmp_path: Path) -> None:
     with writing(tmp_path / "stats", kind="real_stats", config=RealStatsConfig()) as writer:
-        writer.summary["metrics"] = {"student_macs": 2_600_000_000, "l1": 0.123456}
+        writer.summary["metrics"] = {"student_macs": 2_600_000_000, "share": 0.123456}
     assert "- student macs: **2.60 G**" in markdown(tmp_path / "stats")
-    assert "- l1: **0.1235**" in markdown(tmp_path / "stats")
+    assert "- share: **0.1235**" in markdown(tmp_path / "stats")
+
+
+def test_scores_are_named_and_rounded_as_in_the_report(tmp_path: Path) -> None:
+    with writing(tmp_path / "stats", kind="real_stats", config=RealStatsConfig()) as writer:
+        writer.summary["metrics"] = {
+            "l1": 0.123456,
+            "student_psnr": 14.4444,
+            "teacher_frechet_random_features": 30.12345,
+            "student_kid_std": 0.25,
+        }
+    text = markdown(tmp_path / "stats")
+    assert "- L1: **0.123**" in text
+    assert "- student PSNR: **14.44 dB**" in text
+    assert "- teacher Fréchet distance (random features): **30.12**" in text
+    assert "- student kid std: **0.25**" in text

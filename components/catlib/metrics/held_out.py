@@ -1,0 +1,80 @@
+"""The held-out images and what generated ones are measured with.
+
+Shape suffixes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from components.catlib.data.batches import evaluation_batches
+from components.catlib.data.packed import PackedDataset
+from components.catlib.errors import UserError
+from components.catlib.metrics.perceptual_similarity import Lpips
+from components.catlib.metrics.segmenters import Segmenter
+from components.catlib.metrics.statistics import RealStatistics
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What generators are measured with.
+
+    Attributes:
+        dataset: Its test split.
+        statistics: Statistics of real images of the domain that is generated.
+        direction: What the generators translate.
+        batch_size: Images per forward pass.
+        device: Where generators run while images are scored.
+        segmenter: Reads classes off generated street scenes, for mIoU; None: mIoU is not measured.
+        lpips: Compares generated images with the true ones; None: LPIPS is not measured.
+    """
+
+    dataset: PackedDataset
+    statistics: RealStatistics
+    direction: str
+    batch_size: int
+    device: str
+    segmenter: Segmenter | None = None
+    lpips: Lpips | None = None
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the images that are translated."""
+        split = self.dataset.split("test")
+        return split.names if self.direction == "source_to_target" else split.target_names
+
+
+def is_labelled(dataset: PackedDataset) -> bool:
+    """Tells whether a dataset has label maps or true classes; then KID is not measured (method section 7)."""
+    return dataset.pairing == "labels" or dataset.has_ground_truth
+
+
+def held_out_images(
+    dataset: PackedDataset, *, direction: str, limit: int | None, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields batches of a generator's input images and of the images it should make of them.
+
+    Args:
+        dataset: Whose test split is used, in its order.
+        direction: What the generator translates.
+        limit: At most this many images.
+        batch_size: Images per batch.
+
+    Yields:
+        Inputs [N, C, H, W] and targets [N, 3, H, W]; targets belong to the inputs when `dataset.test_is_paired`, else
+        they are other images of the target domain, or none.
+
+    Raises:
+        UserError: The dataset cannot be translated in this direction.
+    """
+    if direction == "target_to_source" and dataset.pairing != "unpaired":
+        raise UserError(f"Dataset {dataset.folder} is {dataset.pairing}; only unpaired data is translated {direction}.")
+    for batch in evaluation_batches(dataset, batch_size=batch_size, limit=limit):
+        inputs, targets = (
+            (batch.source, batch.target) if direction == "source_to_target" else (batch.target, batch.source)
+        )
+        if len(inputs):
+            yield inputs, targets

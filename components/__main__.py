@@ -238,7 +238,7 @@ STAGES: dict[str, Stage] = {
         "Write a generator as an ONNX file and prove that it computes the same images.",
         _export,
         inputs=(
-            Input("student", "distill|teacher", "the generator to export"),
+            Input("student", "distill|prune|teacher", "the generator to export"),
             Input("dataset", "dataset", "images to compare on; default: noise", required=False),
         ),
     ),

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from components.catlib.config import DistillConfig, check_losses
 from components.catlib.data.batches import Batch
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.model_files import Direction, Domain
 from components.catlib.networks.spade.generator import InceptionSpadeGenerator
 from components.catlib.objectives.adversarial import generator_loss
 from components.catlib.objectives.feature_distillation import (
@@ -30,9 +30,6 @@ from components.catlib.objectives.optimisation import averaged, build_optimizers
 from components.catlib.objectives.pix2pix import patch_discriminator_losses
 from components.catlib.objectives.reconstruction import build_reconstruction_loss
 from components.catlib.objectives.spade import SpadeAdversary
-
-JUDGED_DOMAIN: dict[Direction, Domain] = {"source_to_target": "target", "target_to_source": "source"}
-"""Which domain the images of a generator claim to be of."""
 
 
 class DistillationObjective:
@@ -77,11 +74,12 @@ class DistillationObjective:
         self._config, self._accelerator = config, accelerator
         self._direction, self._paired = direction, paired
         self.networks = dict(networks)
-        domain = JUDGED_DOMAIN[direction]
+        direction = Direction(direction)
+        domain = direction.output
         student, discriminator = self.networks[f"generator_{direction}"], self.networks[f"discriminator_{domain}"]
         adaptors = self.networks.get("adaptors")
-        self.generators: dict[str, nn.Module] = {direction: student}
-        self.discriminators: dict[str, nn.Module] = {domain: discriminator}
+        self.generators: dict[str, nn.Module] = {direction.value: student}
+        self.discriminators: dict[str, nn.Module] = {domain.value: discriminator}
         optimizers = build_optimizers(
             config, generator=[student, adaptors] if adaptors else [student], discriminator=[discriminator]
         )

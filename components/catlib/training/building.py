@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from accelerate import Accelerator
@@ -19,22 +18,18 @@ from components.catlib.config import (
     WeightsConfig,
 )
 from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import OpenedNetworks
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
 from components.catlib.networks.initialisation import initialise
-from components.catlib.networks.model_files import (
-    Direction,
-    has_weights,
-    read_architectures,
-    read_discriminator,
-    read_generator,
-)
+from components.catlib.networks.model_files import read_discriminator, read_generator
 from components.catlib.networks.published import load_discriminator, load_generator
 from components.catlib.networks.spade.generator import InceptionSpadeGenerator
 from components.catlib.objectives.cyclegan import CycleGanObjective
-from components.catlib.objectives.distillation import JUDGED_DOMAIN, DistillationObjective
+from components.catlib.objectives.distillation import DistillationObjective
 from components.catlib.objectives.feature_distillation import FeatureAdaptors, compares_features
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
@@ -48,9 +43,9 @@ SEEDS_PER_RUN = 8
 """Every network of a run draws its weights from a seed of its own, which runs with other seeds do not share."""
 
 DIRECTIONS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Direction, ...]] = {
-    "pix2pix": ("source_to_target",),
-    "cyclegan": ("source_to_target", "target_to_source"),
-    "spade": ("source_to_target",),
+    "pix2pix": (Direction.SOURCE_TO_TARGET,),
+    "cyclegan": (Direction.SOURCE_TO_TARGET, Direction.TARGET_TO_SOURCE),
+    "spade": (Direction.SOURCE_TO_TARGET,),
 }
 """What the generators of each family of teachers translate."""
 
@@ -76,7 +71,7 @@ def build_teacher_objective(
             config, direction, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
         )
         networks[f"generator_{direction}"] = generator
-        networks[f"discriminator_{JUDGED_DOMAIN[direction]}"] = discriminator
+        networks[f"discriminator_{direction.output}"] = discriminator
     match config.family:
         case "pix2pix":
             return Pix2PixObjective(config, networks, accelerator)
@@ -129,8 +124,8 @@ def build_teacher_networks(
 def build_distillation_objective(
     config: DistillConfig,
     *,
-    teacher_folder: Path,
-    student_folder: Path,
+    teacher: OpenedNetworks,
+    student: OpenedNetworks,
     pairing: Literal["paired", "unpaired", "labels"],
     accelerator: Accelerator,
 ) -> DistillationObjective:
@@ -141,38 +136,35 @@ def build_distillation_objective(
 
     Args:
         config: The distill section of a recipe.
-        teacher_folder: Artifact of the teacher stage.
-        student_folder: Artifact of the prune stage: one generator, whose direction chooses teacher and discriminator.
+        teacher: Artifact of the teacher stage.
+        student: Artifact of the prune stage: one generator, whose direction chooses teacher and discriminator.
         pairing: What batches hold.
         accelerator: Device, precision and processes.
 
     Raises:
-        UserError: A folder lacks what is needed, the student does not fit the teacher, or weights cannot be read.
+        UserError: A network is missing, the student does not fit the teacher, or weights cannot be read.
     """
-    directions = list(read_architectures(student_folder).generators)
-    if len(directions) != 1:
-        raise UserError(f"{student_folder} describes {len(directions)} generators, expected one student.")
-    (direction,) = directions
-    teacher = read_generator(teacher_folder, direction)
+    direction = student.only_direction
+    teaching = read_generator(teacher, direction)
     fresh = _FreshWeights(
-        kind=config.init or ("xavier" if isinstance(teacher, InceptionSpadeGenerator) else "normal"),
+        kind=config.init or ("xavier" if isinstance(teaching, InceptionSpadeGenerator) else "normal"),
         gain=config.init_gain,
         seed=SEEDS_PER_RUN * config.seed + 4,  # behind those of a teacher of the same seed
     )
     published_student, published_discriminator = _published(config.published, direction)
-    student = _student(published_student, student_folder, direction, fresh)
-    _check_student(student, teacher)
+    learning = _student(published_student, student, direction, fresh)
+    _check_student(learning, teaching)
     networks: dict[str, nn.Module] = {
-        f"generator_{direction}": student,
-        f"discriminator_{JUDGED_DOMAIN[direction]}": _student_discriminator(
-            config, published_discriminator, teacher_folder, direction, fresh
+        f"generator_{direction}": learning,
+        f"discriminator_{direction.output}": _student_discriminator(
+            config, published_discriminator, teacher, direction, fresh
         ),
     }
     if config.distillation == "mse" and compares_features(config):
-        networks["adaptors"] = adaptors = FeatureAdaptors(student, teacher)
+        networks["adaptors"] = adaptors = FeatureAdaptors(learning, teaching)
         fresh.draw(adaptors, number=2)
     return DistillationObjective(
-        config, networks, accelerator, teacher=teacher, direction=direction, paired=pairing != "unpaired"
+        config, networks, accelerator, teacher=teaching, direction=direction, paired=pairing != "unpaired"
     )
 
 
@@ -195,7 +187,7 @@ def _published(
     """Returns where the published generator of a direction and the judge of its images lie, where there are any."""
     if config is None:
         return None, None
-    if direction == "source_to_target":
+    if direction is Direction.SOURCE_TO_TARGET:
         return config.generator, config.discriminator
     return config.generator_backward, config.discriminator_backward
 
@@ -246,20 +238,19 @@ def _check_judged_channels(network: Discriminator, in_channels: int, published: 
 
 
 def _student(
-    published: WeightsConfig | None, student_folder: Path, direction: Direction, fresh: _FreshWeights
+    published: WeightsConfig | None, networks: OpenedNetworks, direction: Direction, fresh: _FreshWeights
 ) -> Generator:
-    described = read_architectures(student_folder)
-    architecture = described.generator(direction)
+    architecture = networks.architectures.generator(direction)
     if published is not None:
         shared = architecture.model_dump(include=set(GeneratorConfig.model_fields))
         return load_generator(
             local_copy(published.uri),
             like=GeneratorConfig.model_validate(shared),
-            input_size=described.input_size,
+            input_size=networks.input_size,
             sha256=published.sha256,
         )
-    if has_weights(student_folder, direction):
-        return read_generator(student_folder, direction)
+    if networks.has_weights(direction):
+        return read_generator(networks, direction)
     student = build_generator(architecture)
     fresh.draw(student, number=0)
     return student
@@ -284,12 +275,11 @@ def _check_student(student: Generator, teacher: Generator) -> None:
 def _student_discriminator(
     config: DistillConfig,
     published: WeightsConfig | None,
-    teacher_folder: Path,
+    teacher: OpenedNetworks,
     direction: Direction,
     fresh: _FreshWeights,
 ) -> Discriminator:
-    domain = JUDGED_DOMAIN[direction]
-    architecture = read_architectures(teacher_folder).discriminator(domain)
+    architecture = teacher.architectures.discriminator(direction.output)
     if published is not None:
         shared = architecture.model_dump(include=set(DiscriminatorConfig.model_fields))
         network = load_discriminator(
@@ -298,7 +288,7 @@ def _student_discriminator(
         _check_judged_channels(network, architecture.in_channels, published)
         return network
     if config.discriminator == "teacher":
-        return read_discriminator(teacher_folder, domain)
+        return read_discriminator(teacher, direction.output)
     network = build_discriminator(architecture)
     fresh.draw(network, number=1)
     return network

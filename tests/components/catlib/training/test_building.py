@@ -9,11 +9,13 @@ from accelerate import Accelerator
 
 from components.catlib.config import DistillConfig, NormConfig
 from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.initialisation import initialise
-from components.catlib.networks.model_files import write_architecture, write_networks
+from components.catlib.networks.model_files import write_networks
 from components.catlib.objectives.distillation import DistillationObjective
 from components.catlib.training.building import build_distillation_objective, build_teacher_objective
+from tests.components.catlib.networks.folders import opened
 from tests.components.catlib.objectives.test_teachers import build as build_teacher
 from tests.components.catlib.objectives.tiny import (
     NUM_PLANES,
@@ -61,8 +63,8 @@ def _student_folder(
 def _distil(family: str, teacher_folder: Path, student_folder: Path, **settings: Any) -> DistillationObjective:
     return build_distillation_objective(
         DistillConfig.model_validate({"lambda_vgg": 0, **settings}),
-        teacher_folder=teacher_folder,
-        student_folder=student_folder,
+        teacher=opened(teacher_folder),
+        student=opened(student_folder),
         pairing=PAIRING[family],
         accelerator=Accelerator(cpu=True),
     )

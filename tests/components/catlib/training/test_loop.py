@@ -22,7 +22,8 @@ from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.training.checkpoints import Checkpoints, FolderStore, Store
-from components.catlib.training.loop import Evaluation, Progress, train
+from components.catlib.training.loop import train
+from components.catlib.training.progress import Evaluation, Progress
 
 STEPS_PER_EPOCH = 3
 

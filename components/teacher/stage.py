@@ -7,9 +7,10 @@ from pathlib import Path
 from components.catlib.config import TeacherConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
+from components.catlib.distributed.writing import writing_once
 from components.catlib.fitting import check_crop_size, check_pairing
 from components.catlib.metrics.statistics import open_statistics
-from components.catlib.training.artifact import train_and_write, writing_once
+from components.catlib.training.artifact import train_and_write
 from components.catlib.training.building import build_teacher_objective
 
 

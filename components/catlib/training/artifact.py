@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from accelerate import Accelerator
 
-from components.catlib.artifacts import ArtifactWriter, Manifest, writing
+from components.catlib.artifacts import ArtifactWriter, Manifest
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
@@ -27,29 +24,11 @@ from components.catlib.training.loop import train
 from components.catlib.training.progress import Objective, Progress
 from components.catlib.training.validation import Validation
 
-logger = logging.getLogger(__name__)
-
 UNRELATED_TO_WEIGHTS = {"log_seconds", "checkpoint_seconds", "keep_checkpoints", "patience", "time_limit_seconds"}
 """Settings that a resumed training may change: the weights after a step do not depend on them."""
 
 DATA_SUFFIXES = {".npy", ".npz", ".pth", ".safetensors"}
 """Files of an input artifact that weights depend on; its logs and pictures may differ between equal runs."""
-
-
-@contextlib.contextmanager
-def writing_once(
-    accelerator: Accelerator, output: Path, *, kind: str, config: TrainingConfig, inputs: dict[str, Manifest]
-) -> Iterator[ArtifactWriter]:
-    """Writes an artifact as `components.catlib.artifacts.writing` does, but in the main process only.
-
-    What other processes write goes to a temporary folder.
-    """
-    if accelerator.is_main_process:
-        with writing(output, kind=kind, config=config, inputs=inputs) as writer:
-            yield writer
-    else:
-        with tempfile.TemporaryDirectory(prefix=f"{kind}-") as folder:
-            yield ArtifactWriter(Path(folder))
 
 
 def train_and_write(
@@ -88,6 +67,11 @@ def train_and_write(
     progress = Progress()
     if config.epochs + config.decay_epochs > 0:
         batches = TrainingBatches(dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed)
+        checkpoints = None
+        if checkpoint is not None:
+            checkpoints = Checkpoints(
+                open_store(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
+            )
         if config.evaluations:
             validation = Validation(
                 dataset,
@@ -95,11 +79,6 @@ def train_and_write(
                 directions=[Direction(name) for name in objective.generators],
                 config=config,
                 device=accelerator.device,
-            )
-        checkpoints = None
-        if checkpoint is not None:
-            checkpoints = Checkpoints(
-                open_store(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
             )
         progress = train(
             objective,

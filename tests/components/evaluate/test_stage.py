@@ -216,7 +216,7 @@ def test_a_dataset_of_another_size_or_kind_is_refused(paired: Run, labelled: Run
     manifest = json.loads((wide / "manifest.json").read_text())
     manifest["files"]["architecture.json"]["bytes"] = (wide / "architecture.json").stat().st_size
     (wide / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="source_to_target .* takes 5 channels, but .* has 3 in its source images"):
+    with pytest.raises(UserError, match=r"source_to_target .* takes 5 channels, but .* has 3 in its source images"):
         paired.evaluate(student=wide)
 
 

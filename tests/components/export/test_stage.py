@@ -117,5 +117,5 @@ def test_a_dataset_of_other_channels_is_refused(dataset: Path, tmp_path: Path) -
     with writing(tmp_path / "distilled", kind="distill", config=DistillConfig()) as writer:
         network = build_generator(ARCHITECTURE.model_copy(update={"in_channels": 1}))
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
-    with pytest.raises(UserError, match="source_to_target .* takes 1 channels, but .* has 3 in its source images"):
+    with pytest.raises(UserError, match=r"source_to_target .* takes 1 channels, but .* has 3 in its source images"):
         run(ExportConfig(), student=tmp_path / "distilled", dataset=dataset, output=tmp_path / "out")

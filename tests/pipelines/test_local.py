@@ -16,7 +16,7 @@ from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
 from components.catlib.recipes import load_recipe
 from pipelines.local import RunLog
-from tests.components.catlib.networks.folders import read_generator
+from tests.components.opened import read_generator
 
 TASKS = {
     "prepare-dataset",

@@ -10,7 +10,7 @@ from components.catlib.fitting import check_channels, check_fits
 from components.catlib.networks.architecture_files import OpenedNetworks, write_architecture
 from components.catlib.networks.directions import Direction
 from tests.components.catlib.networks.architectures import inception
-from tests.components.catlib.networks.folders import opened
+from tests.components.opened import opened
 from tests.components.small_trainings import make_dataset
 
 FORWARD, BACKWARD = Direction.SOURCE_TO_TARGET, Direction.TARGET_TO_SOURCE

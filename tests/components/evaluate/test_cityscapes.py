@@ -28,7 +28,7 @@ from components.real_stats import stage as real_stats_stage
 from tests.components.catlib.data.image_folders import pack_folder
 from tests.components.catlib.data.street_scenes import write_climate_scenes
 from tests.components.catlib.metrics.segmenter_files import write_drn, write_onnx
-from tests.components.catlib.networks.folders import read_generator
+from tests.components.opened import read_generator
 from tests.object_stores import SeaweedServer
 
 pytestmark = pytest.mark.skipif(

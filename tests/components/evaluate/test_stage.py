@@ -14,7 +14,6 @@ from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import InceptionFeatures
 from components.catlib.metrics.scoring import score_generator
-from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
@@ -22,7 +21,7 @@ from components.catlib.networks.model_files import write_networks
 from components.evaluate.stage import run
 from components.real_stats import stage as real_stats_stage
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
-from tests.components.catlib.networks.folders import read_generator
+from tests.components.opened import read_generator, read_statistics
 
 SIDE = 16
 CONFIG = EvaluateConfig(batch_size=2, num_samples=3, latency_repeats=2)
@@ -110,7 +109,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def test_scores_are_those_of_training_on_all_images(paired: Run, metrics: dict[str, Any]):
-    statistics = open_statistics(paired.folder / "real_stats").read("source_to_target")
+    statistics = read_statistics(paired.folder / "real_stats", "source_to_target")
     for name, folder in (("student", paired.student), ("teacher", paired.teacher)):
         expected = score_generator(read_generator(folder, "source_to_target"), paired.dataset, statistics)
         assert {key: metrics[name][key] for key in expected} == pytest.approx(expected, rel=1e-3)
@@ -135,7 +134,7 @@ def test_cost_is_counted_and_compared(paired: Run, metrics: dict[str, Any]):
 
 def test_the_protocol_stands_beside_the_numbers(paired: Run, metrics: dict[str, Any]):
     protocol = metrics["protocol"]
-    statistics = open_statistics(paired.folder / "real_stats").read("source_to_target")
+    statistics = read_statistics(paired.folder / "real_stats", "source_to_target")
     assert protocol["features"] == statistics.identity.model_dump()
     assert protocol["real_images"] == statistics.protocol
     assert (protocol["num_images"], protocol["num_real_images"], protocol["size"]) == (5, 5, [SIDE, SIDE])
@@ -232,7 +231,7 @@ def test_statistics_of_other_images_are_told(paired: Run, unpaired: Run, caplog:
 
 
 def test_statistics_of_another_feature_network_are_refused(paired: Run, tmp_path: Path):
-    statistics = open_statistics(paired.folder / "real_stats").read("source_to_target")
+    statistics = read_statistics(paired.folder / "real_stats", "source_to_target")
     changed = statistics.identity.model_copy(update={"sha256": "1" * 64})
     with artifacts.writing(tmp_path / "stats", kind="real_stats", config=RealStatsConfig()) as writer:
         object.__setattr__(statistics, "identity", changed)

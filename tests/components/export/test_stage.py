@@ -17,7 +17,7 @@ from components.catlib.networks.generators import build_generator
 from components.catlib.networks.model_files import write_networks
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
-from tests.components.catlib.networks.folders import read_generator
+from tests.components.opened import read_generator
 
 SIZE = (16, 20)
 ARCHITECTURE = architecture_from_config(

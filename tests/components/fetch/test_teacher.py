@@ -13,7 +13,7 @@ from components.catlib.networks.architecture_files import read_architectures
 from components.catlib.storage import Storage
 from components.distill import stage as distill_stage
 from components.fetch.teacher import run
-from tests.components.catlib.networks.folders import read_discriminator, read_generator
+from tests.components.opened import read_discriminator, read_generator
 from tests.components.small_trainings import (
     assert_same_weights,
     distill_config,

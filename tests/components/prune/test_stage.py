@@ -17,8 +17,8 @@ from components.catlib.networks.generators import build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import write_networks
 from components.prune.stage import run
-from tests.components.catlib.networks.folders import has_weights, read_generator
 from tests.components.catlib.networks.sample_architectures import inception, spade
+from tests.components.opened import has_weights, read_generator
 
 BATCH = NormConfig(kind="batch", track_running_stats=True)
 

@@ -13,9 +13,10 @@ from components.catlib.data.resizing import resize
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import InceptionFeatures, RandomFeatures
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
-from components.catlib.metrics.statistics import RealStatistics, open_statistics
+from components.catlib.metrics.statistics import RealStatistics
 from components.real_stats.stage import run
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
+from tests.components.opened import read_statistics
 
 RANDOM = RealStatsConfig(batch_size=2)
 
@@ -35,7 +36,7 @@ def features_of(images: np.ndarray) -> np.ndarray:
 def test_paired_data_is_measured_on_its_test_targets(tmp_path: Path):
     packed = dataset(tmp_path, "parallel")
     run(RANDOM, dataset=packed.folder, output=tmp_path / "stats")
-    statistics = open_statistics(tmp_path / "stats").read("source_to_target")
+    statistics = read_statistics(tmp_path / "stats", "source_to_target")
     assert np.allclose(statistics.features, features_of(packed.split("test").target), atol=1e-5)
     assert statistics.count == 4
     assert statistics.identity == RandomFeatures().identity
@@ -47,7 +48,7 @@ def test_paired_data_is_measured_on_its_test_targets(tmp_path: Path):
     assert manifest.summary["metrics"] == {"images": 4, "features": 192}
     assert manifest.summary["distance"] == "frechet_random_features"
     with pytest.raises(UserError, match=r"has no real_stats_source\.npz"):
-        open_statistics(tmp_path / "stats").read("target_to_source")
+        read_statistics(tmp_path / "stats", "target_to_source")
 
 
 def test_unpaired_data_is_measured_on_both_domains_training_images_at_crop_size(tmp_path: Path):
@@ -56,7 +57,7 @@ def test_unpaired_data_is_measured_on_both_domains_training_images_at_crop_size(
     for direction, domain in (("source_to_target", "target"), ("target_to_source", "source")):
         train = [resize(Image.fromarray(image), (16, 16)) for image in getattr(packed.split("train"), domain)]
         expected = features_of(np.concatenate([train, getattr(packed.split("test"), domain)]))
-        statistics = open_statistics(tmp_path / "stats").read(direction)
+        statistics = read_statistics(tmp_path / "stats", direction)
         assert np.allclose(statistics.features, expected, atol=1e-5)
         assert f"{domain} domain" in statistics.protocol
         assert "resized from load size 20x20" in statistics.protocol
@@ -84,7 +85,7 @@ def test_the_weights_of_the_feature_network_travel_with_the_statistics(tmp_path:
     packed = dataset(tmp_path, "parallel", test=2)
     config = RealStatsConfig(features="inception", weights=weights)
     run(config, dataset=packed.folder, output=tmp_path / "stats")
-    statistics = open_statistics(tmp_path / "stats").read("source_to_target")
+    statistics = read_statistics(tmp_path / "stats", "source_to_target")
     assert statistics.identity.sha256 == weights.sha256
     assert statistics.weights == tmp_path / "stats/feature_network.pth"
     images = torch.from_numpy(np.array(packed.split("test").target)).permute(0, 3, 1, 2)
@@ -104,13 +105,13 @@ def test_published_statistics_take_the_place_of_computed_ones(tmp_path: Path, we
         features="inception", weights=weights, published=WeightsConfig(uri=str(tmp_path / "published.npz"))
     )
     run(config, dataset=packed.folder, output=tmp_path / "stats")
-    statistics = open_statistics(tmp_path / "stats").read("source_to_target")
+    statistics = read_statistics(tmp_path / "stats", "source_to_target")
     assert statistics.count is None
     assert frechet_distance(statistics.gaussian, Gaussian.from_samples(vectors)) < 1e-6
     # The features for KID, and the other domain, are those of the dataset.
     assert len(statistics.features) == 3
     assert "published.npz" in statistics.protocol
-    assert open_statistics(tmp_path / "stats").read("target_to_source").count == 3
+    assert read_statistics(tmp_path / "stats", "target_to_source").count == 3
     summary = read_manifest(tmp_path / "stats").summary
     assert summary["published_distance"] == pytest.approx(
         frechet_distance(statistics.gaussian, Gaussian.from_samples(statistics.features))

@@ -19,7 +19,7 @@ from components.catlib.config import DatasetConfig, PublishedConfig, TeacherConf
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.networks.architecture_files import read_architectures
 from components.dataset import stage as dataset_stage
-from tests.components.catlib.networks.folders import read_discriminator, read_generator
+from tests.components.opened import read_discriminator, read_generator
 from tests.components.small_trainings import (
     Pairing,
     assert_same_weights,

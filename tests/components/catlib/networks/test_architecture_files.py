@@ -15,7 +15,7 @@ from components.catlib.networks.architecture_files import (
 )
 from components.catlib.networks.generators import build_generator
 from tests.components.catlib.networks.architectures import pruned_inception, pruned_spade
-from tests.components.catlib.networks.folders import has_weights, opened, read_generator
+from tests.components.opened import has_weights, opened, read_generator
 
 
 @pytest.mark.parametrize("architecture", [pruned_inception(), pruned_spade()], ids=["inception", "spade"])

@@ -15,7 +15,7 @@ from components.catlib.networks.discriminators import DiscriminatorArchitecture,
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.model_files import write_networks
 from tests.components.catlib.networks.architectures import inception, pruned_inception, pruned_spade
-from tests.components.catlib.networks.folders import has_weights, read_discriminator, read_generator
+from tests.components.opened import has_weights, read_discriminator, read_generator
 
 
 def discriminator(family: str) -> nn.Module:

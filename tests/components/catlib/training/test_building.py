@@ -15,7 +15,6 @@ from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
 from components.catlib.objectives.distillation import DistillationObjective
 from components.catlib.training.building import build_distillation_objective, build_teacher_objective
-from tests.components.catlib.networks.folders import opened
 from tests.components.catlib.objectives.test_teachers import build as build_teacher
 from tests.components.catlib.objectives.tiny import (
     NUM_PLANES,
@@ -26,6 +25,7 @@ from tests.components.catlib.objectives.tiny import (
     teacher_config,
     weights_of,
 )
+from tests.components.opened import opened
 
 PAIRING = {"pix2pix": "paired", "cyclegan": "unpaired", "spade": "labels"}
 

@@ -1,9 +1,10 @@
-"""Networks read straight from a folder, whether or not a stage has written a manifest there."""
+"""Reads one thing out of a folder: a network, whether or not a stage has written a manifest there, or statistics."""
 
 from pathlib import Path
 from typing import Any
 
 from components.catlib.artifacts import Manifest
+from components.catlib.metrics.statistics import RealStatistics, open_statistics
 from components.catlib.networks import model_files
 from components.catlib.networks.architecture_files import OpenedNetworks, read_architectures
 from components.catlib.networks.discriminators import Discriminator
@@ -26,3 +27,7 @@ def read_generator(folder: Path, direction: Any) -> Generator:
 
 def read_discriminator(folder: Path, domain: Any) -> Discriminator:
     return model_files.read_discriminator(opened(folder), domain)
+
+
+def read_statistics(folder: Path, direction: Any) -> RealStatistics:
+    return open_statistics(folder).read(direction)

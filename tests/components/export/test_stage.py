@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from components.__main__ import main
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import DatasetConfig, DistillConfig, ExportConfig, GeneratorConfig, PruneConfig
 from components.catlib.errors import UserError
@@ -111,6 +112,15 @@ def test_a_student_without_weights_is_refused(tmp_path: Path) -> None:
         write_architecture(writer.folder, "source_to_target", ARCHITECTURE, SIZE)
     with pytest.raises(UserError, match="no weights"):
         run(ExportConfig(), student=tmp_path / "pruned", output=tmp_path / "out")
+
+
+def test_the_command_line_takes_a_cut_teacher_too(tmp_path: Path) -> None:
+    with writing(tmp_path / "pruned", kind="prune", config=PruneConfig()) as writer:
+        network = build_generator(ARCHITECTURE)
+        write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
+    command = ["export", "--recipe", "smoke", "--student", tmp_path / "pruned", "--output", tmp_path / "exported"]
+    assert main([str(word) for word in command]) == 0
+    assert (tmp_path / "exported/model.onnx").is_file()
 
 
 def test_a_dataset_of_other_channels_is_refused(dataset: Path, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_text_that_is_not_json_is_refused(tmp_path) -> None:
 
 
 def test_damaged_weights_are_refused(tmp_path) -> None:
+    write_architecture(tmp_path, "source_to_target", pruned_inception(), (16, 16))
     path = generator_file(tmp_path, "source_to_target")
     path.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="is damaged"):

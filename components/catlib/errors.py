@@ -1,13 +1,13 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that end a command with an exit code of their own."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: recipe, argument, folder, image, checkpoint.
+    """A mistake in the user's input, such as a recipe, an argument, a folder, an image or a checkpoint.
 
-    The message is one sentence that names what was wrong, where, and what to do. Command lines print it to stderr and
-    exit with code 2; nothing else is shown.
+    The message is one sentence that names what is wrong, where, and what to do. The command line prints only this
+    sentence, to stderr, and exits with code 2.
     """
 
 
 class Interrupted(Exception):
-    """The process was asked to stop and has saved what is needed to go on; exit code 75, run again to resume."""
+    """The process received a request to stop and saved its state. It exits with code 75; run it again to resume."""

@@ -20,11 +20,11 @@ def prepare_dataset(
     Args:
         config: The recipe's `dataset` section.
         code_digest: Digest of the code, part of the cache key.
-        source_version: Part of the cache key too: tells one content of the source from another.
-        dataset: Packed images.
-        metrics: Image counts.
-        summary: Figures and settings.
-        page: Some of the images.
+        source_version: Version of the source's content, part of the cache key.
+        dataset: The packed images.
+        metrics: The numbers of images.
+        summary: The figures and the settings.
+        page: A sample of the images.
     """
     from pathlib import Path
 

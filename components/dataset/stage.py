@@ -1,4 +1,4 @@
-"""The dataset stage: from images, wherever they are, to a packed dataset."""
+"""The dataset stage: packs images from any source into a dataset artifact."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def run(config: DatasetConfig, *, output: Path, source: str | None = None) -> No
     """Packs images for training and evaluation.
 
     Args:
-        config: Where the images are, how they are laid out, to which sizes they are packed.
-        output: The dataset artifact to write.
-        source: Instead of `config.source`.
+        config: The source of the images, their layout, and the sizes to pack them to.
+        output: Folder of the dataset artifact to write.
+        source: Replaces `config.source`.
 
     Raises:
-        UserError: No such source, a layout that is not recognised, images that do not pair or cannot be read.
+        UserError: The source does not exist, its layout is not recognised, or its images do not pair or cannot be read.
     """
     location = config.source if source is None else source
     started = time.monotonic()

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from components.catlib.config import DatasetConfig, TeacherConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.training.building import build_teacher_objective
 from components.dataset import stage as dataset_stage
 from tests.components.catlib.data.image_folders import noise, write

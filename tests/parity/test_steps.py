@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.catlib.config import DiscriminatorConfig, DistillConfig, GeneratorConfig, NormConfig, TeacherConfig
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.published import discriminator_from_state, generator_from_state

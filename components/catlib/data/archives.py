@@ -1,8 +1,8 @@
-"""Archives as trees of files, read in place: zip, tar and gzipped tar, from anyone.
+"""Reads zip, tar and gzipped tar archives in place, including archives nobody vouches for.
 
-Nothing is ever written under a name that an archive chooses. Even so an archive is refused as a whole, in one sentence,
-when it shows that it is damaged or not meant well: paths that lead elsewhere, links, devices, encryption, a size out of
-all proportion, an end that is missing. A gzipped tar is inflated once into a nameless temporary file.
+No file is ever written under a name taken from an archive. A damaged or suspicious archive is rejected as a whole, in
+one sentence: paths that lead outside it, links, devices, encrypted members, an unpacked size out of all proportion, a
+missing end. A gzipped tar is inflated once, into an unnamed temporary file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from components.catlib.data.files import FileTree, SourceFile, is_image_path
 from components.catlib.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-"""Names of archives; what a file really is, its content decides."""
+"""How the names of archives end. The kind of an archive is read from its content, not from its name."""
 
 MOST_MEMBERS = 500_000
 MOST_INFLATION = 100
-"""An archive may unpack to this many times its size; pictures are compressed already and hardly shrink."""
+"""An archive may unpack to this many times its size. Pictures are already compressed and hardly shrink."""
 FREE_INFLATION_BYTES = 2**30
-"""Below this size nobody asks for the proportion."""
+"""An archive may always unpack to this many bytes, however small it is."""
 
 LARGEST_DIRECTORY = 2**28
-"""Bytes of the largest table of contents of a zip file: 500 for each of the most members."""
+"""Largest accepted table of contents of a zip file, in bytes: about 500 per member."""
 
 _BLOCK = 512
 _COPIED_AT_ONCE = 2**20
@@ -46,14 +46,17 @@ _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 @contextlib.contextmanager
 def open_archive(path: Path, *, where: str) -> Iterator[FileTree]:
-    """Opens an archive; its files can be read, by several threads too, until the context ends.
+    """Opens an archive.
 
     Args:
-        path: A .zip, .tar or .tar.gz file, whatever its name.
-        where: What messages call it.
+        path: A .zip, .tar or .tar.gz file; its name may end differently.
+        where: The archive's name in messages.
+
+    Yields:
+        The archive's image files. Several threads may read them until the context ends.
 
     Raises:
-        UserError: Neither of these, damaged, cut short, or refused for what it holds.
+        UserError: The file is no such archive, is damaged or cut short, or has content that is not accepted.
     """
     with path.open("rb") as file:
         beginning = file.read(_BLOCK)
@@ -66,19 +69,23 @@ def open_archive(path: Path, *, where: str) -> Iterator[FileTree]:
             yield _tar_tree(stack.enter_context(path.open("rb")), where)
         else:
             kind = (
-                "a web page" if b"<html" in beginning.lower() or b"<!doctype" in beginning.lower() else "something else"
+                "a web page"
+                if b"<html" in beginning.lower() or b"<!doctype" in beginning.lower()
+                else "a file of another kind"
             )
-            raise UserError(f"{where} is no archive (.zip, .tar, .tar.gz) but {kind}; check dataset.source.")
+            raise UserError(f"{where} is not an archive (.zip, .tar, .tar.gz) but {kind}; check dataset.source.")
 
 
 # ------------------------------------------------------------------------------------------------------------------ zip
 
 
 class _Directory(io.FileIO):
-    """A zip file for the eyes of `zipfile`, which makes a costly object of every entry in the table of contents.
+    """The zip file as `zipfile` reads it; limits the table of contents.
+
+    `zipfile` builds a costly object for every entry, so a table that is too large is rejected before that.
 
     Attributes:
-        listing: Whether that table is being read; then it is refused before anything is made of it.
+        listing: Whether `zipfile` is reading the table of contents; reads are limited only then.
     """
 
     listing = True
@@ -95,7 +102,7 @@ class _Directory(io.FileIO):
 
 
 class _TooManyMembersError(Exception):
-    """More than anybody needs."""
+    """The table of contents has more than `MOST_MEMBERS` entries."""
 
 
 def _zip_tree(path: Path, where: str, stack: contextlib.ExitStack) -> FileTree:
@@ -112,7 +119,7 @@ def _zip_tree(path: Path, where: str, stack: contextlib.ExitStack) -> FileTree:
     for member in members:
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            listing.refuse(member.filename, "a link" if kind == stat.S_IFLNK else "no plain file")
+            listing.refuse(member.filename, "a link" if kind == stat.S_IFLNK else "not a plain file")
         if member.flag_bits & 0x1:
             listing.refuse(member.filename, "encrypted")
         # Not `is_dir()`, which fails for a name that begins with a zero byte.
@@ -123,7 +130,7 @@ def _zip_tree(path: Path, where: str, stack: contextlib.ExitStack) -> FileTree:
 
 def _read_zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     with archive.open(member) as stream:
-        # Asking for a number of bytes bounds what is inflated, whatever the data are; the last byte checks the CRC.
+        # The size limits how much is inflated, whatever the data hold; reading the last byte checks the CRC.
         content = stream.read(member.file_size)
     if len(content) != member.file_size:
         raise ValueError(f"holds {len(content)} of {member.file_size} bytes")
@@ -134,7 +141,7 @@ def _read_zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 class _Headers(io.RawIOBase):
-    """A tar file for the eyes of `tarfile`, which reads headers: none is so large that it fills the memory."""
+    """The tar file as `tarfile` reads its headers; rejects a header large enough to fill the memory."""
 
     LONGEST = 2**20
 
@@ -154,7 +161,7 @@ class _Headers(io.RawIOBase):
 
 
 def _tar_tree(file: IO[bytes], where: str) -> FileTree:
-    """Lists a tar file, which must stay open."""
+    """Lists a tar file. The file must stay open while its members are read."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     listing = _Listing(where, packed_bytes=size)
@@ -163,18 +170,18 @@ def _tar_tree(file: IO[bytes], where: str) -> FileTree:
         with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
             while member := archive.next():
                 if not (member.isreg() or member.isdir()) or member.issparse():
-                    listing.refuse(member.name, "a link" if member.issym() or member.islnk() else "no plain file")
+                    listing.refuse(member.name, "a link" if member.issym() or member.islnk() else "not a plain file")
                 if member.size < 0 or member.offset_data < end or member.offset_data + member.size > size:
-                    raise tarfile.ReadError(f"{member.name} does not fit in")
+                    raise tarfile.ReadError(f"{member.name} does not fit into the file")
                 read = partial(_read_range, file.fileno(), member.offset_data, member.size)
                 listing.add(member.name, member.size, read, is_file=member.isreg())
                 end = archive.offset
-                vars(archive)["members"].clear()  # tarfile keeps all that it has read
+                vars(archive)["members"].clear()  # otherwise tarfile keeps every header in memory
     except UserError:
         raise
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise _damaged(where, error) from error
-    # tarfile takes whatever it cannot read for the end.
+    # tarfile treats anything it cannot read as the end of the archive.
     if size % _BLOCK or os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):
         raise _damaged(where, "its end is missing")
     return listing.tree()
@@ -189,7 +196,7 @@ def _read_range(descriptor: int, offset: int, size: int) -> bytes:
 
 @contextlib.contextmanager
 def _inflated(path: Path, where: str) -> Iterator[IO[bytes]]:
-    """Inflates a gzip file into a temporary file, all of it, so that its checksum is verified."""
+    """Inflates a whole gzip file into a temporary file, which also verifies its checksum."""
     limit = _most_bytes(path.stat().st_size)
     with tempfile.TemporaryFile() as inflated:
         try:
@@ -203,7 +210,9 @@ def _inflated(path: Path, where: str) -> Iterator[IO[bytes]]:
             raise _damaged(where, error) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise UserError(f"There is no room in {tempfile.gettempdir()} to inflate {where}.") from error
+                raise UserError(
+                    f"There is not enough room in {tempfile.gettempdir()} to inflate {where}; make room there."
+                ) from error
             raise _damaged(where, error) from error
         yield inflated
 
@@ -212,7 +221,7 @@ def _inflated(path: Path, where: str) -> Iterator[IO[bytes]]:
 
 
 class _Listing:
-    """Collects the members of an archive and refuses it for what they show."""
+    """Collects an archive's members and rejects the archive if a member or their total is not acceptable."""
 
     def __init__(self, where: str, *, packed_bytes: int) -> None:
         self._where = where
@@ -223,14 +232,14 @@ class _Listing:
 
     def refuse(self, name: str, what: str) -> None:
         raise UserError(
-            f"Archive {self._where} is refused: its member {name!r} is {what}; make it anew from plain files."
+            f"Archive {self._where} is refused: its member {name!r} is {what}; make a new archive from plain files."
         )
 
     def add(self, name: str, size: int, read: Callable[[], bytes], *, is_file: bool) -> None:
-        """Takes a member; only images are kept."""
+        """Checks a member, and keeps it if it is an image."""
         plain = name.replace("\\", "/")
         if _ABSOLUTE.match(plain) or "\0" in name or ".." in plain.split("/"):
-            self.refuse(name, "not inside it")
+            self.refuse(name, "outside the archive")
         self._members += 1
         self._bytes += size
         if self._members > MOST_MEMBERS:
@@ -240,7 +249,7 @@ class _Listing:
         path = PurePosixPath(plain)
         if is_file and is_image_path(path):
             if path in self._files:
-                self.refuse(name, "there twice")
+                self.refuse(name, "listed twice")
             self._files[path] = SourceFile(f"{self._where}/{path}", size, read)
 
     def tree(self) -> FileTree:
@@ -252,13 +261,15 @@ def _most_bytes(packed_bytes: int) -> int:
 
 
 def _too_many(where: str) -> UserError:
-    return UserError(f"Archive {where} is refused: it has more than {MOST_MEMBERS} members; split it.")
+    return UserError(
+        f"Archive {where} is refused: it has more than {MOST_MEMBERS} members; split it into several archives."
+    )
 
 
 def _bomb(where: str, limit: int) -> UserError:
     return UserError(
-        f"Archive {where} is refused: it unpacks to more than {limit / 1e9:.1f} GB, {MOST_INFLATION} times its size; "
-        "unpack it yourself if you trust it, and give the folder."
+        f"Archive {where} is refused: it unpacks to more than {limit / 1e9:.1f} GB, the limit for its size; "
+        "if you trust it, unpack it yourself and give the folder as dataset.source."
     )
 
 

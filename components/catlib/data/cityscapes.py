@@ -1,4 +1,4 @@
-"""Cityscapes as it is distributed: where its files lie, and which of its classes are scored.
+"""Cityscapes as distributed: where its files lie, and which classes are scored.
 
     leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png        photo, 2048×1024
     gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png         class per pixel, 0 … 33
@@ -8,8 +8,9 @@
 The folders come as `gtFine_trainvaltest.zip` and `leftImg8bit_trainvaltest.zip`. Training images are in `train`,
 held-out ones in `val`; the annotations of `test` are not published.
 
-Differs: for pix2pix a script of the published implementation makes colour map and photo 256×256, side by side in a JPEG
-file, before training; here `dataset.prepared_size: 256` does the same without the JPEG's loss.
+Differs: for pix2pix, the published implementation has a script that resizes photo and colour map to 256×256 and saves
+both side by side in one JPEG file before training. `dataset.prepared_size: 256` resizes in the same way, without the
+loss of JPEG.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from PIL import Image
 
 from components.catlib.data.decoding import read_labels
 from components.catlib.data.files import FileTree, SourceFile
-from components.catlib.data.packed import DONT_CARE, Role
+from components.catlib.data.packed import DONT_CARE, ImageRole
 from components.catlib.errors import UserError
 
 PHOTOS, ANNOTATIONS = "leftImg8bit", "gtFine"
 FOLDERS = (PHOTOS, ANNOTATIONS)
 
 NUM_LABELS = 35
-"""Class ids 0 … 33, and one more that the published recipe counts."""
+"""Class ids 0 … 33, plus one that the published recipe counts in addition."""
 
 TRAIN_IDS = {
     7: 0,  # road
@@ -52,7 +53,7 @@ TRAIN_IDS = {
     32: 17,  # motorcycle
     33: 18,  # bicycle
 }
-"""Class id -> one of the 19 classes that are scored; every other id is ignored."""
+"""Class id -> number of the scored class, 0 … 18. All other ids are ignored."""
 
 _ENDINGS: dict[str, tuple[str, str]] = {
     "photo": (PHOTOS, "_leftImg8bit"),
@@ -63,15 +64,15 @@ _ENDINGS: dict[str, tuple[str, str]] = {
 
 
 def is_cityscapes(tree: FileTree) -> bool:
-    """Tells whether a source is laid out like Cityscapes."""
+    """Returns whether a source has the folders of Cityscapes."""
     return set(FOLDERS) <= set(tree.folders)
 
 
 def put_together(tree: FileTree) -> FileTree:
-    """Returns a source whose archives were each unpacked into a folder of their own, without these folders.
+    """Removes the extra folder level of a source whose two archives were each unpacked into a folder.
 
     `gtFine_trainvaltest/gtFine/…` beside `leftImg8bit_trainvaltest/leftImg8bit/…` becomes `gtFine/…` and
-    `leftImg8bit/…`; any other source is returned as it is.
+    `leftImg8bit/…`. Any other source is returned unchanged.
     """
     inner = [(path, file) for path, file in tree.files.items() if len(path.parts) > 2 and path.parts[1] in FOLDERS]
     moved = {PurePosixPath(*path.parts[1:]): file for path, file in inner}
@@ -80,33 +81,37 @@ def put_together(tree: FileTree) -> FileTree:
     return FileTree(tree.where, dict(sorted(moved.items())))
 
 
-def find_files(tree: FileTree, *, labelled: bool, photo: Role) -> dict[Role, dict[str, dict[str, SourceFile]]]:
-    """Finds what belongs together.
+def find_files(
+    tree: FileTree, *, labelled: bool, photo: ImageRole
+) -> dict[ImageRole, dict[str, dict[str, SourceFile]]]:
+    """Finds the files of a Cityscapes source by role, split and name.
 
     Args:
-        tree: A source with the folders [FOLDERS][].
-        labelled: Translate label and instance maps to photos; otherwise colour maps and photos.
-        photo: Whether the photo is the source or the target; without effect when `labelled`.
+        tree: A source with the folders `FOLDERS`.
+        labelled: Whether photos are paired with label and instance maps; otherwise they are paired with colour maps.
+        photo: The photo's role, "source" or "target". Ignored when `labelled`: the photo is then the target.
 
     Returns:
         Role -> split ("train", "val") -> name such as `bonn/bonn_000000_000019` -> file. The role `ground_truth` is
-        there when label maps are.
+        included if the source has label maps.
 
     Raises:
-        UserError: Photos or annotations are missing.
+        UserError: The folder of photos or of annotations is missing or holds no images.
     """
     for folder in FOLDERS:
         if folder not in tree.folders:
             raise UserError(
-                f"{tree.where} has no images in {folder}/; Cityscapes consists of the folders or archives "
-                f"{' and '.join(FOLDERS)}."
+                f"{tree.where} has no images in {folder}/; Cityscapes needs both {' and '.join(FOLDERS)}, "
+                "as folders or archives."
             )
-    kinds: dict[Role, str] = (
+    kinds: dict[ImageRole, str] = (
         {"source": "labels", "target": "photo", "instances": "instances"}
         if labelled
         else {photo: "photo", "target" if photo == "source" else "source": "colours"}
     )
-    files: dict[Role, dict[str, dict[str, SourceFile]]] = {role: _files(tree, kind) for role, kind in kinds.items()}
+    files: dict[ImageRole, dict[str, dict[str, SourceFile]]] = {
+        role: _files(tree, kind) for role, kind in kinds.items()
+    }
     if scored := _files(tree, "labels"):
         files["ground_truth"] = scored
     return files
@@ -127,7 +132,14 @@ def _name(path: PurePosixPath, ending: str) -> str:
 
 
 def read_scored_classes(file: SourceFile) -> Image.Image:
-    """Decodes a map of class ids to scored classes, mode L at original size; errors as for `read_labels`."""
+    """Decodes a map of class ids and translates it into scored classes.
+
+    Returns:
+        Mode L, at original size: 0 … 18, or 255 for pixels that are not scored.
+
+    Raises:
+        UnusableImageError: As in `read_labels`.
+    """
     ids = read_labels(file, num_labels=NUM_LABELS)
     return Image.fromarray(cityscapes_train_ids(np.asarray(ids)))
 
@@ -135,8 +147,8 @@ def read_scored_classes(file: SourceFile) -> Image.Image:
 def cityscapes_train_ids(label_ids: ArrayLike) -> NDArray[np.uint8]:
     """Translates Cityscapes label ids into the 19 scored classes.
 
-    Differs: the published implementation maps the licence plate (id −1) to −1, which overflows in 8 bits; it is ignored
-    here like every other id that is not scored.
+    Differs: the published implementation maps the licence plate (id −1) to −1, which overflows in 8 bits. Here it
+    becomes 255, like every other id that is not scored.
 
     Args:
         label_ids: Integers of any type and shape.

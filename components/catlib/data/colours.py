@@ -13,9 +13,9 @@ BRIGHTNESS = (0.95, 0.6, 0.8, 0.45)
 
 
 def label_colours(num_labels: int) -> NDArray[np.uint8]:
-    """Returns an RGB colour per label, uint8 [num_labels, 3]; labels with close numbers look different.
+    """Returns an RGB colour for each label, uint8 [num_labels, 3]; labels with neighbouring numbers look different.
 
-    Hues go around the colour circle in steps of the golden ratio, in four degrees of brightness.
+    Hues advance around the colour circle in steps of the golden ratio. Brightness cycles through four values.
     """
     colours = [
         colorsys.hsv_to_rgb(label * GOLDEN_RATIO % 1, SATURATION, BRIGHTNESS[label % 4]) for label in range(num_labels)

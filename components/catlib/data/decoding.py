@@ -1,4 +1,4 @@
-"""Decoding of image files: pictures to 8-bit RGB, label maps and instance maps to numbers."""
+"""Decodes image files: pictures to 8-bit RGB, label maps and instance maps to numbers."""
 
 from __future__ import annotations
 
@@ -14,77 +14,82 @@ from components.catlib.data.packed import DONT_CARE
 from components.catlib.data.samples import UnusableImageError
 
 LARGEST_FILE = 2**28
-"""Bytes of the largest image file that is read, 256 MiB."""
+"""Size of the largest image file that is read, in bytes: 256 MiB."""
 
 BACKGROUND = (255, 255, 255, 255)
-"""What shows through transparent pixels: white paper."""
+"""Colour behind transparent pixels, RGBA: opaque white."""
 
 _WIDE_GREY = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
-"""Pillow's modes of one channel with more than 8 bits."""
+"""Pillow's modes with one channel of more than 8 bits."""
 
 _PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 def read_picture(file: SourceFile) -> Image.Image:
-    """Decodes a picture of any colour type to mode RGB, turned upright as its EXIF orientation says.
+    """Decodes a picture of any colour type to mode RGB and turns it upright by its EXIF orientation.
 
-    Transparent pixels are laid on white; 16-bit grey is scaled to 8 bits (65535 becomes 255), of 16-bit colour the
-    upper 8 bits are taken; CMYK is converted without a colour profile.
+    Transparent pixels are blended with white. 16-bit grey is scaled to 8 bits (65535 becomes 255). 16-bit colour keeps
+    its upper 8 bits. CMYK is converted without a colour profile.
 
-    Differs: the published implementation ignores transparency, shows whatever colours lie under transparent pixels, and
+    Differs: the published implementation ignores transparency, so hidden colours of transparent pixels show, and it
     clips 16-bit grey.
 
     Raises:
-        UnusableImageError: Damaged, cut short, not an image, too large, or neither 8 nor 16 bits per channel.
+        UnusableImageError: The file is damaged, cut short, not an image or too large, or has pixels of neither 8 nor
+            16 bits per channel.
     """
     return _decode(file, _as_rgb)
 
 
 def read_labels(file: SourceFile, *, num_labels: int) -> Image.Image:
-    """Decodes a label map to mode L; of a palette image the indices are the labels.
+    """Decodes a label map to mode L. In a palette image the labels are the palette indices.
 
-    Differs: the published implementation crashes in the middle of training when it meets a label that is no class.
+    Differs: the published implementation crashes in the middle of training at a label that is not a class.
+
+    Args:
+        file: The label map.
+        num_labels: Number of classes. Labels must be 0 … num_labels - 1, or 255 for pixels of no class.
 
     Raises:
-        UnusableImageError: Damaged, cut short, not an image, too large, of several channels, or with labels that are
-            neither 0 … num_labels - 1 nor 255 (no class).
+        UnusableImageError: The file is damaged, cut short, not an image or too large, has several channels, or holds
+            other labels.
     """
     labels = np.asarray(_decode(file, _as_numbers))
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != DONT_CARE)]
     if wrong.size:
         raise UnusableImageError(
             file.label,
-            f"holds the label {wrong[0]}, but with num_labels {num_labels} labels are 0 … {num_labels - 1}, "
-            f"or {DONT_CARE} for pixels of no class",
+            f"holds the label {wrong[0]}, but num_labels {num_labels} allows 0 … {num_labels - 1}, "
+            f"and {DONT_CARE} for pixels of no class",
         )
     return Image.fromarray(labels.astype(np.uint8))
 
 
 def read_instances(file: SourceFile) -> Image.Image:
-    """Decodes an instance map of up to 32 bits to mode I, so that ids above 32767 keep their value.
+    """Decodes an instance map of up to 32 bits to mode I, which keeps ids above 32767.
 
     Raises:
-        UnusableImageError: Damaged, cut short, not an image, too large, or of several channels.
+        UnusableImageError: The file is damaged, cut short, not an image or too large, or has several channels.
     """
     return _decode(file, _as_numbers)
 
 
 def split_halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Cuts an A|B image in two; of an odd width B gets the middle column."""
+    """Cuts an A|B image into its left and right half; if the width is odd, B gets the middle column."""
     middle = image.width // 2
     return image.crop((0, 0, middle, image.height)), image.crop((middle, 0, image.width, image.height))
 
 
 def _decode(file: SourceFile, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if file.size > LARGEST_FILE:
-        raise UnusableImageError(file.label, f"{file.size} bytes, more than the limit of {LARGEST_FILE}")
+        raise UnusableImageError(file.label, f"has {file.size} bytes, more than the limit of {LARGEST_FILE}")
     try:
         content = file.read()
         with Image.open(io.BytesIO(content)) as image:
             pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and pixels > limit:  # Pillow only warns, up to twice its limit
-                raise UnusableImageError(file.label, f"{pixels} pixels, more than the limit of {limit}")
-            if image.format == "PNG" and _PNG_END not in content:  # Pillow overlooks this, unlike other formats' ends
+                raise UnusableImageError(file.label, f"has {pixels} pixels, more than the limit of {limit}")
+            if image.format == "PNG" and _PNG_END not in content:  # Pillow checks the end of other formats, not of PNG
                 raise UnusableImageError(file.label, "image file is truncated (its end is missing)")
             return convert(ImageOps.exif_transpose(image))
     except UnusableImageError:
@@ -105,10 +110,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _WIDE_GREY:
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("grey values need more than 16 bits")
+            raise ValueError("holds grey values of more than 16 bits")
         return Image.fromarray(_to_8_bits(grey)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels are not supported")
+        raise ValueError("has floating-point pixels, which are not supported")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert("RGB")
@@ -121,5 +126,5 @@ def _to_8_bits(grey: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def _as_numbers(image: Image.Image) -> Image.Image:
     if image.mode not in {"1", "L", "P", *_WIDE_GREY}:
-        raise ValueError(f"a map of numbers must have one channel, this image has the mode {image.mode}")
+        raise ValueError(f"a map of numbers must have one channel, but this image has the mode {image.mode}")
     return Image.fromarray(np.asarray(image).astype(np.int32))

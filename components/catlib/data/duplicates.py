@@ -1,9 +1,9 @@
-"""Finds held-out images that occur in training too, by a difference hash of their thumbnails.
+"""Finds held-out images that also occur in training, by a difference hash of their thumbnails.
 
-A thumbnail is 17×16 grey values; its hash says of every pair of neighbours in a row whether the right one is clearly
-brighter: 256 bits that survive resizing, recompression and small changes of colour. Images whose hashes differ in few
-bits *and* whose thumbnails look alike are taken for the same. The second condition is for flat images (a sea, a white
-page), which all have nearly the same hash.
+A thumbnail is 17×16 grey values. Its hash has one bit per pair of neighbours in a row, set if the right one is clearly
+brighter: 256 bits that survive resizing, recompression and small changes of colour. Two images count as the same if
+their hashes differ in few bits *and* their thumbnails look alike. The second condition is needed for flat images (a
+sea, a white page), which all have nearly the same hash.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 THUMBNAIL = (17, 16)
-"""Width and height: 16 differences in each of 16 rows."""
+"""Width and height of a thumbnail in pixels: 16 differences in each of 16 rows."""
 
 CLEARLY = 2
-"""Grey levels by which a neighbour must be brighter, so that rounding does not decide."""
+"""A neighbour must be brighter by this many grey levels, so that rounding does not set bits."""
 
 MOST_BITS = 20
-"""Of 256: copies that were resized and saved as JPEG (quality 75) differ in up to 18, other photographs in about 90."""
+"""Hashes of the same image differ in at most this many of 256 bits.
+
+Copies that were resized and saved as JPEG (quality 75) differ in up to 18 bits, other photographs in about 90.
+"""
 
 MOST_DIFFERENCE = 4.0
-"""Mean difference of the thumbnails in grey levels; such copies differ by up to 1."""
+"""Thumbnails of the same image differ by at most this mean of grey levels; copies as above differ by up to 1."""
 
 _COMPARED_AT_ONCE = 500_000
 
@@ -33,7 +36,7 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def difference_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Computes the hashes of thumbnails [N, 16, 17]: uint64 [N, 4]."""
+    """Computes the hashes of thumbnails, uint8 [N, 16, 17], as uint64 [N, 4]."""
     grey = thumbnails.astype(np.int16)
     bits = grey[:, :, 1:] - grey[:, :, :-1] >= CLEARLY
     return np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint64)
@@ -43,11 +46,11 @@ def find_duplicates(held_out: NDArray[np.uint8], training: NDArray[np.uint8]) ->
     """Finds the held-out images that have a double among the training images.
 
     Args:
-        held_out: Thumbnails [M, 16, 17].
-        training: Thumbnails [N, 16, 17].
+        held_out: Thumbnails, uint8 [M, 16, 17].
+        training: Thumbnails, uint8 [N, 16, 17].
 
     Returns:
-        (row of the held-out image, row of the training image that is most like it), in order; M rows at most.
+        Pairs (row of the held-out image, row of the most similar training image), ordered by the first; at most M.
     """
     if not len(training):
         return []

@@ -1,6 +1,6 @@
-"""Image files of a source by their path, wherever they lie: in a folder, in an archive or in several archives.
+"""The image files of a source by path, whether they lie in a folder, in an archive or in several archives.
 
-Nothing is unpacked. Layouts look at paths only, and a file is read when its turn comes.
+Nothing is unpacked. Layouts are recognised from paths alone, and each file is read only when it is needed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pathlib import Path, PurePosixPath
 from components.catlib.errors import UserError
 
 _KINDS = "avif bmp gif heic heif jfif jp2 jpe jpeg jpg pgm png pnm ppm tga tif tiff webp"
-SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
-"""File names that are taken for images, in lower case; those of a kind that cannot be decoded are unusable images."""
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
+"""How the names of images end, in lower case. Files of a kind that cannot be decoded count as unusable images."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file, not read yet.
+    """One file that has not been read yet.
 
     Attributes:
-        label: What messages and manifests call it.
-        size: Bytes.
-        read: Returns its content; may raise anything when the file is damaged or gone.
+        label: The file's name in messages and manifests.
+        size: Size in bytes.
+        read: Returns the content; may raise any exception if the file is damaged or gone.
     """
 
     label: str
@@ -38,8 +38,8 @@ class FileTree:
     """The image files of a source.
 
     Attributes:
-        where: What messages call the source.
-        files: Path below the source -> file, in the order of the paths.
+        where: The source's name in messages.
+        files: Path below the source -> file, ordered by path.
     """
 
     where: str
@@ -55,23 +55,27 @@ class FileTree:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """Names of the folders at the top, in order."""
+        """Names of the folders at the top, ordered by path."""
         return tuple(self._children)
 
     @property
     def images_at_top(self) -> bool:
-        """Whether some image lies in no folder."""
+        """Whether an image lies directly in the source, outside any folder."""
         return any(len(path.parts) == 1 for path in self.files)
 
     def below(self, folder: str) -> FileTree:
-        """Returns the files below a folder, `a/b` for example; without files when there is no such folder."""
+        """Returns the files below a folder such as `a/b`; an unknown folder gives a tree without files."""
         tree = self
         for name in PurePosixPath(folder).parts:
             tree = tree._children.get(name) or FileTree(f"{tree.where}/{name}", {})
         return tree
 
     def renamed(self, names: Mapping[str, str]) -> FileTree:
-        """Returns the same files with other names for the folders at the top."""
+        """Returns the same files with renamed top folders.
+
+        Args:
+            names: Old name -> new name; other folders keep theirs.
+        """
         renamed = {
             PurePosixPath(names.get(path.parts[0], path.parts[0]), *path.parts[1:]): file
             for path, file in self.files.items()
@@ -80,18 +84,18 @@ class FileTree:
 
 
 def is_image_path(path: PurePosixPath) -> bool:
-    """Tells whether a path ends like an image and has no hidden part, such as the `__MACOSX/` of some archives."""
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    """Returns whether a path ends like an image and has no hidden part (`.name`, or `__MACOSX/` in some archives)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
 def folder_tree(folder: Path, *, where: str) -> FileTree:
-    """Lists the images below a folder; links are followed, each folder is visited once.
+    """Lists the images below a folder. Links are followed, and each folder is visited once.
 
-    A link that leads nowhere is listed too, so that it is found missing when it is read.
+    A broken link is listed too, so that reading it reports the missing file.
 
     Args:
         folder: An existing folder.
-        where: What messages call it.
+        where: The folder's name in messages.
     """
     found = {}
     for path in _walk(folder):
@@ -103,17 +107,22 @@ def folder_tree(folder: Path, *, where: str) -> FileTree:
 
 
 def merged(trees: list[FileTree], *, where: str) -> FileTree:
-    """Puts several trees into one, as if they were unpacked into the same folder.
+    """Merges several trees into one, as if all were unpacked into the same folder.
+
+    Args:
+        trees: The trees to merge.
+        where: The merged tree's name in messages.
 
     Raises:
-        UserError: Two of them have a file of the same path.
+        UserError: Two trees have a file with the same path.
     """
     files: dict[PurePosixPath, SourceFile] = {}
     for tree in trees:
         for path, file in tree.files.items():
             if path in files:
                 raise UserError(
-                    f"{files[path].label} and {file.label} would be the same file; keep one of the archives in {where}."
+                    f"{files[path].label} and {file.label} have the same path; keep only one of these archives in "
+                    f"{where}."
                 )
             files[path] = file
     return FileTree(where, dict(sorted(files.items())))

@@ -1,8 +1,7 @@
-"""True classes of held-out street scenes, at their original size: what mIoU compares a segmenter's opinion with.
+"""True classes of held-out street scenes at original size; mIoU compares a segmenter's classes with them.
 
-Cityscapes' 500 validation maps of 2048×1024 pixels would be 1 GB as an array but are about 15 MB as PNG files, so they
-are kept as such, in one zip file whose members are named by row: `00000.png`, `00001.png`, … Each is read when asked
-for.
+Cityscapes has 500 validation maps of 2048×1024 pixels: 1 GB as an array, but about 15 MB as PNG files. The PNG files
+are therefore kept in one zip file, with members named by row: `00000.png`, `00001.png`, … A map is read on access.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from components.catlib.errors import UserError
 GROUND_TRUTH = "test_ground_truth.zip"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The date of every member: the same maps give the same bytes."""
+"""Date of every member, fixed so that the same maps give the same bytes."""
 
 
 class GroundTruth:
-    """The maps of a packed dataset; row i belongs to row i of its test images."""
+    """The maps of a packed dataset; map i belongs to test image i."""
 
     def __init__(self, path: Path) -> None:
-        """Remembers the file; it is opened when the first map is asked for."""
+        """Stores the path; the file is opened when the first map is read."""
         self._path = path
 
     def __len__(self) -> int:
         return len(self._archive.namelist())
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """Returns a map, uint8 [H, W]: classes 0 … 18, or 255 for pixels that are not scored.
+        """Reads a map, uint8 [H, W]: classes 0 … 18, or 255 for pixels that are not scored.
 
         Raises:
             IndexError: There is no such row.
@@ -61,7 +60,7 @@ class GroundTruth:
 
 
 class GroundTruthWriter:
-    """Writes maps one after the other; a context that completes the file."""
+    """Writes maps one after another. It is a context manager; leaving it completes the file."""
 
     def __init__(self, path: Path) -> None:
         self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
@@ -74,13 +73,13 @@ class GroundTruthWriter:
         self._archive.close()
 
     def append(self, png: bytes) -> None:
-        """Adds the next row, a map as [encoded][] makes it."""
+        """Adds the next map, the content of a PNG file as `encoded` returns it."""
         self._archive.writestr(zipfile.ZipInfo(_member(self._rows), _EPOCH), png)
         self._rows += 1
 
 
 def encoded(classes: Image.Image) -> bytes:
-    """Returns a map of mode L as the content of a PNG file."""
+    """Encodes a map of mode L as the content of a PNG file."""
     file = io.BytesIO()
     classes.save(file, "PNG")
     return file.getvalue()

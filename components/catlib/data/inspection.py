@@ -1,12 +1,12 @@
-"""What packed images are like: sizes, brightness, classes, doubles and samples, so that mistakes in data show early.
+"""Describes packed images (sizes, brightness, classes, duplicates, samples), so that mistakes in data show early.
 
-Two files of the dataset artifact hold it. `report.json`:
+The description fills two files of the dataset artifact. `report.json`:
 
-    images        split -> role -> count, original sizes (width×height -> count), and
-                  of pictures `histogram`: channel -> share of pixels in each of 32 steps of brightness,
-                  of label maps `classes`: share of pixels per class, and `no_class` (label 255)
-    duplicates    held-out images that occur in training too: count and the first ones by role and names
-    left_out      files that were skipped, and why
+    images        split -> role -> `count`, `sizes` (original width×height -> count), and
+                  for pictures `histogram`: channel -> share of pixels in each of 32 steps of brightness,
+                  for label maps `classes`: share of pixels per class, and `no_class`: share of label 255
+    duplicates    held-out images that also occur in training: their count, and role and names of the first ones
+    left_out      files that were skipped, each with the reason
 
 `samples.webp`: training and held-out images spread evenly over the data, source above target, label maps in colour.
 """
@@ -25,7 +25,7 @@ from PIL import Image
 
 from components.catlib.data.colours import label_colours
 from components.catlib.data.duplicates import find_duplicates, thumbnail
-from components.catlib.data.packed import DONT_CARE, SPLITS, LeftOut, Role, SplitName
+from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, SplitName
 
 logger = logging.getLogger(__name__)
 
@@ -33,25 +33,25 @@ REPORT = "report.json"
 SAMPLES = "samples.webp"
 
 STEPS = 32
-"""Steps of brightness in a histogram."""
+"""Number of brightness steps in a histogram."""
 
 SIZES_LISTED = 8
 DUPLICATES_LISTED = 50
 SAMPLES_PER_SPLIT = 8
 SAMPLE_HEIGHT = 128
-"""Pixels; samples are made smaller, never larger."""
-WEBP_QUALITY = 80
+"""Largest height of a sample in pixels; smaller images are not enlarged."""
+SAMPLES_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is noted of one image.
+    """The facts about one image that the report needs.
 
     Attributes:
         size: Original width and height.
-        histogram: int64 [3, 256], pixels per brightness of red, green and blue; of a label map [1, 256], pixels per
-            label.
-        thumbnail: uint8 [16, 17] of a picture, None of a label map.
+        histogram: Pictures: int64 [3, 256], pixels per brightness of red, green and blue. Label maps: int64 [1, 256],
+            pixels per label.
+        thumbnail: Pictures: uint8 [16, 17]. Label maps: None.
     """
 
     size: tuple[int, int]
@@ -60,7 +60,12 @@ class ImageFacts:
 
     @classmethod
     def of(cls, packed: NDArray[Any], size: tuple[int, int]) -> ImageFacts:
-        """Notes the facts of a packed image: uint8 [H, W, 3], or labels [H, W]."""
+        """Collects the facts about one image.
+
+        Args:
+            packed: The packed image, uint8 [H, W, 3], or labels, uint8 [H, W].
+            size: Original width and height.
+        """
         image = Image.fromarray(packed)
         histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
         return cls(size, histogram, thumbnail(image) if image.mode == "RGB" else None)
@@ -68,21 +73,25 @@ class ImageFacts:
 
 @dataclass
 class RoleFacts:
-    """The facts of all images of a role in a split, in the order of their rows."""
+    """The facts about all images of one role in one split, ordered by row."""
 
     sizes: collections.Counter[tuple[int, int]] = field(default_factory=collections.Counter)
     histogram: NDArray[np.int64] | None = None
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def add(self, facts: ImageFacts) -> None:
-        """Takes the next image."""
+        """Adds the next image."""
         self.sizes[facts.size] += 1
         self.histogram = facts.histogram if self.histogram is None else self.histogram + facts.histogram
         if facts.thumbnail is not None:
             self.thumbnails.append(facts.thumbnail)
 
     def summary(self, num_labels: int | None) -> dict[str, Any]:
-        """Returns the role's part of `report.json`."""
+        """Returns the part of `report.json` about this role.
+
+        Args:
+            num_labels: Number of classes when source images are label maps, else None.
+        """
         listed = {f"{width}×{height}": count for (width, height), count in self.sizes.most_common(SIZES_LISTED)}
         others = self.sizes.total() - sum(listed.values())
         summary: dict[str, Any] = {
@@ -102,42 +111,43 @@ class RoleFacts:
 
 
 class Inspection:
-    """Collects facts while images are packed and reports them at the end."""
+    """Collects facts while images are packed, and reports them at the end."""
 
     def __init__(self, num_labels: int | None) -> None:
-        """Begins without images.
+        """Starts without images.
 
         Args:
-            num_labels: Number of classes when source images are label maps.
+            num_labels: Number of classes when source images are label maps, else None.
         """
         self._num_labels = num_labels
-        self._facts: dict[tuple[SplitName, Role], RoleFacts] = collections.defaultdict(RoleFacts)
+        self._facts: dict[tuple[SplitName, ImageRole], RoleFacts] = collections.defaultdict(RoleFacts)
 
-    def add(self, split: SplitName, facts: Mapping[Role, ImageFacts]) -> None:
-        """Takes the images of the next row of a split."""
+    def add(self, split: SplitName, facts: Mapping[ImageRole, ImageFacts]) -> None:
+        """Adds the images of a split's next row."""
         for role, of_image in facts.items():
             self._facts[split, role].add(of_image)
 
-    def duplicates(self, names: Mapping[SplitName, Mapping[Role, list[str]]]) -> list[dict[str, str]]:
-        """Finds held-out images that occur in training too, and warns of them.
+    def duplicates(self, names: Mapping[SplitName, Mapping[ImageRole, list[str]]]) -> list[dict[str, str]]:
+        """Finds held-out images that also occur in training, and logs a warning about them.
 
         Args:
-            names: Of the rows, by split and role.
+            names: Split -> role -> name of each row.
 
         Returns:
-            Role, held-out image and its double in training, by name.
+            One entry per duplicate: its `role`, the name of the held-out image (`test`) and of its double (`train`).
         """
         found = []
         for role in ("source", "target"):
             held_out, training = (self._facts["test", role].thumbnails, self._facts["train", role].thumbnails)
             if held_out and training:
+                held_out_names, training_names = names["test"][role], names["train"][role]
                 found += [
-                    {"role": role, "test": names["test"][role][row], "train": names["train"][role][double]}
+                    {"role": role, "test": held_out_names[row], "train": training_names[double]}
                     for row, double in find_duplicates(np.stack(held_out), np.stack(training))
                 ]
         if found:
             logger.warning(
-                "%d held-out images occur among the training images too, for example %s (test) and %s (train); "
+                "%d held-out images also occur among the training images, for example %s (test) and %s (train); "
                 "scores will look better than they are",
                 len(found),
                 found[0]["test"],
@@ -146,8 +156,13 @@ class Inspection:
         return found
 
     def report(self, duplicates: list[dict[str, str]], left_out: list[LeftOut]) -> dict[str, Any]:
-        """Returns the content of `report.json`."""
-        roles: tuple[Role, ...] = ("source", "target")
+        """Returns the content of `report.json`.
+
+        Args:
+            duplicates: The result of `duplicates`.
+            left_out: Files that were skipped.
+        """
+        roles: tuple[ImageRole, ...] = ("source", "target")
         return {
             "images": {
                 split: {role: self._facts[split, role].summary(self._num_labels) for role in roles} for split in SPLITS
@@ -158,16 +173,16 @@ class Inspection:
 
 
 def sample_picture(
-    images: Mapping[tuple[SplitName, Role], NDArray[np.uint8]], num_labels: int | None
+    images: Mapping[tuple[SplitName, ImageRole], NDArray[np.uint8]], num_labels: int | None
 ) -> Image.Image | None:
     """Puts a few images of every split side by side.
 
     Args:
-        images: Packed images [N, H, W, 3], or label maps [N, H, W], by split and role.
-        num_labels: Number of classes of label maps.
+        images: Split and role -> packed images, uint8 [N, H, W, 3], or label maps, uint8 [N, H, W].
+        num_labels: Number of classes of label maps; None if there are none.
 
     Returns:
-        A row of pictures per split and role; None without images.
+        A picture with one row of images per split and role; None if there are no images at all.
     """
     rows = [list(_samples(array, num_labels)) for array in images.values() if len(array)]
     if not rows:

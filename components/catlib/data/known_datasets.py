@@ -1,7 +1,7 @@
-"""Datasets that papers use, by name: where they officially are, how large, under which terms.
+"""Datasets from papers, by name: their official address, size and terms.
 
-Their publishers state no digests, so none are given here; what was downloaded is logged with its digest, which can then
-be fixed as `dataset.sha256`. Without a network, put the archive (or the unpacked folder) where [Dataset.places][] says.
+The publishers state no digests, so none are listed here. The digest of a download is logged; set `dataset.sha256` to it
+to insist on the same file later. Without a network, put the archive or the unpacked folder at one of `Dataset.places`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path("datasets")
-"""Where local copies are looked for, in the current folder."""
+"""Folder of local copies, relative to the current folder."""
 
 _CYCLEGAN = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets"
 _PIX2PIX = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets"
@@ -24,14 +24,14 @@ class Dataset:
     """A published dataset.
 
     Attributes:
-        name: What `dataset.source` calls it.
+        name: The dataset's name in `dataset.source`.
         files: File names as published.
-        megabytes: Size of all files, roughly.
-        content: What A and B are.
-        terms: Licence, or what is known of it.
-        homepage: Where it is described and its terms are stated.
-        url: Of its only file; None when one must register first.
-        sha256: Of that file, when its publisher states it.
+        megabytes: Approximate size of all files together, in MB.
+        content: What the images of domain A and B show.
+        terms: The licence, or what is known about it.
+        homepage: Address of the page that describes the dataset and states its terms.
+        url: Address of its only file; None if users must register first.
+        sha256: Digest of that file; None if the publisher does not state it.
     """
 
     name: str
@@ -45,19 +45,19 @@ class Dataset:
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """Where a local copy may lie: a folder of the dataset's name, or its only file beside such folders."""
+        """Places of a local copy: a folder with the dataset's name or, beside it, the archive if there is only one."""
         return FOLDER / self.name, *((FOLDER / self.files[0],) if len(self.files) == 1 else ())
 
     @property
     def instructions(self) -> str:
-        """What to fetch and where to put it, the end of a sentence."""
+        """The end of an error message: which files to download and where to put them."""
         where = f"download {' and '.join(self.files)} ({self.megabytes} MB) from {self.url or self.homepage}"
         put = f"put them into {self.places[0]}/" if len(self.files) > 1 else f"save it as {self.places[-1]}"
-        return f"{where}, {put}, or give its place as dataset.source (terms: {self.terms})"
+        return f"{where}, {put}, or set dataset.source to the path of your copy (terms: {self.terms})"
 
 
 def _published(name: str, suffix: str, megabytes: int, content: str, terms: str) -> Dataset:
-    """Describes a dataset from the servers of the CycleGAN (.zip) and pix2pix (.tar.gz) papers."""
+    """Describes a dataset on the server of the CycleGAN paper (.zip) or of the pix2pix paper (.tar.gz)."""
     base, homepage = (_CYCLEGAN, _CYCLEGAN_HOME) if suffix == ".zip" else (_PIX2PIX, _PIX2PIX_HOME)
     return Dataset(name, (f"{name}{suffix}",), megabytes, content, terms, homepage, f"{base}/{name}{suffix}")
 

@@ -1,4 +1,4 @@
-"""Label maps: from class and instance numbers to the semantic tensor S.
+"""Turns label maps and instance maps into the semantic tensor S.
 
 Suffixes: N images, C planes, H height, W width.
 """
@@ -17,13 +17,14 @@ def semantic_planes(
     """Makes the input of a SPADE generator (method section 1.2).
 
     Args:
-        labels_NHW: uint8 class numbers, 255 = don't care.
+        labels_NHW: uint8 class numbers; 255 means "don't care".
         instances_NHW: Instance ids of any integer type, or None.
         num_labels: Number of classes.
-        dont_care_plane: Whether pixels labelled 255 have a plane of their own; otherwise all class planes are 0 there.
+        dont_care_plane: Whether pixels labelled 255 get a plane of their own. All class planes are 0 there either way.
 
     Returns:
-        float32 [N, C, H, W] of 0 and 1: one plane per class, then the don't-care plane, then the instance edges.
+        float32 [N, C, H, W] of 0 and 1: one plane per class, then the don't-care plane, then the instance edges; the
+        last two only if requested.
     """
     classes = [*range(num_labels), DONT_CARE] if dont_care_plane else [*range(num_labels)]
     planes = [one_hot(labels_NHW, classes)]
@@ -33,13 +34,24 @@ def semantic_planes(
 
 
 def one_hot(labels_NHW: Tensor, classes: list[int]) -> Tensor:
-    """Returns one float32 plane per class, 1 where the uint8 label is that class: [N, C, H, W]."""
+    """Encodes labels as one plane per class.
+
+    Args:
+        labels_NHW: uint8 labels.
+        classes: The C labels that get a plane, in this order.
+
+    Returns:
+        float32 [N, C, H, W]: 1 where the pixel has the plane's label, else 0.
+    """
     classes_1C11 = torch.tensor(classes, dtype=torch.uint8, device=labels_NHW.device).view(1, -1, 1, 1)
     return (labels_NHW.unsqueeze(1) == classes_1C11).float()
 
 
 def instance_edges(instances_NHW: Tensor) -> Tensor:
-    """Marks pixels with a neighbour (left, right, above, below) of another instance, so both sides of a border.
+    """Marks pixels whose left, right, upper or lower neighbour belongs to another instance: both sides of a border.
+
+    Args:
+        instances_NHW: Instance ids of any integer type.
 
     Returns:
         bool [N, H, W].

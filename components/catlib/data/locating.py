@@ -1,7 +1,7 @@
-"""From what `dataset.source` says to a tree of image files: a path, a web or object-store address, a known name.
+"""Turns `dataset.source` into a tree of image files: a path, an address of the web or object store, or a known name.
 
-A folder may hold images, or archives that belong together (Cityscapes comes as two). Archives are read in place; those
-from the web or the object store are downloaded once and kept by their content.
+A folder may hold images, or archives that belong together (Cityscapes comes as two). Archives are read in place. Those
+from the web or the object store are downloaded once into the cache, which identifies them by content.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def open_source(location: str, *, sha256: str | None = None) -> Iterator[tuple[F
     """Finds the images of a source.
 
     Args:
-        location: A folder or archive; an https://, s3:// or minio:// address; a name in `known_datasets.KNOWN`, unless
-            there is a file or folder of that name.
-        sha256: Expected digest of the archive.
+        location: A folder or archive; an https://, s3:// or minio:// address; or a name in `known_datasets.KNOWN`. A
+            file or folder in the current folder hides a known dataset of the same name.
+        sha256: Expected SHA-256 of the archive; None accepts any.
 
     Yields:
         The image files, readable until the context ends, and facts for the manifest: source, terms, digest.
 
     Raises:
-        UserError: There is nothing, it cannot be reached, it has another digest, or it is neither folder nor archive.
+        UserError: The source does not exist, cannot be reached, has another digest, or is neither a folder nor an
+            archive.
     """
     _check(location)
     name = shown(location)
@@ -57,25 +58,25 @@ def open_source(location: str, *, sha256: str | None = None) -> Iterator[tuple[F
 
 
 def local_copies(location: str) -> list[Path]:
-    """Returns where the images of a source lie on this machine, if they do: the place itself, or a known dataset's."""
+    """Returns the existing local paths of a source: the path itself, or the local copies of a known dataset."""
     known = KNOWN.get(location) if not Path(location).exists() else None
     return [place for place in (known.places if known else (Path(location),)) if place.exists()]
 
 
 def _check(location: str) -> None:
-    """Refuses what is neither a path nor an address that can be read."""
+    """Rejects a location that is neither a path nor a supported address."""
     if not location.strip():
         raise UserError("dataset.source is empty; give a folder, an archive, an address or the name of a dataset.")
     scheme, colon, _ = location.partition("://")
     if colon and not is_web(location) and not is_remote(location):
         raise UserError(
-            f"dataset.source {location} begins with {scheme}://, which cannot be read; addresses begin with https://, "
-            "http://, s3:// or minio:// (in lower case), and a path stands alone."
+            f"dataset.source {location} begins with {scheme}://, which cannot be read; give an address that begins "
+            "with https://, http://, s3:// or minio:// (in lower case), or a plain path."
         )
 
 
 def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> Path:
-    """Returns a local copy of an object, or of all objects below a prefix; archives are kept in the cache."""
+    """Fetches an object, or all objects below a prefix, and returns the local path; archives stay in the cache."""
     store = Storage()
     if store.is_file(location):
         return store.cached(location, sha256)
@@ -93,28 +94,35 @@ def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> P
 
 
 def _no_digest(name: str) -> UserError:
-    return UserError(f"dataset.sha256 is the digest of a single archive, but {name} is a folder; remove it.")
+    return UserError(
+        f"dataset.sha256 is the digest of a single archive, but {name} is a folder; remove dataset.sha256."
+    )
 
 
 def _known_dataset(known: Dataset, sha256: str | None) -> Path:
-    """Returns the local copy of a known dataset, after downloading it if need be and possible."""
+    """Returns the local copy of a known dataset; downloads it if there is none and it is public."""
     place = next((place for place in known.places if place.exists()), None)
     if place is not None:
         return place
     if known.url is None:
-        raise UserError(f"{known.name} is not in {known.places[0]}/: register, {known.instructions}.")
+        raise UserError(
+            f"Dataset {known.name} is not in {known.places[0]}/ and needs a registration: register, "
+            f"{known.instructions}."
+        )
     try:
         return Storage().cached(known.url, sha256 or known.sha256)
     except UserError as error:
         raise UserError(
-            f"{known.name} could not be downloaded ({str(error).rstrip('.')}): {known.instructions}."
+            f"Dataset {known.name} could not be downloaded ({str(error).rstrip('.')}): {known.instructions}."
         ) from error
 
 
 def _checked_digest(path: Path, name: str, expected: str | None) -> str:
     found = file_sha256(path)
     if expected not in (None, found):
-        raise UserError(f"{name} has the SHA-256 {found}, expected is {expected}; fetch it again or correct that.")
+        raise UserError(
+            f"{name} has the SHA-256 {found}, expected is {expected}; fetch it again or correct dataset.sha256."
+        )
     return found
 
 
@@ -122,8 +130,8 @@ def _tree(path: Path, name: str, stack: contextlib.ExitStack) -> FileTree:
     if path.is_file():
         return stack.enter_context(archives.open_archive(path, where=name))
     if not path.is_dir():
-        near = f"; known datasets are {', '.join(KNOWN)}" if "/" not in name else ""
-        raise UserError(f"dataset.source {name} is no folder and no archive{near}.")
+        known = f", or name a known dataset: {', '.join(KNOWN)}" if "/" not in name else ""
+        raise UserError(f"dataset.source {name} is neither a folder nor an archive; correct it{known}.")
     tree = folder_tree(path, where=name)
     packed = [file for file in sorted(path.iterdir()) if file.is_file() and file.name.endswith(archives.SUFFIXES)]
     if tree.files or not packed:

@@ -1,23 +1,27 @@
-"""The packed dataset: what the dataset stage leaves and every later stage reads.
+"""The packed dataset, which the dataset stage writes and every later stage reads.
 
-A dataset artifact is a handful of large files, so that a pod fetches few objects and reads images without decoding.
-Four paired images, three for training, load size 72×72, crop size 64×64, become
+A dataset artifact consists of a few large files, so that a pod fetches few objects and reads images without decoding.
+For example, four paired images, three of them for training, with load size 72×72 and crop size 64×64 become
 
     train_source.npy   uint8 [3, 72, 72, 3]   already resized to the load size; batches cut random crops from them
     train_target.npy   uint8 [3, 72, 72, 3]   row i is the partner of row i of the source
     test_source.npy    uint8 [1, 64, 64, 3]   resized from the original straight to the crop size: nothing is cut
     test_target.npy    uint8 [1, 64, 64, 3]
     names.json         {"train": {"source": ["a", "b", "d"], "target": ["a", "b", "d"]}, "test": {"source": ["c"], …}}
-    manifest.json      pairing, sizes, counts, provenance ([PackedSummary][]), digests of the files
+    manifest.json      pairing, sizes, counts, provenance (`PackedSummary`), digests of the files
 
-    report.json        what the images are like: counts, sizes, histograms, duplicates ([inspection][])
-    samples.webp       a few of them
+    report.json        description of the images: counts, sizes, histograms, duplicates (`inspection.py`)
+    samples.webp       a few of the images
 
-Four variations: *unpaired* data has source and target arrays of different lengths whose rows have nothing to do with
-each other; *label maps* have a source of shape uint8 [N, H, W] holding class numbers (255 means "don't care"); data
-with *instances* also has `train_instances.npy` and `test_instances.npy`, int32 [N, H, W]; Cityscapes comes with its
-*ground truth*, the scored classes of the held-out images at their original size, in `test_ground_truth.zip`
-([ground_truth][]). A folder without targets leaves arrays of length 0.
+There are four variations:
+
+- *Unpaired* data: source and target arrays may differ in length, and their rows are unrelated.
+- *Label maps*: the source is uint8 [N, H, W] and holds class numbers; 255 means "don't care".
+- *Instances*: there are also `train_instances.npy` and `test_instances.npy`, int32 [N, H, W].
+- *Ground truth* (Cityscapes): `test_ground_truth.zip` holds the scored classes of the held-out images at their original
+  size (`ground_truth.py`).
+
+A source without targets gives target arrays of length 0.
 """
 
 from __future__ import annotations
@@ -32,47 +36,50 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.catlib.artifacts import MANIFEST, Manifest, read_manifest
+from components.catlib.config.dataset import DatasetDirection
 from components.catlib.data.ground_truth import GROUND_TRUTH, GroundTruth
 from components.catlib.errors import UserError
 
 Pairing = Literal["paired", "unpaired", "labels"]
 SplitName = Literal["train", "test"]
-Role = Literal["source", "target", "instances", "ground_truth"]
+ImageRole = Literal["source", "target", "instances", "ground_truth"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 NAMES = "names.json"
 
 DONT_CARE = 255
-"""The label of pixels that belong to no class."""
+"""Label of pixels that belong to no class."""
 
 
 class LeftOut(BaseModel):
-    """An image that is of no use and was left out (`on_error: skip`)."""
+    """An unusable image that was left out (`on_error: skip`)."""
 
     model_config = ConfigDict(extra="forbid")
 
     file: str = Field(description="path of the image")
-    reason: str = Field(description="what is wrong with it")
+    reason: str = Field(description="why the image cannot be used")
 
 
 class PackedSummary(BaseModel):
-    """The facts about a packed dataset that its manifest holds."""
+    """The facts about a packed dataset in its manifest."""
 
     model_config = ConfigDict(extra="forbid")
 
     pairing: Pairing = Field(description="paired images, unpaired images, or label maps with their images")
-    direction: Literal["AtoB", "BtoA"] = Field(description="which domain became the source")
+    direction: DatasetDirection = Field(description="which domain became the source")
     load_size: tuple[int, int] = Field(description="height, width of training images")
     crop_size: tuple[int, int] = Field(description="height, width of training crops and of test images")
     num_labels: int | None = Field(description="label maps only: number of classes")
-    dont_care_plane: bool = Field(description="label maps only: value 255 has a semantic plane of its own")
-    has_instances: bool = Field(description="label maps only: instance ids lie beside the labels")
-    has_ground_truth: bool = Field(description="the scored classes of the test images lie beside them, for mIoU")
-    test_is_paired: bool = Field(description="row i of the test target belongs to row i of the test source")
-    images: dict[SplitName, dict[Literal["source", "target"], int]] = Field(description="number of images")
-    provenance: dict[str, Any] = Field(description="where the images came from, how they were split, their licence")
+    dont_care_plane: bool = Field(description="label maps only: whether label 255 has a semantic plane of its own")
+    has_instances: bool = Field(description="label maps only: whether the dataset also holds instance ids")
+    has_ground_truth: bool = Field(description="whether the dataset also holds the test images' true classes, for mIoU")
+    test_is_paired: bool = Field(description="whether row i of the test target belongs to row i of the test source")
+    images: dict[SplitName, dict[Literal["source", "target"], int]] = Field(
+        description="number of images by split and role"
+    )
+    provenance: dict[str, Any] = Field(description="origin of the images, how they were split, and their licence")
     skipped: list[LeftOut] = Field(description="images left out because they could not be read or paired")
-    metrics: dict[str, int] = Field(description="headline numbers")
+    metrics: dict[str, int] = Field(description="main figures, by name: image counts per split, skipped, duplicate")
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,12 @@ class Split:
     """The images of one split, mapped into memory.
 
     Attributes:
-        source: uint8 [N, H, W, 3], or labels uint8 [N, H, W].
-        target: uint8 [M, H, W, 3]; M = N and rows belong together when the split is paired.
+        source: uint8 [N, H, W, 3], or labels, uint8 [N, H, W].
+        target: uint8 [M, H, W, 3]. In a paired split M = N, and row i belongs to row i of the source.
         instances: int32 [N, H, W], or None.
         ground_truth: N maps of scored classes at the images' original size, for mIoU, or None.
-        names: N names of source images: paths below the folder they came from, without suffix.
-        target_names: M names of target images.
+        names: Names of the N source images: paths below their folder, without suffix.
+        target_names: Names of the M target images.
     """
 
     source: NDArray[np.uint8]
@@ -98,7 +105,7 @@ class Split:
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """A dataset artifact, opened for reading; images stay on disk until they are used.
+    """A dataset artifact opened for reading; images stay on disk until they are used.
 
     Attributes:
         folder: Where it lies.
@@ -117,7 +124,7 @@ class PackedDataset:
         """Opens a dataset artifact.
 
         Raises:
-            UserError: Not a dataset artifact, or its arrays do not match its manifest.
+            UserError: The folder is not a dataset artifact, is damaged, or has arrays that do not match its manifest.
         """
         manifest = read_manifest(folder, "dataset")
         try:
@@ -134,7 +141,7 @@ class PackedDataset:
 
     @property
     def pairing(self) -> Pairing:
-        """How source and target training images belong together."""
+        """Whether training images are paired, unpaired, or label maps with their images."""
         return self.summary.pairing
 
     @property
@@ -149,7 +156,7 @@ class PackedDataset:
 
     @property
     def num_labels(self) -> int | None:
-        """Number of classes of label maps; None for images."""
+        """Number of classes of label maps; None for pictures."""
         return self.summary.num_labels
 
     @property
@@ -159,7 +166,7 @@ class PackedDataset:
 
     @property
     def has_instances(self) -> bool:
-        """Whether instance ids lie beside the labels; they become the last semantic plane."""
+        """Whether the dataset holds instance ids; their edges become the last semantic plane."""
         return self.summary.has_instances
 
     @property
@@ -174,24 +181,24 @@ class PackedDataset:
 
     @property
     def in_channels(self) -> int:
-        """Channels of a generator's input: 3, or the semantic planes (method section 1.2)."""
+        """Channels of a generator's input: 3, or the number of semantic planes (method section 1.2)."""
         if self.num_labels is None:
             return 3
         return self.num_labels + self.dont_care_plane + self.has_instances
 
     @property
     def out_channels(self) -> int:
-        """Channels of a generator's output."""
+        """Channels of a generator's output: 3."""
         return 3
 
 
-def array_file(split: SplitName, role: Role) -> str:
+def array_file(split: SplitName, role: ImageRole) -> str:
     """Returns the file name of an array, for example `train_source.npy`."""
     return f"{split}_{role}.npy"
 
 
-def array_layout(summary: PackedSummary, split: SplitName, role: Role) -> tuple[type[np.generic], tuple[int, ...]]:
-    """Returns the element type and the shape without its first axis of an array."""
+def array_layout(summary: PackedSummary, split: SplitName, role: ImageRole) -> tuple[type[np.generic], tuple[int, ...]]:
+    """Returns the element type of an array and the shape of one row."""
     size = summary.load_size if split == "train" else summary.crop_size
     if role == "instances":
         return np.int32, size
@@ -211,7 +218,7 @@ def _open_split(folder: Path, summary: PackedSummary, split: SplitName, names: d
     )
 
 
-def _open_array(folder: Path, summary: PackedSummary, split: SplitName, role: Role) -> NDArray[Any]:
+def _open_array(folder: Path, summary: PackedSummary, split: SplitName, role: ImageRole) -> NDArray[Any]:
     path = folder / array_file(split, role)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -221,7 +228,7 @@ def _open_array(folder: Path, summary: PackedSummary, split: SplitName, role: Ro
     count = summary.images[split]["target" if role == "target" else "source"]
     if array.dtype != dtype or array.shape != (count, *shape):
         raise UserError(
-            f"{path} holds {array.dtype} {list(array.shape)}, its manifest says {np.dtype(dtype)} {[count, *shape]}; "
-            "run the dataset stage again."
+            f"{path} holds {array.dtype} {list(array.shape)}, but its manifest states {np.dtype(dtype)} "
+            f"{[count, *shape]}; run the dataset stage again."
         )
     return array

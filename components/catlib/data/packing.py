@@ -1,4 +1,4 @@
-"""Packing: decodes every image of a collection once, resizes it and writes the files that [packed][] describes."""
+"""Packs a collection: decodes every image once, resizes it, and writes the files that `packed.py` describes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from PIL import Image
 
 from components.catlib.config import DatasetConfig
 from components.catlib.data.ground_truth import GROUND_TRUTH, GroundTruthWriter, encoded
-from components.catlib.data.inspection import REPORT, SAMPLES, WEBP_QUALITY, ImageFacts, Inspection, sample_picture
+from components.catlib.data.inspection import REPORT, SAMPLES, SAMPLES_QUALITY, ImageFacts, Inspection, sample_picture
 from components.catlib.data.packed import (
     NAMES,
     SPLITS,
+    ImageRole,
     LeftOut,
     PackedSummary,
-    Role,
     SplitName,
     array_file,
     array_layout,
@@ -42,32 +42,32 @@ from components.catlib.errors import UserError
 logger = logging.getLogger(__name__)
 
 _UNDER_WAY = 64
-"""Bounds memory: this many samples are decoded or wait to be written at a time."""
+"""Limits memory: at most this many samples are being decoded or wait to be written."""
 
 _MOST_THREADS = 8
-"""Bounds memory, too: each may hold the images of one sample at their original size."""
+"""Also limits memory: each thread may hold the images of one sample at their original size."""
 
 _FILES_NAMED = 5
-"""How many unusable files an error message names; the log has them all."""
+"""An error message names this many unusable files; the log names all."""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
 def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedSummary:
-    """Writes a collection as arrays and names, with a report on what the images are like.
+    """Writes a collection as arrays and names, with a report that describes the images.
 
     Args:
         collection: The images.
-        config: Sizes, and what to do with unusable images.
-        folder: An existing folder for the files.
+        config: The sizes to pack to, and what to do with unusable images.
+        folder: An existing folder, which receives the files.
 
     Returns:
         The facts for the artifact's manifest.
 
     Raises:
-        UserError: Unusable images (all of them are counted and logged, the first ones named), nothing left to pack, or
-            too little space on the disk; also whatever the samples raise.
+        UserError: Images are unusable (all are counted and logged, the first ones are named), no image is left, or the
+            disk has too little space. Other exceptions of the samples pass through.
     """
     summary = PackedSummary(
         pairing=collection.pairing,
@@ -90,7 +90,7 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
     }
     _check_space(lists, summary, folder)
     inspection = Inspection(collection.num_labels)
-    names: dict[SplitName, dict[Role, list[str]]] = {split: {} for split in SPLITS}
+    names: dict[SplitName, dict[ImageRole, list[str]]] = {split: {} for split in SPLITS}
     for split in SPLITS:
         for samples in lists[split]:
             packed, unusable = _pack_list(samples, summary, split, folder, inspection, config.prepared_size)
@@ -109,7 +109,7 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
 
 
 def _check_space(lists: Mapping[SplitName, list[SampleList]], summary: PackedSummary, folder: Path) -> None:
-    """Refuses to begin what cannot end."""
+    """Rejects a collection that is too large for the disk, before packing starts."""
     needed = 0
     for split, given in lists.items():
         for samples in given:
@@ -120,12 +120,12 @@ def _check_space(lists: Mapping[SplitName, list[SampleList]], summary: PackedSum
     if needed > free:
         raise UserError(
             f"The packed images need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder.parent}; "
-            "make room, or lower dataset.load_size or dataset.max_images."
+            "free some space there, or lower dataset.load_size or dataset.max_images."
         )
 
 
 def _judge(summary: PackedSummary, config: DatasetConfig) -> None:
-    """Logs every unusable image, and fails unless they are to be skipped and some images are left."""
+    """Logs every unusable image. Fails if there are any, unless they are to be skipped and other images are left."""
     total = sum(count for counts in summary.images.values() for count in counts.values())
     verb = "skipped" if config.on_error == "skip" and total else "unusable"
     for one in summary.skipped:
@@ -149,11 +149,11 @@ def _complaint(unusable: list[LeftOut]) -> str:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A sample as it is written."""
+    """A sample ready to be written."""
 
     name: str
-    arrays: dict[Role, NDArray[Any]]
-    facts: dict[Role, ImageFacts]
+    arrays: dict[ImageRole, NDArray[Any]]
+    facts: dict[ImageRole, ImageFacts]
     ground_truth: bytes | None
 
 
@@ -165,8 +165,8 @@ def _prepare(
     except UnusableImageError as error:
         return error
     classes = images.pop("ground_truth", None)
-    arrays: dict[Role, NDArray[Any]] = {}
-    facts: dict[Role, ImageFacts] = {}
+    arrays: dict[ImageRole, NDArray[Any]] = {}
+    facts: dict[ImageRole, ImageFacts] = {}
     for role, image in images.items():
         original = image.size
         if prepared_size is not None and image.mode == "RGB":
@@ -185,12 +185,12 @@ def _pack_list(
     inspection: Inspection,
     prepared_size: tuple[int, int] | None,
 ) -> tuple[list[str], list[LeftOut]]:
-    """Writes the arrays of one list; returns the names of its rows and what was unusable."""
+    """Writes the arrays of one list; returns the names of its rows and the unusable images."""
     size = summary.load_size if split == "train" else summary.crop_size
     names: list[str] = []
     unusable: list[LeftOut] = []
     with contextlib.ExitStack() as stack:
-        writers: dict[Role, _ArrayWriter] = {
+        writers: dict[ImageRole, _ArrayWriter] = {
             role: stack.enter_context(
                 _ArrayWriter(folder / array_file(split, role), *array_layout(summary, split, role))
             )
@@ -213,7 +213,7 @@ def _pack_list(
 
 
 def _in_threads(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
-    """Applies a function in threads and yields the results in order; at most [_UNDER_WAY][] of them wait at a time.
+    """Applies a function in threads and yields the results in order; at most `_UNDER_WAY` are pending at a time.
 
     Pillow releases the interpreter lock while it decodes and resizes, so threads use every core.
     """
@@ -230,9 +230,9 @@ def _in_threads(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterat
 
 
 class _ArrayWriter:
-    """Writes an `.npy` file row by row, a context; its length is put into the header at the end.
+    """Writes an `.npy` file row by row. It is a context manager; leaving it puts the length into the header.
 
-    Rows are written, not mapped into memory: mapped pages count as memory of the process.
+    The file is not mapped into memory, because mapped pages count as memory of the process.
     """
 
     def __init__(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
@@ -254,7 +254,7 @@ class _ArrayWriter:
         self._rows += 1
 
     def _write_header(self) -> None:
-        """Numpy leaves room in headers for the length to grow, so the second one fits over the first."""
+        """Writes the header. NumPy reserves room for a longer length, so the final header fits over the first one."""
         header = {
             "descr": npy.dtype_to_descr(self._dtype),
             "fortran_order": False,
@@ -263,8 +263,8 @@ class _ArrayWriter:
         npy.write_array_header_1_0(self._file, header)
 
 
-def _array_roles(samples: SampleList) -> list[Role]:
-    """Returns the roles that become arrays."""
+def _array_roles(samples: SampleList) -> list[ImageRole]:
+    """Returns the roles that are stored as arrays."""
     return [role for role in samples.roles if role != "ground_truth"]
 
 
@@ -276,10 +276,10 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write_samples(folder: Path, summary: PackedSummary) -> None:
-    roles: tuple[Role, ...] = ("source", "target")
-    images: dict[tuple[SplitName, Role], NDArray[np.uint8]] = {
+    roles: tuple[ImageRole, ...] = ("source", "target")
+    images: dict[tuple[SplitName, ImageRole], NDArray[np.uint8]] = {
         (split, role): np.load(folder / array_file(split, role), mmap_mode="r") for split in SPLITS for role in roles
     }
     picture = sample_picture(images, summary.num_labels)
     if picture is not None:
-        picture.save(folder / SAMPLES, "WEBP", quality=WEBP_QUALITY)
+        picture.save(folder / SAMPLES, "WEBP", quality=SAMPLES_QUALITY)

@@ -1,4 +1,4 @@
-"""Pictures for people: label maps in colour, and strips of sample translations."""
+"""Makes pictures for people: label maps in colour, and strips of sample translations."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WEBP_QUALITY = 80
 
 
 def labels_in_colour(planes: Tensor, num_labels: int) -> Tensor:
-    """Shows semantic planes as an image: every class in its colour, black where there is none.
+    """Shows semantic planes as an image: every class in its colour, and black where there is no class.
 
     Args:
-        planes: float32 [N, C, H, W] of 0 and 1; the first `num_labels` planes are the classes, others are not shown.
+        planes: float32 [N, C, H, W] of 0 and 1. The first `num_labels` planes are the classes; others are not shown.
         num_labels: Number of classes.
 
     Returns:
@@ -30,14 +30,14 @@ def labels_in_colour(planes: Tensor, num_labels: int) -> Tensor:
 
 
 def strip(rows: Sequence[Tensor], *, height: int) -> bytes:
-    """Puts images side by side in rows, all at one size.
+    """Puts images side by side in rows, all at the same size.
 
     Args:
-        rows: Float images in [-1, 1] or uint8 images, each [N, 3, H, W]; column i of all rows belongs together.
-        height: Of every image in the picture, in pixels; images are made smaller, never larger.
+        rows: Float images in [-1, 1] or uint8 images, each [N, 3, H, W]. Image i of every row goes into column i.
+        height: Largest height of an image in the picture, in pixels; smaller images are not enlarged.
 
     Returns:
-        A WebP file.
+        The content of a WebP file.
     """
     scale = min(1.0, height / rows[0].shape[2])
     size = (max(1, round(rows[0].shape[3] * scale)), max(1, round(rows[0].shape[2] * scale)))

@@ -1,4 +1,4 @@
-"""Resizing of decoded images, the convention of the published implementation."""
+"""Resizes decoded images by the convention of the published implementation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> NDArray[Any]:
-    """Resizes to a height and width, whatever the aspect.
+    """Resizes an image to a height and width; the aspect ratio is not kept.
 
-    Pictures are resampled bicubically with antialiasing; label maps and instance ids take the nearest pixel.
+    Pictures are resampled bicubically with antialiasing. Label maps and instance ids take the nearest pixel.
 
     Args:
         image: Mode RGB, L (labels) or I (instance ids).

@@ -1,4 +1,4 @@
-"""What sources of images hand to packing: samples that decode themselves on demand."""
+"""Samples, which decode themselves on demand: the form in which sources hand images to packing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 from PIL.Image import Image
 
-from components.catlib.data.packed import LeftOut, Pairing, Role
+from components.catlib.config.dataset import DatasetDirection
+from components.catlib.data.packed import ImageRole, LeftOut, Pairing
 
-Domain = Literal["A", "B"]
-Direction = Literal["AtoB", "BtoA"]
+DomainLetter = Literal["A", "B"]
 
 
 class UnusableImageError(Exception):
-    """An image file that cannot be decoded or does not fit its partner; packing collects these."""
+    """An image file cannot be decoded or does not fit its partner. Packing collects these errors."""
 
     def __init__(self, file: str, reason: str) -> None:
-        """Keeps the file's path and the reason."""
+        """Stores the file's path and the reason."""
         super().__init__(f"{file}: {reason}")
         self.file = file
         self.reason = reason
@@ -29,20 +29,23 @@ class Sample:
     """Images that belong together, not decoded yet.
 
     Attributes:
-        name: Unique among the samples of its list.
+        name: The sample's name, unique in its list.
         load: Decodes the images at their original size: pictures in mode RGB, label maps and true classes in mode L,
-            instance ids in mode I. Raises [UnusableImageError][].
+            instance ids in mode I. Raises `UnusableImageError`.
     """
 
     name: str
-    load: Callable[[], Mapping[Role, Image]]
+    load: Callable[[], Mapping[ImageRole, Image]]
 
 
 @dataclass(frozen=True)
 class SampleList:
-    """Samples that all have the same roles: a paired split is one list with two roles, an unpaired one two lists."""
+    """Samples that all have the same roles.
 
-    roles: tuple[Role, ...]
+    A paired split is one list with two roles or more; an unpaired split is two lists with one role each.
+    """
+
+    roles: tuple[ImageRole, ...]
     samples: Sequence[Sample]
 
 
@@ -51,13 +54,13 @@ class Collection:
     """All images of a source.
 
     Attributes:
-        pairing: How training images belong together.
+        pairing: Whether training images are paired, unpaired, or label maps with their images.
         train: Training images.
         test: Held-out images.
-        provenance: JSON facts for the manifest: where the images came from, how they were split, their licence.
-        num_labels: Number of classes when the source images are label maps.
+        provenance: JSON facts for the manifest: origin of the images, how they were split, and their licence.
+        num_labels: Number of classes when the source images are label maps, else None.
         has_instances: Whether samples have instance ids.
-        without_partner: Files of paired data that have none, and why.
+        without_partner: Files of paired data that lack a partner, each with the reason.
     """
 
     pairing: Pairing
@@ -70,10 +73,10 @@ class Collection:
 
     @property
     def test_is_paired(self) -> bool:
-        """Whether every held-out source image comes with its true target."""
+        """Whether held-out source images come with their true targets."""
         return any({"source", "target"} <= set(samples.roles) for samples in self.test)
 
 
-def role_of(domain: Domain, direction: Direction) -> Role:
-    """Returns which part a domain plays: A is the source of AtoB."""
+def role_of(domain: DomainLetter, direction: DatasetDirection) -> ImageRole:
+    """Returns the role of a domain, for example "source" for domain A in the direction AtoB."""
     return "source" if domain == direction[0] else "target"

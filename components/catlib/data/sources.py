@@ -1,19 +1,19 @@
-"""Layouts of images: recognises how a source is laid out, pairs files by name and holds images out for testing.
+"""Recognises how the images of a source are laid out, pairs files by name, and holds images out for testing.
 
-With the domains A and B, and val as good as test, these layouts are known:
+These layouts of the domains A and B are known; a folder `val` is used where there is no `test`:
 
     combined     train/a.jpg test/b.jpg              each image shows A on its left and B on its right half
     parallel     A/train/a.jpg B/train/a.png …       partners have equal names
     unpaired     trainA/x.jpg trainB/y.jpg testA …   no partners
     single       x.jpg y.jpg …                       only source images, all for evaluation
-    cityscapes   leftImg8bit/ gtFine/                A photos, B maps ([cityscapes][])
+    cityscapes   leftImg8bit/ gtFine/                A photos, B maps (`cityscapes.py`)
 
-`parallel` and `unpaired` folders may be called A/train, train/A or trainA; of two folders with other names the first in
-the alphabet is A. With `num_labels` the source images of the parallel layout are label maps, which may come with
-instance maps in a third folder (`instances/train`, `train/instances`, `train_instances`). Without test or val folders,
-`test_fraction` of the images is held out: those whose names have the smallest SHA-256, so that the choice is spread
-over the data and new images hardly change it. Folders are searched in depth, and one that holds all the others is
-passed over.
+In `parallel` and `unpaired`, folders may be called A/train, train/A or trainA. If there are just two folders and they
+have other names, the alphabetically first one is A. With `num_labels`, the source images of the parallel layout are
+label maps, which may come with instance maps in a third folder (`instances/train`, `train/instances`,
+`train_instances`). Without test and val folders, `test_fraction` of the images is held out: those whose names have the
+smallest SHA-256, so that the choice is spread over the data and new images hardly change it. Folders are searched
+recursively, and an outer folder that holds everything else is skipped.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from typing import Any, Literal, TypeVar
 from PIL import Image
 
 from components.catlib.config import DatasetConfig
+from components.catlib.config.dataset import DatasetDirection
 from components.catlib.data import cityscapes
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
-from components.catlib.data.files import SUFFIXES, FileTree, SourceFile
-from components.catlib.data.packed import LeftOut, Role, SplitName
+from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile
+from components.catlib.data.packed import ImageRole, LeftOut, SplitName
 from components.catlib.data.samples import (
     Collection,
-    Direction,
-    Domain,
+    DomainLetter,
     Sample,
     SampleList,
     UnusableImageError,
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 _SPLIT_FOLDERS = ("train", "val", "test")
 _ALL = "all"
-"""Stands for the split of folders that are not divided."""
+"""Name of the only split if folders are not divided into splits."""
 
 _ARRANGEMENTS = ("{split}{domain}", "{domain}/{split}", "{split}/{domain}")
 _INSTANCES = "instances"
@@ -63,15 +63,16 @@ Item = TypeVar("Item")
 
 
 def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, Any]) -> Collection:
-    """Recognises the layout of a source; nothing is decoded yet.
+    """Recognises the layout of a source and collects its images; nothing is decoded yet.
 
     Args:
         config: Layout, direction, number of labels and share of held-out images.
         tree: The image files.
-        provenance: Facts about the source, to which the layout and the split are added.
+        provenance: Facts about the source. The collection's provenance adds the layout and the split to them.
 
     Raises:
-        UserError: No images, a layout that is not recognised, or paired images without a single pair.
+        UserError: There are no images, the layout is not recognised or does not fit the settings, or paired images have
+            not a single pair.
     """
     tree = cityscapes.put_together(_top(tree))
     layout: Layout = (
@@ -80,7 +81,7 @@ def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, An
     if config.num_labels is not None and layout not in ("parallel", "cityscapes"):
         raise UserError(
             f"dataset.num_labels needs label maps in the layout parallel or cityscapes, "
-            f"but {tree.where} is laid out as {layout}."
+            f"but {tree.where} is laid out as {layout}; remove dataset.num_labels or rearrange the folders."
         )
     known = {**provenance, "layout": layout}
     match layout:
@@ -97,7 +98,7 @@ def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, An
 
 
 def _top(tree: FileTree) -> FileTree:
-    """Goes down through folders that hold everything else, as archives have them."""
+    """Descends through outer folders that hold everything else, which archives often have."""
     while len(tree.folders) == 1 and not tree.images_at_top and tree.folders[0] not in _FOLDERS_WITH_A_MEANING:
         tree = tree.below(tree.folders[0])
     return tree
@@ -139,7 +140,7 @@ def _open_combined(config: DatasetConfig, tree: FileTree, known: dict[str, Any])
 
 def _open_parallel(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
     tree, names = _with_domains(tree)
-    files: dict[Role, dict[str, dict[str, SourceFile]]] = {
+    files: dict[ImageRole, dict[str, dict[str, SourceFile]]] = {
         role_of("A", config.direction): _domain_files(tree, "A"),
         role_of("B", config.direction): _domain_files(tree, "B"),
     }
@@ -154,7 +155,7 @@ def _open_unpaired(config: DatasetConfig, tree: FileTree, known: dict[str, Any])
     train: list[SampleList] = []
     test: list[SampleList] = []
     how: list[str] = []
-    domains: tuple[Domain, ...] = ("A", "B")
+    domains: tuple[DomainLetter, ...] = ("A", "B")
     for domain in domains:
         files = {split: list(found.items()) for split, found in _domain_files(tree, domain).items()}
         splits, domain_how = _choose_splits(files, config.test_fraction)
@@ -181,36 +182,46 @@ def _open_cityscapes(config: DatasetConfig, tree: FileTree, known: dict[str, Any
 
 
 def _paired_collection(
-    config: DatasetConfig, where: str, files: dict[Role, dict[str, dict[str, SourceFile]]], known: dict[str, Any]
+    config: DatasetConfig, where: str, files: dict[ImageRole, dict[str, dict[str, SourceFile]]], known: dict[str, Any]
 ) -> Collection:
-    """Makes a collection of files that are given by role, split and name."""
-    readers: dict[Role, Reader] = {
+    """Makes a collection of paired files.
+
+    Args:
+        config: Number of labels and share of held-out images.
+        where: The source's name in messages.
+        files: Role -> split -> name -> file.
+        known: Provenance without the split.
+    """
+    readers: dict[ImageRole, Reader] = {
         "source": read_picture if config.num_labels is None else partial(read_labels, num_labels=config.num_labels),
         "target": read_picture,
         "instances": read_instances,
         "ground_truth": cityscapes.read_scored_classes,
     }
     split_names = dict.fromkeys(split for splits in files.values() for split in splits)
-    pairs: dict[str, list[tuple[str, dict[Role, SourceFile]]]] = {}
+    pairs: dict[str, list[tuple[str, dict[ImageRole, SourceFile]]]] = {}
     without_partner: list[LeftOut] = []
     for split in split_names:
         pairs[split], lonely = _pairs(split, {role: splits.get(split, {}) for role, splits in files.items()})
         without_partner += lonely
     if not without_partner and not pairs:
-        raise UserError(f"{where} holds no images with the names of its layout, {known['layout']}.")
+        raise UserError(
+            f"{where} holds no images with the names of its layout, {known['layout']}; check the names of folders and "
+            "files, or dataset.layout."
+        )
     if not any(pairs.values()):
         first = without_partner[0]
         raise UserError(
-            f"{where} holds no pair: {first.file} has {first.reason}, and no other image has one; partners need equal "
-            "names, or set dataset.layout: unpaired."
+            f"{where} holds no pair: {first.file} has {first.reason}, and no other image has a partner; give partners "
+            "equal names, or set dataset.layout: unpaired."
         )
     splits, how = _choose_splits(pairs, config.test_fraction)
 
     def listed(split: SplitName) -> tuple[SampleList, ...]:
-        roles: tuple[Role, ...] = tuple(role for role in files if split == "test" or role != "ground_truth")
+        roles: tuple[ImageRole, ...] = tuple(role for role in files if split == "test" or role != "ground_truth")
         samples: list[Sample] = []
         for name, found in splits[split]:
-            wanted: dict[Role, SourceFile] = {role: found[role] for role in roles}
+            wanted: dict[ImageRole, SourceFile] = {role: found[role] for role in roles}
             samples.append(Sample(name, _files_loader(wanted, readers)))
         return (SampleList(roles, samples),)
 
@@ -229,13 +240,15 @@ def _paired_collection(
 
 
 def _named(tree: FileTree) -> Iterable[tuple[str, SourceFile]]:
-    """Yields files in the order of their paths with their names: the path without suffix where that is unique.
+    """Yields names and files, ordered by path. A name is the path, without its suffix where that is unique.
 
     Raises:
-        UserError: There is none.
+        UserError: There are no files.
     """
     if not tree.files:
-        raise UserError(f"{tree.where} holds no images ({', '.join(sorted(SUFFIXES))}).")
+        raise UserError(
+            f"{tree.where} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); check the path and dataset.layout."
+        )
     uses = collections.Counter(path.with_suffix("") for path in tree.files)
     for path, file in tree.files.items():
         bare: PurePosixPath = path.with_suffix("")
@@ -243,7 +256,15 @@ def _named(tree: FileTree) -> Iterable[tuple[str, SourceFile]]:
 
 
 def _split_trees(tree: FileTree, domain: str) -> dict[str, FileTree]:
-    """Returns the images of a domain by split; empty when there are none. Domain "" means both in one image."""
+    """Finds the images of a domain.
+
+    Args:
+        tree: The image files.
+        domain: "A", "B", a folder of instance maps, or "" for images that show both domains.
+
+    Returns:
+        Split -> image files; empty if the domain has no images.
+    """
     for arrangement in _ARRANGEMENTS:
         places = {
             split: tree.below(arrangement.format(split=split, domain=domain).strip("/")) for split in _SPLIT_FOLDERS
@@ -254,12 +275,12 @@ def _split_trees(tree: FileTree, domain: str) -> dict[str, FileTree]:
     return {_ALL: tree.below(domain)} if domain and tree.below(domain).files else {}
 
 
-def _has_domain(tree: FileTree, domain: Domain) -> bool:
+def _has_domain(tree: FileTree, domain: DomainLetter) -> bool:
     return bool(_split_trees(tree, domain))
 
 
 def _with_domains(tree: FileTree) -> tuple[FileTree, dict[str, Any]]:
-    """Calls two folders of other names A and B; returns also what is to be known about that."""
+    """Renames two folders with other names to A and B; also returns the renaming, for the provenance."""
     if len(tree.folders) != 2 or _has_domain(tree, "A") or _has_domain(tree, "B"):
         return tree, {}
     names = dict(zip(tree.folders, "AB", strict=True))
@@ -267,24 +288,25 @@ def _with_domains(tree: FileTree) -> tuple[FileTree, dict[str, Any]]:
     return tree.renamed(names), {"domains": {domain: folder for folder, domain in names.items()}}
 
 
-def _domain_files(tree: FileTree, domain: Domain) -> dict[str, dict[str, SourceFile]]:
+def _domain_files(tree: FileTree, domain: DomainLetter) -> dict[str, dict[str, SourceFile]]:
     places = _split_trees(tree, domain)
     if not places:
         raise UserError(
-            f"{tree.where} has no images of domain {domain}: expected {domain}/, train{domain}/ or {domain}/train/."
+            f"{tree.where} has no images of domain {domain}; put them into {domain}/, train{domain}/ or "
+            f"{domain}/train/."
         )
     return {split: dict(_named(place)) for split, place in places.items()}
 
 
 def _pairs(
-    split: str, files: Mapping[Role, Mapping[str, SourceFile]]
-) -> tuple[list[tuple[str, dict[Role, SourceFile]]], list[LeftOut]]:
-    """Puts files of equal names together; returns also the files that lack a partner."""
-    pairs: list[tuple[str, dict[Role, SourceFile]]] = []
+    split: str, files: Mapping[ImageRole, Mapping[str, SourceFile]]
+) -> tuple[list[tuple[str, dict[ImageRole, SourceFile]]], list[LeftOut]]:
+    """Pairs files with equal names; also returns the files that lack a partner."""
+    pairs: list[tuple[str, dict[ImageRole, SourceFile]]] = []
     lonely: list[LeftOut] = []
     where = "" if split == _ALL else f" of the split {split}"
     for name in sorted({name for found in files.values() for name in found}):
-        there: dict[Role, SourceFile] = {role: found[name] for role, found in files.items() if name in found}
+        there: dict[ImageRole, SourceFile] = {role: found[name] for role, found in files.items() if name in found}
         if len(there) == len(files):
             pairs.append((name, there))
             continue
@@ -300,7 +322,15 @@ def _pairs(
 def _choose_splits(
     found: Mapping[str, list[tuple[str, Item]]], test_fraction: float
 ) -> tuple[dict[SplitName, list[tuple[str, Item]]], str]:
-    """Decides which named items are for training and which for testing, and says how in words."""
+    """Divides named items into training and test items.
+
+    Args:
+        found: Split, as its folder is named or `_ALL` -> named items.
+        test_fraction: Share of the items to hold out if there is no folder of held-out items.
+
+    Returns:
+        Training and test items, and a description of the division for the provenance.
+    """
     held_out = next((split for split in ("test", "val") if split in found), None)
     if held_out is not None:
         if held_out == "test" and "val" in found:
@@ -319,34 +349,34 @@ def _choose_splits(
     return splits, f"{test_fraction:g} of the images held out by digest of their names"
 
 
-def _picture_list(role: Role, named: Iterable[tuple[str, SourceFile]]) -> SampleList:
-    readers: dict[Role, Reader] = {role: read_picture}
+def _picture_list(role: ImageRole, named: Iterable[tuple[str, SourceFile]]) -> SampleList:
+    readers: dict[ImageRole, Reader] = {role: read_picture}
     return SampleList((role,), [Sample(name, _files_loader({role: file}, readers)) for name, file in named])
 
 
 def _files_loader(
-    files: Mapping[Role, SourceFile], readers: Mapping[Role, Reader]
-) -> Callable[[], dict[Role, Image.Image]]:
-    def load() -> dict[Role, Image.Image]:
-        images: dict[Role, Image.Image] = {role: readers[role](file) for role, file in files.items()}
+    files: Mapping[ImageRole, SourceFile], readers: Mapping[ImageRole, Reader]
+) -> Callable[[], dict[ImageRole, Image.Image]]:
+    def load() -> dict[ImageRole, Image.Image]:
+        images: dict[ImageRole, Image.Image] = {role: readers[role](file) for role, file in files.items()}
         if len({image.size for image in images.values()}) > 1:
             (_, first), *others = (
                 (files[role].label, f"{image.width}×{image.height}") for role, image in images.items()
             )
             partners = ", ".join(f"{label} {size}" for label, size in others)
             raise UnusableImageError(
-                next(iter(files.values())).label, f"size (width×height) {first}, but its partner is {partners}"
+                next(iter(files.values())).label, f"has size (width×height) {first}, but its partner is {partners}"
             )
         return images
 
     return load
 
 
-def _combined_loader(file: SourceFile, direction: Direction) -> Callable[[], dict[Role, Image.Image]]:
-    def load() -> dict[Role, Image.Image]:
+def _combined_loader(file: SourceFile, direction: DatasetDirection) -> Callable[[], dict[ImageRole, Image.Image]]:
+    def load() -> dict[ImageRole, Image.Image]:
         image = read_picture(file)
         if image.width < 2:
-            raise UnusableImageError(file.label, "too narrow to hold two images")
+            raise UnusableImageError(file.label, "is too narrow to hold two images")
         half_a, half_b = split_halves(image)
         return {role_of("A", direction): half_a, role_of("B", direction): half_b}
 

@@ -8,14 +8,13 @@ uses them; and the running statistics of batch norms once per step. With one pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 
 Result = TypeVar("Result")
@@ -101,18 +100,23 @@ def from_main(accelerator: Accelerator, make: Callable[[], Result]) -> Result:
     """
     if accelerator.num_processes == 1:
         return make()
-    result, error = None, None
+    answer: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
-            result = make()
+            answer[0] = make()
         except UserError as mistake:
-            error = mistake
-    result, error = broadcast_object_list([result, error])
+            answer[1] = mistake
+    distributed.broadcast_object_list(answer, src=0)
+    result, error = answer
     if error is not None:
         raise error
     return result
 
 
 def of_all(accelerator: Accelerator, value: Result) -> list[Result]:
-    """Returns every process's value, in the order of the processes."""
-    return gather_object([value])
+    """Returns every process's value, which must be picklable, in the order of the processes."""
+    if accelerator.num_processes == 1:
+        return [value]
+    values: list[Any] = [None] * accelerator.num_processes
+    distributed.all_gather_object(values, value)
+    return values

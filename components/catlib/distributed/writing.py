@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from accelerate import Accelerator
 from pydantic import BaseModel
 
 from components.catlib.artifacts import ArtifactWriter, Manifest, writing
+from components.catlib.distributed.devices import Accelerator
 
 
 @contextlib.contextmanager

@@ -3,11 +3,11 @@
 import random
 from collections.abc import Mapping
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.catlib.config import TeacherConfig
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.image_pool import ImagePool, random_state, restore_random_state
 from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
@@ -49,7 +49,7 @@ class CycleGanObjective:
         self._forward = prepare(accelerator, self.generators["source_to_target"], config)
         self._backward = prepare(accelerator, self.generators["target_to_source"], config)
         self._judges = {domain: prepare(accelerator, judge, config) for domain, judge in self.discriminators.items()}
-        self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
+        self.optimizers = optimizers
         self._random = random.Random(config.seed)  # noqa: S311 - no secret depends on it
         self._pools = {domain: ImagePool(config.image_pool_size, self._random) for domain in _DOMAINS}
 

@@ -10,12 +10,12 @@ train mode from the first step on.
 from collections.abc import Mapping
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.catlib.config import DistillConfig, check_losses
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.spade.generator import InceptionSpadeGenerator
@@ -85,9 +85,7 @@ class DistillationObjective:
         )
         self._student = prepare(accelerator, student, config)
         self._discriminator = prepare(accelerator, discriminator, config)
-        self.optimizers: dict[str, Optimizer] = {
-            side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()
-        }
+        self.optimizers: dict[str, Optimizer] = optimizers
         self._teacher = FrozenTeacher(
             teacher,
             accelerator,

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.catlib.config import DistillConfig
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.inception.architecture import InceptionArchitecture
@@ -51,7 +51,7 @@ class FrozenTeacher:
         self._wants_features = wants_features
         network.eval().requires_grad_(False)
         self._modules = {name: network.get_submodule(name) for name in network.distillation_layers}
-        self._network = accelerator.prepare_model(network, evaluation_mode=True)
+        self._network = accelerator.prepare(network)
 
     @torch.no_grad()
     def __call__(self, source: Tensor) -> tuple[Tensor | None, Features]:

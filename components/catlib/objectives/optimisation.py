@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from components.catlib.config import TrainingConfig
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.processes import average_gradients, check_norms
 
 
@@ -59,8 +59,7 @@ def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig
     check_norms(accelerator, [network])
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    # Evaluation mode leaves out DistributedDataParallel: `update` averages gradients over processes.
-    prepared = accelerator.prepare_model(network, evaluation_mode=True)
+    prepared = accelerator.prepare(network)
     return cast("nn.Module", torch.compile(prepared)) if config.compile else prepared
 
 
@@ -74,7 +73,7 @@ def update(accelerator: Accelerator, optimizer: Optimizer, loss: Tensor) -> None
     optimizer.zero_grad()
     accelerator.backward(loss)
     average_gradients(accelerator, optimizer)
-    optimizer.step()
+    accelerator.step(optimizer)
 
 
 @contextlib.contextmanager
@@ -92,6 +91,5 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 def averaged(accelerator: Accelerator, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns detached scalars, averaged over devices."""
-    values = accelerator.reduce(torch.stack([loss.detach() for loss in losses.values()]), reduction="mean")
-    assert isinstance(values, Tensor)
+    values = accelerator.mean(torch.stack([loss.detach() for loss in losses.values()]))
     return dict(zip(losses, values.unbind(), strict=True))

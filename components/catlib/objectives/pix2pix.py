@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.catlib.config import TeacherConfig, TrainingConfig
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
 from components.catlib.objectives.reconstruction import build_reconstruction_loss
@@ -44,7 +44,7 @@ class Pix2PixObjective:
         )
         self._generator = prepare(accelerator, self.generators["source_to_target"], config)
         self._discriminator = prepare(accelerator, self.discriminators["target"], config)
-        self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
+        self.optimizers = optimizers
         self._reconstruction_loss = build_reconstruction_loss(config, accelerator.device)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:

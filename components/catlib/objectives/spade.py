@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.catlib.config import TeacherConfig, TrainingConfig
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss, read_perceptual_loss
@@ -46,7 +46,7 @@ class SpadeObjective:
         self._generator = prepare(accelerator, self.generators["source_to_target"], config)
         self._discriminator = prepare(accelerator, self.discriminators["target"], config)
         self._adversary = SpadeAdversary(config, self._discriminator, accelerator)
-        self.optimizers = {side: accelerator.prepare_optimizer(optimizer) for side, optimizer in optimizers.items()}
+        self.optimizers = optimizers
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Updates the generator, then the discriminator with what the updated generator paints.

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from accelerate import Accelerator
-
 from components.catlib.artifacts import ArtifactWriter, Manifest
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.metrics.statistics import OpenedStatistics
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator

@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from accelerate import Accelerator
 from torch import nn
 
 from components.catlib.config import (
@@ -17,6 +16,7 @@ from components.catlib.config import (
     TeacherConfig,
     WeightsConfig,
 )
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
 from components.catlib.networks.directions import Direction

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch, TrainingBatches
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.processes import (
     agreed,
     average_buffers,

@@ -183,14 +183,16 @@ def test_evaluation_of_labels(labelled: PackedDataset, recwarn: pytest.WarningsR
 
 
 def test_a_batch_larger_than_the_data_is_the_users_mistake(paired: PackedDataset):
-    with pytest.raises(UserError, match=r"batch_size 11 is larger than the number of training images .* 10; lower it"):
+    with pytest.raises(
+        UserError, match=r"batch_size 11 is larger than the number of training images .* 10; lower batch_size"
+    ):
         TrainingBatches(paired, batch_size=11, flip=True, seed=0)
 
 
 def test_a_dataset_without_targets_cannot_be_trained_on(tmp_path: Path):
     write(tmp_path / "data/x.png", coordinates(0))
     packed = pack_folder(tmp_path / "data", tmp_path / "packed")
-    with pytest.raises(UserError, match="no training images of both domains"):
+    with pytest.raises(UserError, match="lacks training images of one domain or both"):
         TrainingBatches(packed, batch_size=1, flip=True, seed=0)
     (batch,) = evaluation_batches(packed, batch_size=4)
     assert (batch.source.shape, batch.target.shape) == ((1, 3, 8, 8), (0, 3, 8, 8))

@@ -110,7 +110,7 @@ def test_pillows_limit_is_lifted_for_the_maps_only(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("builtin:moon", {}, "no built-in data 'builtin:moon'; known: builtin:relief-to-satellite"),
+        ("builtin:moon", {}, "no built-in data 'builtin:moon'; use one of builtin:relief-to-satellite"),
         ("builtin:climate-to-satellite", {"direction": "BtoA"}, "BtoA would make label maps the target"),
         ("builtin:climate-to-satellite", {"num_labels": 5}, "num_labels: 5 does not fit: .* has 32 classes"),
         ("builtin:satellite-to-relief", {"num_labels": 32}, "consists of pictures"),

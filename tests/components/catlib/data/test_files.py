@@ -56,5 +56,5 @@ def test_folders_are_entered_and_renamed():
 def test_trees_are_merged_unless_a_file_is_in_two():
     one, two = tree("gtFine/1.png", where="one.zip"), tree("leftImg8bit/1.png", where="two.zip")
     assert paths(merged([two, one], where="here")) == ["gtFine/1.png", "leftImg8bit/1.png"]
-    with pytest.raises(UserError, match=r"one\.zip/gtFine/1\.png and one\.zip/gtFine/1\.png would be the same"):
+    with pytest.raises(UserError, match=r"one\.zip/gtFine/1\.png and one\.zip/gtFine/1\.png have the same path"):
         merged([one, one], where="here")

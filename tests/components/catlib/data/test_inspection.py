@@ -51,7 +51,9 @@ def test_held_out_images_that_occur_in_training_are_warned_of(tmp_path: Path, ca
     expected = [{"role": "source", "test": "copy", "train": "4"}, {"role": "target", "test": "4", "train": "5"}]
     assert report(tmp_path / "packed")["duplicates"] == {"count": 2, "first": expected}
     assert packed.summary.metrics["duplicate_images"] == 2
-    assert "2 held-out images occur among the training images too, for example copy (test) and 4 (train)" in caplog.text
+    assert (
+        "2 held-out images also occur among the training images, for example copy (test) and 4 (train)" in caplog.text
+    )
 
 
 def test_what_was_left_out_is_listed(tmp_path: Path):

@@ -65,7 +65,7 @@ def test_a_digest_is_checked_and_recorded(archive: Path):
 
 
 def test_a_folder_has_no_digest(images: Path):
-    with pytest.raises(UserError, match="is a folder; remove it"):
+    with pytest.raises(UserError, match="is a folder; remove dataset"):
         found(str(images), "0" * 64)
 
 
@@ -83,7 +83,7 @@ def test_archives_that_belong_together_lie_in_one_folder(tmp_path: Path):
 
 @pytest.mark.parametrize("location", ["nowhere", "some/where"])
 def test_what_is_not_there_is_named(location: str):
-    with pytest.raises(UserError, match=f"source {location} is no folder and no archive") as caught:
+    with pytest.raises(UserError, match=f"source {location} is neither a folder nor an archive") as caught:
         found(location)
     assert ("horse2zebra" in str(caught.value)) == ("/" not in location)
 
@@ -115,7 +115,7 @@ def test_an_archive_of_the_web_is_read_once_downloaded(archive: Path, web: WebSe
 
 def test_a_web_page_is_no_archive(web: WebServer):
     web.files["/login"] = b"<!DOCTYPE html><html>Please log in"
-    with pytest.raises(UserError, match=r"/login is no archive .* but a web page"):
+    with pytest.raises(UserError, match=r"/login is not an archive .* but a web page"):
         found(web.url("/login"))
 
 
@@ -131,7 +131,7 @@ def test_archives_and_folders_come_from_an_object_store_too(
     assert found("s3://cat/locating/h2z.zip", digest(archive))[0] == NAMES
     assert found("minio://cat/locating/h2z.zip")[1]["sha256"] == digest(archive)
     assert found("s3://cat/locating/images") == (NAMES, {"source": "s3://cat/locating/images"})
-    with pytest.raises(UserError, match="is a folder; remove it"):
+    with pytest.raises(UserError, match="is a folder; remove dataset"):
         found("s3://cat/locating/images", digest(archive))
     with pytest.raises(UserError, match=r"has the SHA-256 .* expected is 0000"):
         found("s3://cat/locating/h2z.zip", "0" * 64)
@@ -191,15 +191,16 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(monkeypa
     with pytest.raises(UserError) as caught:
         found("horse2zebra")
     assert str(caught.value) == (
-        "horse2zebra could not be downloaded (The server nowhere.invalid cannot be found; is this machine online?): "
-        "download horse2zebra.zip (117 MB) from http://nowhere.invalid/horse2zebra.zip, save it as "
-        "datasets/horse2zebra.zip, or give its place as dataset.source (terms: research)."
+        "Dataset horse2zebra could not be downloaded (The server nowhere.invalid cannot be found; is this machine "
+        "online?): download horse2zebra.zip (117 MB) from http://nowhere.invalid/horse2zebra.zip, save it as "
+        "datasets/horse2zebra.zip, or set dataset.source to the path of your copy (terms: research)."
     )
 
 
 def test_cityscapes_must_be_fetched_by_oneself():
     with pytest.raises(
-        UserError, match=r"cityscapes is not in datasets/cityscapes/: register, download gtFine_.*/downloads/"
+        UserError,
+        match=r"cityscapes is not in datasets/cityscapes/ and needs .*: register, download gtFine_.*/downloads/",
     ):
         found("cityscapes")
 

@@ -57,7 +57,7 @@ def test_arrays_that_contradict_the_manifest_are_refused(four_pairs: Path):
     manifest["summary"]["images"]["train"]["source"] = 4
     (four_pairs / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        UserError, match=r"train_source\.npy holds uint8 \[3, 72, 72, 3\], its manifest says uint8 \[4,"
+        UserError, match=r"train_source\.npy holds uint8 \[3, 72, 72, 3\], but its manifest states uint8 \[4,"
     ):
         PackedDataset.open(four_pairs)
 

@@ -235,7 +235,7 @@ def test_images_without_a_partner_are_listed(tmp_path: Path, files: list[str], m
         (["A/a.png", "B/b.png"], {}, "holds no pair: .*A/a.png has no partner named 'a' among the target images"),
         (["leftImg8bit/train/a.png", "x/b.png"], {"layout": "cityscapes"}, "no images in gtFine/"),
         (["leftImg8bit/train/a.png", "gtFine/train/a.png"], {}, "no images with the names of its layout, cityscapes"),
-        (["trainA/a.png"], {}, "no images of domain B: expected B/, trainB/ or B/train/"),
+        (["trainA/a.png"], {}, "no images of domain B; put them into B/, trainB/ or B/train/"),
         (["a.png"], {"layout": "unpaired"}, "no images of domain A"),
         (["a.png"], {"num_labels": 3}, "num_labels needs label maps .* laid out as single"),
     ],
@@ -256,5 +256,5 @@ def test_partners_of_different_sizes_are_named_when_they_are_read(tmp_path: Path
     write(tmp_path / "A/x.png", noise(0, 4, 6))
     write(tmp_path / "B/x.png", noise(0, 4, 5))
     sample = open_in(tmp_path).train[0].samples[0]
-    with pytest.raises(UnusableImageError, match=r"A/x\.png: size .* 6×4, but its partner is .*B/x\.png 5×4"):
+    with pytest.raises(UnusableImageError, match=r"A/x\.png: has size .* 6×4, but its partner is .*B/x\.png 5×4"):
         sample.load()

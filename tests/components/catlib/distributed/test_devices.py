@@ -1,33 +1,91 @@
-from collections.abc import Iterator
+import copy
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 
-from components.catlib.distributed.devices import open_accelerator
+from components.catlib.distributed.devices import Accelerator, open_accelerator
 from components.catlib.errors import UserError
 from tests.components.small_trainings import teacher_config
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
+def _as_it_was():
     yield
     open_accelerator(teacher_config("pix2pix"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, values: Tensor) -> tuple[Tensor, dict[str, list[Tensor]], None]:
+        product = self.layer(values)
+        self.computed_in = product.dtype
+        return product, {"features": [product]}, None
 
 
 def test_bf16_is_what_networks_compute_in():
     accelerator = open_accelerator(teacher_config("pix2pix", precision="bf16"))
-    network = torch.nn.Linear(2, 2)
+    network = nn.Linear(2, 2)
     with accelerator.autocast():
         product = network(torch.ones(1, 2))
     assert product.dtype == torch.bfloat16
     assert network.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_prepared_networks_compute_short_and_answer_in_float32(times: int):
+    accelerator, network = Accelerator(cpu=True, precision="bf16"), TwoOutputs()
+    for _ in range(times):
+        assert accelerator.prepare(network) is network
+    product, features, nothing = network(torch.ones(1, 2))
+    assert network.computed_in == torch.bfloat16
+    assert (product.dtype, features["features"][0].dtype, nothing) == (torch.float32, torch.float32, None)
+    assert torch.equal(product, product.bfloat16().float())
+
+
+def test_a_copy_of_a_prepared_network_has_layers_of_its_own():
+    network = Accelerator(cpu=True, precision="bf16").prepare(TwoOutputs())
+    other = copy.deepcopy(network)
+    nn.init.zeros_(other.layer.weight)
+    nn.init.zeros_(other.layer.bias)
+    assert not other(torch.ones(1, 2))[0].any()
+    assert network(torch.ones(1, 2))[0].any()
+
+
+def test_in_fp32_networks_stay_as_they_are():
+    network = Accelerator(cpu=True).prepare(nn.Linear(2, 2).double())
+    assert "forward" not in vars(network)
+    assert network(torch.ones(1, 2).double()).dtype == torch.float64
+
+
 def test_precision_can_change_within_a_process():
-    assert open_accelerator(teacher_config("pix2pix", precision="bf16")).mixed_precision == "bf16"
-    assert open_accelerator(teacher_config("pix2pix")).mixed_precision == "no"
+    assert open_accelerator(teacher_config("pix2pix", precision="bf16")).precision == "bf16"
+    assert open_accelerator(teacher_config("pix2pix")).precision == "fp32"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_fp16_leaves_out_a_step_whose_gradients_overflow(fused: bool):
+    """Two optimisers share the scale: every step adapts it, and only the overflowing one changes no weights."""
+    accelerator, weights = Accelerator(cpu=True, precision="fp16"), [torch.ones(3, requires_grad=True) for _ in "ab"]
+    optimizers = [torch.optim.Adam([values], lr=0.5, fused=fused) for values in weights]
+    assert accelerator.scaler is not None
+    before = accelerator.scaler.get_scale()
+    accelerator.backward(weights[0].sum() * torch.inf)
+    accelerator.step(optimizers[0])
+    assert torch.equal(weights[0], torch.ones(3))
+    assert accelerator.scaler.get_scale() == before / 2
+    accelerator.backward((weights[1] * torch.tensor([1.0, -2.0, 3.0])).sum())
+    assert weights[1].grad is not None
+    torch.testing.assert_close(weights[1].grad, torch.tensor([1.0, -2.0, 3.0]) * before / 2)
+    accelerator.step(optimizers[1])
+    torch.testing.assert_close(weights[1].detach(), torch.tensor([0.5, 1.5, 0.5]))  # Adam's first step is the rate
+    torch.testing.assert_close(
+        optimizers[1].state_dict()["state"][0]["exp_avg"], torch.tensor([0.1, -0.2, 0.3]), msg="unscaled"
+    )
+    assert accelerator.scaler.get_scale() == before / 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

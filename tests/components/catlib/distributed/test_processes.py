@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from accelerate import Accelerator
 from torch import multiprocessing, nn
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import TeacherConfig
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.processes import (
     agreed,
     average_buffers,

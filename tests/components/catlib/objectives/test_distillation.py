@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from components.catlib.config import DistillConfig, NormConfig
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.generators import build_generator
 from components.catlib.objectives.distillation import DistillationObjective

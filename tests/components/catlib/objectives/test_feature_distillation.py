@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from components.catlib.config import DistillConfig
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator

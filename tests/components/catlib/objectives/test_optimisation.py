@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
 from tests.components.catlib.objectives.tiny import teacher_config
 

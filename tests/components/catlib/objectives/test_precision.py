@@ -1,13 +1,10 @@
 """Training in bfloat16: networks run short, losses and kernel alignment in float32."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from components.catlib.config import DistillConfig
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.generators import Generator
 from components.catlib.objectives import feature_distillation
 from components.catlib.objectives.distillation import DistillationObjective
@@ -18,11 +15,9 @@ from tests.components.catlib.objectives.tiny import assert_gradient_reaches_ever
 
 
 @pytest.fixture
-def bfloat16() -> Iterator[Accelerator]:
-    """An accelerator in mixed precision; accelerate shares its state between all of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True, mixed_precision="bf16")
-    AcceleratorState._reset_state(reset_partial_state=True)
+def bfloat16() -> Accelerator:
+    """An accelerator in mixed precision."""
+    return Accelerator(cpu=True, precision="bf16")
 
 
 def test_only_short_types_are_widened() -> None:

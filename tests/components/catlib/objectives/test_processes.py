@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import multiprocessing
 
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.distillation import DistillationObjective
 from tests.components.catlib.objectives.test_distillation import build
 from tests.components.catlib.objectives.tiny import batch

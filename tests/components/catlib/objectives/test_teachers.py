@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.optimisation import build_optimizers
 from components.catlib.training.building import TeacherObjective, build_teacher_objective

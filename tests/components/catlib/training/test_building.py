@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from components.catlib.config import DistillConfig, NormConfig
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.generators import Generator

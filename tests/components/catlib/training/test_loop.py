@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.catlib.artifacts import FileRecord
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.training.checkpoints import Checkpoints, FolderStore, Store
 from components.catlib.training.loop import train

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.inception.generator import InceptionGenerator
 from components.catlib.objectives.optimisation import prepare
 from components.distill import stage as distill_stage

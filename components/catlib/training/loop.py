@@ -1,7 +1,8 @@
 """The training loop, for teachers of every family and for distillation: `train` is all of it, from top to bottom.
 
 What is trained, an *objective*, makes one optimisation step of a batch and names its losses. Everything else is here:
-the order of batches, the learning rate, the log, evaluations, checkpoints, and which weights are the result.
+the order of batches, the learning rate, the log, evaluations, checkpoints, and which weights are the result. `train` is
+longer than other functions, so that a whole step can be read in one place.
 
 A training is a pure function of its configuration and its data: on one kind of CPU two runs end with equal weights, and
 so do a run that was killed and resumed and one that was not. For that, batches depend on seed and step alone, schedules

@@ -12,7 +12,7 @@ DOCKER ?= docker
 BASE_IMAGE ?= python:3.11-slim-bookworm
 FLAVOUR ?= cpu
 STORE ?= minio
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' components/__init__.py)
 REVISION := $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null || echo unknown)
 IMAGE ?= cat-pipeline:$(VERSION)$(if $(filter cuda,$(FLAVOUR)),-cuda)
 

@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.exits import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from components.catlib.storage import Storage
 
 if TYPE_CHECKING:
     from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
 
-DEFAULT_IMAGE = "cat-pipeline:0.1.0"
+DEFAULT_IMAGE = f"cat-pipeline:{__version__}"
 """The image of every task unless another is named when the pipeline is compiled."""
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 75
 
 CHECKPOINTS_VARIABLE = "CAT_CHECKPOINTS"
 """Environment variable with the place of checkpoints. Kubeflow leaves the environment out of its cache keys, so where
@@ -39,7 +38,7 @@ def stage_process(stage: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
     Raises:
-        SystemExit: 2 after a [UserError][components.catlib.errors.UserError], 75 after an interruption.
+        SystemExit: 2 after a `UserError`, 75 after an interruption.
     """
     root, logger = logging.getLogger(), logging.getLogger(stage)
     handler = logging.StreamHandler(sys.stderr)
@@ -62,24 +61,35 @@ def stage_process(stage: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Iterator[str | None]:
-    """Gives a training the place where it keeps its state, or None when it is not told to keep any.
+    """Gives a training the place where it keeps its state, or None when the environment names none.
 
-    The name is a digest of what is trained on what, so that another attempt, or the same run submitted again, finds
-    it, and no other training does. Once the training is done, the state is removed.
+    The name is a digest of the settings and inputs, so that another attempt, or the same run submitted again, finds
+    the state, and no other training does. Once the training is done, the state is removed.
 
     Args:
         stage: The stage.
         config: Its section of the recipe.
         inputs: The artifacts that it reads.
     """
-    root = os.environ.get(CHECKPOINTS_VARIABLE)
-    if not root:
+    if not os.environ.get(CHECKPOINTS_VARIABLE):
         yield None
         return
     facts = [stage, config.model_dump_json(), *(read_manifest(Path(given.path)).digest() for given in inputs)]
-    address = f"{root.rstrip('/')}/{stage}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+    address = checkpoint_place(stage, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
+    assert address is not None
     yield address
     Storage().remove(address)
+
+
+def checkpoint_place(stage: str, digest: str) -> str | None:
+    """Returns the address of a training's state below the place that the environment names; None without one.
+
+    Args:
+        stage: The training's section.
+        digest: Of all that determines the training.
+    """
+    root = os.environ.get(CHECKPOINTS_VARIABLE)
+    return f"{root.rstrip('/')}/{stage}-{digest[:16]}" if root else None
 
 
 def publish(

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.exits import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from components.catlib.recipes import load_recipe, recipe_names
-from components.kubeflow import DEFAULT_IMAGE, EXIT_INTERRUPTED, EXIT_USER_ERROR
+from components.kubeflow import DEFAULT_IMAGE
+from components.stages import TRAININGS
 from pipelines import api
 from pipelines.failure import RunFailed
 
 if TYPE_CHECKING:
-    from pipelines.cluster import Connection, Run
+    from pipelines.cluster import Connection
 
-PIPELINES = {
+PIPELINE_HELP = {
     "compress": "teacher once, then a student per budget (default)",
     "distill-only": "students of an earlier or a published teacher: --argument teacher=ADDRESS",
     "evaluate-only": "scores of earlier models: --argument students=[ADDRESS, …] [--argument teacher=ADDRESS]",
@@ -27,14 +29,18 @@ PIPELINES = {
 }
 
 ETCD_BYTES = 1_500_000
-"""What Kubernetes stores of one object at most."""
+"""The largest object that Kubernetes stores."""
+
+
+Answer = tuple[str, dict[str, object]]
+"""What a command found: lines to print, and the same for `--json`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted, 1 anything else."""
     options = _parser().parse_args(arguments)
     try:
-        answer = options.command(options)
+        text, details = options.command(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -45,42 +51,39 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(answer))
+        print(json.dumps(details))
+    elif text:
+        print(text)
     return 0
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes
 
 
-def _recipes(options: argparse.Namespace) -> dict[str, object]:
+def _recipes(options: argparse.Namespace) -> Answer:
     listing = {name: load_recipe(name).description for name in recipe_names()}
-    if not options.json:
-        width = max(map(len, listing), default=0)
-        for name, description in listing.items():
-            print(f"{name:{width}}  {description}")
-    return {"recipes": listing}
+    width = max(map(len, listing), default=0)
+    lines = [f"{name:{width}}  {description}" for name, description in listing.items()]
+    return "\n".join(lines), {"recipes": listing}
 
 
-def _validate(options: argparse.Namespace) -> dict[str, object]:
+def _validate(options: argparse.Namespace) -> Answer:
     compiled = api.compile_recipe(options.recipe, **_choices(options))
     recipe = load_recipe(options.recipe, options.set, options.budget)
     api.check_arguments(compiled, recipe, _arguments(options))
     size = len(compiled.text.encode())
-    if not options.json:
-        share = 100 * size / ETCD_BYTES
-        print(f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of what a cluster stores")
-    return {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
+    share = 100 * size / ETCD_BYTES
+    text = f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of what a cluster stores"
+    return text, {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
 
 
-def _compile(options: argparse.Namespace) -> dict[str, object]:
+def _compile(options: argparse.Namespace) -> Answer:
     if options.output.suffix not in (".yaml", ".yml"):
         raise UserError(f"--output {options.output} must end in .yaml.")
     compiled = api.compile_recipe(options.recipe, **_choices(options))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(compiled.text, encoding="utf-8")
-    if not options.json:
-        print(options.output)
-    return {"output": str(options.output)}
+    return str(options.output), {"output": str(options.output)}
 
 
 def _choices(options: argparse.Namespace) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def _arguments(options: argparse.Namespace, flag: str = "--argument") -> dict[st
 # ---------------------------------------------------------------------------------------------------------------- here
 
 
-def _run(options: argparse.Namespace) -> dict[str, object]:
+def _run(options: argparse.Namespace) -> Answer:
     choices = _choices(options)
     if options.runner != "docker":
         choices["image"] = None
@@ -124,9 +127,7 @@ def _run(options: argparse.Namespace) -> dict[str, object]:
     api.to_stderr(
         f"{len(result.executed)} stages ran, {len(result.cached)} came from the cache, {result.seconds:.0f} s in all"
     )
-    if not options.json:
-        print(f"Report: {report}")
-    return {
+    return f"Report: {report}", {
         "report": str(report),
         "output": str(result.output),
         "executed": result.executed,
@@ -138,7 +139,7 @@ def _run(options: argparse.Namespace) -> dict[str, object]:
 # -------------------------------------------------------------------------------------------------------- on a cluster
 
 
-def _submit(options: argparse.Namespace) -> dict[str, object]:
+def _submit(options: argparse.Namespace) -> Answer:
     submitted = api.submit(
         options.recipe,
         connection=_connection(options),
@@ -152,12 +153,10 @@ def _submit(options: argparse.Namespace) -> dict[str, object]:
     api.to_stderr(f"Run {submitted.run_id}: {submitted.link}")
     if options.wait:
         answer["state"] = submitted.wait().state
-    if not options.json:
-        print(submitted.run_id)
-    return answer
+    return submitted.run_id, answer
 
 
-def _upload(options: argparse.Namespace) -> dict[str, object]:
+def _upload(options: argparse.Namespace) -> Answer:
     import hashlib
 
     from pipelines.cluster import Cluster
@@ -168,35 +167,25 @@ def _upload(options: argparse.Namespace) -> dict[str, object]:
     pipeline_id = Cluster(_connection(options)).upload(
         compiled, name=f"cat-{options.pipeline}", version=version, description=recipe.description
     )
-    if not options.json:
-        print(f"cat-{options.pipeline}, {version}")
-    return {"pipeline_id": pipeline_id, "version": version}
+    return f"cat-{options.pipeline}, {version}", {"pipeline_id": pipeline_id, "version": version}
 
 
-def _status(options: argparse.Namespace) -> dict[str, object]:
+def _status(options: argparse.Namespace) -> Answer:
     from pipelines.cluster import Cluster
 
     cluster = Cluster(_connection(options))
     if options.run is None:
         runs = cluster.runs()
-        if not options.json:
-            for run in runs:
-                print(f"{run.run_id}  {run.state.lower():9}  {run.name}")
-        return {"runs": [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]}
+        lines = [f"{run.run_id}  {run.state.lower():9}  {run.name}" for run in runs]
+        details = [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]
+        return "\n".join(lines), {"runs": details}
     run = cluster.wait(options.run, say=api.to_stderr) if options.wait else cluster.run(options.run)
-    if not options.json:
-        print(f"{run.name}: {run.state.lower()}")
-        for task in run.tasks:
-            print(f"  {task.name:22} {task.state.lower()}")
-    return _described(run)
-
-
-def _described(run: Run) -> dict[str, object]:
+    lines = [f"{run.name}: {run.state.lower()}", *(f"  {task.name:22} {task.state.lower()}" for task in run.tasks)]
     tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
-    return {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}
+    return "\n".join(lines), {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}
 
 
-def _logs(options: argparse.Namespace) -> dict[str, object]:
+def _logs(options: argparse.Namespace) -> Answer:
     from pipelines.cluster import Cluster
 
     lines: list[dict[str, str]] = []
@@ -205,16 +194,15 @@ def _logs(options: argparse.Namespace) -> dict[str, object]:
             lines.append({"task": task, "line": line})
         else:
             print(line if options.task else f"{task}: {line}", flush=True)
-    return {"lines": lines}
+    return "", {"lines": lines}
 
 
-def _fetch(options: argparse.Namespace) -> dict[str, object]:
+def _fetch(options: argparse.Namespace) -> Answer:
     from pipelines.cluster import Cluster
 
     folder = Cluster(_connection(options)).fetch(options.run, options.output, root=options.root)
-    if not options.json:
-        print(f"Report: {folder / 'report.html'}")
-    return {"output": str(folder), "report": str(folder / "report.html")}
+    report = folder / "report.html"
+    return f"Report: {report}", {"output": str(folder), "report": str(report)}
 
 
 def _connection(options: argparse.Namespace) -> Connection:
@@ -236,7 +224,7 @@ def _connection(options: argparse.Namespace) -> Connection:
     )
 
 
-def _trainjob(options: argparse.Namespace) -> dict[str, object]:
+def _trainjob(options: argparse.Namespace) -> Answer:
     from pipelines.trainjob import training_manifests
 
     manifests = training_manifests(
@@ -252,9 +240,7 @@ def _trainjob(options: argparse.Namespace) -> dict[str, object]:
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(yaml.safe_dump_all(manifests, sort_keys=False), encoding="utf-8")
-    if not options.json:
-        print(options.output)
-    return {"output": str(options.output)}
+    return str(options.output), {"output": str(options.output)}
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -267,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     recipes = commands.add_parser("recipes", help="list the recipes")
     recipes.set_defaults(command=_recipes)
 
-    validate = _add_command(commands, "validate", "check a recipe and arguments without running anything", _validate)
+    _add_command(commands, "validate", "check a recipe and arguments without running anything", _validate)
 
     run = _add_command(commands, "run", "run a pipeline on this machine", _run)
     run.add_argument("--output", type=Path, help="folder for report and students (default: WORKSPACE/RECIPE)")
@@ -284,23 +270,38 @@ def _parser() -> argparse.ArgumentParser:
     compile_ = _add_command(commands, "compile", "write a pipeline as a file that Kubeflow takes", _compile)
     compile_.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
 
+    _add_cluster_commands(commands)
+    _add_trainjob(commands)
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
+    return parser
+
+
+def _add_cluster_commands(commands: Any) -> None:
+    """Adds the commands that reach Kubeflow Pipelines."""
     submit = _add_command(commands, "submit", "start a pipeline on a cluster", _submit)
     submit.add_argument("--experiment", help="group of runs (default: the recipe's name)")
-    submit.add_argument("--root", help="address below which artifacts go (default: as the cluster is configured)")
-    submit.add_argument("--service-account", help="of the pods (default: as the cluster is configured)")
-    submit.add_argument("--wait", action="store_true", help="watch the run until it ends; its end is the exit code")
+    submit.add_argument(
+        "--root", help="address below which the run's artifacts go (default: as the cluster is configured)"
+    )
+    submit.add_argument("--service-account", help="service account of the pods (default: as the cluster is configured)")
+    submit.add_argument(
+        "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
+    )
 
-    upload = _add_command(commands, "upload", "show a pipeline in Kubeflow's interface, with its form", _upload)
+    upload = _add_command(commands, "upload", "add a pipeline to Kubeflow's interface, where a form starts it", _upload)
 
-    status = commands.add_parser("status", help="tell how a run is doing, or list the newest runs")
-    status.add_argument("run", nargs="?", metavar="RUN", help="its id")
-    status.add_argument("--wait", action="store_true", help="watch it until it ends; its end is the exit code")
+    status = commands.add_parser("status", help="show the state of a run and its tasks, or list the newest runs")
+    status.add_argument("run", nargs="?", metavar="RUN", help="id of the run (default: list the newest runs)")
+    status.add_argument(
+        "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
+    )
     status.set_defaults(command=_status)
 
-    logs = commands.add_parser("logs", help="print what the stages of a run wrote")
-    logs.add_argument("run", metavar="RUN", help="its id")
-    logs.add_argument("--task", help="only of this task, such as train-teacher")
-    logs.add_argument("--follow", action="store_true", help="wait for further lines")
+    logs = commands.add_parser("logs", help="print the log lines of a run's stages")
+    logs.add_argument("run", metavar="RUN", help="id of the run")
+    logs.add_argument("--task", help="only this task's lines, e.g. train-teacher")
+    logs.add_argument("--follow", action="store_true", help="wait for further lines of stages that are running")
     logs.set_defaults(command=_logs)
 
     fetch = commands.add_parser(
@@ -309,14 +310,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Needs the object store's address and credentials in the environment: S3_ENDPOINT, AWS_ACCESS_KEY_ID, "
         "AWS_SECRET_ACCESS_KEY.",
     )
-    fetch.add_argument("run", metavar="RUN", help="its id")
-    fetch.add_argument("--output", type=Path, required=True, help="folder to make")
-    fetch.add_argument("--root", help="address below which the cluster keeps artifacts, its defaultPipelineRoot")
+    fetch.add_argument("run", metavar="RUN", help="id of the run")
+    fetch.add_argument("--output", type=Path, required=True, help="new folder for report and students")
+    fetch.add_argument("--root", help="address below which the cluster keeps artifacts (its defaultPipelineRoot)")
     fetch.set_defaults(command=_fetch)
 
+    for command in (submit, upload, status, logs, fetch):
+        _add_connection(command)
+
+
+def _add_trainjob(commands: Any) -> None:
+    """Adds the command that trains on several machines."""
     trainjob = commands.add_parser("trainjob", help="write manifests that train on several machines (Kubeflow Trainer)")
-    trainjob.add_argument("stage", choices=("teacher", "distill"), help="what is trained")
-    trainjob.add_argument("--recipe", required=True, help="name of a recipe (see `recipes`), as it is in the image")
+    trainjob.add_argument("stage", choices=TRAININGS, help="the stage that trains")
+    trainjob.add_argument("--recipe", required=True, help="name of a recipe in the image (see `recipes`)")
     trainjob.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="change one setting; repeatable")
     trainjob.add_argument(
         "--input",
@@ -326,24 +333,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     trainjob.add_argument("--artifact", required=True, metavar="URI", help="s3:// address of the trained artifact")
     trainjob.add_argument("--nodes", type=int, default=2, help="machines (default: 2)")
-    trainjob.add_argument("--namespace", default="kubeflow", help="of the objects (default: kubeflow)")
+    trainjob.add_argument("--namespace", default="kubeflow", help="namespace of the objects (default: kubeflow)")
     trainjob.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of the pods (default: {DEFAULT_IMAGE})")
     trainjob.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
     trainjob.set_defaults(command=_trainjob)
 
-    for command in (submit, upload, status, logs, fetch):
-        _add_connection(command)
-    for command in (recipes, validate, run, compile_, submit, upload, status, logs, fetch, trainjob):
-        command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
-    return parser
-
 
 def _add_command(commands: Any, name: str, help_text: str, function: Any) -> argparse.ArgumentParser:
     """Adds a command that takes a pipeline and a recipe."""
-    pipelines = "; ".join(f"{pipeline}: {meaning}" for pipeline, meaning in PIPELINES.items())
+    pipelines = "; ".join(f"{pipeline}: {meaning}" for pipeline, meaning in PIPELINE_HELP.items())
     command = commands.add_parser(name, help=help_text)
     command.add_argument("--recipe", required=True, help="name of a recipe (see `recipes`) or a .yaml file")
-    command.add_argument("--pipeline", choices=PIPELINES, default="compress", help=pipelines)
+    command.add_argument("--pipeline", choices=PIPELINE_HELP, default="compress", help=pipelines)
     command.add_argument(
         "--set",
         action="append",
@@ -358,7 +359,10 @@ def _add_command(commands: Any, name: str, help_text: str, function: Any) -> arg
         help="compute budgets instead of the recipe's: MACs such as 2.6e9, or a share of the teacher's such as 0.05x",
     )
     command.add_argument(
-        "--argument", action="append", metavar="NAME=VALUE", help="argument of the pipeline; repeatable"
+        "--argument",
+        action="append",
+        metavar="NAME=VALUE",
+        help="value of one of the pipeline's parameters; repeatable",
     )
     command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
     command.set_defaults(command=function)
@@ -367,14 +371,14 @@ def _add_command(commands: Any, name: str, help_text: str, function: Any) -> arg
 
 def _add_connection(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
-        "connection", "Without --host: from within a cluster by the pod's service account, else by the kubeconfig."
+        "connection", "Without --host, a pod connects with its service account, another machine with its kubeconfig."
     )
     group.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, e.g. http://localhost:8080")
-    group.add_argument("--namespace", help="your profile's namespace, in a Kubeflow with profiles")
+    group.add_argument("--namespace", help="namespace of your profile, where Kubeflow has profiles")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="file with a token for Kubeflow")
     group.add_argument("--kube-context", help="context of the kubeconfig (default: the current one)")
     group.add_argument(
-        "--kubeflow-namespace", default="kubeflow", help="where Kubeflow Pipelines runs (default: kubeflow)"
+        "--kubeflow-namespace", default="kubeflow", help="namespace of Kubeflow Pipelines itself (default: kubeflow)"
     )
     group.add_argument("--ca-file", metavar="FILE", help="certificates to trust instead of the usual ones")
 

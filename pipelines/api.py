@@ -1,4 +1,4 @@
-"""What can be done with the pipelines, for notebooks and for the command line, which both call these functions."""
+"""What can be done with the pipelines: the functions that notebooks and the command line call."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.catlib.artifacts import code_digest
-from components.catlib.config import Recipe, ReportConfig, validate
+from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
-from pipelines.versions import check_image, content_version, dataset_version, pin_weights
+from pipelines.parameters import model_addresses, with_arguments
+from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster, Connection, Run
     from pipelines.compiling import Compiled
     from pipelines.local import LocalRun
-
-MODEL_PARAMETERS = ("teacher", "students")
-"""Parameters that name models of earlier runs, in pipelines that take such."""
 
 
 def to_stderr(line: str) -> None:
@@ -43,29 +41,17 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
     Args:
         compiled: A pipeline.
         recipe: The recipe that it was compiled from.
-        arguments: Of its parameters.
+        arguments: Values of its parameters.
 
     Raises:
         UserError: An argument is not right.
     """
     compiled.check_arguments(arguments)
-    changed = recipe.model_dump(mode="json")
-    for name, value in arguments.items():
-        if name in ("variations", "seeds"):
-            changed["sweep"][name] = value
-        elif name == "report":
-            validate(ReportConfig, value, where="Argument report")
-        elif name == "teacher_settings":
-            changed["teacher"] = value
-        elif name == "budgets" or isinstance(value, dict):
-            changed[name] = value
-    changed_recipe = validate(Recipe, changed, where="Arguments")
-    pipeline = compiled.spec["pipelineInfo"]["name"]
-    if pipeline in ("compress", "sweep"):
-        _check_pruning(changed_recipe)
-    if pipeline == "sweep":
-        sweep = changed_recipe.sweep
-        plan(changed_recipe.budgets, sweep.variations, sweep.seeds, changed_recipe.section("distill"))
+    changed = with_arguments(recipe, compiled.pipeline, arguments)
+    if compiled.pipeline in ("compress", "sweep"):
+        _check_pruning(changed)
+    if compiled.pipeline == "sweep":
+        plan(changed.budgets, changed.sweep.variations, changed.sweep.seeds, changed.section("distill"))
 
 
 def _check_pruning(recipe: Recipe) -> None:
@@ -98,9 +84,7 @@ def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) 
     check_arguments(compiled, recipe, arguments)
     complete: dict[str, Any] = {"source_version": dataset_version(recipe)}
     if "model_version" in compiled.parameters:
-        given = [arguments.get(name) or [] for name in MODEL_PARAMETERS if name in compiled.parameters]
-        addresses = [address for value in given for address in ([value] if isinstance(value, str) else value)]
-        complete["model_version"] = content_version(addresses)
+        complete["model_version"] = content_version(model_addresses(compiled.pipeline, arguments))
     return complete | dict(arguments)
 
 
@@ -119,7 +103,7 @@ def compile_recipe(
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Instead of the recipe's.
-        image: Of every task.
+        image: Image of every task.
 
     Raises:
         UserError: The recipe or an override is not right.
@@ -148,7 +132,7 @@ def run(
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Instead of the recipe's.
-        arguments: Of the pipeline's parameters, beyond what the recipe says.
+        arguments: Values of the pipeline's parameters that replace the recipe's.
         output: Folder for the report and the students; None: WORKSPACE/RECIPE.
         workspace: Artifacts, cache and logs of all runs.
         image: Runs every stage in a container of this image; None: in a process.
@@ -194,7 +178,7 @@ class Submitted:
         return self.cluster.run(self.run_id)
 
     def wait(self, say: Callable[[str], None] = to_stderr) -> Run:
-        """Watches it until it ends; see [Cluster.wait][pipelines.cluster.Cluster.wait]."""
+        """Waits for it to end, as `Cluster.wait` does."""
         return self.cluster.wait(self.run_id, say=say)
 
     def logs(self, task: str | None = None) -> Iterator[tuple[str, str]]:
@@ -202,7 +186,7 @@ class Submitted:
         return self.cluster.logs(self.run_id, task=task)
 
     def fetch(self, folder: Path, *, root: str | None = None) -> Path:
-        """Downloads its report and students; see [Cluster.fetch][pipelines.cluster.Cluster.fetch]."""
+        """Downloads its report and students, as `Cluster.fetch` does."""
         return self.cluster.fetch(self.run_id, folder, root=root)
 
 
@@ -229,8 +213,8 @@ def submit(
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Instead of the recipe's.
-        arguments: Of the pipeline's parameters, beyond what the recipe says.
-        image: Of every task; must hold the code of this checkout.
+        arguments: Values of the pipeline's parameters that replace the recipe's.
+        image: Image of every task; must hold the code of this checkout.
         experiment: Group of runs; None: the recipe's name.
         root: Address below which its artifacts go; None: as the cluster is configured.
         service_account: Of its pods; None: as the cluster is configured.
@@ -241,7 +225,7 @@ def submit(
     from pipelines.cluster import Cluster
     from pipelines.compiling import compile_pipeline
 
-    check_image(image)
+    check_pinned(image)
     settings = pin_weights(_recipe(recipe, overrides, budgets))
     compiled = compile_pipeline(pipeline, settings, image=image)
     complete = _complete(compiled, settings, arguments or {})

@@ -60,6 +60,11 @@ class Compiled:
         return self._documents[0]
 
     @property
+    def pipeline(self) -> str:
+        """Its name."""
+        return self.spec["pipelineInfo"]["name"]
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Type, description and default of every parameter, by name."""
         return self.spec["root"]["inputDefinitions"]["parameters"]
@@ -75,7 +80,7 @@ class Compiled:
         Raises:
             UserError: Names an argument that is unknown, missing or of another type.
         """
-        name, parameters = self.spec["pipelineInfo"]["name"], self.parameters
+        name, parameters = self.pipeline, self.parameters
         for given, value in arguments.items():
             if given not in parameters:
                 raise UserError(f"Pipeline {name} has no parameter {given!r}; it has {', '.join(sorted(parameters))}.")
@@ -92,9 +97,9 @@ def compile_pipeline(pipeline: str, recipe: Recipe, *, image: str) -> Compiled:
     """Compiles a pipeline for a cluster.
 
     Args:
-        pipeline: A name in [PIPELINES][].
+        pipeline: A name in `PIPELINES`.
         recipe: Its settings become the defaults of parameters, its `resources` what the tasks get.
-        image: Of every task.
+        image: Image of every task.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"

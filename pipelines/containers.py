@@ -43,7 +43,7 @@ def docker_engine() -> Iterator[DockerClient]:
         client.close()
 
 
-def check_image(image: str) -> None:
+def check_image_code(image: str) -> None:
     """Checks that an image holds the code of this folder: a task's command comes from here, what it calls does not.
 
     Raises:
@@ -69,7 +69,7 @@ def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunne
 
     Args:
         recipe: Files and folders of this machine that it names can be read in the containers.
-        run: Name of the run, by which [stop_containers][] finds its containers.
+        run: Name of the run, by which `stop_containers` finds its containers.
         checkpoints: Folder where trainings keep their state.
     """
     from docker.types import Mount

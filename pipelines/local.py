@@ -1,7 +1,7 @@
 """Runs a pipeline on this machine with Kubeflow's own local runners: processes, or containers of an image.
 
 The runner leaves global state behind and does not stop its children, so each run gets a process of its own with its own
-process group. [run_locally][] starts it, turns its log into a few readable lines, and stops the whole group when it is
+process group. `run_locally` starts it, turns its log into a few readable lines, and stops the whole group when it is
 interrupted.
 
 Everything is kept in a workspace folder: `artifacts/` (one folder per run and task), `cache/` (which task needs no
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from typing import Any
 from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.exits import sigterm_like_ctrl_c
 from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE
-from pipelines.containers import check_image, docker_runner, stop_containers
+from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
 
 STOP_SECONDS = 60.0
@@ -45,7 +46,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass
 class RunLog:
-    """What a run's process has said so far, read line by line.
+    """What a run's process has written so far, read line by line.
 
     Attributes:
         say: Receives the lines that are worth showing.
@@ -121,7 +122,7 @@ def run_locally(
         workspace: Artifacts, cache and logs of all runs.
         say: Receives progress lines.
         pipeline: Its name.
-        arguments: Of its parameters; the others have the recipe's settings.
+        arguments: Values of its parameters; the others have the recipe's settings.
         image: Runs every stage in a container of this image; None: in a process.
 
     Raises:
@@ -132,7 +133,7 @@ def run_locally(
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and holds something else; choose another folder or remove it.")
     if image:
-        check_image(image)
+        check_image_code(image)
     began = time.monotonic()
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     logs = workspace / "logs"
@@ -170,7 +171,7 @@ def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:
     """Runs a command in its own process group, and ends the whole group when this process is interrupted."""
     with (
         log_path.open("w", encoding="utf-8") as log_file,
-        _raise_on_sigterm(),
+        sigterm_like_ctrl_c(),
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -218,24 +219,6 @@ def _group_is_alive(process: subprocess.Popen[str]) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _raise_on_sigterm() -> Iterator[None]:
-    """Treats SIGTERM like Ctrl-C."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        earlier = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: signals are the host program's business
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 def _failure(log: RunLog, log_path: Path) -> str:

@@ -1,6 +1,6 @@
 """What every stage gets on a cluster: image, cores, memory, accelerators, retries, time limits, secrets.
 
-The recipe's `resources` section decides. [PROFILES][] says what a stage gets under each profile, and the section's
+The recipe's `resources` section decides: `PROFILES` holds what a stage gets under each profile, and the section's
 `stages` changes it. Local runs use nothing of this.
 """
 
@@ -11,9 +11,7 @@ from kfp.dsl import PipelineConfig, PipelineTask
 
 from components.catlib.config import ResourcesConfig, StageName, StageResources
 from components.kubeflow import CHECKPOINTS_VARIABLE
-
-TRAININGS: tuple[StageName, ...] = ("teacher", "distill")
-"""Stages that take days, survive a kill, and talk between processes through /dev/shm."""
+from components.stages import TRAININGS
 
 _SMALL = StageResources(cpu="1", memory="4Gi", gpus=0, hours=6, retries=2)
 _LAPTOP = StageResources(cpu="1", memory="4Gi", gpus=0, hours=24, retries=2)
@@ -73,7 +71,7 @@ class Placement:
         """Remembers where tasks go.
 
         Args:
-            image: Of every task.
+            image: Image of every task.
             resources: The recipe's section; None for local runs, where tasks get what is there.
         """
         self.image = image

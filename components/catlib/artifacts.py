@@ -27,6 +27,8 @@ from components.catlib.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+"""How names of half-written files and folders end; they also begin with a dot."""
 ABANDONED_SECONDS = 86400.0
 """Half-written folders that nobody has locked or changed for so long belong to nobody."""
 
@@ -79,6 +81,32 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def fsync(path: Path) -> None:
+    """Returns once a file's bytes, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a path beside a file to fill; what is filled then takes the file's place at once, whole and on the disk.
+
+    When the body raises, what was there stays.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        yield partial
+        fsync(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
 class ArtifactWriter:
     """Handed to a stage while it writes: a folder, and the summary that goes into the manifest.
 
@@ -116,7 +144,7 @@ def writing(
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
-    staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.partial")
+    staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(output)
@@ -143,11 +171,11 @@ def writing(
         )
         writer.write_json(MANIFEST, manifest.model_dump(mode="json"))
         for path in [*staging.rglob("*"), staging]:
-            _fsync(path)
+            fsync(path)
         if output.exists():
             shutil.rmtree(output)
         staging.rename(output)
-        _fsync(output.parent)
+        fsync(output.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -160,7 +188,7 @@ def _remove_abandoned(output: Path) -> None:
 
     A living process holds a lock on the folder that it writes to, from a moment after it made it.
     """
-    for staging in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
+    for staging in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
         # Locked or without locks: somebody may write there. Gone: somebody has just finished.
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             descriptor = os.open(staging, os.O_RDONLY)
@@ -236,10 +264,8 @@ def stamp(folder: Path, request: str) -> None:
         request: Digest of the stage, its settings, its inputs and its options.
     """
     manifest = read_manifest(folder).model_copy(update={"request": request})
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-    _fsync(partial)
-    partial.rename(folder / MANIFEST)
+    with replacing(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
 def verify_checksums(folder: Path, manifest: Manifest) -> None:
@@ -251,11 +277,3 @@ def verify_checksums(folder: Path, manifest: Manifest) -> None:
     for name, record in manifest.files.items():
         if file_sha256(folder / name) != record.sha256:
             raise UserError(f"{folder / name} was changed after it was written; run the stage that wrote it again.")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

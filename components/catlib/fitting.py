@@ -12,6 +12,7 @@ from components.catlib.data.packed import PackedDataset, Pairing
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
 from components.catlib.networks.directions import Direction, Domain
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
 
 PAIRINGS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
     "pix2pix": ("paired", "labels"),
@@ -85,13 +86,8 @@ def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
             f"Dataset {dataset.folder} has crops of {_pixels(dataset.crop_size)} pixels, but the generator halves and "
             "doubles them twice; set dataset.crop_size to multiples of 4."
         )
-    smallest = 3 * 2**config.discriminator.num_layers
-    if config.discriminator.family == "patch" and min(height, width) < smallest:
-        raise UserError(
-            f"Dataset {dataset.folder} has crops of {_pixels(dataset.crop_size)} pixels, too small for a PatchGAN of "
-            f"{config.discriminator.num_layers} layers; set dataset.crop_size to at least {smallest}, or lower "
-            "teacher.discriminator.num_layers."
-        )
+    discriminator = discriminator_from_config(config.discriminator, in_channels=dataset.out_channels)
+    discriminator.check_size(height, width, where=f"Dataset {dataset.folder}")
 
 
 def _pixels(size: tuple[int, int]) -> str:

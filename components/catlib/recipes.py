@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from components.catlib.config.recipe import Recipe
-from components.catlib.config.sections import nearest, validate
+from components.catlib.config.sections import nearest, spelled_out, validate
 from components.catlib.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
@@ -93,7 +93,8 @@ def _override(settings: dict[str, Any], override: str) -> None:
     *parents, leaf = key.strip().split(".")
     node = settings
     for parent in parents:
-        if not isinstance(node.get(parent), dict):
+        node[parent] = spelled_out(node.get(parent))
+        if not isinstance(node[parent], dict):
             node[parent] = {}
         node = node[parent]
     node[leaf] = value

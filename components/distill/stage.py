@@ -6,9 +6,11 @@ import logging
 from pathlib import Path
 
 from components.catlib.config import DistillConfig
+from components.catlib.config.distillers import FIGURES
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
 from components.catlib.distributed.writing import writing_once
+from components.catlib.errors import UserError
 from components.catlib.fitting import check_fits, check_pairing
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.architecture_files import open_networks
@@ -17,8 +19,6 @@ from components.catlib.training.building import build_distillation_objective
 from components.catlib.training.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-MISALIGNMENT = "misalignment_"
 
 
 def run(
@@ -58,12 +58,18 @@ def run(
     }
     if inputs["student"].inputs["teacher"] != inputs["teacher"].digest():
         logger.warning("the student in %s was cut from another teacher than %s", student, teacher)
-    check_pairing(inputs["teacher"].config["family"], images)
+    if config.family != inputs["teacher"].config["family"]:
+        family = inputs["teacher"].config["family"]
+        raise UserError(
+            f"distill.family is {config.family}, but the teacher in {teacher} is of family {family}; "
+            f"set teacher.family to {family}, which distill.family follows."
+        )
+    check_pairing(config.family, images)
     for networks in (teacher_networks, student_networks):
         check_fits(networks, images, student_networks.only_direction)
     accelerator = open_accelerator(config)
     objective = build_distillation_objective(
-        config, teacher=teacher_networks, student=student_networks, pairing=images.pairing, accelerator=accelerator
+        config, teacher=teacher_networks, student=student_networks, accelerator=accelerator
     )
     with writing_once(accelerator, output, kind="distill", config=config, inputs=inputs) as writer:
         progress = train_and_write(
@@ -77,10 +83,11 @@ def run(
             checkpoint=checkpoint,
             writer=writer,
         )
-        writer.summary["misalignment"] = _misalignment(progress)
+        writer.summary |= _figures(progress)
 
 
-def _misalignment(progress: Progress) -> dict[str, float]:
-    """Returns 1 − KA of every feature layer, the mean over the last interval of the log."""
+def _figures(progress: Progress) -> dict[str, dict[str, float]]:
+    """Returns the figures of the distiller by feature layer, means over the last interval of the log."""
     last = next((record["losses"] for record in reversed(progress.records) if "losses" in record), {})
-    return {name.removeprefix(MISALIGNMENT): value for name, value in last.items() if name.startswith(MISALIGNMENT)}
+    found = {figure.name: figure.by_layer(last) for figure in FIGURES}
+    return {name: by_layer for name, by_layer in found.items() if by_layer}

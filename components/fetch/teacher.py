@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from components.catlib.artifacts import writing
-from components.catlib.config import PruneConfig, PublishedConfig, TeacherConfig, WeightsConfig
+from components.catlib.config import PruneConfig, PublishedConfig, PublishedCycleGanConfig, TeacherConfig, WeightsConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.fitting import check_crop_size, check_pairing
 from components.catlib.networks.directions import Direction
@@ -41,7 +41,7 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     check_crop_size(config, images)
     direction = Direction(prune.generator)
     taken_over = config.model_copy(
-        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config.published, direction)}
+        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config, direction)}
     )
     generator, discriminator = build_teacher_networks(
         taken_over,
@@ -62,10 +62,12 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     logger.info("%s: the generator %s of a teacher", address, direction)
 
 
-def _published(address: str, given: PublishedConfig | None, direction: Direction) -> PublishedConfig:
+def _published(address: str, config: TeacherConfig, direction: Direction) -> PublishedConfig:
     """Returns the recipe's published networks of one direction, the generator replaced by the one at an address."""
-    given = given or PublishedConfig()
+    given = config.published
     generator = WeightsConfig(uri=address)
-    if direction is Direction.SOURCE_TO_TARGET:
-        return PublishedConfig(generator=generator, discriminator=given.discriminator)
-    return PublishedConfig(generator_backward=generator, discriminator_backward=given.discriminator_backward)
+    if direction is Direction.TARGET_TO_SOURCE:
+        judge = given.discriminator_backward if isinstance(given, PublishedCycleGanConfig) else None
+        return PublishedCycleGanConfig(generator_backward=generator, discriminator_backward=judge)
+    published = PublishedCycleGanConfig if config.family == "cyclegan" else PublishedConfig
+    return published(generator=generator, discriminator=given.discriminator if given else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.catlib.config import DistillConfig, validate
+from components.catlib.config import DistillConfig, validate, varied
 from components.catlib.errors import UserError
 
 MOST_STUDENTS = 12
@@ -30,7 +30,7 @@ def plan(
         UserError: There are none or too many combinations, or one of them is no valid section.
     """
     points = [
-        {"budget": budget, "distill": distill | variation | {"seed": seed}}
+        {"budget": budget, "distill": varied(distill, variation) | {"seed": seed}}
         for budget in budgets
         for variation in variations
         for seed in seeds
@@ -48,9 +48,17 @@ def plan(
 def markdown(budgets: Sequence[str], variations: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
     """Tells of a plan: a row per student."""
     rows = [
-        f"| {budget} | {', '.join(f'{key} {value}' for key, value in variation.items()) or 'none'} | {seed:.0f} |"
+        f"| {budget} | {', '.join(_differences(variation)) or 'none'} | {seed:.0f} |"
         for budget in budgets
         for variation in variations
         for seed in seeds
     ]
     return "\n".join([f"# {len(rows)} students", "", "| budget | variation | seed |", "|---|---|---|", *rows, ""])
+
+
+def _differences(variation: dict[str, Any]) -> list[str]:
+    """Returns name and value of every setting, such as "distiller.weight 0.0"."""
+    texts = []
+    for key, value in variation.items():
+        texts += [f"{key}.{text}" for text in _differences(value)] if isinstance(value, dict) else [f"{key} {value}"]
+    return texts

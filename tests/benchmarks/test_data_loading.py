@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.catlib.config import DatasetConfig, TeacherConfig
+from components.catlib.config import DatasetConfig, Pix2PixConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import Accelerator
@@ -28,7 +28,7 @@ def test_reading_a_batch_takes_less_than_two_percent_of_a_step(tmp_path: Path):
     dataset_stage.run(config, output=tmp_path / "dataset")
     dataset = PackedDataset.open(tmp_path / "dataset")
     batches = TrainingBatches(dataset, batch_size=BATCH, flip=True, seed=0)
-    teacher = TeacherConfig.model_validate({"generator": {"base_channels": 16}, "discriminator": {"base_channels": 16}})
+    teacher = Pix2PixConfig.model_validate({"generator": {"base_channels": 16}, "discriminator": {"base_channels": 16}})
     objective = build_teacher_objective(
         teacher, in_channels=3, out_channels=3, crop_size=(SIDE, SIDE), accelerator=Accelerator(cpu=True)
     )

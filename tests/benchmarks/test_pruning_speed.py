@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from components.catlib.config import GeneratorConfig, NormConfig, PruneConfig
+from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, NormConfig, PruneConfig
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.pruning.search import prune
 
@@ -15,9 +15,9 @@ SLACK = 5
 """Shared machines are noisy: the test fails at this multiple of what the search may take on a quiet core."""
 
 FULL_SIZE = {
-    "inception ngf 64, 256x256": (GeneratorConfig(), 3, (256, 256), "2.6e9", 20),
+    "inception ngf 64, 256x256": (InceptionConfig(), 3, (256, 256), "2.6e9", 20),
     "SPADE ngf 64, 256x512": (
-        GeneratorConfig(family="inception_spade", norm=NormConfig(kind="syncbatch", track_running_stats=True)),
+        InceptionSpadeConfig(norm=NormConfig(kind="syncbatch", track_running_stats=True)),
         36,
         (256, 512),
         "5.6e9",

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
-from components.catlib.config import DatasetConfig, DistillConfig, PruneConfig, RealStatsConfig, TeacherConfig
+from components.catlib.config import DatasetConfig, DistillConfig, PruneConfig, RealStatsConfig, TeacherConfig, validate
 from components.dataset import stage as dataset_stage
 from components.prune import stage as prune_stage
 from components.real_stats import stage as real_stats_stage
@@ -57,18 +57,15 @@ def teacher_config(family: Literal["pix2pix", "cyclegan", "spade"], **settings: 
     further: dict[str, Any] = {"image_pool_size": 3} if family == "cyclegan" else {}
     if family == "spade":
         generator = {
-            "family": "inception_spade",
             "base_channels": 2,
             "num_upsampling_layers": "normal",
             "norm": {"kind": "batch", "track_running_stats": True},
             "spade_norm": "batch",
             "spade_hidden_channels": 12,
         }
-        discriminator |= {"family": "multiscale"}
-        further = {"lambda_vgg": 0.0, "two_time_scales": True, "gan_objective": "hinge"}
-    return TeacherConfig.model_validate(
-        training(family=family, generator=generator, discriminator=discriminator, **further) | settings
-    )
+        further = {"perceptual": 0, "two_time_scales": True, "adversarial": "hinge"}
+    own = training(family=family, generator=generator, discriminator=discriminator, **further)
+    return validate(TeacherConfig, own | settings, where="teacher")
 
 
 def make_teacher(data: Path, output: Path, config: TeacherConfig, checkpoint: Path | str | None = None) -> Path:
@@ -89,9 +86,10 @@ def make_student(teacher: Path, output: Path, *, budget: str = "0.5x", **setting
     return output
 
 
-def distill_config(**settings: Any) -> DistillConfig:
+def distill_config(family: Literal["pix2pix", "cyclegan", "spade"], **settings: Any) -> DistillConfig:
     """Returns the configuration of a short distillation."""
-    return DistillConfig.model_validate(training(lambda_vgg=0.0) | settings)
+    further = {"perceptual": 0} if family == "spade" else {}
+    return validate(DistillConfig, training(family=family, **further) | settings, where="distill")
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

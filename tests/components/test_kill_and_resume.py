@@ -51,7 +51,7 @@ class Distillation:
 
     def __call__(self, output: Path, checkpoint: str | None) -> None:
         distill_stage.run(
-            distill_config(**LENGTH),
+            distill_config("pix2pix", **LENGTH),
             teacher=self.teacher,
             student=self.student,
             dataset=self.data / "dataset",

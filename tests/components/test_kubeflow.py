@@ -8,7 +8,7 @@ import pytest
 from kfp import dsl
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import EvaluateConfig, RealStatsConfig, TeacherConfig
+from components.catlib.config import EvaluateConfig, Pix2PixConfig, RealStatsConfig
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.kubeflow import CHECKPOINTS_VARIABLE, checkpoint, publish, stage_process
@@ -71,18 +71,18 @@ def test_checkpoints_are_kept_where_the_environment_says_until_the_training_is_d
 ) -> None:
     dataset = artifact(tmp_path / "dataset")
     monkeypatch.delenv(CHECKPOINTS_VARIABLE, raising=False)
-    with checkpoint("teacher", TeacherConfig(), [dataset]) as address:
+    with checkpoint("teacher", Pix2PixConfig(), [dataset]) as address:
         assert address is None
     monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(tmp_path / "states"))
-    with pytest.raises(Interrupted), checkpoint("teacher", TeacherConfig(), [dataset]) as address:
+    with pytest.raises(Interrupted), checkpoint("teacher", Pix2PixConfig(), [dataset]) as address:
         assert address is not None
         Path(address).mkdir(parents=True)
         raise Interrupted("killed")
-    with checkpoint("teacher", TeacherConfig(), [dataset]) as again:
+    with checkpoint("teacher", Pix2PixConfig(), [dataset]) as again:
         assert again == address
         assert Path(again).is_dir()
     assert not Path(again).exists()
-    with checkpoint("teacher", TeacherConfig(epochs=1), [dataset]) as other:
+    with checkpoint("teacher", Pix2PixConfig(epochs=1), [dataset]) as other:
         assert other != address
 
 

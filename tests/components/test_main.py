@@ -1,5 +1,6 @@
 """Stages as commands: folders and object-store addresses, reuse, exit codes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import components.__main__ as command_line
-from components.__main__ import STAGES, main
+from components.__main__ import _parser, main
 from components.catlib import artifacts
-from components.catlib.config import PruneConfig, Recipe, TeacherConfig
+from components.catlib.config import Pix2PixConfig, PruneConfig, Recipe, TeacherConfig
 from components.catlib.errors import Interrupted
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
+from components.stages import STAGES
 from tests.object_stores import SECRET_KEY, SeaweedServer
 
 SMALL = ["--set", "dataset.load_size=16", "--set", "dataset.crop_size=16"]
@@ -39,7 +40,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    with artifacts.writing(tmp_path / "teacher", kind="teacher", config=TeacherConfig()) as writer:
+    with artifacts.writing(tmp_path / "teacher", kind="teacher", config=Pix2PixConfig()) as writer:
         writer.write_json("weights.json", [1, 2])
     return tmp_path / "teacher"
 
@@ -61,9 +62,7 @@ def prunings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def replace_stage(monkeypatch: pytest.MonkeyPatch, name: str, run: Callable[..., None]) -> None:
-    stage = STAGES[name]
-    replaced = command_line.Stage(stage.section, stage.help, lambda: run, stage.inputs, stage.options)
-    monkeypatch.setitem(STAGES, name, replaced)
+    monkeypatch.setitem(STAGES, name, dataclasses.replace(STAGES[name], load=lambda: run))
 
 
 def use(store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Storage:
@@ -110,7 +109,7 @@ def test_the_help_of_dataset_tells_a_stranger_what_to_type(capsys: pytest.Captur
     examples = re.findall(r"python -m components (dataset .*)", text.partition("examples:")[2])
     assert len(examples) >= 3
     for example in examples:
-        options = command_line._parser().parse_args(example.split())
+        options = _parser().parse_args(example.split())
         load_recipe(options.recipe, options.set)
 
 
@@ -134,7 +133,7 @@ def test_the_help_of_metrics_tells_a_stranger_what_to_type(
     examples = re.findall(rf"python -m components ({stage.replace('_', '-')} .*)", text.partition("examples:")[2])
     assert len(examples) >= 3
     for example in examples:
-        options = command_line._parser().parse_args(example.split())
+        options = _parser().parse_args(example.split())
         load_recipe(options.recipe, options.set)
 
 
@@ -186,7 +185,7 @@ def test_source_images_may_lie_in_the_store(
 ) -> None:
     store = use(object_store, monkeypatch)
     for path in images.rglob("*.png"):
-        store._client.fput_object("cat", f"raw/{path.relative_to(images)}", str(path))
+        store.upload_file(path, f"s3://cat/raw/{path.relative_to(images)}")
     assert main(["dataset", *SMALL, "--source", "s3://cat/raw", "--output", str(tmp_path / "dataset")]) == 0
     manifest = artifacts.read_manifest(tmp_path / "dataset", "dataset")
     assert manifest.summary["images"]["train"] == {"source": 4, "target": 4}
@@ -225,7 +224,7 @@ def test_another_input_is_another_request(
 ) -> None:
     arguments = ["prune", "--teacher", str(teacher), "--budget", "2e9", "--output", str(tmp_path / "student")]
     assert main(arguments) == 0
-    with artifacts.writing(teacher, kind="teacher", config=TeacherConfig()) as writer:
+    with artifacts.writing(teacher, kind="teacher", config=Pix2PixConfig()) as writer:
         writer.write_json("weights.json", [3])
     assert main(arguments) == 0
     assert len(prunings) == 2

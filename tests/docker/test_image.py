@@ -1,6 +1,7 @@
 """The image: what is in it, what is not, and under which restrictions it runs."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def test_it_is_labelled_and_does_not_run_as_root(engine: Engine) -> None:
     config = json.loads(engine.docker("image", "inspect", IMAGE).stdout)[0]["Config"]
     assert config["User"].split(":")[0].isdigit()
     assert config["User"].split(":")[0] != "0"
-    assert config["Labels"]["org.opencontainers.image.version"] in (ROOT / "pyproject.toml").read_text()
+    assert config["Labels"]["org.opencontainers.image.version"] in (ROOT / "components" / "__init__.py").read_text()
     assert config["Labels"]["org.opencontainers.image.revision"] not in ("", "unknown")
     assert config["Entrypoint"] == ["python", "-m", "components"]
 
@@ -65,7 +66,8 @@ def test_it_says_what_is_in_it(engine: Engine) -> None:
     bill = json.loads((ROOT / "build/docker/cpu-sbom.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
     versions = {item["name"]: item["version"] for item in bill["components"]}
-    lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split() if "==" in line)
+    texts = [(ROOT / name).read_text() for name in ("requirements-torch.lock", "requirements.lock")]
+    lock = dict(re.findall(r"^([\w.-]+)==(\S+)", "".join(texts), re.MULTILINE))
     for package in ("torch", "numpy", "kfp", "minio"):
         assert versions[package].split("+")[0] == lock[package]
     assert "pytest" not in versions
@@ -77,8 +79,11 @@ def test_it_says_what_is_in_it(engine: Engine) -> None:
 def test_a_change_of_the_code_builds_in_seconds(engine: Engine, tmp_path: Path) -> None:
     for name in ("components", "pipelines", "docker"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "requirements.lock", "Makefile", ".dockerignore"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    for path in (
+        *ROOT.glob("requirements*.lock"),
+        *(ROOT / name for name in ("pyproject.toml", "Makefile", ".dockerignore")),
+    ):
+        shutil.copy(path, tmp_path)
     stage = tmp_path / "components/prune/stage.py"
     stage.write_text(stage.read_text() + "\n# changed\n")
     began = time.monotonic()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.catlib.config import GeneratorConfig, NormConfig
+from components.catlib.config import InceptionConfig, InceptionSpadeConfig, NormConfig
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import BranchChannels
@@ -13,13 +13,13 @@ def inception_teacher(
     config: dict[str, Any], norm: dict[str, Any], num_blocks: int, size: tuple[int, int]
 ) -> InceptionArchitecture:
     """Reads an unpruned generator; `norm` has the keys norm, norm_affine and norm_track_running_stats."""
+    assert config.get("channels") is None
     architecture = architecture_from_config(
-        GeneratorConfig(
+        InceptionConfig(
             base_channels=config["ngf"],
             num_blocks=num_blocks,
             kernel_sizes=config["kernel_sizes"],
             channels_reduction_factor=config["channels_reduction_factor"],
-            hidden_channels=config.get("channels"),
             norm=NormConfig(
                 kind=norm["norm"], affine=norm["norm_affine"], track_running_stats=norm["norm_track_running_stats"]
             ),
@@ -34,13 +34,12 @@ def inception_teacher(
 
 def spade_teacher(config: dict[str, Any], size: tuple[int, int]) -> InceptionSpadeArchitecture:
     """Reads an unpruned SPADE generator whose norms are all sync-batch norms with running statistics."""
+    assert config.get("channels") is None
     architecture = architecture_from_config(
-        GeneratorConfig(
-            family="inception_spade",
+        InceptionSpadeConfig(
             base_channels=config["ngf"],
             kernel_sizes=config["kernel_sizes"],
             channels_reduction_factor=config["channels_reduction_factor"],
-            hidden_channels=config.get("channels"),
             num_upsampling_layers=config["num_upsampling_layers"],
             norm=NormConfig(kind="syncbatch", track_running_stats=True),
         ),
@@ -50,6 +49,18 @@ def spade_teacher(config: dict[str, Any], size: tuple[int, int]) -> InceptionSpa
     )
     assert isinstance(architecture, InceptionSpadeArchitecture)
     return architecture
+
+
+def with_hidden_channels(
+    architecture: InceptionSpadeArchitecture, channels: list[int] | None, factor: int
+) -> InceptionSpadeArchitecture:
+    """Gives every block and its SPADE norm hidden channels of their own per kernel size, divided by the factor."""
+    if channels is None:
+        return architecture
+    widths = tuple(width // factor for width in channels)
+    branches = BranchChannels(res=widths, dw=widths)
+    blocks = dict.fromkeys(architecture.blocks, SpadeBlock(branches=branches, spade=branches))
+    return architecture.model_copy(update={"blocks": blocks})
 
 
 def inception_student(teacher: InceptionArchitecture, arch: dict[str, Any]) -> InceptionArchitecture:

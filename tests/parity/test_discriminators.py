@@ -6,26 +6,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.catlib.config import DiscriminatorConfig, NormConfig
-from components.catlib.networks.discriminators import DiscriminatorArchitecture, build_discriminator
+from components.catlib.config import DiscriminatorConfig, MultiscaleConfig, NormConfig, PatchConfig, PixelConfig
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
+from components.catlib.networks.discriminators import build_discriminator
 from components.catlib.networks.published import discriminator_from_state
 from tests.parity.cases import Case
 
 TOLERANCE = 1e-5
-FAMILIES = {"n_layers": "patch", "pixel": "pixel", "multi_scale": "multiscale"}
 
 
 def discriminator_config(facts: dict[str, Any]) -> DiscriminatorConfig:
     norm = NormConfig()
     if "norm" in facts:
         norm = NormConfig(kind=facts["norm"], affine=facts["affine"], track_running_stats=facts["track_running_stats"])
-    return DiscriminatorConfig(
-        family=FAMILIES[facts["netD"]],
-        base_channels=facts["ndf"],
-        num_layers=facts.get("n_layers_D") or facts.get("n_layers") or 3,
-        num_scales=facts.get("num_D", 2),
-        norm=norm,
-    )
+    width, num_layers = facts["ndf"], facts.get("n_layers_D") or facts.get("n_layers") or 3
+    match facts["netD"]:
+        case "n_layers":
+            return PatchConfig(base_channels=width, num_layers=num_layers, norm=norm)
+        case "pixel":
+            return PixelConfig(base_channels=width, norm=norm)
+        case "multi_scale":
+            return MultiscaleConfig(base_channels=width, num_layers=num_layers, num_scales=facts.get("num_D", 2))
+    raise AssertionError(facts["netD"])
 
 
 def check_output(output: Tensor | list[list[Tensor]], expected: dict[str, Tensor], name: str) -> None:
@@ -51,7 +53,7 @@ def test_discriminators(case: Case) -> None:
         tensors = case.group(name)
         state = case.group(f"{name}/state")
         config = discriminator_config(facts)
-        architecture = DiscriminatorArchitecture.from_config(config, in_channels=tensors["input"].shape[1])
+        architecture = discriminator_from_config(config, in_channels=tensors["input"].shape[1])
         assert list(build_discriminator(architecture).state_dict()) == facts["state_keys"]
         for mode in ("eval", "train"):
             if not any(key.startswith(f"{mode}_output") for key in tensors):

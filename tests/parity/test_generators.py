@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.catlib.config import GeneratorConfig, NormConfig
+from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, NormConfig
 from components.catlib.networks.families import Architecture, architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
 from components.catlib.networks.published import generator_from_state
 from tests.parity.cases import Case
+from tests.parity.reference_configs import with_hidden_channels
 
 INCEPTION_TOLERANCE = 1e-5
 SPADE_TOLERANCE = 5e-5
@@ -21,13 +22,12 @@ def activation(facts: dict[str, Any]) -> str:
     return "leaky_relu" if "LeakyReLU" in facts["active_fn"] else "relu"
 
 
-def inception_config(facts: dict[str, Any], *, tracks: bool) -> GeneratorConfig:
-    return GeneratorConfig(
+def inception_config(facts: dict[str, Any], *, tracks: bool) -> InceptionConfig:
+    return InceptionConfig(
         base_channels=facts["ngf"],
         num_blocks=int(re.search(r"(\d+)blocks", facts["netG"])[1]),
         kernel_sizes=tuple(facts["kernel_sizes"]),
         channels_reduction_factor=facts["channels_reduction_factor"],
-        hidden_channels=facts["channels"],
         norm=NormConfig(
             kind=facts["norm"],
             affine=facts["norm_affine"],
@@ -41,14 +41,12 @@ def inception_config(facts: dict[str, Any], *, tracks: bool) -> GeneratorConfig:
     )
 
 
-def spade_config(facts: dict[str, Any], num_upsampling_layers: str) -> GeneratorConfig:
+def spade_config(facts: dict[str, Any], num_upsampling_layers: str) -> InceptionSpadeConfig:
     spectral, spade_norm = re.fullmatch(r"(spectral)?spade(instance|batch|syncbatch)\dx\d", facts["norm_G"]).groups()
-    return GeneratorConfig(
-        family="inception_spade",
+    return InceptionSpadeConfig(
         base_channels=facts["ngf"],
         kernel_sizes=tuple(facts["kernel_sizes"]),
         channels_reduction_factor=facts["channels_reduction_factor"],
-        hidden_channels=facts["channels"],
         norm=NormConfig(kind="syncbatch", track_running_stats=True),
         activation=activation(facts),
         num_upsampling_layers=num_upsampling_layers,
@@ -105,6 +103,7 @@ def filled(architecture: Architecture, case: Case, config: GeneratorConfig, size
 def test_inception_generator(case: Case) -> None:
     facts = case.facts["config"]
     size = tuple(facts["input_shape"][-2:])
+    assert facts["channels"] is None
     sizes = {"in_channels": facts["input_nc"], "out_channels": facts["output_nc"], "crop_size": size}
     groups = groups_with_output(case)
     assert groups
@@ -136,6 +135,7 @@ def test_spade_generator(case: Case) -> None:
             out_channels=case.tensors[f"{group}/output"].shape[1],
             crop_size=size,
         )
+        architecture = with_hidden_channels(architecture, facts["channels"], config.channels_reduction_factor)
         latent = case.facts["latent"]
         latent = latent.get(upsampling, latent)
         assert architecture.latent_size == (latent["sh"], latent["sw"])

@@ -6,7 +6,7 @@ import torch
 
 from components.catlib.errors import UserError
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss
-from components.catlib.objectives.kernel_alignment import kernel_alignment
+from components.catlib.objectives.distillers.kernel_alignment import kernel_alignment
 from components.catlib.objectives.reconstruction import feature_matching_loss
 from tests.parity.cases import Case
 

@@ -3,6 +3,7 @@
 import pytest
 
 from components.catlib.config import TrainingConfig
+from components.catlib.config.schedules import LinearConfig
 from components.catlib.training.schedules import learning_rate_factor
 from tests.parity.cases import Case
 
@@ -11,7 +12,7 @@ from tests.parity.cases import Case
 def test_linear_schedule(case: Case) -> None:
     assert case.facts["lr"]
     for facts in case.facts["lr"]:
-        config = TrainingConfig(epochs=facts["nepochs"], decay_epochs=facts["nepochs_decay"], schedule="linear")
+        config = TrainingConfig(epochs=facts["nepochs"], decay_epochs=facts["nepochs_decay"], schedule=LinearConfig())
         expected = [*facts["lr_used_in_epoch_1_to_N"], facts["lr_left_after_last_epoch"]]
         assert len(expected) == config.epochs + config.decay_epochs + 1
         rates = [facts["lr"] * learning_rate_factor(config, epoch, []) for epoch in range(len(expected))]

@@ -14,15 +14,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import DiscriminatorConfig, DistillConfig, GeneratorConfig, NormConfig, TeacherConfig
+from components.catlib.config import (
+    CycleGanConfig,
+    DistillConfig,
+    GeneratorConfig,
+    NormConfig,
+    PatchConfig,
+    Pix2PixConfig,
+    SpadeConfig,
+    validate,
+)
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.published import discriminator_from_state, generator_from_state
 from components.catlib.objectives.cyclegan import CycleGanObjective
-from components.catlib.objectives.distillation import DistillationObjective
-from components.catlib.objectives.feature_distillation import FeatureAdaptors
+from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
+from components.catlib.objectives.distillers.mse import FeatureAdaptors
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
 from tests.parity.cases import Case
@@ -130,12 +139,13 @@ def generator_of(case: Case, state: dict[str, Tensor], size: tuple[int, int]) ->
     config = case.facts["config"]
     activation = "leaky_relu" if "LeakyReLU" in config.get("active_fn", "") else "relu"
     family = "inception_spade" if is_spade(case) else "inception"
-    like = GeneratorConfig(family=family, activation=activation, norm=NormConfig(kind="batch"))
+    settings = {"family": family, "activation": activation, "norm": NormConfig(kind="batch")}
+    like = validate(GeneratorConfig, settings, where=case.name)
     return generator_from_state(state, like=like, input_size=size, where=case.name)
 
 
 def discriminator_of(case: Case, state: dict[str, Tensor]) -> Discriminator:
-    return discriminator_from_state(state, like=DiscriminatorConfig(norm=NormConfig(kind="batch")), where=case.name)
+    return discriminator_from_state(state, like=PatchConfig(norm=NormConfig(kind="batch")), where=case.name)
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -144,16 +154,18 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     if two_time_scales:
         assert config["lr_D"] == pytest.approx(4 * config["lr_G"])
     settings = {
-        "gan_objective": config.get("gan_mode", "hinge"),
+        "adversarial": {"kind": config.get("gan_mode", "hinge"), "weight": config.get("lambda_gan", 1)},
         "adam_betas": config["betas"],
         "two_time_scales": two_time_scales,
         "learning_rate": 2 * config["lr_G"] if two_time_scales else config["lr"],
-        "lambda_vgg": config.get("vgg", 0),
     }
-    if config.get("recon") in ("l1", "l2", "smooth_l1"):  # of distillations it tells in words that it is L1
-        settings["reconstruction"] = config["recon"]
-    renamed = {"lambda_gan": "lambda_gan", "lambda_recon": "lambda_recon", "lambda_feat": "lambda_feature"}
-    return settings | {ours: config[theirs] for theirs, ours in renamed.items() if theirs in config}
+    if "lambda_feat" in config:
+        return settings | {"feature_matching": config["lambda_feat"], "perceptual": float(config.get("vgg", 0))}
+    if "lambda_recon" in config:
+        recon = config.get("recon")  # of distillations it tells in words that it is L1
+        kind = recon if recon in ("l1", "l2", "smooth_l1") else "l1"
+        return settings | {"reconstruction": {"kind": kind, "weight": config["lambda_recon"]}}
+    return settings
 
 
 def objective_of(
@@ -169,20 +181,18 @@ def objective_of(
     if kind == "distill":
         return distillation_of(case, tensors, dtype, size, networks, settings, accelerator)
     if kind == "pix2pix":
-        return Pix2PixObjective(TeacherConfig(**settings), networks, accelerator)
+        return Pix2PixObjective(Pix2PixConfig(**settings), networks, accelerator)
     if kind == "cycle_gan":
         assert config["lambda_A"] == config["lambda_B"]
-        teacher_config = TeacherConfig(
-            family="cyclegan",
-            lambda_cycle=config["lambda_A"],
-            lambda_identity=config["lambda_identity"],
+        teacher_config = CycleGanConfig(
+            cycle=config["lambda_A"],
+            identity=config["lambda_identity"],
             image_pool_size=config["pool_size"],
             seed=config["python_random_seed_before_step_1"],
             **settings,
         )
         return CycleGanObjective(teacher_config, networks, accelerator)
-    families = {"generator": {"family": "inception_spade"}, "discriminator": {"family": "multiscale"}}
-    return SpadeObjective(TeacherConfig(family="spade", **families, **settings), networks, accelerator)
+    return SpadeObjective(SpadeConfig(**settings), networks, accelerator)
 
 
 def distillation_of(
@@ -204,13 +214,14 @@ def distillation_of(
         networks["adaptors"] = adaptors = FeatureAdaptors(student, teacher).to(dtype)
         for number, convolution in enumerate(adaptors.convolutions):
             convolution.load_state_dict(group(tensors, f"init/A{number}/"))
-    return DistillationObjective(
-        DistillConfig(distillation=mode, lambda_distill=config["lambda_distill"], **settings),
+    family = "spade" if is_spade(case) else "cyclegan" if config.get("dataset_mode") == "unaligned" else "pix2pix"
+    distiller = {"kind": mode, "weight": config["lambda_distill"]}
+    return distillation_objective(
+        validate(DistillConfig, {"family": family, "distiller": distiller, **settings}, where=case.name),
         networks,
         accelerator,
         teacher=teacher,
         direction="source_to_target",
-        paired=config.get("dataset_mode") != "unaligned",
     )
 
 

@@ -12,7 +12,8 @@ from components.catlib.artifacts import code_digest
 from components.catlib.errors import Interrupted, UserError
 from pipelines import submit
 from pipelines.__main__ import main
-from pipelines.cluster import Cluster, Connection
+from pipelines.cluster import Cluster
+from pipelines.connection import Connection
 from pipelines.failure import RunFailed
 from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, kubeflow, node, task_nodes
 
@@ -20,7 +21,7 @@ from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, k
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.cluster.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("pipelines.cluster.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("components.catlib.storage.retrying.FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -1,31 +1,23 @@
-"""The compiled pipelines: what Kubeflow gets for each pipeline and recipe, compared with golden copies.
+"""The compiled pipelines: their parameters, tasks and placement; `test_golden.py` compares them with golden copies."""
 
-A golden copy has two parts: the pipeline's structure, the same for every recipe, and what a recipe changes in it (its
-settings as defaults of parameters, and what the tasks get on a cluster).
-"""
-
-import copy
 import functools
 import gzip
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.catlib.errors import UserError
-from components.catlib.recipes import load_recipe, recipe_names
-from pipelines.__main__ import ETCD_BYTES
-from pipelines.__main__ import PIPELINES as DESCRIBED
+from components.catlib.recipes import load_recipe
+from pipelines.__main__ import ETCD_BYTES, PIPELINE_HELP
 from pipelines.compiling import PIPELINES, Compiled, compile_pipeline
+from pipelines.parameters import PARAMETERS
 
-GOLDEN = Path(__file__).parent / "golden"
 CLUSTER = ["resources.store_secret=store", "resources.checkpoints=s3://cat/checkpoints"]
 
 
@@ -45,43 +37,6 @@ def all_tasks(spec: dict[str, Any]) -> dict[str, Any]:
     return tasks | loop_component(spec)["dag"]["tasks"]
 
 
-def divide(spec: dict[str, Any], platform: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns a pipeline's structure, and what a recipe changes in it."""
-    structure = copy.deepcopy(spec)
-    del structure["sdkVersion"]
-    of_recipe: dict[str, Any] = {
-        "info": structure.pop("pipelineInfo"),
-        "platform": platform,
-        "defaults": {},
-        "tasks": {},
-    }
-    for name, parameter in structure["root"]["inputDefinitions"]["parameters"].items():
-        of_recipe["defaults"][name] = parameter.pop("defaultValue", None)
-    for name, executor in structure["deploymentSpec"]["executors"].items():
-        of_recipe["tasks"][name] = {key: executor["container"].pop(key, None) for key in ("resources", "env")}
-    for name, task in all_tasks(structure).items():
-        of_recipe["tasks"][name] = task.pop("retryPolicy", None)
-    return structure, of_recipe
-
-
-def compare(path: Path, found: dict[str, Any], *, update: bool) -> None:
-    if update:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(found, width=120))
-    assert path.is_file(), "no golden copy: run pytest with --update-golden and read what it wrote"
-    assert found == yaml.load(path.read_text(), yaml.CSafeLoader)
-
-
-@pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize("recipe", recipe_names())
-def test_the_compiled_pipeline_is_the_golden_one(pipeline: str, recipe: str, request: pytest.FixtureRequest) -> None:
-    made = compiled(pipeline, *CLUSTER, recipe=recipe)
-    update = request.config.getoption("--update-golden")
-    structure, of_recipe = divide(made.spec, made.platform)
-    compare(GOLDEN / f"{pipeline}.yaml", structure, update=update)
-    compare(GOLDEN / pipeline / f"{recipe}.yaml", of_recipe, update=update)
-
-
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_kubeflow_parses_and_loads_the_file(pipeline: str) -> None:
     made = compiled(pipeline, *CLUSTER, "resources.profile=gpu")
@@ -98,7 +53,7 @@ def test_every_parameter_is_described_and_almost_all_have_defaults(pipeline: str
     assert all(len(parameter["description"]) > 10 for parameter in parameters.values())
     without = {name for name, parameter in parameters.items() if not parameter.get("isOptional")}
     assert without == {"distill-only": {"teacher"}, "evaluate-only": {"students"}}.get(pipeline, set())
-    assert set(DESCRIBED) == set(PIPELINES)
+    assert set(PIPELINE_HELP) == set(PARAMETERS) == set(PIPELINES)
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

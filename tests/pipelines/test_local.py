@@ -90,7 +90,7 @@ def test_an_unchanged_run_comes_from_the_cache(first_run: dict, workspace: Path,
 
 
 def test_a_changed_distillation_keeps_the_teacher(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    changed = run(workspace, "--budget", "0.3x", "--set", "distill.lambda_distill=0.5", output=tmp_path / "changed")
+    changed = run(workspace, "--budget", "0.3x", "--set", "distill.distiller.weight=0.5", output=tmp_path / "changed")
     assert changed.returncode == 0, changed.stderr
     answer = json.loads(changed.stdout.splitlines()[-1])
     assert set(answer["cached"]) == {"prepare-dataset", "measure-real-images", "train-teacher", "prune-teacher"}
@@ -178,7 +178,7 @@ def test_evaluate_only_scores_earlier_models(
 
 
 def test_a_sweep_shares_the_teacher_and_what_was_made_before(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    variations = "variations=[{lambda_distill: 0}, {}]"  # the second is the first run's own distillation
+    variations = "variations=[{distiller: {weight: 0}}, {}]"  # the second is the first run's own distillation
     arguments = ["--pipeline", "sweep", "--budget", "0.3x", "--argument", variations, "--argument", "seeds=[0]"]
     answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
     assert "train-teacher" in answer["cached"]

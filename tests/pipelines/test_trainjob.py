@@ -7,13 +7,16 @@ import pytest
 import yaml
 from kubeflow_trainer_api import models
 
-from components.__main__ import STAGES
 from components.__main__ import _parser as components_parser
+from components.stages import STAGES
 from pipelines.__main__ import main
-from pipelines.trainjob import INPUTS
 
 GPU = ["--set", "resources.profile=multi-gpu", "--set", "resources.store_secret=cat-store"]
 INPUT = ["--input", "dataset=s3://cat/d", "--input", "real-stats=s3://cat/r"]
+INPUTS = {
+    "teacher": ("dataset", "real-stats"),
+    "distill": ("teacher", "student", "dataset", "real-stats"),
+}
 
 
 def write(folder: Path, *arguments: str, stage: str = "teacher") -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
-from pipelines.versions import check_image, content_version, dataset_version, pin_weights
+from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 
 
 def test_a_version_changes_with_the_files(tmp_path: Path) -> None:
@@ -37,7 +37,8 @@ def test_weights_on_this_machine_are_pinned_and_given_digests_stay(tmp_path: Pat
     overrides = [
         f"teacher.published.generator.uri={tmp_path}/g.pth",
         f"teacher.published.discriminator={{uri: {tmp_path}/g.pth, sha256: '{given}'}}",
-        "distill.vgg_weights.uri=s3://b/vgg.pth",
+        "distill.reconstruction=vgg",
+        "distill.reconstruction.weights.uri=s3://b/vgg.pth",
     ]
     pinned = pin_weights(load_recipe("smoke", overrides))
     assert pinned.teacher.published is not None
@@ -45,16 +46,15 @@ def test_weights_on_this_machine_are_pinned_and_given_digests_stay(tmp_path: Pat
     assert pinned.teacher.published.generator.sha256 == hashlib.sha256(b"weights").hexdigest()
     assert pinned.teacher.published.discriminator is not None
     assert pinned.teacher.published.discriminator.sha256 == given
-    assert pinned.distill.vgg_weights is not None
-    assert pinned.distill.vgg_weights.sha256 is None
+    assert pinned.distill.reconstruction.weights.sha256 is None
 
 
 @pytest.mark.parametrize("image", ["cat:0.1.0", "host:5000/team/cat:1", "host:5000/cat@sha256:" + "0" * 64])
 def test_pinned_images_pass(image: str) -> None:
-    check_image(image)
+    check_pinned(image)
 
 
 @pytest.mark.parametrize("image", ["cat", "cat:latest", "host:5000/cat"])
 def test_images_that_may_change_do_not(image: str) -> None:
     with pytest.raises(UserError, match="not pinned"):
-        check_image(image)
+        check_pinned(image)

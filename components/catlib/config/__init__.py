@@ -6,36 +6,59 @@ else. Kubeflow delivers JSON numbers as floats, so integer fields accept 64.0.
 
 from components.catlib.config.budgets import Budget, parse_budget
 from components.catlib.config.dataset import DatasetConfig
+from components.catlib.config.distill import (
+    CycleGanDistillConfig,
+    DistillConfig,
+    Pix2PixDistillConfig,
+    SpadeDistillConfig,
+)
 from components.catlib.config.measuring import Colour, EvaluateConfig, LpipsConfig, RealStatsConfig, SegmenterConfig
 from components.catlib.config.networks import (
     DiscriminatorConfig,
     GeneratorConfig,
+    InceptionConfig,
+    InceptionSpadeConfig,
+    MultiscaleConfig,
     NormConfig,
+    PatchConfig,
+    PixelConfig,
     PublishedConfig,
+    PublishedCycleGanConfig,
     WeightsConfig,
 )
-from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig
+from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig, varied
 from components.catlib.config.resources import ResourcesConfig, StageName, StageResources, Toleration
-from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, validate
+from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, default_kind, validate
 from components.catlib.config.student import ExportConfig, PruneConfig
-from components.catlib.config.training import DistillConfig, TeacherConfig, TrainingConfig, check_losses
+from components.catlib.config.teacher import CycleGanConfig, Pix2PixConfig, SpadeConfig, TeacherConfig
+from components.catlib.config.training import TrainingConfig
 
 __all__ = [
     "Budget",
     "Colour",
     "Count",
+    "CycleGanConfig",
+    "CycleGanDistillConfig",
     "DatasetConfig",
     "DiscriminatorConfig",
     "DistillConfig",
     "EvaluateConfig",
     "ExportConfig",
     "GeneratorConfig",
+    "InceptionConfig",
+    "InceptionSpadeConfig",
     "LpipsConfig",
+    "MultiscaleConfig",
     "NonNegative",
     "NormConfig",
+    "PatchConfig",
+    "Pix2PixConfig",
+    "Pix2PixDistillConfig",
+    "PixelConfig",
     "Positive",
     "PruneConfig",
     "PublishedConfig",
+    "PublishedCycleGanConfig",
     "RealStatsConfig",
     "Recipe",
     "ReportConfig",
@@ -43,6 +66,8 @@ __all__ = [
     "Section",
     "SegmenterConfig",
     "Size",
+    "SpadeConfig",
+    "SpadeDistillConfig",
     "StageName",
     "StageResources",
     "SweepConfig",
@@ -51,7 +76,8 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
     "WeightsConfig",
-    "check_losses",
+    "default_kind",
     "parse_budget",
     "validate",
+    "varied",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
-from components.catlib.config.sections import Count, Positive, Section, refuse_idle
+from components.catlib.config.sections import Count, Positive, Section, default_kind
 
 
 class NormConfig(Section):
@@ -19,69 +19,100 @@ class NormConfig(Section):
     epsilon: float = Field(default=1e-5, gt=0, description="added to the variance")
 
 
-class GeneratorConfig(Section):
-    """A generator before pruning (paper section 3.1; method sections 1.1 and 1.2)."""
+class _GeneratorBase(Section):
+    """What generators of every family have in common, before pruning (paper section 3.1)."""
 
-    family: Literal["inception", "inception_spade"] = Field(default="inception", description="network family")
     base_channels: Count = Field(
         default=64, description="ngf: channels of the first layer; the bottleneck has 4x (SPADE: 16x)"
     )
-    num_blocks: Count = Field(default=9, description="inception residual blocks (inception family only)")
     kernel_sizes: tuple[Count, ...] = Field(default=(1, 3, 5), description="odd kernel sizes K of the branches")
     channels_reduction_factor: Count = Field(
         default=6, description="hidden channels of a branch = block channels // factor"
     )
-    hidden_channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None,
-        description="hidden channels per kernel size before division by the factor, of blocks and SPADE norms; "
-        "default: the block's channels, in SPADE norms spade_hidden_channels",
-    )
     norm: NormConfig = Field(default=NormConfig(), description="normalisation (for SPADE: the norms inside branches)")
-    padding: Literal["reflect", "replicate", "zero"] = Field(default="reflect", description="padding inside the blocks")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout rate inside branches")
     activation: Literal["relu", "leaky_relu"] = Field(default="relu", description="leaky_relu has slope 0.01")
-    num_upsampling_layers: Literal["normal", "more", "most"] = Field(
-        default="more", description="SPADE only: x32, x64 or x128"
-    )
+    init: Literal["normal", "xavier"] = Field(default="normal", description="weight initialisation")
+    init_gain: Positive = Field(default=0.02, description="standard deviation (normal) or gain (xavier)")
+
+    @field_validator("kernel_sizes")
+    @classmethod
+    def _check_kernel_sizes(cls, kernel_sizes: tuple[int, ...]) -> tuple[int, ...]:
+        distinct = len(set(kernel_sizes)) == len(kernel_sizes)
+        if not kernel_sizes or not distinct or any(k % 2 == 0 for k in kernel_sizes):
+            raise ValueError("kernel_sizes must be odd and distinct numbers, at least one")
+        return kernel_sizes
+
+
+class InceptionConfig(_GeneratorBase):
+    """The inception residual generator, which translates images (method section 1.1)."""
+
+    family: Literal["inception"] = Field(default="inception", description="network family")
+    num_blocks: Count = Field(default=9, description="inception residual blocks")
+    padding: Literal["reflect", "replicate", "zero"] = Field(default="reflect", description="padding inside the blocks")
+
+
+class InceptionSpadeConfig(_GeneratorBase):
+    """The inception SPADE generator, which paints label maps (method section 1.2)."""
+
+    family: Literal["inception_spade"] = Field(default="inception_spade", description="network family")
+    num_upsampling_layers: Literal["normal", "more", "most"] = Field(default="more", description="x32, x64 or x128")
     spade_norm: Literal["batch", "syncbatch", "instance"] = Field(
-        default="syncbatch", description="SPADE only: the parameter-free norm that is modulated"
+        default="syncbatch", description="the parameter-free norm that is modulated"
     )
     spade_hidden_channels: Count = Field(
-        default=128, description="SPADE only: hidden channels before division by the factor"
+        default=128, description="hidden channels of SPADE norms before division by the factor"
     )
-    spectral: bool = Field(default=False, description="SPADE only: spectral norm on convolutions")
-    init: Literal["normal", "xavier"] = Field(default="normal", description="weight initialisation")
-    init_gain: Positive = Field(default=0.02, description="standard deviation (normal) or gain (xavier)")
-
-    @model_validator(mode="after")
-    def _check(self) -> GeneratorConfig:
-        distinct = len(set(self.kernel_sizes)) == len(self.kernel_sizes)
-        if not self.kernel_sizes or not distinct or any(k % 2 == 0 for k in self.kernel_sizes):
-            raise ValueError("kernel_sizes must be odd and distinct numbers, at least one")
-        if self.hidden_channels is not None and len(self.hidden_channels) != len(self.kernel_sizes):
-            raise ValueError("hidden_channels must have one number per kernel size")
-        if self.family == "inception":
-            spade = ("num_upsampling_layers", "spade_norm", "spade_hidden_channels", "spectral")
-            refuse_idle(self, spade, reason="in an inception generator, only in inception_spade")
-        else:
-            refuse_idle(self, ("num_blocks", "padding"), reason="in an inception_spade generator, only in inception")
-        return self
+    spectral: bool = Field(default=False, description="spectral norm on convolutions")
 
 
-class DiscriminatorConfig(Section):
-    """A discriminator (method section 2)."""
+GeneratorConfig = Annotated[
+    InceptionConfig | InceptionSpadeConfig, Field(discriminator="family"), default_kind("family", "inception")
+]
+"""A generator of any family; inception where none is named."""
 
-    family: Literal["patch", "pixel", "multiscale"] = Field(
-        default="patch", description="PatchGAN, PixelGAN or multi-scale"
-    )
+
+class _DiscriminatorBase(Section):
+    """What discriminators of every family have in common (method section 2)."""
+
     base_channels: Count = Field(default=64, description="ndf: channels of the first layer")
-    num_layers: Count = Field(default=3, description="strided layers of a PatchGAN; 3 sees 70x70 pixels")
-    num_scales: Count = Field(default=2, description="multi-scale only: how many PatchGANs")
-    norm: NormConfig = Field(
-        default=NormConfig(), description="norm of the middle layers (multi-scale: always spectral + instance)"
-    )
     init: Literal["normal", "xavier"] = Field(default="normal", description="weight initialisation")
     init_gain: Positive = Field(default=0.02, description="standard deviation (normal) or gain (xavier)")
+
+
+class PatchConfig(_DiscriminatorBase):
+    """A PatchGAN, which judges overlapping patches."""
+
+    family: Literal["patch"] = Field(default="patch", description="network family")
+    num_layers: Count = Field(default=3, description="strided layers; 3 sees 70x70 pixels")
+    norm: NormConfig = Field(default=NormConfig(), description="norm of the middle layers")
+
+
+class PixelConfig(_DiscriminatorBase):
+    """A PixelGAN, which judges every pixel on its own."""
+
+    family: Literal["pixel"] = Field(default="pixel", description="network family")
+    norm: NormConfig = Field(default=NormConfig(), description="norm of the middle layer")
+
+
+class MultiscaleConfig(_DiscriminatorBase):
+    """PatchGANs at several scales, with spectral norm and instance norm (SPADE)."""
+
+    family: Literal["multiscale"] = Field(default="multiscale", description="network family")
+    num_layers: Count = Field(default=3, description="layers of each PatchGAN before the one that makes the logits")
+    num_scales: Count = Field(default=2, description="how many PatchGANs")
+
+
+DiscriminatorConfig = Annotated[
+    PatchConfig | PixelConfig | MultiscaleConfig, Field(discriminator="family"), default_kind("family", "patch")
+]
+"""A discriminator of any family; a PatchGAN where none is named."""
+
+
+ImageDiscriminatorConfig = Annotated[
+    PatchConfig | PixelConfig, Field(discriminator="family"), default_kind("family", "patch")
+]
+"""A discriminator that answers with logits alone, as families that translate images need it."""
 
 
 class WeightsConfig(Section):
@@ -96,5 +127,10 @@ class PublishedConfig(Section):
 
     generator: WeightsConfig | None = Field(default=None, description="generator source -> target")
     discriminator: WeightsConfig | None = Field(default=None, description="judges target images")
-    generator_backward: WeightsConfig | None = Field(default=None, description="CycleGAN: generator target -> source")
-    discriminator_backward: WeightsConfig | None = Field(default=None, description="CycleGAN: judges source images")
+
+
+class PublishedCycleGanConfig(PublishedConfig):
+    """The same for CycleGAN, which translates both ways."""
+
+    generator_backward: WeightsConfig | None = Field(default=None, description="generator target -> source")
+    discriminator_backward: WeightsConfig | None = Field(default=None, description="judges source images")

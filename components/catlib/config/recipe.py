@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from components.catlib.config.budgets import Budget
 from components.catlib.config.dataset import DatasetConfig
+from components.catlib.config.distill import DistillConfig, Pix2PixDistillConfig
 from components.catlib.config.measuring import EvaluateConfig, RealStatsConfig
 from components.catlib.config.resources import ResourcesConfig
-from components.catlib.config.sections import Section, validate
+from components.catlib.config.sections import Section, spelled_out, validate
 from components.catlib.config.student import ExportConfig, PruneConfig
-from components.catlib.config.training import DistillConfig, TeacherConfig, check_vgg
+from components.catlib.config.teacher import Pix2PixConfig, TeacherConfig
 
 
 class SweepConfig(Section):
     """Which students the sweep pipeline compares; each is made at every budget, with every seed."""
 
     variations: tuple[dict[str, Any], ...] = Field(
-        default=({"lambda_distill": 0.0}, {}),
+        default=({"distiller": {"weight": 0.0}}, {}),
         min_length=1,
         description="differences to the distill section, one per student",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(0,), min_length=1, description="replace distill.seed; several show how much is chance"
     )
+
+
+def varied(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with others in their place, those of a loss one by one unless it becomes one of another kind.
+
+    Args:
+        settings: A section as JSON values.
+        changes: Differences, in the form of a recipe.
+    """
+    result = {**settings, **changes}
+    for key in changes:
+        before, after = settings.get(key), spelled_out(changes[key])
+        if not (isinstance(before, dict) and isinstance(after, dict)):
+            continue
+        is_loss = not before.keys().isdisjoint({"kind", "weight"})
+        if is_loss and after.get("kind", before.get("kind")) == before.get("kind"):
+            result[key] = before | after
+    return result
 
 
 class TrackingConfig(Section):
@@ -53,9 +73,9 @@ class Recipe(Section):
     budgets: tuple[Budget, ...] = Field(min_length=1, description="one student per compute budget")
     dataset: DatasetConfig = DatasetConfig()
     real_stats: RealStatsConfig = RealStatsConfig()
-    teacher: TeacherConfig = TeacherConfig()
+    teacher: TeacherConfig = Pix2PixConfig()
     prune: PruneConfig = PruneConfig()
-    distill: DistillConfig = DistillConfig()
+    distill: DistillConfig = Pix2PixDistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
     sweep: SweepConfig = SweepConfig()
@@ -73,11 +93,26 @@ class Recipe(Section):
         trainings = {name: settings.get(name, {}) for name in ("teacher", "distill")}
         return settings | {name: shared | own for name, own in trainings.items() if isinstance(own, dict)}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _share_family(cls, settings: Any) -> Any:
+        """Lets the distillation be one from the teacher's family."""
+        if not isinstance(settings, dict):
+            return settings
+        teacher, distill = settings.get("teacher", {}), settings.get("distill", {})
+        if not (isinstance(teacher, dict) and isinstance(distill, dict) and "family" in teacher):
+            return settings
+        return settings | {"distill": {"family": teacher["family"], **distill}}
+
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        check_vgg(self.distill, uses_perceptual=self.teacher.family == "spade")
+        if self.distill.family != self.teacher.family:
+            raise ValueError(
+                f"distill.family is {self.distill.family}, but teacher.family is {self.teacher.family}; "
+                "leave distill.family out"
+            )
         for variation in self.sweep.variations:
-            validate(DistillConfig, self.section("distill") | variation, where="sweep.variations")
+            validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
         return self
 
     @property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from components.catlib.errors import UserError
 
@@ -22,18 +22,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def refuse_idle(section: Section, settings: tuple[str, ...], *, reason: str) -> None:
-    """Refuses settings that would have no effect beside the others, unless they have their default or are off.
-
-    Raises:
-        ValueError: Names the first one, and why it has no effect.
-    """
-    for name in settings:
-        value, default = getattr(section, name), type(section).model_fields[name].default
-        if value != default and value:
-            raise ValueError(f"{name} has no effect {reason}; leave it out")
-
-
 def _as_height_width(value: Any) -> Any:
     """Reads 256 as (256, 256)."""
     return (value, value) if isinstance(value, int | float) else value
@@ -43,49 +31,165 @@ Size = Annotated[tuple[Count, Count], BeforeValidator(_as_height_width)]
 """Height and width in pixels; a single number means a square."""
 
 
+def default_kind(key: str, kind: str) -> BeforeValidator:
+    """Lets settings leave out which member of a union they are of.
+
+    A section whose settings depend on its kind is a union of models, each with a `Literal` field that names its kind:
+
+        Generator = Annotated[Inception | Spade, Field(discriminator="family"), default_kind("family", "inception")]
+
+    Args:
+        key: The field that names the kind.
+        kind: What it means when it is left out.
+    """
+
+    def fill_in(settings: Any) -> Any:
+        return {key: kind, **settings} if isinstance(settings, Mapping) else settings
+
+    return BeforeValidator(fill_in)
+
+
+def spelled_out(settings: Any) -> Any:
+    """Reads a bare word as a kind, and a bare number as a weight."""
+    match settings:
+        case str():
+            return {"kind": settings}
+        case bool():
+            return settings
+        case int() | float():
+            return {"weight": settings}
+    return settings
+
+
 SectionType = typing.TypeVar("SectionType", bound=BaseModel)
 
 
-def validate(model: type[SectionType], settings: Any, *, where: str) -> SectionType:
-    """Validates settings against a model and turns the first complaint into one sentence.
+@typing.overload
+def validate(model: type[SectionType], settings: Any, *, where: str) -> SectionType: ...
+
+
+@typing.overload
+def validate(model: Any, settings: Any, *, where: str) -> Any: ...
+
+
+def validate(model: Any, settings: Any, *, where: str) -> Any:
+    """Validates settings against a model, or a union of models, and turns the first complaint into one sentence.
 
     Raises:
         UserError: Names the key, what was found and what was expected.
     """
     try:
-        return model.model_validate(settings)
+        return TypeAdapter(model).validate_python(settings)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_complaint(model, error)}") from error
+        raise UserError(f"{where}: {first_complaint(model, error)}") from error
 
 
-def _first_complaint(model: type[BaseModel], error: ValidationError) -> str:
-    complaint = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in complaint["loc"])
-    if complaint["type"] == "extra_forbidden":
-        *parents, leaf = complaint["loc"]
-        names = _field_names(model, parents)
-        hint = nearest(str(leaf), names) or f"; valid keys here: {', '.join(names)}"
-        return f"unknown key {key!r}{hint}."
-    message = complaint["msg"].removeprefix("Value error, ").rstrip(".")
-    found = complaint.get("input")
+def first_complaint(model: Any, error: ValidationError) -> str:
+    """Returns the first complaint about settings as the end of a sentence.
+
+    Args:
+        model: What they were validated against: a model or a union of models.
+        error: What pydantic found.
+    """
+    complaints = error.errors(include_url=False)
+    complaint = next((found for found in complaints if found["type"] == "extra_forbidden"), complaints[0])
+    place = _Place.of(model, complaint["loc"])
+    found, message = complaint.get("input"), complaint["msg"].removeprefix("Value error, ").rstrip(".")
+    key = place.key
+    match complaint["type"]:
+        case "extra_forbidden":
+            return f"unknown key {key!r}{place.hint()}."
+        case "missing" if place.model is not None:
+            description = place.model.model_fields[place.leaf].description
+            return f"{key} must be given{': ' + description if description else ''}."
+        case "union_tag_invalid":
+            context = complaint.get("ctx", {})
+            found = context["tag"]
+            key = f"{key + '.' if key else ''}{context['discriminator'].strip(chr(39))}"
+            message = f"Input should be {' or '.join(context['expected_tags'].rsplit(', ', 1))}"
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool | list | tuple) else ""
     return f"{key + ': ' if key else ''}{message}{shown}."
 
 
-def _field_names(model: type[BaseModel], parents: list[int | str]) -> list[str]:
-    """Follows a path of keys through nested models to the valid keys at its end."""
-    for parent in parents:
-        field = model.model_fields.get(str(parent))
-        if field is None:
-            continue
-        options = [field.annotation]
-        if typing.get_origin(field.annotation) in (typing.Union, types.UnionType):
-            options = list(typing.get_args(field.annotation))
-        nested = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
-    return list(model.model_fields)
+class _Place(typing.NamedTuple):
+    """Where in nested models a complaint belongs.
+
+    Attributes:
+        key: The keys that lead there, joined by dots, as a recipe writes them.
+        leaf: The last of them.
+        model: The model that holds `leaf`; None where no model does.
+        choices: For every union on the way, innermost first, the chosen kind, and for every kind the models that would
+            hold `leaf` then.
+    """
+
+    key: str
+    leaf: str
+    model: type[BaseModel] | None
+    choices: list[tuple[str, dict[str, list[type[BaseModel]]]]]
+
+    @classmethod
+    def of(cls, model: Any, location: tuple[int | str, ...]) -> _Place:
+        """Follows pydantic's location, which names the chosen kind wherever a union stands."""
+        keys: list[str] = []
+        models, choices = list(_models_in(model)), []
+        for place, part in enumerate(location):
+            kinds = {kind: [option] for option in models for kind in _kinds(option)} if len(models) > 1 else {}
+            if part in kinds:
+                models = kinds[str(part)]
+                choices.insert(0, (str(part), kinds))
+                continue
+            keys.append(str(part))
+            if place < len(location) - 1 and len(models) == 1 and part in models[0].model_fields:
+                models = _below(models, str(part))
+                choices = [
+                    (chosen, {kind: _below(options, str(part)) for kind, options in kinds.items()})
+                    for chosen, kinds in choices
+                ]
+        holder = models[0] if len(models) == 1 else None
+        return cls(".".join(keys), keys[-1] if keys else "", holder, choices)
+
+    def hint(self) -> str:
+        """Returns what to write in the place of an unknown key."""
+        if self.model is None:
+            return ""
+        new = _moved(self.model).get(self.leaf)
+        if new is not None:
+            return f"; it is {self.key.removesuffix(self.leaf) + new!r} now"
+        for chosen, kinds in self.choices:
+            others = [kind for kind, options in kinds.items() if any(self.leaf in _known(option) for option in options)]
+            if others:
+                return f": {chosen} has no such setting, only {' and '.join(others)}; leave it out"
+        names = list(self.model.model_fields)
+        return nearest(self.leaf, names) or f"; valid keys here: {', '.join(names)}"
+
+
+def _below(models: list[type[BaseModel]], name: str) -> list[type[BaseModel]]:
+    """Returns the models that a field of some models holds."""
+    fields = [model.model_fields[name] for model in models if name in model.model_fields]
+    return [model for field in fields for model in _models_in(field.annotation)]
+
+
+def _moved(model: type[BaseModel]) -> dict[str, str]:
+    """Returns the names that settings of a model had in earlier versions, with those that they have now."""
+    return getattr(model, "moved", {})
+
+
+def _known(model: type[BaseModel]) -> set[str]:
+    return {*model.model_fields, *_moved(model)}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yields the models that an annotation names, within unions and collections as well."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _models_in(part)
+
+
+def _kinds(model: type[BaseModel]) -> list[str]:
+    """Returns the kinds that a member of a union stands for: what its field `kind` or `family` can be."""
+    fields = [model.model_fields[name] for name in ("kind", "family") if name in model.model_fields]
+    return [kind for field in fields for kind in typing.get_args(field.annotation)]
 
 
 def nearest(name: str, valid: list[str]) -> str:

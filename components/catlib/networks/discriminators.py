@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
-from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
+from components.catlib.networks.discriminator_architecture import (
+    DiscriminatorArchitecture,
+    MultiscaleArchitecture,
+    PatchArchitecture,
+    PixelArchitecture,
+)
 from components.catlib.networks.modules import make_norm
 
 NEGATIVE_SLOPE = 0.2
@@ -26,7 +31,7 @@ class PatchDiscriminator(nn.Module):
         architecture: What it was built from.
     """
 
-    def __init__(self, architecture: DiscriminatorArchitecture) -> None:
+    def __init__(self, architecture: PatchArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         widths = [architecture.base_channels * min(2**layer, 8) for layer in range(architecture.num_layers + 1)]
@@ -64,7 +69,7 @@ class PixelDiscriminator(nn.Module):
         architecture: What it was built from.
     """
 
-    def __init__(self, architecture: DiscriminatorArchitecture) -> None:
+    def __init__(self, architecture: PixelArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         width = architecture.base_channels
@@ -96,7 +101,7 @@ class SpectralPatchDiscriminator(nn.Sequential):
     Its children `model0`, `model1`, … each end a feature; the last one makes the logits.
     """
 
-    def __init__(self, architecture: DiscriminatorArchitecture) -> None:
+    def __init__(self, architecture: MultiscaleArchitecture) -> None:
         width = architecture.base_channels
         stages = OrderedDict[str, nn.Module]()
         stages["model0"] = nn.Sequential(
@@ -139,7 +144,7 @@ class MultiscaleDiscriminator(nn.Module):
         architecture: What it was built from.
     """
 
-    def __init__(self, architecture: DiscriminatorArchitecture) -> None:
+    def __init__(self, architecture: MultiscaleArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         for scale in range(architecture.num_scales):
@@ -168,10 +173,10 @@ Discriminator = PatchDiscriminator | PixelDiscriminator | MultiscaleDiscriminato
 
 def build_discriminator(architecture: DiscriminatorArchitecture) -> Discriminator:
     """Builds a discriminator with torch's default initialisation, on the current default device."""
-    match architecture.family:
-        case "patch":
+    match architecture:
+        case PatchArchitecture():
             return PatchDiscriminator(architecture)
-        case "pixel":
+        case PixelArchitecture():
             return PixelDiscriminator(architecture)
-        case "multiscale":
+        case MultiscaleArchitecture():
             return MultiscaleDiscriminator(architecture)

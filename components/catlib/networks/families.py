@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from components.catlib.config import GeneratorConfig
+from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.inception.architecture import InceptionArchitecture, inception_architecture
 from components.catlib.networks.layers import Size
@@ -47,6 +47,8 @@ def architecture_from_config(
     Raises:
         UserError: The images do not fit the generator's up-sampling.
     """
-    if config.family == "inception_spade":
-        return spade_architecture(config, in_channels, out_channels, crop_size)
-    return inception_architecture(config, in_channels=in_channels, out_channels=out_channels)
+    match config:
+        case InceptionConfig():
+            return inception_architecture(config, in_channels=in_channels, out_channels=out_channels)
+        case InceptionSpadeConfig():
+            return spade_architecture(config, in_channels, out_channels, crop_size)

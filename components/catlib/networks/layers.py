@@ -225,8 +225,9 @@ def existing_branches(channels: BranchChannels, kernel_sizes: tuple[int, ...], p
                 number += 1
 
 
-def unpruned(hidden_channels: tuple[int, ...]) -> BranchChannels:
-    """Returns branches of both kinds with these widths, one per kernel size."""
+def unpruned(channels: int, config: GeneratorConfig) -> BranchChannels:
+    """Returns the branches of a block with this number of channels: every kernel size, both kinds, equally wide."""
+    hidden_channels = (channels // config.channels_reduction_factor,) * len(config.kernel_sizes)
     return BranchChannels(res=hidden_channels, dw=hidden_channels)
 
 
@@ -258,9 +259,3 @@ def check_branches(channels: BranchChannels, kernel_sizes: tuple[int, ...], wher
     """Refuses branches that do not have one width per kernel size; raises ValueError."""
     if len(channels.res) != len(kernel_sizes) or len(channels.dw) != len(kernel_sizes):
         raise ValueError(f"{where}: res and dw need one number per kernel size {kernel_sizes}")
-
-
-def hidden_channels_of(config: GeneratorConfig, channels: int) -> tuple[int, ...]:
-    """Returns the hidden channels per kernel size of a block with this number of channels."""
-    widths = config.hidden_channels or (channels,) * len(config.kernel_sizes)
-    return tuple(width // config.channels_reduction_factor for width in widths)

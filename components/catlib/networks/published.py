@@ -19,19 +19,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from components.catlib.artifacts import file_sha256
-from components.catlib.config import DiscriminatorConfig, GeneratorConfig, NormConfig
+from components.catlib.config import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    InceptionConfig,
+    InceptionSpadeConfig,
+    NormConfig,
+    PatchConfig,
+    PixelConfig,
+    Section,
+    validate,
+)
 from components.catlib.errors import UserError
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
-from components.catlib.networks.families import parse_architecture
+from components.catlib.networks.families import Architecture, parse_architecture
 from components.catlib.networks.generators import Generator, build_generator
 from components.catlib.networks.spade.architecture import UPSAMPLING_STEPS
 from components.catlib.networks.state_dicts import build_with_state
@@ -52,6 +61,9 @@ FEATURE_DIMENSIONS = 2048
 """Of the FID Inception-v3 (method section 7)."""
 
 
+Settings = TypeVar("Settings", bound=Section)
+
+
 class FeatureStatistics(NamedTuple):
     """Mean [D] and covariance [D, D] of image features, float64."""
 
@@ -63,7 +75,7 @@ class FeatureStatistics(NamedTuple):
 
 
 def load_generator(
-    path: Path, *, like: GeneratorConfig, input_size: tuple[int, int], sha256: str | None = None
+    path: Path, *, like: GeneratorConfig | Architecture, input_size: tuple[int, int], sha256: str | None = None
 ) -> Generator:
     """Reads a published generator, teacher or student, in eval mode on the CPU.
 
@@ -81,7 +93,9 @@ def load_generator(
     return generator_from_state(state, like=like, input_size=input_size, where=str(path))
 
 
-def load_discriminator(path: Path, *, like: DiscriminatorConfig, sha256: str | None = None) -> Discriminator:
+def load_discriminator(
+    path: Path, *, like: DiscriminatorConfig | DiscriminatorArchitecture, sha256: str | None = None
+) -> Discriminator:
     """Reads a published discriminator, in eval mode on the CPU.
 
     Args:
@@ -205,7 +219,7 @@ def _reason(error: Exception) -> str:
 
 
 def generator_from_state(
-    state: Mapping[str, Tensor], *, like: GeneratorConfig, input_size: tuple[int, int], where: str
+    state: Mapping[str, Tensor], *, like: GeneratorConfig | Architecture, input_size: tuple[int, int], where: str
 ) -> Generator:
     """Builds the generator that a state dict belongs to, with its weights, in eval mode.
 
@@ -222,14 +236,14 @@ def generator_from_state(
     """
     names = _Names(state, where)
     if "down_sampling.1.weight" in state:
-        architecture = _inception_architecture(names, like)
+        architecture = _inception_architecture(names, _as(InceptionConfig, like))
         unread = [
             f"features.{i}.pw_bn."
             for i, block in enumerate(architecture["blocks"])
             if not any(block["res"] + block["dw"])
         ]
     elif "fc.weight" in state:
-        architecture = _spade_architecture(names, like, input_size)
+        architecture = _spade_architecture(names, _as(InceptionSpadeConfig, like), input_size)
         unread = [
             f"{name}.spade."
             for name, block in architecture["blocks"].items()
@@ -247,7 +261,9 @@ def generator_from_state(
     return build_with_state(lambda: build_generator(parsed), _with_batch_counters(read), where=where)
 
 
-def discriminator_from_state(state: Mapping[str, Tensor], *, like: DiscriminatorConfig, where: str) -> Discriminator:
+def discriminator_from_state(
+    state: Mapping[str, Tensor], *, like: DiscriminatorConfig | DiscriminatorArchitecture, where: str
+) -> Discriminator:
     """Builds the discriminator that a state dict belongs to, with its weights, in eval mode.
 
     Args:
@@ -260,21 +276,24 @@ def discriminator_from_state(state: Mapping[str, Tensor], *, like: Discriminator
     """
     names = _Names(state, where)
     if "model.0.weight" in state:
-        settings = _patch_settings(names, like)
+        settings = _patch_settings(names, _as(PatchConfig, like))
     elif "net.0.weight" in state:
-        settings = _pixel_settings(names, like)
+        settings = _pixel_settings(names, _as(PixelConfig, like))
     elif "discriminator_0.model0.0.weight" in state:
-        settings = _multiscale_settings(names, like)
+        settings = _multiscale_settings(names)
     else:
         raise UserError(
             f"{where} is not a discriminator: it has none of model.0.weight, net.0.weight and "
             f"discriminator_0.model0.0.weight but {names.some()}."
         )
-    try:
-        architecture = DiscriminatorArchitecture.model_validate(settings)
-    except ValidationError as error:
-        raise UserError(f"{where} is not a discriminator: {error.errors()[0]['msg']}.") from error
+    architecture = validate(DiscriminatorArchitecture, settings, where=f"{where} is not a discriminator")
     return build_with_state(lambda: build_discriminator(architecture), _with_batch_counters(state), where=where)
+
+
+def _as(family: type[Settings], like: Section) -> Settings:
+    """Returns the settings of a family that agree with a section, or an architecture, where both have the same one."""
+    shared = set(family.model_fields) - {"family", "base_channels", "num_layers"}
+    return family.model_validate(like.model_dump(include=shared))
 
 
 def _with_batch_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -382,7 +401,7 @@ def _branch_channels(branches: _Branches, kernel_sizes: tuple[int, ...]) -> dict
     }
 
 
-def _inception_architecture(names: _Names, like: GeneratorConfig) -> dict[str, Any]:
+def _inception_architecture(names: _Names, like: InceptionConfig) -> dict[str, Any]:
     first = names.kernel("down_sampling.1.weight")
     blocks = [
         _branches(names, f"features.{number}", residual_convolution="1.0", depthwise_convolution="2.0")
@@ -404,7 +423,7 @@ def _inception_architecture(names: _Names, like: GeneratorConfig) -> dict[str, A
     }
 
 
-def _spade_architecture(names: _Names, like: GeneratorConfig, input_size: tuple[int, int]) -> dict[str, Any]:
+def _spade_architecture(names: _Names, like: InceptionSpadeConfig, input_size: tuple[int, int]) -> dict[str, Any]:
     width, semantic_channels, _ = names.kernel("fc.weight")
     if width % 16:
         raise UserError(f"{names.where}: tensor fc.weight makes {width} channels, expected a multiple of 16.")
@@ -447,7 +466,7 @@ def _spade_architecture(names: _Names, like: GeneratorConfig, input_size: tuple[
     }
 
 
-def _spade_branch_norm(names: _Names, like: GeneratorConfig) -> dict[str, Any]:
+def _spade_branch_norm(names: _Names, like: InceptionSpadeConfig) -> dict[str, Any]:
     """Convolutions always have a bias here, so only running statistics tell batch norm from instance norm."""
     of_branches = (name for name in names.state if re.search(r"_ops\.\d+\.0\.norm\.", name))
     norm = next(of_branches, "up_0.shortcut.0.weight").rpartition(".")[0]
@@ -455,13 +474,13 @@ def _spade_branch_norm(names: _Names, like: GeneratorConfig) -> dict[str, Any]:
     return names.norm(like.norm, norm, kind="syncbatch" if tracks and like.norm.kind == "instance" else like.norm.kind)
 
 
-def _spade_norm_kind(names: _Names, like: GeneratorConfig) -> str:
+def _spade_norm_kind(names: _Names, like: InceptionSpadeConfig) -> str:
     if not any(name.endswith(".spade.param_free_norm.running_mean") for name in names.state):
         return "instance"
     return like.spade_norm if like.spade_norm != "instance" else "syncbatch"
 
 
-def _patch_settings(names: _Names, like: DiscriminatorConfig) -> dict[str, Any]:
+def _patch_settings(names: _Names, like: PatchConfig) -> dict[str, Any]:
     width, in_channels, _ = names.kernel("model.0.weight")
     positions = [int(name.split(".")[1]) for name in names.state if re.fullmatch(r"model\.\d{1,3}\.weight", name)]
     return {
@@ -469,24 +488,21 @@ def _patch_settings(names: _Names, like: DiscriminatorConfig) -> dict[str, Any]:
         "in_channels": in_channels,
         "base_channels": width,
         "num_layers": (max(positions) - 2) // 3,
-        "num_scales": like.num_scales,
         "norm": names.norm_after(like.norm, "model.2", "model.3"),
     }
 
 
-def _pixel_settings(names: _Names, like: DiscriminatorConfig) -> dict[str, Any]:
+def _pixel_settings(names: _Names, like: PixelConfig) -> dict[str, Any]:
     width, in_channels, _ = names.kernel("net.0.weight")
     return {
         "family": "pixel",
         "in_channels": in_channels,
         "base_channels": width,
-        "num_layers": like.num_layers,
-        "num_scales": like.num_scales,
         "norm": names.norm_after(like.norm, "net.2", "net.3"),
     }
 
 
-def _multiscale_settings(names: _Names, like: DiscriminatorConfig) -> dict[str, Any]:
+def _multiscale_settings(names: _Names) -> dict[str, Any]:
     width, in_channels, _ = names.kernel("discriminator_0.model0.0.weight")
     return {
         "family": "multiscale",
@@ -494,5 +510,4 @@ def _multiscale_settings(names: _Names, like: DiscriminatorConfig) -> dict[str, 
         "base_channels": width,
         "num_layers": len(names.numbers("discriminator_0.model")) - 1,
         "num_scales": len(names.numbers("discriminator_")),
-        "norm": like.norm.model_dump(),
     }

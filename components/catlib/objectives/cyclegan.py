@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from components.catlib.config import TeacherConfig
+from components.catlib.config import CycleGanConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
@@ -30,7 +30,7 @@ class CycleGanObjective:
         optimizers: "generator" (both generators) and "discriminator" (both discriminators).
     """
 
-    def __init__(self, config: TeacherConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+    def __init__(self, config: CycleGanConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
         """Moves the networks to the accelerator's device.
 
         Args:
@@ -86,30 +86,32 @@ class CycleGanObjective:
         recovered_target = self._forward(fake_source)
         fakes = {"target": fake_target, "source": fake_source}
         losses = {
-            "cycle_source": config.lambda_cycle * l1_loss(recovered_source, batch.source),
-            "cycle_target": config.lambda_cycle * l1_loss(recovered_target, batch.target),
+            "cycle_source": config.cycle.weight * l1_loss(recovered_source, batch.source),
+            "cycle_target": config.cycle.weight * l1_loss(recovered_target, batch.target),
         }
         for domain, fake in fakes.items():
             judgement = self._judges[domain](fake)
-            losses[f"adversarial_{domain}"] = config.lambda_gan * generator_loss(config.gan_objective, judgement)
-        if config.lambda_identity > 0:
-            weight = config.lambda_cycle * config.lambda_identity
+            losses[f"adversarial_{domain}"] = config.adversarial.weight * generator_loss(
+                config.adversarial.kind, judgement
+            )
+        if config.identity.weight > 0:
+            weight = config.cycle.weight * config.identity.weight
             losses["identity_target"] = weight * l1_loss(self._forward(batch.target), batch.target)
             losses["identity_source"] = weight * l1_loss(self._backward(batch.source), batch.source)
         return fakes, losses
 
     def _judge(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns each discriminator's loss: half of those on real and on past generated images."""
-        objective, reals = self._config.gan_objective, {"target": batch.target, "source": batch.source}
+        adversarial, reals = self._config.adversarial, {"target": batch.target, "source": batch.source}
         losses = {}
         for domain, judge in self._judges.items():
             real, fake = reals[domain], self._pools[domain].exchange(fakes[domain])
-            real_loss = discriminator_loss(objective, judge(real), real=True)
-            fake_loss = discriminator_loss(objective, judge(fake), real=False)
+            real_loss = discriminator_loss(adversarial.kind, judge(real), real=True)
+            fake_loss = discriminator_loss(adversarial.kind, judge(fake), real=False)
             losses[f"discriminator_{domain}"] = (real_loss + fake_loss) / 2
-            if objective == "wgangp":
+            if adversarial.kind == "wgangp":
                 penalty = gradient_penalty(judge, real, fake)
-                losses[f"gradient_penalty_{domain}"] = self._config.lambda_gradient_penalty * penalty
+                losses[f"gradient_penalty_{domain}"] = adversarial.gradient_penalty * penalty
         return losses
 
     def extra_state(self) -> dict[str, Tensor]:
@@ -118,7 +120,7 @@ class CycleGanObjective:
         return images | {"pool_random": random_state(self._random)}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what [extra_state][] returned."""
+        """Takes back what `extra_state` returned."""
         for domain, pool in self._pools.items():
             pool.restore(state[f"pool_{domain}"].to(self._accelerator.device))
         restore_random_state(self._random, state["pool_random"])

@@ -1,143 +1,86 @@
-"""What a student learns from inside its teacher: to have features like it (method sections 3 and 6)."""
+"""The distillation loss (method sections 3 and 6): which loss compares the features, and how layers are weighed."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import DistillConfig
-from components.catlib.distributed.devices import Accelerator
+from components.catlib.config.distillers import (
+    DistillerConfig,
+    FeatureConfig,
+    KernelAlignmentConfig,
+    MseConfig,
+    NoDistillerConfig,
+)
 from components.catlib.errors import UserError
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.inception.architecture import InceptionArchitecture
-from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
-from components.catlib.objectives.kernel_alignment import kernel_alignment
-from components.catlib.objectives.reconstruction import l2_loss
-
-Features = dict[str, Tensor]
-"""Outputs of a generator's distillation layers by name, each [N, C, H, W]."""
+from components.catlib.objectives.distillers.kernel_alignment import KernelAlignment
+from components.catlib.objectives.distillers.mse import FeatureMse
+from components.catlib.objectives.frozen_teacher import Features
 
 
-def compares_features(config: DistillConfig) -> bool:
-    """Returns whether a recipe wants the student's features to be like the teacher's."""
-    return config.distillation != "none" and config.lambda_distill > 0
+class FeatureLoss(Protocol):
+    """Compares a student's features with its teacher's, layer by layer."""
+
+    def __init__(self, config: Any, networks: Mapping[str, nn.Module], /) -> None:
+        """Takes its settings, and its own networks as prepared for training."""
+        ...
+
+    @staticmethod
+    def own_networks(student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+        """Returns the networks that are trained beside the student, by the names that checkpoints know them by."""
+        ...
+
+    def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns per layer a loss with gradient, and the figure that the log shows, detached; all are scalars."""
+        ...
 
 
-def feature_channels(generator: Generator) -> dict[str, int]:
-    """Returns the channels of every distillation layer, in order."""
-    match generator.architecture:
-        case InceptionArchitecture(down=(_, _, width)):
-            return dict.fromkeys(generator.distillation_layers, width)
-        case InceptionSpadeArchitecture(block_widths=widths):
-            return {name: widths[name][1] for name in generator.distillation_layers}
+def feature_loss(config: DistillerConfig) -> type[FeatureLoss] | None:
+    """Returns the loss that a recipe asks for; None when features are not compared: kind none, or weight 0."""
+    match config:
+        case NoDistillerConfig() | KernelAlignmentConfig(weight=0) | MseConfig(weight=0):
+            return None
+        case KernelAlignmentConfig():
+            return KernelAlignment
+        case MseConfig():
+            return FeatureMse
 
 
-class FrozenTeacher:
-    """A teacher that only answers: in eval mode, without autograd, and running no layer whose output nobody wants."""
+def own_networks(config: DistillerConfig, student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+    """Returns the networks that the distillation loss trains beside the student, none for most.
 
-    def __init__(
-        self, network: Generator, accelerator: Accelerator, *, wants_image: bool, wants_features: bool
-    ) -> None:
-        """Moves the teacher to the accelerator's device.
-
-        Args:
-            network: The teacher.
-            accelerator: Device and precision.
-            wants_image: Whether its images are asked for; without them it stops after the last distillation layer.
-            wants_features: Whether its features are asked for.
-        """
-        self._wants_image = wants_image
-        self._wants_features = wants_features
-        network.eval().requires_grad_(False)
-        self._modules = {name: network.get_submodule(name) for name in network.distillation_layers}
-        self._network = accelerator.prepare(network)
-
-    @torch.no_grad()
-    def __call__(self, source: Tensor) -> tuple[Tensor | None, Features]:
-        """Runs the teacher as far as needed.
-
-        Args:
-            source: [N, C, H, W], what the student is given too.
-
-        Returns:
-            Its image, or None when it is not wanted; its features, empty when they are not.
-        """
-        if self._wants_image and self._wants_features:
-            return self._network(source, return_features=True)
-        if self._wants_image:
-            return self._network(source), {}
-        if self._wants_features:
-            return None, self._features_alone(source)
-        return None, {}
-
-    def _features_alone(self, source: Tensor) -> Features:
-        features: Features = {}
-
-        def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-            features[name] = output
-            if len(features) == len(self._modules):
-                raise _AllFeaturesSeenError
-
-        handles = [module.register_forward_hook(partial(keep, name)) for name, module in self._modules.items()]
-        try:
-            self._network(source)
-        except _AllFeaturesSeenError:
-            return features
-        finally:
-            for handle in handles:
-                handle.remove()
-        raise AssertionError(f"not all of {', '.join(self._modules)} ran")
-
-
-class _AllFeaturesSeenError(Exception):
-    """Ends a teacher's forward pass early; never leaves this module."""
-
-
-class FeatureAdaptors(nn.Module):
-    """1x1 convolutions from a student's channels to its teacher's, one per layer, for `mse` distillation."""
-
-    def __init__(self, student: Generator, teacher: Generator) -> None:
-        """Makes the convolutions with torch's default initialisation.
-
-        Args:
-            student: Whose features are adapted.
-            teacher: Whose channels are wanted.
-        """
-        super().__init__()
-        self._layers = student.distillation_layers
-        ours, theirs = feature_channels(student), feature_channels(teacher)
-        self.convolutions = nn.ModuleList(nn.Conv2d(ours[name], theirs[name], kernel_size=1) for name in self._layers)
-
-    def forward(self, features: Features) -> Features:
-        """Maps the student's features [N, student's C, H, W] to [N, teacher's C, H, W]."""
-        return {
-            name: convolution(features[name]) for name, convolution in zip(self._layers, self.convolutions, strict=True)
-        }
+    Args:
+        config: `distill.distiller` of the recipe.
+        student: Whose features are compared.
+        teacher: What they are compared with.
+    """
+    loss = feature_loss(config)
+    return loss.own_networks(student, teacher) if loss else {}
 
 
 class FeatureDistillation:
-    """The distillation loss, over all layers: −Σ weight · KA, or Σ weight · MSE after an adaptor."""
+    """The distillation loss over all layers: weight · Σ layer weight · loss of the layer."""
 
-    def __init__(self, config: DistillConfig, layers: Sequence[str], adaptors: nn.Module | None) -> None:
+    def __init__(self, config: FeatureConfig, layers: Sequence[str], loss: FeatureLoss) -> None:
         """Checks the weights.
 
         Args:
-            config: `distillation`, `lambda_distill`, `centred_kernels` and `layer_weights`.
+            config: Weights of the loss and of the layers, and the name of the figure.
             layers: The distillation layers, in order.
-            adaptors: [FeatureAdaptors][] for `mse`, as prepared by the accelerator.
+            loss: Compares the features of a layer.
 
         Raises:
             UserError: There is not one weight per layer.
         """
-        self._config = config
-        self._adaptors = adaptors
         weights = config.layer_weights or (1.0,) * len(layers)
         if len(weights) != len(layers):
             raise UserError(
-                f"distill.layer_weights has {len(weights)} numbers, expected {len(layers)}, one per feature layer: "
-                f"{', '.join(layers)}."
+                f"distill.distiller.layer_weights has {len(weights)} numbers, expected {len(layers)}, one per feature "
+                f"layer: {', '.join(layers)}."
             )
+        self._weight, self._figure, self._loss = config.weight, config.figure.name, loss
         self._weights = dict(zip(layers, weights, strict=True))
 
     def losses(self, student: Features, teacher: Features) -> tuple[Tensor, dict[str, Tensor]]:
@@ -148,24 +91,31 @@ class FeatureDistillation:
             teacher: Without.
 
         Returns:
-            The loss, weighted, a scalar; and per layer "misalignment_<layer>" = 1 − KA, or "feature_mse_<layer>",
-            unweighted and detached.
+            The loss, weighted, a scalar; and per layer "<figure>_<layer>", unweighted and detached.
 
         Raises:
-            UserError: The batch is too small for kernel alignment.
+            UserError: The batch is too small for the loss.
         """
-        config = self._config
-        if config.distillation == "mse":
-            assert self._adaptors is not None
-            adapted = self._adaptors(student)
-            per_layer = {name: l2_loss(adapted[name], teacher[name]) for name in self._weights}
-            shown = {f"feature_mse_{name}": error.detach() for name, error in per_layer.items()}
-        else:
-            alignments = {
-                name: kernel_alignment(student[name], teacher[name], centred=config.centred_kernels)
-                for name in self._weights
-            }
-            per_layer = {name: -alignment for name, alignment in alignments.items()}
-            shown = {f"misalignment_{name}": 1 - alignment.detach() for name, alignment in alignments.items()}
-        weighted = torch.stack([weight * per_layer[name] for name, weight in self._weights.items()])
-        return config.lambda_distill * weighted.sum(), shown
+        losses, figures = self._loss.compare(student, teacher)
+        weighted = torch.stack([weight * losses[name] for name, weight in self._weights.items()])
+        return self._weight * weighted.sum(), {f"{self._figure}_{name}": figures[name] for name in self._weights}
+
+
+def build_feature_distillation(
+    config: DistillerConfig, layers: Sequence[str], networks: Mapping[str, nn.Module]
+) -> FeatureDistillation | None:
+    """Makes the distillation loss that a recipe asks for; None when features are not compared.
+
+    Args:
+        config: `distill.distiller` of the recipe.
+        layers: The distillation layers, in order.
+        networks: What `own_networks` returned, as prepared for training.
+
+    Raises:
+        UserError: There is not one weight per layer.
+    """
+    loss = feature_loss(config)
+    if loss is None:
+        return None
+    assert isinstance(config, FeatureConfig)
+    return FeatureDistillation(config, layers, loss(config, networks))

@@ -68,7 +68,7 @@ def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) ->
     """Reads VGG19 weights into a perceptual loss.
 
     Args:
-        weights: `vgg_weights` of the recipe: torchvision's state dict of `vgg19` (its classifier is not
+        weights: Torchvision's state dict of `vgg19` (its classifier is not
             needed), and its digest.
         device: Where images will be.
 
@@ -76,7 +76,7 @@ def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) ->
         UserError: Not given, no such file, another digest, not a state dict, or not that of a VGG19.
     """
     if weights is None:
-        raise UserError("The VGG19 loss needs vgg_weights.uri, the path of torchvision's vgg19-dcbb9e9d.pth.")
+        raise UserError("The VGG19 loss needs weights.uri, the path of torchvision's vgg19-dcbb9e9d.pth.")
     path = local_copy(weights.uri)
     state = read_state_dict(path, sha256=weights.sha256)
     with torch.device("meta"):
@@ -86,6 +86,6 @@ def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) ->
     convolutions = {
         name.removeprefix("features."): tensor for name, tensor in state.items() if name.startswith("features.")
     }
-    check_state(convolutions, layers.state_dict(), where=f"vgg_weights {path}, the features of a VGG19,")
+    check_state(convolutions, layers.state_dict(), where=f"{path}, the features of a VGG19,")
     layers.load_state_dict(convolutions, assign=True)
     return PerceptualLoss(layers).to(device)

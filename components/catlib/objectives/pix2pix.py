@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import TeacherConfig, TrainingConfig
+from components.catlib.config import Pix2PixConfig
+from components.catlib.config.losses import AdversarialConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
@@ -23,7 +24,7 @@ class Pix2PixObjective:
         optimizers: "generator" and "discriminator".
     """
 
-    def __init__(self, config: TeacherConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+    def __init__(self, config: Pix2PixConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
         """Moves the networks to the accelerator's device.
 
         Args:
@@ -45,7 +46,7 @@ class Pix2PixObjective:
         self._generator = prepare(accelerator, self.generators["source_to_target"], config)
         self._discriminator = prepare(accelerator, self.discriminators["target"], config)
         self.optimizers = optimizers
-        self._reconstruction_loss = build_reconstruction_loss(config, accelerator.device)
+        self._reconstruction_loss = build_reconstruction_loss(config.reconstruction, accelerator.device)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Updates the discriminator, then the generator against the updated discriminator.
@@ -57,6 +58,7 @@ class Pix2PixObjective:
             Detached scalars averaged over devices; parts of a loss carry its weight: "discriminator", its
             "discriminator_fake" and "discriminator_real", "generator", its "adversarial" and "reconstruction".
         """
+        adversarial = self._config.adversarial
         self._generator.train()
         self._discriminator.train()
         with self._accelerator.autocast():
@@ -64,15 +66,15 @@ class Pix2PixObjective:
         fake_pair = torch.cat([batch.source, fake], dim=1)
         real_pair = torch.cat([batch.source, batch.target], dim=1)
         with self._accelerator.autocast():
-            judging = patch_discriminator_losses(self._config, self._discriminator, fake=fake_pair, real=real_pair)
+            judging = patch_discriminator_losses(adversarial, self._discriminator, fake=fake_pair, real=real_pair)
         update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
 
         with frozen(self._discriminator), self._accelerator.autocast():
             judgement = self._discriminator(fake_pair)
             reconstruction = self._reconstruction_loss(fake, batch.target)
         generating = {
-            "adversarial": self._config.lambda_gan * generator_loss(self._config.gan_objective, judgement),
-            "reconstruction": self._config.lambda_recon * reconstruction,
+            "adversarial": adversarial.weight * generator_loss(adversarial.kind, judgement),
+            "reconstruction": self._config.reconstruction.weight * reconstruction,
         }
         generating["generator"] = total(generating)
         update(self._accelerator, self.optimizers["generator"], generating["generator"])
@@ -83,17 +85,17 @@ class Pix2PixObjective:
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what [extra_state][] returned."""
+        """Takes back what `extra_state` returned."""
         assert not state, list(state)
 
 
 def patch_discriminator_losses(
-    config: TrainingConfig, discriminator: nn.Module, *, fake: Tensor, real: Tensor
+    config: AdversarialConfig, discriminator: nn.Module, *, fake: Tensor, real: Tensor
 ) -> dict[str, Tensor]:
     """Returns half the sum of both judgements' losses, and its parts.
 
     Args:
-        config: `gan_objective` and `lambda_gradient_penalty`.
+        config: The adversarial objective.
         discriminator: Judges one image, or pair of images, at a time; sees the fake ones first.
         fake: What it is to recognise as generated, [N, C, H, W]; no gradient flows there.
         real: What it is to recognise as real, the same shape.
@@ -106,11 +108,11 @@ def patch_discriminator_losses(
     fake_judgement = discriminator(fake)
     real_judgement = discriminator(real)
     losses = {
-        "discriminator_fake": discriminator_loss(config.gan_objective, fake_judgement, real=False),
-        "discriminator_real": discriminator_loss(config.gan_objective, real_judgement, real=True),
+        "discriminator_fake": discriminator_loss(config.kind, fake_judgement, real=False),
+        "discriminator_real": discriminator_loss(config.kind, real_judgement, real=True),
     }
-    if config.gan_objective == "wgangp":
-        losses["gradient_penalty"] = config.lambda_gradient_penalty * gradient_penalty(discriminator, real, fake)
+    if config.kind == "wgangp":
+        losses["gradient_penalty"] = config.gradient_penalty * gradient_penalty(discriminator, real, fake)
     judgements = (losses["discriminator_fake"] + losses["discriminator_real"]) / 2
     losses["discriminator"] = judgements + losses["gradient_penalty"] if "gradient_penalty" in losses else judgements
     return losses

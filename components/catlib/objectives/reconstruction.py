@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.catlib.config import TrainingConfig
+from components.catlib.config.losses import ReconstructionConfig
 from components.catlib.objectives.perceptual import read_perceptual_loss
 from components.catlib.objectives.precision import at_least_float32
 
@@ -14,17 +14,17 @@ ReconstructionLoss = Callable[[Tensor, Tensor], Tensor]
 """Generated and wanted images, each [N, C, H, W] in [-1, 1], to a scalar."""
 
 
-def build_reconstruction_loss(config: TrainingConfig, device: torch.device) -> ReconstructionLoss:
+def build_reconstruction_loss(config: ReconstructionConfig, device: torch.device) -> ReconstructionLoss:
     """Returns the loss that a recipe asks for: L1, L2 (mean squared), smooth L1 (quadratic below 1) or VGG19.
 
     Args:
-        config: `reconstruction`, and `vgg_weights` when that is `vgg`.
+        config: `reconstruction` of a section.
         device: Where images will be.
 
     Raises:
         UserError: The VGG19 weights are missing, not the expected ones, or not of a VGG19.
     """
-    match config.reconstruction:
+    match config.kind:
         case "l1":
             return l1_loss
         case "l2":
@@ -32,7 +32,7 @@ def build_reconstruction_loss(config: TrainingConfig, device: torch.device) -> R
         case "smooth_l1":
             return smooth_l1_loss
         case "vgg":
-            return read_perceptual_loss(config.vgg_weights, device)
+            return read_perceptual_loss(config.weights, device)
 
 
 def l1_loss(image: Tensor, target: Tensor) -> Tensor:

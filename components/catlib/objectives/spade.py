@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import TeacherConfig, TrainingConfig
+from components.catlib.config import SpadeConfig, SpadeDistillConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
@@ -24,7 +24,7 @@ class SpadeObjective:
         optimizers: "generator" and "discriminator".
     """
 
-    def __init__(self, config: TeacherConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+    def __init__(self, config: SpadeConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
         """Moves the networks to the accelerator's device.
 
         Args:
@@ -78,18 +78,20 @@ class SpadeObjective:
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what [extra_state][] returned."""
+        """Takes back what `extra_state` returned."""
         assert not state, list(state)
 
 
 class SpadeAdversary:
     """What the multi-scale discriminator says to images, as losses of the generator and of itself."""
 
-    def __init__(self, config: TrainingConfig, discriminator: nn.Module, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: SpadeConfig | SpadeDistillConfig, discriminator: nn.Module, accelerator: Accelerator
+    ) -> None:
         """Reads the VGG19 weights when the perceptual loss has a weight.
 
         Args:
-            config: `gan_objective` and the weights of the losses.
+            config: The adversarial objective and the weights of the losses.
             discriminator: As prepared by the accelerator, in train mode whenever it is used.
             accelerator: Device.
 
@@ -99,8 +101,8 @@ class SpadeAdversary:
         self._config = config
         self._discriminator = discriminator
         self._perceptual_loss: PerceptualLoss | None = None
-        if config.lambda_vgg > 0:
-            self._perceptual_loss = read_perceptual_loss(config.vgg_weights, accelerator.device)
+        if config.perceptual.weight > 0:
+            self._perceptual_loss = read_perceptual_loss(config.perceptual.weights, accelerator.device)
 
     def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Returns the parts of the generator's loss, weighted.
@@ -115,11 +117,13 @@ class SpadeAdversary:
         config = self._config
         with frozen(self._discriminator):
             fake_features, real_features = self._judge(batch, fake)
-        losses = {"adversarial": config.lambda_gan * generator_loss(config.gan_objective, fake_features)}
-        if config.lambda_feature > 0:
-            losses["feature_matching"] = config.lambda_feature * feature_matching_loss(fake_features, real_features)
+        losses = {"adversarial": config.adversarial.weight * generator_loss(config.adversarial.kind, fake_features)}
+        if config.feature_matching.weight > 0:
+            losses["feature_matching"] = config.feature_matching.weight * feature_matching_loss(
+                fake_features, real_features
+            )
         if self._perceptual_loss is not None:
-            losses["perceptual"] = config.lambda_vgg * self._perceptual_loss(fake, batch.target)
+            losses["perceptual"] = config.perceptual.weight * self._perceptual_loss(fake, batch.target)
         return losses
 
     def discriminator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
@@ -132,16 +136,16 @@ class SpadeAdversary:
         Returns:
             "discriminator_fake", "discriminator_real", and with `wgangp` "gradient_penalty", weighted.
         """
-        objective = self._config.gan_objective
+        adversarial = self._config.adversarial
         fake_features, real_features = self._judge(batch, fake)
         losses = {
-            "discriminator_fake": discriminator_loss(objective, fake_features, real=False),
-            "discriminator_real": discriminator_loss(objective, real_features, real=True),
+            "discriminator_fake": discriminator_loss(adversarial.kind, fake_features, real=False),
+            "discriminator_real": discriminator_loss(adversarial.kind, real_features, real=True),
         }
-        if objective == "wgangp":
+        if adversarial.kind == "wgangp":
             real_pair = torch.cat([batch.source, batch.target], dim=1)
             penalty = gradient_penalty(self._discriminator, real_pair, torch.cat([batch.source, fake], dim=1))
-            losses["gradient_penalty"] = self._config.lambda_gradient_penalty * penalty
+            losses["gradient_penalty"] = adversarial.gradient_penalty * penalty
         return losses
 
     def _judge(self, batch: Batch, fake: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:

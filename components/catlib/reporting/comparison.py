@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.catlib.reporting.charts import STUDENT_COLOURS
-from components.catlib.reporting.formatting import budget_label, setting_text, with_minus
-from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage, varied_settings
+from components.catlib.reporting.formatting import budget_label, with_minus
+from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage, setting_texts, varied_settings
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def _names(students: Sequence[EvaluatedStudent]) -> list[str]:
         ", ".join(
             [
                 f"Student {budget_label(budget)}" if budget else "Student",
-                *(setting_text(key, config.get(key)) for key in varied),
+                *setting_texts(config, varied),
             ]
         )
         for budget, config in zip(budgets, configs, strict=True)

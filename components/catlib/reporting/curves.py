@@ -1,4 +1,4 @@
-"""How teacher and students were trained: charts of scores, losses and misalignment from their logs."""
+"""How teacher and students were trained: charts of scores, losses and feature layers from their logs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.catlib.config.distillers import FIGURES
 from components.catlib.reporting.charts import Curve, curves_chart
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.formatting import short_number, words
 from components.catlib.reporting.lineage import Artifact
-
-MISALIGNMENT = "misalignment_"
-"""How the log names 1 − KA of a layer."""
 
 DOTTED_BELOW = 15
 """Curves of fewer points show each of them."""
@@ -55,13 +53,13 @@ class TrainingLog:
         generator: The teacher or a student.
         scores: By epoch, of the direction that is compressed.
         losses: By step.
-        misalignment: 1 − KA per feature layer, by step.
+        figures: What the distiller says of every feature layer, by the figure's name, by step.
     """
 
     generator: Contender
     scores: Series
     losses: Series
-    misalignment: Series
+    figures: Mapping[str, Series]
 
     @classmethod
     def read(cls, generator: Contender, artifact: Artifact) -> TrainingLog:
@@ -71,14 +69,15 @@ class TrainingLog:
             lines = (artifact.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
             records = [json.loads(line) for line in lines]
         losses = _series(records, "losses", lambda record: record["step"])
-        misaligned = {name for name in losses if name.startswith(MISALIGNMENT)}
+        figures = {figure.name: figure.by_layer(losses) for figure in FIGURES}
+        shown = {f"{figure}_{layer}" for figure, layers in figures.items() for layer in layers}
         return cls(
             generator,
             _of_direction(
                 _series(records, "scores", lambda record: record["epoch"] + 1), generator.protocol["direction"]
             ),
-            {name: curve for name, curve in losses.items() if name not in misaligned},
-            {name.removeprefix(MISALIGNMENT): losses[name] for name in losses if name in misaligned},
+            {name: curve for name, curve in losses.items() if name not in shown},
+            figures,
         )
 
 
@@ -117,12 +116,15 @@ def training_charts(comparison: Comparison) -> list[ChartGroup]:
         ),
         _group("Losses of the teacher", means, [(log.generator, log.losses) for log in teacher], x_label="step"),
         _group("Losses of distillation", means, [(log.generator, log.losses) for log in students], x_label="step"),
-        _group(
-            "Misalignment of features",
-            "1 − KA per feature layer: 0 when the student's features tell images apart just as the teacher's do.",
-            [(log.generator, log.misalignment) for log in students],
-            x_label="step",
-            titles={name: name for log in students for name in log.misalignment},
+        *(
+            _group(
+                figure.title,
+                figure.caption,
+                [(log.generator, log.figures[figure.name]) for log in students],
+                x_label="step",
+                titles={layer: layer for log in students for layer in log.figures[figure.name]},
+            )
+            for figure in FIGURES
         ),
     ]
     return [group for group in groups if group.charts]

@@ -80,4 +80,4 @@ def as_text(value: Any) -> str:
 
 def setting_text(key: str, value: Any) -> str:
     """Writes a setting in few words: a word speaks for itself, a number needs its name."""
-    return value.replace("_", " ") if isinstance(value, str) else f"{key.replace('_', ' ')} {value}"
+    return value.replace("_", " ") if isinstance(value, str) else f"{key.replace('_', ' ').replace('.', ' ')} {value}"

@@ -9,7 +9,7 @@ names the digests of the artifacts it was made from; following them backwards fr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import UserError
+from components.catlib.reporting.formatting import setting_text
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,42 @@ class Artifact:
 
 
 def varied_settings(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the keys whose values are not the same in all sections of a recipe, in their order, the seed last."""
-    keys = sorted(dict.fromkeys(key for config in configs for key in config), key="seed".__eq__)
-    return [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]
+    """Returns the settings that are not the same in all sections of a recipe, in their order, the seed last.
+
+    A setting within a section is named by its path, such as "distiller.weight". Where kinds differ, what only one kind
+    has is no difference of its own.
+    """
+    return sorted(dict.fromkeys(_varied(configs)), key="seed".__eq__)
+
+
+def _varied(values: Sequence[Any], path: str = "") -> Iterator[str]:
+    if not all(isinstance(value, dict) for value in values):
+        if any(value != values[0] for value in values):
+            yield path
+        return
+    kinds = dict.fromkeys(value.get("kind") for value in values)
+    if len(kinds) > 1:
+        yield _joined(path, "kind")
+    for kind in kinds:
+        alike = [value for value in values if value.get("kind") == kind]
+        for key in dict.fromkeys(key for value in alike for key in value):
+            yield from _varied([value.get(key) for value in alike], _joined(path, key))
+
+
+def _joined(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def setting_texts(config: dict[str, Any], paths: Sequence[str]) -> list[str]:
+    """Writes those settings of a section in few words that it has; paths are those of `varied_settings`."""
+    values = {path: _at(config, path) for path in paths}
+    return [setting_text(path, value) for path, value in values.items() if value is not None]
+
+
+def _at(config: Any, path: str) -> Any:
+    for key in path.split("."):
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
 
 
 @dataclass(frozen=True)
@@ -161,7 +195,7 @@ def _ordered(students: Sequence[EvaluatedStudent]) -> list[EvaluatedStudent]:
     def key(student: EvaluatedStudent) -> tuple[int, list[str], str]:
         macs: int = student.evaluation.read_json("metrics.json")["student"]["paper_macs"]
         settings = student.trained.manifest.config if student.trained else {}
-        return -macs, [str(settings.get(name)) for name in varied], student.evaluation.digest
+        return -macs, setting_texts(settings, varied), student.evaluation.digest
 
     return sorted(students, key=key)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from components.catlib.reporting.charts import Group, groups_chart
 from components.catlib.reporting.comparison import Comparison, Contender, Metric
-from components.catlib.reporting.formatting import budget_label, setting_text, with_minus
-from components.catlib.reporting.lineage import varied_settings
+from components.catlib.reporting.formatting import budget_label, with_minus
+from components.catlib.reporting.lineage import setting_texts, varied_settings
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _group(students: Sequence[Contender]) -> list[Variation]:
     budgets = {student.budget for student in students}
     grouped: dict[str, list[Contender]] = {}
     for student, config in zip(students, configs, strict=True):
-        parts = [setting_text(key, config.get(key)) for key in varied]
+        parts = setting_texts(config, varied)
         if len(budgets) > 1 and student.budget:
             parts.insert(0, budget_label(student.budget))
         grouped.setdefault(", ".join(parts), []).append(student)

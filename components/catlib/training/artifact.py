@@ -18,7 +18,7 @@ from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.model_files import write_networks
-from components.catlib.training.checkpoints import Checkpoints, open_store
+from components.catlib.training.checkpoints import Checkpoints, open_checkpoints
 from components.catlib.training.loop import train
 from components.catlib.training.progress import Objective, Progress
 from components.catlib.training.validation import Validation
@@ -69,7 +69,7 @@ def train_and_write(
         checkpoints = None
         if checkpoint is not None:
             checkpoints = Checkpoints(
-                open_store(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
+                open_checkpoints(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
             )
         if config.evaluations:
             validation = Validation(

@@ -9,10 +9,14 @@ from typing import Literal
 from torch import nn
 
 from components.catlib.config import (
+    CycleGanConfig,
     DiscriminatorConfig,
     DistillConfig,
     GeneratorConfig,
+    Pix2PixConfig,
     PublishedConfig,
+    PublishedCycleGanConfig,
+    SpadeConfig,
     TeacherConfig,
     WeightsConfig,
 )
@@ -20,17 +24,16 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import read_discriminator, read_generator
 from components.catlib.networks.published import load_discriminator, load_generator
-from components.catlib.networks.spade.generator import InceptionSpadeGenerator
 from components.catlib.objectives.cyclegan import CycleGanObjective
-from components.catlib.objectives.distillation import DistillationObjective
-from components.catlib.objectives.feature_distillation import FeatureAdaptors, compares_features
+from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
+from components.catlib.objectives.feature_distillation import own_networks
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
 from components.catlib.storage import local_copy
@@ -72,12 +75,12 @@ def build_teacher_objective(
         )
         networks[f"generator_{direction}"] = generator
         networks[f"discriminator_{direction.output}"] = discriminator
-    match config.family:
-        case "pix2pix":
+    match config:
+        case Pix2PixConfig():
             return Pix2PixObjective(config, networks, accelerator)
-        case "cyclegan":
+        case CycleGanConfig():
             return CycleGanObjective(config, networks, accelerator)
-        case "spade":
+        case SpadeConfig():
             return SpadeObjective(config, networks, accelerator)
 
 
@@ -126,7 +129,6 @@ def build_distillation_objective(
     *,
     teacher: OpenedNetworks,
     student: OpenedNetworks,
-    pairing: Literal["paired", "unpaired", "labels"],
     accelerator: Accelerator,
 ) -> DistillationObjective:
     """Makes the objective that distils a teacher into the student that was cut from it.
@@ -138,7 +140,6 @@ def build_distillation_objective(
         config: The distill section of a recipe.
         teacher: Artifact of the teacher stage.
         student: Artifact of the prune stage: one generator, whose direction chooses teacher and discriminator.
-        pairing: What batches hold.
         accelerator: Device, precision and processes.
 
     Raises:
@@ -147,7 +148,7 @@ def build_distillation_objective(
     direction = student.only_direction
     teaching = read_generator(teacher, direction)
     fresh = _FreshWeights(
-        kind=config.init or ("xavier" if isinstance(teaching, InceptionSpadeGenerator) else "normal"),
+        kind=config.init,
         gain=config.init_gain,
         seed=SEEDS_PER_RUN * config.seed + 4,  # behind those of a teacher of the same seed
     )
@@ -160,12 +161,10 @@ def build_distillation_objective(
             config, published_discriminator, teacher, direction, fresh
         ),
     }
-    if config.distillation == "mse" and compares_features(config):
-        networks["adaptors"] = adaptors = FeatureAdaptors(learning, teaching)
-        fresh.draw(adaptors, number=2)
-    return DistillationObjective(
-        config, networks, accelerator, teacher=teaching, direction=direction, paired=pairing != "unpaired"
-    )
+    for number, (name, network) in enumerate(own_networks(config.distiller, learning, teaching).items(), start=2):
+        networks[name] = network
+        fresh.draw(network, number=number)
+    return distillation_objective(config, networks, accelerator, teacher=teaching, direction=direction)
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,9 @@ def _published(
         return None, None
     if direction is Direction.SOURCE_TO_TARGET:
         return config.generator, config.discriminator
-    return config.generator_backward, config.discriminator_backward
+    if isinstance(config, PublishedCycleGanConfig):
+        return config.generator_backward, config.discriminator_backward
+    return None, None
 
 
 def _teacher_generator(
@@ -224,7 +225,7 @@ def _teacher_discriminator(
         network = load_discriminator(local_copy(published.uri), like=config, sha256=published.sha256)
         _check_judged_channels(network, in_channels, published)
         return network
-    network = build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=in_channels))
+    network = build_discriminator(discriminator_from_config(config, in_channels=in_channels))
     initialise(network, kind=config.init, gain=config.init_gain, seed=seed)
     return network
 
@@ -242,12 +243,8 @@ def _student(
 ) -> Generator:
     architecture = networks.architectures.generator(direction)
     if published is not None:
-        shared = architecture.model_dump(include=set(GeneratorConfig.model_fields))
         return load_generator(
-            local_copy(published.uri),
-            like=GeneratorConfig.model_validate(shared),
-            input_size=networks.input_size,
-            sha256=published.sha256,
+            local_copy(published.uri), like=architecture, input_size=networks.input_size, sha256=published.sha256
         )
     if networks.has_weights(direction):
         return read_generator(networks, direction)
@@ -281,10 +278,7 @@ def _student_discriminator(
 ) -> Discriminator:
     architecture = teacher.architectures.discriminator(direction.output)
     if published is not None:
-        shared = architecture.model_dump(include=set(DiscriminatorConfig.model_fields))
-        network = load_discriminator(
-            local_copy(published.uri), like=DiscriminatorConfig.model_validate(shared), sha256=published.sha256
-        )
+        network = load_discriminator(local_copy(published.uri), like=architecture, sha256=published.sha256)
         _check_judged_channels(network, architecture.in_channels, published)
         return network
     if config.discriminator == "teacher":

@@ -6,23 +6,19 @@ A checkpoint of step 1200 is two files, written in this order, each of which app
 - `step-000001200.json`  what they belong to (stage, configuration, inputs), and the size and SHA-256 of the first file.
 
 So a kill at any moment leaves a whole checkpoint or one that is recognised as incomplete. Where the files lie is the
-business of a store: a folder ([FolderStore][]) or an object store ([ObjectStore][]). [Checkpoints][] writes them in the
-background, while training goes on.
+business of a `Store`: a folder or an object store. `Checkpoints` writes them in the background, while training goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,139 +26,23 @@ from torch import Tensor
 
 from components.catlib.artifacts import FileRecord, file_sha256
 from components.catlib.errors import UserError
-from components.catlib.storage import Location, Storage, is_remote
+from components.catlib.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
-PARTIAL = ".partial"
 STORE_PATIENCE_SECONDS = 1800.0
 """How long an object store may be out of reach while training goes on; then training ends with an error, since all that
 it computes could be lost."""
 
 
-class Store(Protocol):
-    """A place for named files."""
-
-    address: str
-
-    def names(self) -> list[str]:
-        """Returns the names of all files."""
-        ...
-
-    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
-        """Lets `write` fill a file, which then appears whole under its name; returns its size and digest."""
-        ...
-
-    def reading(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """Gives a local path of a file that is there."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
-        ...
-
-
-class FolderStore:
-    """Keeps named files in a local folder.
-
-    Attributes:
-        address: The folder.
-    """
-
-    def __init__(self, address: str) -> None:
-        """Makes the folder and clears away what an earlier process left half-written.
-
-        Raises:
-            UserError: No folder can be made there.
-        """
-        self.address = address
-        self._folder = Path(address)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Checkpoint folder {address} cannot be made: {error.strerror}.") from error
-        for leftover in self._folder.glob(f".step-*{PARTIAL}"):
-            leftover.unlink()
-
-    def names(self) -> list[str]:
-        """Returns the names of all files."""
-        return [path.name for path in self._folder.iterdir() if path.is_file()]
-
-    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
-        """Lets `write` fill a file and gives it its name once every byte is on the disk."""
-        partial = self._folder / f".{name}{PARTIAL}"
-        write(partial)
-        _fsync(partial)
-        record = _record(partial)
-        partial.replace(self._folder / name)
-        _fsync(self._folder)
-        return record
-
-    @contextlib.contextmanager
-    def reading(self, name: str) -> Iterator[Path]:
-        """Gives the file's path."""
-        yield self._folder / name
-
-    def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
-        (self._folder / name).unlink(missing_ok=True)
-
-
-class ObjectStore:
-    """Keeps named files as objects below `s3://bucket/prefix`; requests are repeated while the store is down.
-
-    Attributes:
-        address: Where they lie.
-    """
-
-    def __init__(self, address: str, storage: Storage | None = None) -> None:
-        """Remembers the place; nothing is asked of the store yet.
-
-        Args:
-            address: `s3://bucket/prefix`.
-            storage: The connection; by default one of its own that is patient.
-
-        Raises:
-            UserError: The address is not of this form.
-        """
-        self.address = str(Location.parse(address))
-        self._storage = storage or Storage(patience=STORE_PATIENCE_SECONDS)
-
-    def names(self) -> list[str]:
-        """Returns the names of all files."""
-        return self._storage.file_names(self.address)
-
-    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
-        """Lets `write` fill a temporary file and uploads it; an object appears once it is whole."""
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            path = Path(folder) / name
-            write(path)
-            self._storage.upload_file(path, f"{self.address}/{name}")
-            return _record(path)
-
-    @contextlib.contextmanager
-    def reading(self, name: str) -> Iterator[Path]:
-        """Downloads the file for as long as it is read."""
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            yield self._storage.fetch_files(f"{self.address}/{name}", Path(folder) / "download")
-
-    def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
-        self._storage.remove_file(f"{self.address}/{name}")
-
-
-def open_store(address: str) -> Store:
-    """Returns the store at an address: a local folder or `s3://bucket/prefix`.
+def open_checkpoints(address: str) -> Store:
+    """Returns the store where a training keeps its state; an object store is waited for patiently.
 
     Raises:
-        UserError: It is neither, or the folder cannot be made.
+        UserError: The address is neither a folder nor of the form `s3://bucket/prefix`, or the folder cannot be made.
     """
-    if is_remote(address):
-        return ObjectStore(address)
-    if "://" in address:
-        raise UserError(f"Checkpoint {address!r} is neither a folder nor of the form s3://BUCKET/FOLDER.")
-    return FolderStore(address)
+    return open_store(address, patience=STORE_PATIENCE_SECONDS)
 
 
 class _Facts(BaseModel):
@@ -271,15 +151,16 @@ class Checkpoints:
 
     def _write(self, step: int, state: dict[str, Any], score: float | None) -> None:
         tensors_name, facts_name = _file_names(step)
-        record = self._store.put(tensors_name, lambda path: torch.save(state, path))
+        with self._store.writing(tensors_name) as path:
+            torch.save(state, path)
+            record = _record(path)
         facts = _Facts(layout_version=LAYOUT_VERSION, step=step, score=score, tensors=record, origin=self._origin)
-        text = facts.model_dump_json(indent=1) + "\n"
-        self._store.put(facts_name, lambda path: path.write_text(text, encoding="utf-8"))
+        self._store.write(facts_name, (facts.model_dump_json(indent=1) + "\n").encode())
         self._scores[step] = score
         kept = {name for wanted in self._wanted() for name in _file_names(wanted)}
-        for name in self._store.names():
-            if _step_of(name) is not None and name not in kept:
-                self._store.remove(name)
+        for entry in self._store.entries():
+            if _step_of(entry.name) is not None and entry.name not in kept:
+                self._store.remove(entry.name)
         self._scores = {wanted: self._scores[wanted] for wanted in self._wanted()}
 
     def _wanted(self) -> set[int]:
@@ -296,7 +177,7 @@ class Checkpoints:
         Raises:
             UserError: The checkpoint belongs to another training; the first difference is named.
         """
-        names = set(self._store.names())
+        names = {entry.name for entry in self._store.entries()}
         steps = {step for name in names if (step := _step_of(name)) is not None}
         facts = {step: self._facts(step) for step in steps if names.issuperset(_file_names(step))}
         for step in sorted(steps, reverse=True):
@@ -313,8 +194,7 @@ class Checkpoints:
         return None
 
     def _facts(self, step: int) -> _Facts | None:
-        with self._store.reading(_file_names(step)[1]) as path:
-            content = path.read_bytes()
+        content = self._store.read(_file_names(step)[1])
         try:
             return _Facts.model_validate_json(content)
         except ValidationError:
@@ -379,11 +259,3 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _shown(leaves: dict[str, Any], key: str) -> str:
     return repr(leaves[key]) if key in leaves else "absent"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

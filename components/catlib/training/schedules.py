@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from components.catlib.config import TrainingConfig
+from components.catlib.config.schedules import CosineConfig, LinearConfig, PlateauConfig, StepConfig
 
 STEP_FACTOR = 0.1
 PLATEAU_FACTOR = 0.2
@@ -29,14 +30,14 @@ def learning_rate_factor(config: TrainingConfig, epoch: int, scores: Sequence[fl
         A factor in [0, 1].
     """
     match config.schedule:
-        case "linear":
+        case LinearConfig():
             return linear(epoch, epochs=config.epochs, decay_epochs=config.decay_epochs)
-        case "step":
-            return STEP_FACTOR ** (epoch // config.step_epochs)
-        case "cosine":
+        case StepConfig(epochs=epochs):
+            return STEP_FACTOR ** (epoch // epochs)
+        case CosineConfig():
             return cosine(epoch, total_epochs=config.epochs + config.decay_epochs)
-        case "plateau":
-            return plateau(scores, patience=config.plateau_patience)
+        case PlateauConfig(patience=patience):
+            return plateau(scores, patience=patience)
 
 
 def linear(epoch: int, *, epochs: int, decay_epochs: int) -> float:

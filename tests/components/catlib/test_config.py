@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.config import Recipe, TeacherConfig, parse_budget, validate
+from components.catlib.config import DistillConfig, Recipe, TeacherConfig, parse_budget, validate, varied
+from components.catlib.config.distillers import KernelAlignmentConfig, MseConfig, NoDistillerConfig
+from components.catlib.config.losses import PixelLossConfig
+from components.catlib.config.schedules import StepConfig
 from components.catlib.errors import UserError
 from components.catlib.recipes import RECIPE_FOLDER, load_recipe, recipe_names
 
@@ -64,16 +67,40 @@ def _integers_to_floats(value: object) -> object:
         ("dataset.load_size=8", "load_size .* must be at least crop_size"),
         ("distill.batch_size=1", "kernel alignment of a single image is always 1"),
         ("real_stats.features=inception", "needs weights.uri, the file pt_inception"),
-        ("teacher.reconstruction=vgg", "vgg_weights.uri"),
-        ("teacher.family=spade", "belong together"),
-        ("teacher.lambda_vgg=5", "lambda_vgg has no effect in a teacher of family pix2pix; leave it out"),
-        ("teacher.image_pool_size=20", "image_pool_size has no effect in a teacher of family pix2pix"),
+        (
+            "teacher.reconstruction=vgg",
+            r"teacher\.reconstruction\.weights must be given: VGG19 weights.*vgg19-dcbb9e9d",
+        ),
+        (
+            "teacher.family=spade",
+            r"'teacher\.generator\.num_blocks': spade has no .*, only pix2pix and cyclegan; leave",
+        ),
+        ("teacher={family: spade}", r"teacher\.perceptual: .*weights\.uri .*or set perceptual: 0"),
+        ("teacher.perceptual=5", "perceptual': pix2pix has no such setting, only spade; leave it out"),
+        ("teacher.image_pool_size=20", "image_pool_size': pix2pix has no such setting, only cyclegan; leave it out"),
+        ("teacher.adversarial=hinged", r"teacher\.adversarial\.kind: .*'hinge' or 'wgangp' .*'hinged'"),
+        ("teacher.adversarial={kind: hinge, gradient_penalty: 1}", "hinge has no such setting, only wgangp; leave it"),
+        ("teacher.schedule.epochs=5", "linear has no such setting, only step; leave it out"),
+        ("distill.distiller={kind: none, weight: 1}", "none has no such setting, only kernel_alignment and mse"),
+        ("distill.family=spade", "distill"),
         (
             "teacher.published={generator_backward: {uri: a.pth}}",
-            "generator_backward has no effect .* only in cyclegan",
+            "generator_backward': pix2pix has no such setting, only cyclegan; leave it out",
         ),
-        ("teacher.generator.spectral=true", "spectral has no effect in an inception generator"),
-        ("teacher={compile: true, gan_objective: wgangp}", "compile: true cannot train with gan_objective: wgangp"),
+        (
+            "teacher.generator.spectral=true",
+            "unknown key 'teacher.generator.spectral': pix2pix has no such setting, only spade; leave it out",
+        ),
+        ("teacher.generator.norn={}", "unknown key 'teacher.generator.norn'; did you mean 'norm'"),
+        ("teacher.generator.family=resnet", "teacher.generator.family: .*'inception' .*'resnet'"),
+        ("teacher.generator=3", "teacher.generator: .*found 3"),
+        ("teacher.discriminator.num_scales=3", "pix2pix has no such setting, only spade; leave it out"),
+        ("teacher.discriminator={family: pixel, num_layers: 3}", "pixel has no such setting, only patch; leave it out"),
+        (
+            "teacher.discriminator.family=multiscale",
+            "teacher.discriminator.family: .*'patch' or 'pixel' .*'multiscale'",
+        ),
+        ("teacher={compile: true, adversarial: wgangp}", "compile: true cannot train with adversarial: wgangp"),
         ("teacher={epochs: 0, decay_epochs: 0, published: {discriminator: {uri: d}}}", "both 0.*published.generator"),
         ("teacher.epochs", "is not of the form SECTION.KEY=VALUE"),
         ("budgets=[]", "budgets: .*at least 1"),
@@ -88,22 +115,65 @@ def test_a_wrong_setting_is_answered_with_one_sentence(override: str, sentence: 
 @pytest.mark.parametrize(
     ("recipe", "setting"),
     [
-        ("horse2zebra", "teacher.lambda_recon=5"),
+        ("horse2zebra", "teacher.reconstruction=5"),
         ("horse2zebra", "teacher.reconstruction=l2"),
-        ("demo-labels", "teacher.lambda_recon=5"),
-        ("demo-labels", "teacher.lambda_identity=1"),
+        ("demo-labels", "teacher.reconstruction=5"),
+        ("demo-labels", "distill.reconstruction=5"),
+        ("demo-labels", "teacher.identity=1"),
+        ("demo", "distill.feature_matching=1"),
         ("demo-labels", "teacher.generator.num_blocks=6"),
         ("demo-labels", "teacher.generator.padding=zero"),
     ],
 )
 def test_settings_without_effect_are_refused(recipe: str, setting: str) -> None:
-    with pytest.raises(UserError, match="has no effect"):
+    with pytest.raises(UserError, match=r"has no such setting, only .*; leave it out"):
         load_recipe(recipe, [setting])
 
 
-def test_what_is_off_anyway_may_be_said() -> None:
-    load_recipe("demo-labels", ["teacher.lambda_recon=0", "teacher.lambda_cycle=0", "teacher.image_pool_size=0"])
-    load_recipe("smoke", ["teacher.lambda_vgg=0", "teacher.lambda_feature=0", "teacher.generator.spectral=false"])
+def test_bare_words_name_kinds_and_bare_numbers_are_weights() -> None:
+    recipe = load_recipe("smoke", ["distill.distiller=mse", "distill.distiller.weight=0.5", "teacher.reconstruction=7"])
+    assert recipe.distill.distiller == MseConfig(weight=0.5)
+    assert recipe.teacher.reconstruction == PixelLossConfig(weight=7)
+    assert load_recipe("demo-labels", ["distill.distiller.kind=mse"]).distill.distiller == MseConfig(weight=0.5)
+    for name in ("linear", "cosine", "step"):
+        assert load_recipe("smoke", [f"teacher.schedule={name}"]).teacher.schedule.kind == name
+    recipe = load_recipe(
+        "smoke", ["teacher.schedule=cosine", "teacher.schedule.kind=step", "teacher.schedule.epochs=9"]
+    )
+    assert recipe.teacher.schedule == StepConfig(epochs=9)
+
+
+@pytest.mark.parametrize("family", ["pix2pix", "cyclegan", "spade"])
+def test_a_distillation_is_one_from_the_teachers_family(family: str) -> None:
+    recipe = load_recipe({"pix2pix": "demo", "cyclegan": "demo-unpaired", "spade": "demo-labels"}[family])
+    assert recipe.distill.family == recipe.teacher.family == family
+    assert "family" not in (RECIPE_FOLDER / f"{recipe.name}.yaml").read_text().partition("distill:")[2]
+
+
+def test_a_distillation_from_another_family_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: a\ndescription: A.\nbudgets: [1x]\nteacher: {family: cyclegan}\ndistill: {family: pix2pix}\n"
+    )
+    with pytest.raises(UserError, match=r"distill\.family is pix2pix, but teacher\.family is cyclegan; leave"):
+        load_recipe(str(path))
+
+
+def test_a_variation_changes_single_settings_of_a_loss_unless_its_kind_changes() -> None:
+    section = load_recipe("smoke", ["distill.distiller={weight: 0.5, centred: true}"]).section("distill")
+
+    def distiller(change: object) -> object:
+        varied_section = varied(section, {"distiller": change})
+        return validate(DistillConfig, varied_section, where="sweep.variations").distiller
+
+    assert distiller({"weight": 2}) == KernelAlignmentConfig(weight=2, centred=True)
+    assert distiller(2) == KernelAlignmentConfig(weight=2, centred=True)
+    assert distiller("kernel_alignment") == KernelAlignmentConfig(weight=0.5, centred=True)
+    assert distiller("mse") == MseConfig()
+    assert distiller({"kind": "mse", "weight": 3}) == MseConfig(weight=3)
+    assert distiller("none") == NoDistillerConfig()
+    with pytest.raises(UserError, match=r"sweep\.variations: unknown key 'lambda_distill'; it is 'distiller\.weight'"):
+        validate(DistillConfig, varied(section, {"lambda_distill": 0}), where="sweep.variations")
 
 
 def test_an_override_reaches_nested_settings_and_reads_exponents() -> None:

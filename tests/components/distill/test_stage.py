@@ -27,14 +27,14 @@ class Inputs:
     """A dataset, a teacher that was hardly trained, and its student."""
 
     def __init__(self, folder: Path, family: Any, pairing: Any, **prune_settings: Any) -> None:
-        self.data = make_dataset(folder, pairing)
+        self.family, self.data = family, make_dataset(folder, pairing)
         short = {"epochs": 1, "decay_epochs": 0, "evaluations": 0}
         self.teacher = make_teacher(self.data, folder / "teacher", teacher_config(family, **short))
         self.student = make_student(self.teacher, folder / "student", **prune_settings)
 
     def distill(self, output: Path, checkpoint: Path | None = None, **settings: Any) -> Path:
         stage.run(
-            distill_config(**settings),
+            distill_config(self.family, **settings),
             teacher=self.teacher,
             student=self.student,
             dataset=self.data / "dataset",
@@ -105,7 +105,7 @@ def test_one_seed_gives_one_student(paired: Inputs, tmp_path: Path):
     assert_same_weights(first, paired.distill(tmp_path / "second", **SHORT))
 
 
-@pytest.mark.parametrize("settings", [{}, {"distillation": "mse"}])
+@pytest.mark.parametrize("settings", [{}, {"distiller": "mse"}])
 def test_a_resumed_distillation_is_the_uninterrupted_one(
     paired: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ):
@@ -134,7 +134,7 @@ def test_inherited_weights_are_where_a_student_starts(paired: Inputs, tmp_path: 
     student = make_student(paired.teacher, tmp_path / "student", student_init="inherit")
     inherited = weights(student)
     stage.run(
-        distill_config(**SHORT, learning_rate=1e-12),
+        distill_config("pix2pix", **SHORT, learning_rate=1e-12),
         teacher=paired.teacher,
         student=student,
         dataset=paired.data / "dataset",
@@ -158,7 +158,7 @@ def test_a_dataset_of_another_size_is_refused(paired: Inputs, tmp_path: Path):
     other = make_dataset(tmp_path, "paired", crop_size=20)
     with pytest.raises(UserError, match=r"made for images of 16x16 pixels, but .* crops of 20x20"):
         stage.run(
-            distill_config(),
+            distill_config("pix2pix"),
             teacher=paired.teacher,
             student=paired.student,
             dataset=other / "dataset",
@@ -170,7 +170,7 @@ def test_a_dataset_of_another_size_is_refused(paired: Inputs, tmp_path: Path):
 def test_a_dataset_of_another_kind_is_refused(paired: Inputs, unpaired: Inputs, tmp_path: Path):
     with pytest.raises(UserError, match=r"pix2pix is trained on paired images .* holds unpaired images"):
         stage.run(
-            distill_config(),
+            distill_config("pix2pix"),
             teacher=paired.teacher,
             student=paired.student,
             dataset=unpaired.data / "dataset",
@@ -183,7 +183,7 @@ def test_label_maps_with_other_classes_are_refused(labels: Inputs, tmp_path: Pat
     other = make_dataset(tmp_path, "labels", num_labels=5)
     with pytest.raises(UserError, match=r"source_to_target .* takes 5 channels, but .* has 6"):
         stage.run(
-            distill_config(),
+            distill_config("spade"),
             teacher=labels.teacher,
             student=labels.student,
             dataset=other / "dataset",
@@ -205,7 +205,7 @@ def test_a_teacher_without_the_students_direction_is_refused(unpaired: Inputs, t
     (teacher / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="no generator target_to_source"):
         stage.run(
-            distill_config(),
+            distill_config("cyclegan"),
             teacher=teacher,
             student=unpaired.student,
             dataset=unpaired.data / "dataset",
@@ -221,7 +221,7 @@ def test_a_student_of_another_teacher_is_told(paired: Inputs, tmp_path: Path, ca
         paired.distill(tmp_path / "own", **SHORT)
         assert "was cut from another teacher" not in caplog.text
         stage.run(
-            distill_config(**SHORT),
+            distill_config("pix2pix", **SHORT),
             teacher=other,
             student=paired.student,
             dataset=paired.data / "dataset",
@@ -241,7 +241,7 @@ def test_a_damaged_teacher_is_named(paired: Inputs, tmp_path: Path):
     (teacher / "generator_source_to_target.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"generator_source_to_target\.safetensors is missing or has the wrong size"):
         stage.run(
-            distill_config(),
+            distill_config("pix2pix"),
             teacher=teacher,
             student=paired.student,
             dataset=paired.data / "dataset",

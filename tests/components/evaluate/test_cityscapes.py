@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from components.catlib import artifacts
-from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig
+from components.catlib.config import EvaluateConfig, InceptionSpadeConfig, NormConfig, RealStatsConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.cityscapes import cityscapes_train_ids
 from components.catlib.data.image_conversion import to_uint8
@@ -56,8 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     real_stats_stage.run(RealStatsConfig(), dataset=dataset.folder, output=folder / "real_stats")
     for name, kind, channels in (("teacher", "teacher", 6), ("student", "distill", 3)):
-        config = GeneratorConfig(
-            family="inception_spade",
+        config = InceptionSpadeConfig(
             base_channels=channels,
             spade_hidden_channels=12,
             num_upsampling_layers="normal",

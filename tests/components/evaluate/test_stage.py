@@ -10,7 +10,14 @@ from torch import nn
 from torchvision.models import AlexNet
 
 from components.catlib import artifacts
-from components.catlib.config import EvaluateConfig, GeneratorConfig, NormConfig, RealStatsConfig, WeightsConfig
+from components.catlib.config import (
+    EvaluateConfig,
+    GeneratorConfig,
+    NormConfig,
+    RealStatsConfig,
+    WeightsConfig,
+    validate,
+)
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import InceptionFeatures
 from components.catlib.metrics.scoring import score_generator
@@ -58,7 +65,8 @@ class Run:
     def model(self, name: str, kind: str, *, base_channels: int, directions: list[str], **settings: Any) -> Path:
         """Writes an artifact with untrained generators."""
         labelled = self.dataset.num_labels is not None
-        config = GeneratorConfig(base_channels=base_channels, **(SPADE if labelled else {"num_blocks": 1}), **settings)
+        kind = SPADE if labelled else {"num_blocks": 1}
+        config = validate(GeneratorConfig, {"base_channels": base_channels, **kind, **settings}, where="generator")
         architecture = architecture_from_config(
             config, in_channels=self.dataset.in_channels, out_channels=3, crop_size=self.dataset.crop_size
         )

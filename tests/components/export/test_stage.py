@@ -10,7 +10,7 @@ from PIL import Image
 
 from components.__main__ import main
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import DatasetConfig, DistillConfig, ExportConfig, GeneratorConfig, PruneConfig
+from components.catlib.config import DatasetConfig, ExportConfig, InceptionConfig, Pix2PixDistillConfig, PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import architecture_from_config
@@ -22,7 +22,7 @@ from tests.components.opened import read_generator
 
 SIZE = (16, 20)
 ARCHITECTURE = architecture_from_config(
-    GeneratorConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
+    InceptionConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
     in_channels=3,
     out_channels=3,
     crop_size=SIZE,
@@ -33,7 +33,7 @@ ARCHITECTURE = architecture_from_config(
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student") / "distilled"
     torch.manual_seed(1)
-    with writing(folder, kind="distill", config=DistillConfig()) as writer:
+    with writing(folder, kind="distill", config=Pix2PixDistillConfig()) as writer:
         network = build_generator(ARCHITECTURE)
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
     return folder
@@ -124,7 +124,7 @@ def test_the_command_line_takes_a_cut_teacher_too(tmp_path: Path) -> None:
 
 
 def test_a_dataset_of_other_channels_is_refused(dataset: Path, tmp_path: Path) -> None:
-    with writing(tmp_path / "distilled", kind="distill", config=DistillConfig()) as writer:
+    with writing(tmp_path / "distilled", kind="distill", config=Pix2PixDistillConfig()) as writer:
         network = build_generator(ARCHITECTURE.model_copy(update={"in_channels": 1}))
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
     with pytest.raises(UserError, match=r"source_to_target .* takes 1 channels, but .* has 3 in its source images"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import TeacherConfig
+from components.catlib.config import Pix2PixConfig
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage
 from components.fetch.stage import run
@@ -14,7 +14,7 @@ from tests.object_stores import SeaweedServer
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    with writing(tmp_path / "teacher", kind="teacher", config=TeacherConfig()) as writer:
+    with writing(tmp_path / "teacher", kind="teacher", config=Pix2PixConfig()) as writer:
         (writer.folder / "weights").write_bytes(b"weights")
     return tmp_path / "teacher"
 

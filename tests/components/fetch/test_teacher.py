@@ -69,7 +69,7 @@ def test_without_its_discriminator_a_fresh_one_is_used_and_a_student_learns(
     assert not all(same for name, same in equal.items() if name.startswith("discriminator"))
     student = make_student(taken, tmp_path / "s")
     distill_stage.run(
-        distill_config(**UNTRAINED),
+        distill_config("pix2pix", **UNTRAINED),
         teacher=taken,
         student=student,
         dataset=paired / "dataset",

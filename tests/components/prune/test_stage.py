@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import NormConfig, PruneConfig, TeacherConfig
+from components.catlib.config import NormConfig, Pix2PixConfig, PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import read_architectures, write_architecture
 from components.catlib.networks.families import Architecture
@@ -32,7 +32,7 @@ def write_teacher(folder: Path, generators: dict[str, Architecture], size: tuple
             for name, tensor in network.state_dict().items():
                 if tensor.ndim == 1 and name.endswith(("weight", "bias", "running_mean")):
                     tensor.normal_()
-    with writing(folder, kind="teacher", config=TeacherConfig()) as writer:
+    with writing(folder, kind="teacher", config=Pix2PixConfig()) as writer:
         write_networks(writer.folder, generators=networks, discriminators={}, input_size=size)
     return folder
 
@@ -147,7 +147,7 @@ def test_only_a_teacher_with_weights_can_be_pruned(teacher: Path, tmp_path: Path
     run(config, teacher=teacher, budget="0.5x", output=tmp_path / "student")
     with pytest.raises(UserError, match="is a prune artifact, expected a teacher artifact"):
         run(config, teacher=tmp_path / "student", budget="0.5x", output=tmp_path / "other")
-    with writing(tmp_path / "empty", kind="teacher", config=TeacherConfig()) as writer:
+    with writing(tmp_path / "empty", kind="teacher", config=Pix2PixConfig()) as writer:
         write_architecture(writer.folder, "source_to_target", inception(), (32, 32))
     with pytest.raises(UserError, match="no weights of the generator source_to_target"):
         run(config, teacher=tmp_path / "empty", budget="0.5x", output=tmp_path / "other")

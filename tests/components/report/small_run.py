@@ -20,9 +20,11 @@ from components.catlib.config import (
     EvaluateConfig,
     ExportConfig,
     GeneratorConfig,
+    InceptionConfig,
+    Pix2PixConfig,
+    Pix2PixDistillConfig,
     PruneConfig,
     RealStatsConfig,
-    TeacherConfig,
 )
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.networks.architecture_files import write_architecture
@@ -34,7 +36,7 @@ SIZE = (16, 24)
 DIRECTION = "source_to_target"
 SAMPLE_NAMES = ("alps", "delta", "atoll")
 COLUMNS = ("input", "target", "teacher", "student")
-INCEPTION = GeneratorConfig(base_channels=8, num_blocks=2, channels_reduction_factor=4)
+INCEPTION = InceptionConfig(base_channels=8, num_blocks=2, channels_reduction_factor=4)
 
 
 @dataclass
@@ -76,9 +78,9 @@ def write_small_run(
     run = SmallRun(folder / "dataset", folder / "real_stats", folder / "teacher")
     _write(run.dataset, DatasetConfig(), {}, summary=_dataset_summary(size))
     _write(run.real_stats, RealStatsConfig(), {"dataset": run.dataset})
-    _write_training(run.teacher, TeacherConfig(), {"dataset": run.dataset, "real_stats": run.real_stats}, architecture)
+    _write_training(run.teacher, Pix2PixConfig(), {"dataset": run.dataset, "real_stats": run.real_stats}, architecture)
     for number, budget in enumerate(budgets):
-        distillation = distillations[number] if distillations else DistillConfig()
+        distillation = distillations[number] if distillations else Pix2PixDistillConfig()
         _write_student(run, architecture, size, budget, number, folder, distillation)
     return run
 
@@ -117,11 +119,12 @@ def _write(
     config: BaseModel,
     inputs: dict[str, Path],
     *,
+    kind: str = "",
     summary: dict[str, Any] | None = None,
     files: dict[str, Any] | None = None,
     then: Callable[[Path], object] = lambda _: None,
 ) -> None:
-    kind = type(config).__name__.removesuffix("Config").lower().replace("realstats", "real_stats")
+    kind = kind or type(config).__name__.removesuffix("Config").lower().replace("realstats", "real_stats")
     manifests = {name: read_manifest(path) for name, path in inputs.items()}
     with writing(folder, kind=kind, config=config, inputs=manifests) as writer:
         for name, content in (files or {}).items():
@@ -166,7 +169,7 @@ def _write_training(folder: Path, config: BaseModel, inputs: dict[str, Path], ar
             (place / f"samples_{step}.webp").write_bytes(picture((32, 24), shade=step))
 
     summary = {"metrics": {"steps": 40, "seconds": 40.0}, "sample_rows": ["source", "target", DIRECTION]}
-    _write(folder, config, inputs, summary=summary, then=fill)
+    _write(folder, config, inputs, kind="distill" if distilled else "teacher", summary=summary, then=fill)
 
 
 def _evaluation(teacher: Architecture, student: Architecture, size: tuple[int, int], number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def test_every_combination_has_its_budget_and_its_settings_and_is_shown(tmp_path
     summary = tmp_path / "summary"
     points = plan_sweep.python_func(
         budgets=["0.1x", "0.2x"],
-        variations=[{}, {"lambda_distill": 0.0}],
+        variations=[{}, {"distiller": {"weight": 0.0}}],
         seeds=[0, 7.0],  # as Kubeflow hands numbers over
         distill=DISTILL,
         code_digest="",
@@ -24,10 +24,13 @@ def test_every_combination_has_its_budget_and_its_settings_and_is_shown(tmp_path
     )
     assert len(points) == 8
     assert points[0] == {"budget": "0.1x", "distill": DISTILL | {"seed": 0}}
-    assert points[-1] == {"budget": "0.2x", "distill": DISTILL | {"lambda_distill": 0.0, "seed": 7}}
+    assert points[-1] == {
+        "budget": "0.2x",
+        "distill": DISTILL | {"distiller": DISTILL["distiller"] | {"weight": 0.0}, "seed": 7},
+    }
     lines = summary.read_text().splitlines()
     assert lines[0] == "# 8 students"
-    assert lines[-1] == "| 0.2x | lambda_distill 0.0 | 7 |"
+    assert lines[-1] == "| 0.2x | distiller.weight 0.0 | 7 |"
     assert "| 0.1x | none | 0 |" in lines
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from components.catlib.config import Count, GeneratorConfig, NormConfig, Section
+from components.catlib.config import Count, InceptionConfig, NormConfig, Section
 from components.catlib.networks.layers import (
     BranchChannels,
     BranchPaths,
@@ -18,7 +18,6 @@ from components.catlib.networks.layers import (
     check_branches,
     check_kernel_sizes,
     existing_branches,
-    hidden_channels_of,
     resized_branches,
     unpruned,
 )
@@ -127,10 +126,10 @@ class InceptionArchitecture(Section):
         )
 
 
-def inception_architecture(config: GeneratorConfig, *, in_channels: int, out_channels: int) -> InceptionArchitecture:
+def inception_architecture(config: InceptionConfig, *, in_channels: int, out_channels: int) -> InceptionArchitecture:
     """Returns the architecture of an unpruned inception generator."""
     base = config.base_channels
-    block = unpruned(hidden_channels_of(config, 4 * base))
+    block = unpruned(4 * base, config)
     return InceptionArchitecture(
         in_channels=in_channels,
         out_channels=out_channels,

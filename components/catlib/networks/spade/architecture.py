@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.catlib.config import Count, GeneratorConfig, NormConfig, Section
+from components.catlib.config import Count, InceptionSpadeConfig, NormConfig, Section
 from components.catlib.errors import UserError
 from components.catlib.networks.layers import (
     BranchChannels,
@@ -20,7 +20,6 @@ from components.catlib.networks.layers import (
     check_branches,
     check_kernel_sizes,
     existing_branches,
-    hidden_channels_of,
     modulation,
     resized_branches,
     unpruned,
@@ -225,7 +224,7 @@ def _spade_block_widths(num_upsampling_layers: str, base_channels: int) -> dict[
 
 
 def spade_architecture(
-    config: GeneratorConfig, in_channels: int, out_channels: int, crop_size: Size
+    config: InceptionSpadeConfig, in_channels: int, out_channels: int, crop_size: Size
 ) -> InceptionSpadeArchitecture:
     """Returns the architecture of an unpruned SPADE generator; raises UserError where the images do not fit it."""
     height, width = crop_size
@@ -239,12 +238,9 @@ def spade_architecture(
         raise UserError(
             f"generator.base_channels is {config.base_channels}, but num_upsampling_layers 'most' needs an even number."
         )
-    spade = unpruned(hidden_channels_of(config, config.spade_hidden_channels))
+    spade = unpruned(config.spade_hidden_channels, config)
     widths = _spade_block_widths(config.num_upsampling_layers, config.base_channels)
-    blocks = {
-        name: SpadeBlock(branches=unpruned(hidden_channels_of(config, min(width))), spade=spade)
-        for name, width in widths.items()
-    }
+    blocks = {name: SpadeBlock(branches=unpruned(min(width), config), spade=spade) for name, width in widths.items()}
     return InceptionSpadeArchitecture(
         semantic_channels=in_channels,
         out_channels=out_channels,

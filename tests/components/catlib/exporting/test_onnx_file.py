@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.catlib.config import GeneratorConfig, NormConfig
+from components.catlib.config import InceptionSpadeConfig, NormConfig
 from components.catlib.exporting.onnx_file import (
     OnnxGenerator,
     compare,
@@ -59,8 +59,7 @@ def inception(norm: NormConfig, *, padding: str = "reflect") -> Generator:
 
 def spade() -> Generator:
     """Two blocks with branches, the others without."""
-    config = GeneratorConfig(
-        family="inception_spade",
+    config = InceptionSpadeConfig(
         base_channels=1,
         channels_reduction_factor=4,
         kernel_sizes=(3,),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.catlib.config import GeneratorConfig, NormConfig
+from components.catlib.config import GeneratorConfig, NormConfig, validate
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import BranchChannels
@@ -13,7 +13,10 @@ def inception(in_channels: int = 3, out_channels: int = 3, **changes: Any) -> In
     """An unpruned inception generator of 4 base channels and three blocks."""
     settings = {"base_channels": 4, "num_blocks": 3, **changes}
     architecture = architecture_from_config(
-        GeneratorConfig(**settings), in_channels=in_channels, out_channels=out_channels, crop_size=(32, 32)
+        validate(GeneratorConfig, settings, where="generator"),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        crop_size=(32, 32),
     )
     assert isinstance(architecture, InceptionArchitecture)
     return architecture
@@ -40,7 +43,7 @@ def spade(crop_size: tuple[int, int] = (64, 128), **changes: Any) -> InceptionSp
         **changes,
     }
     architecture = architecture_from_config(
-        GeneratorConfig(**settings), in_channels=5, out_channels=3, crop_size=crop_size
+        validate(GeneratorConfig, settings, where="generator"), in_channels=5, out_channels=3, crop_size=crop_size
     )
     assert isinstance(architecture, InceptionSpadeArchitecture)
     return architecture

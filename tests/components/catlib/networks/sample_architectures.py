@@ -2,16 +2,19 @@
 
 from typing import Any
 
-from components.catlib.config import GeneratorConfig, NormConfig
+from components.catlib.config import GeneratorConfig, NormConfig, validate
 from components.catlib.networks.families import Architecture, architecture_from_config
 from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.layers import BranchChannels
 from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 
 
 def inception(**config: Any) -> InceptionArchitecture:
     """Makes a small unpruned generator."""
     settings: dict[str, Any] = {"base_channels": 6, "num_blocks": 3} | config
-    made = architecture_from_config(GeneratorConfig(**settings), in_channels=3, out_channels=3, crop_size=(32, 32))
+    made = architecture_from_config(
+        validate(GeneratorConfig, settings, where="generator"), in_channels=3, out_channels=3, crop_size=(32, 32)
+    )
     assert isinstance(made, InceptionArchitecture)
     return made
 
@@ -24,7 +27,9 @@ def spade(*, crop_size: tuple[int, int] = (64, 128), **config: Any) -> Inception
         "spade_hidden_channels": 12,
         "norm": NormConfig(kind="batch", track_running_stats=True),
     } | config
-    made = architecture_from_config(GeneratorConfig(**settings), in_channels=5, out_channels=3, crop_size=crop_size)
+    made = architecture_from_config(
+        validate(GeneratorConfig, settings, where="generator"), in_channels=5, out_channels=3, crop_size=crop_size
+    )
     assert isinstance(made, InceptionSpadeArchitecture)
     return made
 
@@ -45,7 +50,10 @@ ARCHITECTURES = {
         inception(norm=NormConfig(kind="instance", affine=False, track_running_stats=True)),
         (16, 16),
     ),
-    "two kernel sizes, given widths": (inception(kernel_sizes=(3, 5), hidden_channels=(12, 5)), (32, 32)),
+    "two kernel sizes, given widths": (
+        inception(kernel_sizes=(3, 5)).model_copy(update={"blocks": (BranchChannels(res=(2, 1), dw=(2, 0)),) * 3}),
+        (32, 32),
+    ),
     "branch and block vanished": (
         pruned(inception(), features__0__res_ops__0=0, features__0__dw_ops__2=0, features__1=0, up_sampling__1=3),
         (32, 32),

@@ -1,17 +1,24 @@
+import json
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from components.catlib.config import DiscriminatorConfig, NormConfig
-from components.catlib.networks.discriminators import Discriminator, DiscriminatorArchitecture, build_discriminator
+from components.catlib.config import DiscriminatorConfig, NormConfig, validate
+from components.catlib.errors import UserError
+from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture, discriminator_from_config
+from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.initialisation import initialise
 from tests.components.catlib.networks.layers import check_gradients
 
+NORM_KINDS = ("instance", "batch", "syncbatch")
+
 
 def build(family: str, in_channels: int = 3, **settings) -> Discriminator:
-    config = DiscriminatorConfig(family=family, **{"base_channels": 4, **settings})
-    return build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=in_channels))
+    config = validate(DiscriminatorConfig, {"family": family, "base_channels": 4, **settings}, where="discriminator")
+    return build_discriminator(discriminator_from_config(config, in_channels=in_channels))
 
 
 @pytest.mark.parametrize(("num_layers", "pixels"), [(1, 16), (2, 34), (3, 70), (4, 142)])
@@ -80,10 +87,15 @@ def test_spectral_norms_converge_in_training_and_rest_in_evaluation() -> None:
     assert all(torch.equal(value, before[name]) for name, value in discriminator.state_dict().items())
 
 
-@pytest.mark.parametrize("family", ["patch", "pixel", "multiscale"])
-@pytest.mark.parametrize("kind", ["instance", "batch", "syncbatch"])
-def test_gradients_reach_every_parameter(family: str, kind: str) -> None:
-    discriminator = build(family, norm=NormConfig(kind=kind))
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        *((family, {"norm": NormConfig(kind=kind)}) for family in ("patch", "pixel") for kind in NORM_KINDS),
+        ("multiscale", {}),
+    ],
+)
+def test_gradients_reach_every_parameter(family: str, settings: dict[str, Any]) -> None:
+    discriminator = build(family, **settings)
     initialise(discriminator, kind="normal", gain=0.1, seed=1)
     output = discriminator(torch.randn(2, 3, 32, 32))
     logits = [output] if isinstance(output, torch.Tensor) else [features[-1] for features in output]
@@ -114,6 +126,34 @@ def test_features_are_not_overwritten_by_later_stages() -> None:
 @pytest.mark.parametrize("family", ["patch", "pixel", "multiscale"])
 def test_architecture_is_json_and_back(family: str) -> None:
     architecture = build(family, in_channels=6).architecture
-    assert DiscriminatorArchitecture.model_validate_json(architecture.model_dump_json()) == architecture
+    described = json.loads(architecture.model_dump_json())
+    assert validate(DiscriminatorArchitecture, described, where="architecture") == architecture
     keys = build_discriminator(architecture).state_dict().keys()
     assert keys == build(family, in_channels=6).state_dict().keys()
+
+
+@pytest.mark.parametrize(("family", "idle"), [("patch", ["num_scales"]), ("pixel", ["num_layers", "num_scales"])])
+def test_what_version_0_1_0_wrote_without_meaning_is_not_read(family: str, idle: list[str]) -> None:
+    architecture = build(family).architecture
+    described = architecture.model_dump(mode="json") | dict.fromkeys(idle, 2)
+    assert validate(DiscriminatorArchitecture, described, where="architecture") == architecture
+
+
+def test_a_multiscale_architecture_of_version_0_1_0_has_a_norm() -> None:
+    architecture = build("multiscale").architecture
+    described = architecture.model_dump(mode="json") | {"norm": NormConfig().model_dump(mode="json")}
+    assert validate(DiscriminatorArchitecture, described, where="architecture") == architecture
+    with pytest.raises(UserError, match="unknown key 'num_layer'; did you mean 'num_layers'"):
+        validate(DiscriminatorArchitecture, described | {"num_layer": 3}, where="architecture")
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_a_patchgan_names_the_smallest_image_that_it_can_judge(num_layers: int) -> None:
+    discriminator = build("patch", num_layers=num_layers, norm=NormConfig(kind="batch"))
+    smallest = discriminator.architecture.smallest_size
+    discriminator(torch.zeros(1, 3, smallest, smallest))
+    discriminator.architecture.check_size(smallest, smallest, where="The dataset")
+    with pytest.raises(
+        UserError, match=f"The dataset has images of .*, too small for a PatchGAN of {num_layers} layers"
+    ):
+        discriminator.architecture.check_size(smallest, smallest - 1, where="The dataset")

@@ -4,16 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from components.catlib.config import DiscriminatorConfig, NormConfig
-from components.catlib.networks.discriminators import DiscriminatorArchitecture, build_discriminator
+from components.catlib.config import MultiscaleConfig, NormConfig
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
+from components.catlib.networks.discriminators import build_discriminator
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.initialisation import initialise
 from tests.components.catlib.networks.architectures import inception, pruned_inception, spade
 
 
 def multiscale() -> nn.Module:
-    config = DiscriminatorConfig(family="multiscale", base_channels=4)
-    return build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=3))
+    config = MultiscaleConfig(base_channels=4)
+    return build_discriminator(discriminator_from_config(config, in_channels=3))
 
 
 NETWORKS = {

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from components.catlib.config import DiscriminatorConfig
+from components.catlib.config import DiscriminatorConfig, validate
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import (
     discriminator_file,
@@ -11,7 +11,8 @@ from components.catlib.networks.architecture_files import (
     read_architectures,
     write_architecture,
 )
-from components.catlib.networks.discriminators import DiscriminatorArchitecture, build_discriminator
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
+from components.catlib.networks.discriminators import build_discriminator
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.model_files import write_networks
 from tests.components.catlib.networks.architectures import inception, pruned_inception, pruned_spade
@@ -19,8 +20,8 @@ from tests.components.opened import has_weights, read_discriminator, read_genera
 
 
 def discriminator(family: str) -> nn.Module:
-    config = DiscriminatorConfig(family=family, base_channels=4)
-    return build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=3))
+    config = validate(DiscriminatorConfig, {"family": family, "base_channels": 4}, where="discriminator")
+    return build_discriminator(discriminator_from_config(config, in_channels=3))
 
 
 @pytest.fixture

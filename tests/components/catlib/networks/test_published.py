@@ -11,10 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from components.catlib.config import DiscriminatorConfig, GeneratorConfig, NormConfig
+from components.catlib.config import (
+    GeneratorConfig,
+    InceptionConfig,
+    InceptionSpadeConfig,
+    MultiscaleConfig,
+    NormConfig,
+    PatchConfig,
+    PixelConfig,
+)
 from components.catlib.errors import UserError
 from components.catlib.networks import published
-from components.catlib.networks.discriminators import DiscriminatorArchitecture, build_discriminator
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
+from components.catlib.networks.discriminators import build_discriminator
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.layers import BranchChannels
@@ -48,8 +57,8 @@ def like(architecture) -> GeneratorConfig:
     """A recipe that agrees with an architecture in what tensors cannot tell, and in nothing else."""
     shared = {"family": architecture.family, "activation": architecture.activation, "dropout": architecture.dropout}
     if architecture.family == "inception":
-        return GeneratorConfig(**shared, kernel_sizes=architecture.kernel_sizes, padding=architecture.padding)
-    return GeneratorConfig(
+        return InceptionConfig(**shared, kernel_sizes=architecture.kernel_sizes, padding=architecture.padding)
+    return InceptionSpadeConfig(
         **shared,
         num_upsampling_layers=architecture.num_upsampling_layers,
         spade_norm=architecture.spade_norm,
@@ -123,7 +132,7 @@ def test_kernel_sizes_come_from_all_blocks_together() -> None:
     blocks = (BranchChannels(res=(1, 2, 0), dw=(0, 0, 0)), BranchChannels(res=(0, 0, 3), dw=(0, 1, 4)))
     architecture = inception().model_copy(update={"blocks": blocks})
     state = build_generator(architecture).state_dict()
-    loaded = published.generator_from_state(state, like=GeneratorConfig(), input_size=(16, 16), where="state")
+    loaded = published.generator_from_state(state, like=InceptionConfig(), input_size=(16, 16), where="state")
     assert loaded.architecture == architecture
 
 
@@ -132,12 +141,12 @@ def test_blocks_that_disagree_about_the_order_of_kernels_are_refused() -> None:
     other = build_generator(inception(kernel_sizes=(3, 1))).state_dict()
     state |= {name: value for name, value in other.items() if name.startswith("features.1.")}
     with pytest.raises(UserError, match=r"kernel sizes \[1, 3\] in differing orders"):
-        published.generator_from_state(state, like=GeneratorConfig(), input_size=(16, 16), where="state")
+        published.generator_from_state(state, like=InceptionConfig(), input_size=(16, 16), where="state")
 
 
 def test_recipe_tells_what_tensors_cannot(tmp_path) -> None:
     path = save(build_generator(inception(norm=NormConfig(kind="batch"))).state_dict(), tmp_path)
-    recipe = GeneratorConfig(
+    recipe = InceptionConfig(
         padding="zero",
         activation="leaky_relu",
         dropout=0.25,
@@ -162,7 +171,7 @@ def test_both_formats_of_pytorch_files_are_read(tmp_path, zip_format: bool) -> N
     state = build_generator(inception()).state_dict()
     path = tmp_path / "net.pth"
     torch.save(state, path, _use_new_zipfile_serialization=zip_format)
-    assert load_generator(path, like=GeneratorConfig(), input_size=(16, 16)).architecture == inception()
+    assert load_generator(path, like=InceptionConfig(), input_size=(16, 16)).architecture == inception()
 
 
 def test_sizes_that_a_spade_generator_cannot_make_are_refused() -> None:
@@ -174,25 +183,22 @@ def test_sizes_that_a_spade_generator_cannot_make_are_refused() -> None:
 
 
 DISCRIMINATORS = [
-    DiscriminatorConfig(family=family, base_channels=4, num_layers=num_layers, num_scales=num_scales, norm=norm)
-    for family, num_layers, num_scales, norm in [
-        ("patch", 3, 2, NormConfig()),
-        ("patch", 1, 2, TRACKING),
-        ("patch", 5, 2, NormConfig(kind="batch", affine=False)),
-        ("pixel", 3, 2, NormConfig()),
-        ("pixel", 3, 2, TRACKING),
-        ("multiscale", 4, 2, NormConfig()),
-        ("multiscale", 2, 3, NormConfig()),
-    ]
+    PatchConfig(base_channels=4),
+    PatchConfig(base_channels=4, num_layers=1, norm=TRACKING),
+    PatchConfig(base_channels=4, num_layers=5, norm=NormConfig(kind="batch", affine=False)),
+    PixelConfig(base_channels=4),
+    PixelConfig(base_channels=4, norm=TRACKING),
+    MultiscaleConfig(base_channels=4, num_layers=4),
+    MultiscaleConfig(base_channels=4, num_layers=2, num_scales=3),
 ]
 
 
-@pytest.mark.parametrize("config", DISCRIMINATORS, ids=lambda config: f"{config.family}-{config.num_layers}")
+@pytest.mark.parametrize("config", DISCRIMINATORS, ids=lambda config: config.family)
 def test_discriminators_are_recognised_from_their_tensors(config, tmp_path) -> None:
-    architecture = DiscriminatorArchitecture.from_config(config, in_channels=6)
+    architecture = discriminator_from_config(config, in_channels=6)
     state = build_discriminator(architecture).state_dict()
     path = save({f"module.{name}": value for name, value in state.items()}, tmp_path)
-    loaded = load_discriminator(path, like=DiscriminatorConfig())
+    loaded = load_discriminator(path, like=PatchConfig())
     assert loaded.architecture == architecture
     found = loaded.state_dict()
     assert found.keys() == state.keys()
@@ -205,7 +211,7 @@ def test_discriminators_are_recognised_from_their_tensors(config, tmp_path) -> N
 def refused(content: object, folder: Path, complaint: str) -> None:
     path = content if isinstance(content, Path) else save(content, folder)
     with pytest.raises(UserError, match=complaint) as caught:
-        load_generator(path, like=GeneratorConfig(), input_size=(16, 16))
+        load_generator(path, like=InceptionConfig(), input_size=(16, 16))
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -260,8 +266,8 @@ def test_other_content_is_named(content: object, complaint: str, tmp_path) -> No
 
 
 def test_a_discriminator_is_no_generator_and_the_other_way_round(tmp_path, state) -> None:
-    config = DiscriminatorConfig(base_channels=4)
-    network = build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=3))
+    config = PatchConfig(base_channels=4)
+    network = build_discriminator(discriminator_from_config(config, in_channels=3))
     refused(network.state_dict(), tmp_path, "is not a generator")
     with pytest.raises(UserError, match="is not a discriminator"):
         load_discriminator(save(state, tmp_path), like=config)
@@ -276,8 +282,8 @@ def test_a_discriminator_is_no_generator_and_the_other_way_round(tmp_path, state
     ],
 )
 def test_unexpected_tensors_of_discriminators_are_named(name, tensor, complaint, tmp_path) -> None:
-    config = DiscriminatorConfig(base_channels=4)
-    network = build_discriminator(DiscriminatorArchitecture.from_config(config, in_channels=3))
+    config = PatchConfig(base_channels=4)
+    network = build_discriminator(discriminator_from_config(config, in_channels=3))
     path = save(dict(network.state_dict()) | {name: tensor}, tmp_path)
     with pytest.raises(UserError, match=complaint):
         load_discriminator(path, like=config)
@@ -346,9 +352,9 @@ def test_file_larger_than_allowed_is_not_read(tmp_path) -> None:
 def test_digest_is_checked_before_anything_is_read(tmp_path, state) -> None:
     path = save(state, tmp_path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert load_generator(path, like=GeneratorConfig(), input_size=(16, 16), sha256=digest)
+    assert load_generator(path, like=InceptionConfig(), input_size=(16, 16), sha256=digest)
     with pytest.raises(UserError, match=f"has the SHA-256 {digest}, expected 000"):
-        load_generator(path, like=GeneratorConfig(), input_size=(16, 16), sha256="0" * 64)
+        load_generator(path, like=InceptionConfig(), input_size=(16, 16), sha256="0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +372,7 @@ def test_damaged_bytes_end_in_a_sentence_or_in_a_network(data, valid_file: bytes
     path = tmp_path / "net.pth"
     path.write_bytes(bytes(damaged[: data.draw(st.integers(len(damaged) // 2, len(damaged)))]))
     try:
-        network = load_generator(path, like=GeneratorConfig(), input_size=(16, 16))
+        network = load_generator(path, like=InceptionConfig(), input_size=(16, 16))
     except UserError as error:
         assert str(path) in str(error)
     else:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from components.catlib.config import WeightsConfig
+from components.catlib.config.losses import VggLossConfig
 from components.catlib.errors import UserError
 from components.catlib.objectives.perceptual import read_perceptual_loss
 from components.catlib.objectives.reconstruction import build_reconstruction_loss
-from tests.components.catlib.objectives.tiny import teacher_config
 
 CPU = torch.device("cpu")
 
@@ -68,14 +68,14 @@ def test_five_weighted_slices(layers: nn.Sequential, weights: Path) -> None:
 
 
 def test_is_a_reconstruction_loss(layers: nn.Sequential, weights: Path) -> None:
-    config = teacher_config("pix2pix", reconstruction="vgg", vgg_weights={"uri": str(weights)})
+    config = VggLossConfig(weights=WeightsConfig(uri=str(weights)))
     image, target = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
     loss = build_reconstruction_loss(config, CPU)
     assert loss(image, target).item() == pytest.approx(_by_hand(layers, image, target), rel=1e-5)
 
 
 def test_refusals(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="vgg_weights"):
+    with pytest.raises(UserError, match=r"weights\.uri"):
         read_perceptual_loss(None, CPU)
     with pytest.raises(UserError, match=r"absent\.pth"):
         read_perceptual_loss(WeightsConfig(uri=str(tmp_path / "absent.pth")), CPU)

@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from components.catlib.config import DistillConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.generators import Generator
-from components.catlib.objectives import feature_distillation
-from components.catlib.objectives.distillation import DistillationObjective
-from components.catlib.objectives.kernel_alignment import kernel_alignment
+from components.catlib.objectives.distillation import distillation_objective
+from components.catlib.objectives.distillers import kernel_alignment as module
+from components.catlib.objectives.distillers.kernel_alignment import kernel_alignment
 from components.catlib.objectives.precision import at_least_float32
 from tests.components.catlib.objectives.test_teachers import build as build_teacher
-from tests.components.catlib.objectives.tiny import assert_gradient_reaches_everything, batch, narrower
+from tests.components.catlib.objectives.tiny import assert_gradient_reaches_everything, batch, distill_config, narrower
 
 
 @pytest.fixture
@@ -42,14 +41,13 @@ def test_distillation_in_bfloat16(family: str, bfloat16: Accelerator, monkeypatc
         seen.extend((second.dtype, alignment.dtype))
         return alignment
 
-    monkeypatch.setattr(feature_distillation, "kernel_alignment", spy)
-    objective = DistillationObjective(
-        DistillConfig(lambda_vgg=0),
+    monkeypatch.setattr(module, "kernel_alignment", spy)
+    objective = distillation_objective(
+        distill_config(family),
         {"generator_source_to_target": narrower(teacher), "discriminator_target": trained.discriminators["target"]},
         bfloat16,
         teacher=teacher,
         direction="source_to_target",
-        paired=family != "cyclegan",
     )
     losses = objective.step(batch(family))
     assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())

@@ -14,7 +14,7 @@ from components.catlib.objectives.distillation import DistillationObjective
 from tests.components.catlib.objectives.test_distillation import build
 from tests.components.catlib.objectives.tiny import batch
 
-SETTINGS = {"lambda_recon": 0.0, "lambda_gan": 0.0}
+SETTINGS = {"reconstruction": 0.0, "adversarial": 0.0}
 """Distillation alone, whose gradient is that of the alignments."""
 
 

@@ -36,13 +36,13 @@ def build(family: str, **settings: Any) -> TeacherObjective:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("gan_objective", OBJECTIVES)
-def test_a_step_trains_every_parameter_with_scalar_losses(family: str, gan_objective: str) -> None:
-    objective = build(family, gan_objective=gan_objective, lambda_gan=0.7)
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_a_step_trains_every_parameter_with_scalar_losses(family: str, kind: str) -> None:
+    objective = build(family, adversarial={"kind": kind, "weight": 0.7})
     before = weights_of(objective.networks)
     losses = objective.step(batch(family))
     assert all(loss.shape == () and torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
-    assert any(name.startswith("gradient_penalty") for name in losses) == (gan_objective == "wgangp")
+    assert any(name.startswith("gradient_penalty") for name in losses) == (kind == "wgangp")
     assert_gradient_reaches_everything(objective.networks)
     after = weights_of(objective.networks)
     assert all(network.training for network in objective.networks.values())
@@ -119,7 +119,7 @@ def test_networks_are_named_by_direction_and_domain() -> None:
 
 def test_cyclegan_with_hinge_trains_generators_with_the_generators_loss() -> None:
     """Bug 14 of the published implementation: it takes the discriminator's loss there."""
-    objective, images = build("cyclegan", gan_objective="hinge", lambda_gan=2.0), batch("cyclegan")
+    objective, images = build("cyclegan", adversarial={"kind": "hinge", "weight": 2.0}), batch("cyclegan")
     with torch.no_grad():
         fake = objective.generators["source_to_target"].train()(images.source)
         judgement = objective.discriminators["target"].train()(fake)
@@ -128,7 +128,7 @@ def test_cyclegan_with_hinge_trains_generators_with_the_generators_loss() -> Non
 
 
 def test_cyclegan_without_identity_loss() -> None:
-    losses = build("cyclegan", lambda_identity=0).step(batch("cyclegan"))
+    losses = build("cyclegan", identity=0).step(batch("cyclegan"))
     assert not [name for name in losses if name.startswith("identity")]
 
 
@@ -156,7 +156,7 @@ def test_cyclegan_goes_on_after_a_checkpoint_as_if_nothing_had_happened() -> Non
 
 
 def test_spade_weighs_feature_matching() -> None:
-    with_matching, without = build("spade"), build("spade", lambda_feature=0)
+    with_matching, without = build("spade"), build("spade", feature_matching=0)
     assert with_matching.step(batch("spade"))["feature_matching"] > 0
     assert "feature_matching" not in without.step(batch("spade"))
 

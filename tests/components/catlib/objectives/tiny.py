@@ -5,19 +5,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import DiscriminatorConfig, GeneratorConfig, NormConfig, TeacherConfig
+from components.catlib.config import (
+    DistillConfig,
+    InceptionConfig,
+    InceptionSpadeConfig,
+    MultiscaleConfig,
+    NormConfig,
+    PatchConfig,
+    TeacherConfig,
+    validate,
+)
 from components.catlib.data.batches import Batch
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
 
 SIZE = (16, 16)
 SPADE_SIZE = (32, 64)
 NUM_PLANES = 4
 
-GENERATOR = GeneratorConfig(
+GENERATOR = InceptionConfig(
     base_channels=4, num_blocks=3, kernel_sizes=(1, 3), channels_reduction_factor=4, init_gain=0.2
 )
-SPADE_GENERATOR = GeneratorConfig(
-    family="inception_spade",
+SPADE_GENERATOR = InceptionSpadeConfig(
     base_channels=2,
     kernel_sizes=(1, 3),
     channels_reduction_factor=2,
@@ -27,10 +36,8 @@ SPADE_GENERATOR = GeneratorConfig(
     init="xavier",
     init_gain=1.0,
 )
-DISCRIMINATOR = DiscriminatorConfig(base_channels=4, num_layers=1, init_gain=0.2)
-SPADE_DISCRIMINATOR = DiscriminatorConfig(
-    family="multiscale", base_channels=4, num_layers=3, init="xavier", init_gain=1.0
-)
+DISCRIMINATOR = PatchConfig(base_channels=4, num_layers=1, init_gain=0.2)
+SPADE_DISCRIMINATOR = MultiscaleConfig(base_channels=4, num_layers=3, init="xavier", init_gain=1.0)
 
 
 def teacher_config(family: str, **settings: Any) -> TeacherConfig:
@@ -39,7 +46,25 @@ def teacher_config(family: str, **settings: Any) -> TeacherConfig:
         "generator": SPADE_GENERATOR if spade else GENERATOR,
         "discriminator": SPADE_DISCRIMINATOR if spade else DISCRIMINATOR,
     }
-    return TeacherConfig.model_validate({"family": family, "lambda_vgg": 0, **networks, **settings})
+    own = {"perceptual": 0} if spade else {}
+    return validate(TeacherConfig, {"family": family, **own, **networks, **settings}, where="teacher")
+
+
+def distill_config(family: str, **settings: Any) -> DistillConfig:
+    own = {"perceptual": 0} if family == "spade" else {}
+    return validate(DistillConfig, {"family": family, **own, **settings}, where="distill")
+
+
+def tiny_generator(family: str) -> Generator:
+    spade = family == "spade"
+    return build_generator(
+        architecture_from_config(
+            SPADE_GENERATOR if spade else GENERATOR,
+            in_channels=NUM_PLANES if spade else 3,
+            out_channels=3,
+            crop_size=SPADE_SIZE if spade else SIZE,
+        )
+    )
 
 
 def batch(family: str, *, size: int = 3, seed: int = 0) -> Batch:

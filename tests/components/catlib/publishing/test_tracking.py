@@ -72,7 +72,7 @@ def test_every_student_is_kept_with_settings_figures_and_model(server: str, run:
     smallest = kept[0]
     assert smallest.info.run_name == "Student 0.2×"
     assert smallest.data.params["teacher.family"] == "pix2pix"
-    assert smallest.data.params["distill.lambda_distill"] == "1.0"
+    assert smallest.data.params["distill.distiller.weight"] == "1.0"
     assert len(smallest.data.params["teacher.artifact"]) == 64
     assert smallest.data.metrics["paper_macs"] < kept[1].data.metrics["paper_macs"]
     assert {file.path for file in client.list_artifacts(smallest.info.run_id)} == {"model", "report.html"}

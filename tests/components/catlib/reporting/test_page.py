@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.catlib.config import DistillConfig, GeneratorConfig, NormConfig, ReportConfig
+from components.catlib.config import InceptionSpadeConfig, NormConfig, Pix2PixDistillConfig, ReportConfig
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import LARGEST_PAGE, render
@@ -216,7 +216,7 @@ def test_text_from_outside_is_shown_not_run(tmp_path: Path) -> None:
 
 
 def test_students_of_one_architecture_share_what_pruning_kept(tmp_path: Path) -> None:
-    seeds = (DistillConfig(seed=0), DistillConfig(seed=1))
+    seeds = (Pix2PixDistillConfig(seed=0), Pix2PixDistillConfig(seed=1))
     page = page_of(write_small_run(tmp_path, budgets=("0.5x", "0.5x"), distillations=seeds).inputs())
     assert page.words.count("threshold on |γ|") == 1
     assert "Student 0.5×, seed 0 against its teacher, per 16×24 image; one of 2 equally small students." in page.words
@@ -225,8 +225,8 @@ def test_students_of_one_architecture_share_what_pruning_kept(tmp_path: Path) ->
 
 def test_a_spade_student_shows_the_branches_of_its_norms(tmp_path: Path) -> None:
     norm = NormConfig(kind="batch", track_running_stats=True)
-    generator = GeneratorConfig(
-        family="inception_spade", base_channels=2, channels_reduction_factor=2, spade_hidden_channels=8,
+    generator = InceptionSpadeConfig(
+        base_channels=2, channels_reduction_factor=2, spade_hidden_channels=8,
         num_upsampling_layers="normal", norm=norm,
     )  # fmt: skip
     page = page_of(write_small_run(tmp_path, budgets=("0.9x",), generator=generator).inputs())

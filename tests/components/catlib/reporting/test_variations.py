@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.config import DistillConfig, ReportConfig
+from components.catlib.config import Pix2PixDistillConfig, ReportConfig
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import render
@@ -18,7 +18,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     return write_small_run(
         tmp_path_factory.mktemp("run"),
         budgets=("0.5x",) * len(grid),
-        distillations=tuple(DistillConfig(distillation=kind, seed=seed) for kind, seed in grid),
+        distillations=tuple(
+            Pix2PixDistillConfig.model_validate({"distiller": kind, "seed": seed}) for kind, seed in grid
+        ),
     )
 
 
@@ -53,6 +55,6 @@ def test_budgets_alone_are_no_variations(tmp_path: Path) -> None:
 
 
 def test_seeds_alone_are_no_variations(tmp_path: Path) -> None:
-    seeds = (DistillConfig(seed=0), DistillConfig(seed=1))
+    seeds = (Pix2PixDistillConfig(seed=0), Pix2PixDistillConfig(seed=1))
     run = write_small_run(tmp_path, distillations=seeds)
     assert variations(compare_generators(trace(**run.inputs()))) is None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.catlib.config import DistillConfig, NormConfig
+from components.catlib.config import NormConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
@@ -21,13 +21,12 @@ from tests.components.catlib.objectives.tiny import (
     SIZE,
     SPADE_SIZE,
     batch,
+    distill_config,
     narrower,
     teacher_config,
     weights_of,
 )
 from tests.components.opened import opened
-
-PAIRING = {"pix2pix": "paired", "cyclegan": "unpaired", "spade": "labels"}
 
 
 def _size(family: str) -> tuple[int, int]:
@@ -62,10 +61,9 @@ def _student_folder(
 
 def _distil(family: str, teacher_folder: Path, student_folder: Path, **settings: Any) -> DistillationObjective:
     return build_distillation_objective(
-        DistillConfig.model_validate({"lambda_vgg": 0, **settings}),
+        distill_config(family, **settings),
         teacher=opened(teacher_folder),
         student=opened(student_folder),
-        pairing=PAIRING[family],
         accelerator=Accelerator(cpu=True),
     )
 
@@ -130,8 +128,8 @@ def test_adaptors_exist_for_mse_alone(tmp_path: Path) -> None:
     teacher_folder = _teacher_folder(tmp_path / "t", "spade")
     student_folder = _student_folder(tmp_path / "s", "spade")
     for settings, expected in (
-        ({"distillation": "mse"}, True),
-        ({"distillation": "mse", "lambda_distill": 0}, False),
+        ({"distiller": "mse"}, True),
+        ({"distiller": {"kind": "mse", "weight": 0}}, False),
         ({}, False),
     ):
         objective = _distil("spade", teacher_folder, student_folder, **settings)
@@ -205,8 +203,8 @@ def test_what_does_not_fit_the_data_is_refused() -> None:
 
 def test_a_perceptual_loss_without_weights_is_refused(tmp_path: Path) -> None:
     teacher_folder, student_folder = _teacher_folder(tmp_path / "t", "spade"), _student_folder(tmp_path / "s", "spade")
-    with pytest.raises(UserError, match="vgg_weights"):
-        _distil("spade", teacher_folder, student_folder, lambda_vgg=10)
+    with pytest.raises(UserError, match=r"weights\.uri"):
+        _distil("spade", teacher_folder, student_folder, perceptual=10)
 
 
 def test_students_with_another_norm_than_the_teacher(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from components.catlib.errors import UserError
-from components.catlib.storage import Storage
-from components.catlib.training.checkpoints import Checkpoints, FolderStore, ObjectStore, on_cpu, open_store
+from components.catlib.storage import Location, Storage, Store, StoreSettings
+from components.catlib.storage.folders import FolderStore
+from components.catlib.storage.objects import Objects, S3Store
+from components.catlib.training.checkpoints import Checkpoints, on_cpu
+from tests.memory_stores import MemoryStore
 from tests.object_stores import SeaweedServer, seaweed_server
 
 ORIGIN = {"stage": "teacher", "config": {"batch_size": 4, "adam_betas": [0.5, 0.999]}, "inputs": {"dataset": "abc"}}
@@ -129,16 +132,6 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path):
     assert {"notes.txt", "step-by-step.pt"} <= set(files(tmp_path))
 
 
-def test_an_address_that_is_no_folder_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="neither a folder nor"):
-        open_store("gs://bucket/checkpoints")
-    with pytest.raises(UserError, match="not an object-store address"):
-        open_store("s3://")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
-        FolderStore(str(tmp_path / "file"))
-
-
 def test_the_newest_few_and_the_best_are_kept(tmp_path: Path):
     writer = checkpoints(tmp_path, keep=3)
     for step, score in enumerate([5.0, 2.0, None, 2.0, 4.0, None, None], start=1):
@@ -232,8 +225,13 @@ def test_tensors_on_the_cpu_are_copies():
 
 
 def stored(server: SeaweedServer, prefix: str, *, patience: float = 20.0) -> Checkpoints:
-    storage = Storage(server.environment, patience=patience)
-    return Checkpoints(ObjectStore(f"s3://cat/{prefix}", storage), origin=ORIGIN)
+    return Checkpoints(store_on(server, prefix, patience=patience), origin=ORIGIN)
+
+
+def store_on(server: SeaweedServer, prefix: str, *, patience: float = 20.0) -> Store:
+    return S3Store(
+        Objects(StoreSettings.from_environment(server.environment), patience=patience), Location("cat", prefix)
+    )
 
 
 def test_an_object_store_keeps_them_too(object_store: SeaweedServer, caplog: pytest.LogCaptureFixture):
@@ -241,12 +239,14 @@ def test_an_object_store_keeps_them_too(object_store: SeaweedServer, caplog: pyt
     writer = stored(object_store, "kept")
     for step, score in ((1, 1.0), (2, 3.0), (3, 2.0), (4, 5.0)):
         save(writer, step, score)
-    store = ObjectStore("s3://cat/kept/", Storage(object_store.environment))
-    assert sorted(store.names()) == [f"step-00000000{step}.{kind}" for step in (1, 3, 4) for kind in ("json", "pt")]
+    store = store_on(object_store, "kept")
+    assert sorted(entry.name for entry in store.entries()) == [
+        f"step-00000000{step}.{kind}" for step in (1, 3, 4) for kind in ("json", "pt")
+    ]
     found = stored(object_store, "kept").load_newest()
     assert found is not None
     assert torch.equal(found["weights"]["w"], torch.full((3,), 4.0))
-    store.put("step-000000004.pt", lambda path: path.write_bytes(b"half"))
+    store.write("step-000000004.pt", b"half")
     found = stored(object_store, "kept").load_newest()
     assert found is not None
     assert found["step"] == 3
@@ -276,3 +276,24 @@ def test_a_store_that_stays_away_is_an_error(tmp_path: Path):
         with pytest.raises(UserError, match=r"did not answer"), writer:
             writer.save(1, state(1))
         server.start()
+
+
+@pytest.mark.parametrize("forgotten", [0, 1], ids=["tensors", "facts"])
+def test_a_checkpoint_that_the_store_forgot_is_passed_over(forgotten: int, caplog: pytest.LogCaptureFixture):
+    store = MemoryStore()
+    writer = Checkpoints(store, origin=ORIGIN)
+    save(writer, 5)
+    store.faults = iter([*[None] * forgotten, "forgotten"])
+    save(writer, 10)
+    found = Checkpoints(store, origin=ORIGIN).load_newest()
+    assert found is not None
+    assert found["step"] == 5
+    assert "step 10 is incomplete or damaged" in caplog.text
+
+
+def test_a_checkpoint_that_the_store_refuses_is_an_error():
+    store = MemoryStore(["refused"])
+    writer = Checkpoints(store, origin=ORIGIN)
+    with pytest.raises(UserError, match="refused"):
+        save(writer, 1)
+    assert store.files == {}

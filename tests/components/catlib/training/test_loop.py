@@ -1,5 +1,6 @@
 """The loop around a small objective whose every part can go wrong on resume: dropout, Adam, and a state of its own."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -10,18 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from components.catlib.artifacts import FileRecord
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import Interrupted, UserError
-from components.catlib.training.checkpoints import Checkpoints, FolderStore, Store
+from components.catlib.storage import Store
+from components.catlib.storage.folders import FolderStore
+from components.catlib.training.checkpoints import Checkpoints
 from components.catlib.training.loop import train
 from components.catlib.training.progress import Evaluation, Progress
 
@@ -174,10 +176,13 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("schedule", ["linear", "plateau"])
+SCHEDULES = {"linear": "linear", "plateau": {"kind": "plateau", "patience": 0}}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("killed_after", [1, 5, 8, 11])
 def test_a_killed_and_resumed_run_is_an_uninterrupted_one(tmp_path: Path, schedule: str, killed_after: int):
-    changes = {"schedule": schedule, "plateau_patience": 0, "evaluations": 4, "keep": "best"}
+    changes = {"schedule": SCHEDULES[schedule], "evaluations": 4, "keep": "best"}
     whole = SmallObjective()
     expected = run(tmp_path / "whole", whole, checkpoint=tmp_path / "checkpoint-whole", **changes)
 
@@ -241,9 +246,11 @@ class SlowStore(FolderStore):
         super().__init__(str(folder))
         self.up = threading.Event()
 
-    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
         assert self.up.wait(20)
-        return super().put(name, write)
+        with super().writing(name) as path:
+            yield path
 
 
 def test_training_does_not_wait_for_a_slow_store(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -267,7 +274,7 @@ def test_training_does_not_wait_for_a_slow_store(tmp_path: Path, caplog: pytest.
 
 
 class BrokenStore(FolderStore):
-    def put(self, name: str, write: Callable[[Path], object]) -> FileRecord:
+    def writing(self, name: str) -> NoReturn:
         raise UserError("the store is gone")
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.catlib.config import TeacherConfig, TrainingConfig, validate
+from components.catlib.config.schedules import CosineConfig, StepConfig
 from components.catlib.errors import UserError
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor, plateau
 
@@ -24,12 +25,12 @@ def test_linear_without_decay_epochs_stays_at_one():
 
 
 def test_step_drops_to_a_tenth():
-    config = TrainingConfig(epochs=3, decay_epochs=2, schedule="step", step_epochs=2)
+    config = TrainingConfig(epochs=3, decay_epochs=2, schedule=StepConfig(epochs=2))
     assert factors(config) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_cosine_matches_its_closed_form():
-    config = TrainingConfig(epochs=2, decay_epochs=2, schedule="cosine")
+    config = TrainingConfig(epochs=2, decay_epochs=2, schedule=CosineConfig())
     assert factors(config) == pytest.approx([1, 0.5 + math.sqrt(0.5) / 2, 0.5, 0.5 - math.sqrt(0.5) / 2])
 
 
@@ -65,10 +66,10 @@ def test_schedules_start_at_one_or_below_and_never_rise_or_reach_zero(epochs: in
 
 
 def test_a_plateau_schedule_that_could_never_act_is_refused():
-    section = {"schedule": "plateau", "plateau_patience": 3}
-    with pytest.raises(UserError, match="plateau_patience \\+ 3 = 6"):
+    section = {"schedule": {"kind": "plateau", "patience": 3}}
+    with pytest.raises(UserError, match=r"schedule\.patience \+ 3 = 6"):
         validate(TeacherConfig, {**section, "evaluations": 5}, where="teacher")
-    assert validate(TeacherConfig, {**section, "evaluations": 6}, where="teacher").schedule == "plateau"
+    assert validate(TeacherConfig, {**section, "evaluations": 6}, where="teacher").schedule.kind == "plateau"
 
 
 @pytest.mark.parametrize(

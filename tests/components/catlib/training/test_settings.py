@@ -53,7 +53,7 @@ def test_bf16_distils(paired: Path, tmp_path: Path):
     found = {}
     for precision in ("fp32", "bf16"):
         distill_stage.run(
-            distill_config(**SHORT, precision=precision),
+            distill_config("pix2pix", **SHORT, precision=precision),
             teacher=teacher,
             student=student,
             dataset=paired / "dataset",

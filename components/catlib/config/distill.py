@@ -1,0 +1,104 @@
+"""Settings of distillation, one model per family of teachers (method sections 3 and 6)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from components.catlib.config.distillers import DistillerConfig, KernelAlignmentConfig
+from components.catlib.config.losses import (
+    FeatureMatchingConfig,
+    PerceptualConfig,
+    PixelLossConfig,
+    ReconstructionConfig,
+    VggPerceptualConfig,
+)
+from components.catlib.config.networks import PublishedConfig, PublishedCycleGanConfig
+from components.catlib.config.sections import Count, Positive, default_kind
+from components.catlib.config.training import TrainingConfig
+
+_FAMILY = "that of the teacher; in a recipe the default is teacher.family"
+_PUBLISHED = "published student generator / discriminator"
+
+
+class _Distillation(TrainingConfig):
+    """What the distillations of all families have in common."""
+
+    moved: ClassVar[dict[str, str]] = TrainingConfig.moved | {
+        "distillation": "distiller.kind",
+        "lambda_distill": "distiller.weight",
+        "centred_kernels": "distiller.centred",
+        "layer_weights": "distiller.layer_weights",
+    }
+
+    batch_size: Count = Field(default=80, description="images per optimisation step; kernel alignment needs at least 2")
+    distiller: DistillerConfig = Field(
+        default=KernelAlignmentConfig(), description="what the student learns from its teacher's features"
+    )
+    discriminator: Literal["teacher", "fresh"] = Field(default="teacher", description="where the discriminator starts")
+    init_gain: Positive = Field(
+        default=0.02, description="standard deviation (normal) or gain (xavier) of fresh weights"
+    )
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> _Distillation:
+        self.distiller.check_batch(self.batch_size)
+        return self
+
+
+class Pix2PixDistillConfig(_Distillation):
+    """A student that translates images, and learns from their targets."""
+
+    moved: ClassVar = _Distillation.moved | {
+        "lambda_recon": "reconstruction.weight",
+        "vgg_weights": "reconstruction.weights",
+    }
+
+    family: Literal["pix2pix"] = Field(default="pix2pix", description=_FAMILY)
+    reconstruction: ReconstructionConfig = Field(
+        default=PixelLossConfig(), description="how far images are from their targets"
+    )
+    init: Literal["normal", "xavier"] = Field(default="normal", description="initialisation of fresh weights")
+    published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)
+
+
+class CycleGanDistillConfig(_Distillation):
+    """A student that translates images one way, and learns from what its teacher makes of them."""
+
+    moved: ClassVar = Pix2PixDistillConfig.moved
+
+    family: Literal["cyclegan"] = Field(default="cyclegan", description=_FAMILY)
+    reconstruction: ReconstructionConfig = Field(
+        default=PixelLossConfig(), description="how far images are from the teacher's"
+    )
+    init: Literal["normal", "xavier"] = Field(default="normal", description="initialisation of fresh weights")
+    published: PublishedCycleGanConfig | None = Field(default=None, description=_PUBLISHED)
+
+
+class SpadeDistillConfig(_Distillation):
+    """A student that paints label maps."""
+
+    moved: ClassVar = _Distillation.moved | {
+        "lambda_feature": "feature_matching.weight",
+        "lambda_vgg": "perceptual.weight",
+        "vgg_weights": "perceptual.weights",
+    }
+
+    family: Literal["spade"] = Field(default="spade", description=_FAMILY)
+    feature_matching: FeatureMatchingConfig = Field(
+        default=FeatureMatchingConfig(), description="the discriminator sees the same in generated and real images"
+    )
+    perceptual: PerceptualConfig = Field(
+        default=VggPerceptualConfig(), description="a VGG19 sees the same in generated and real images"
+    )
+    init: Literal["normal", "xavier"] = Field(default="xavier", description="initialisation of fresh weights")
+    published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)
+
+
+DistillConfig = Annotated[
+    Pix2PixDistillConfig | CycleGanDistillConfig | SpadeDistillConfig,
+    Field(discriminator="family"),
+    default_kind("family", "pix2pix"),
+]
+"""Distillation from a teacher of any family; pix2pix where none is named."""

@@ -1,0 +1,105 @@
+"""Settings of distillers, the losses that make a student's features like its teacher's, and how the log shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import BeforeValidator, Field
+
+from components.catlib.config.sections import NonNegative, Section, default_kind, spelled_out
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What the log shows of every feature layer, without weight, as `<name>_<layer>`.
+
+    Attributes:
+        name: Its name.
+        title: Heading of its charts.
+        caption: What it means.
+    """
+
+    name: str
+    title: str
+    caption: str
+
+    def by_layer(self, losses: Mapping[str, Value]) -> dict[str, Value]:
+        """Picks this figure out of what a log says by name; returns it by layer."""
+        prefix = f"{self.name}_"
+        return {name.removeprefix(prefix): value for name, value in losses.items() if name.startswith(prefix)}
+
+
+class _DistillerConfig(Section):
+    """What all distillers have in common."""
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuses batches that are too small to learn from; raises ValueError."""
+
+
+class FeatureConfig(_DistillerConfig):
+    """What all losses on features have in common."""
+
+    figure: ClassVar[Figure]
+
+    weight: NonNegative = Field(default=1.0, description="weight of the distillation loss; 0: the teacher is not asked")
+    layer_weights: tuple[NonNegative, ...] | None = Field(
+        default=None, description="weight per feature layer; default 1 each"
+    )
+
+
+class KernelAlignmentConfig(FeatureConfig):
+    """The student is to find the same images similar as its teacher does (paper section 3.3)."""
+
+    figure: ClassVar = Figure(
+        "misalignment",
+        "Misalignment of features",
+        "1 − KA per feature layer: 0 when the student's features tell images apart just as the teacher's do.",
+    )
+
+    kind: Literal["kernel_alignment"] = Field(
+        default="kernel_alignment", description="how teacher features are matched"
+    )
+    centred: bool = Field(default=False, description="centre the kernels (CKA) so that alignment does not saturate")
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuses batches in which every kernel is aligned; raises ValueError."""
+        if batch_size < 2:
+            raise ValueError("batch_size must be at least 2: the kernel alignment of a single image is always 1")
+        if self.centred and batch_size < 3:
+            raise ValueError("batch_size must be at least 3: centred kernels of two images are always aligned")
+
+
+class MseConfig(FeatureConfig):
+    """The student's features are to be the teacher's, after 1x1 convolutions that are trained with it."""
+
+    figure: ClassVar = Figure(
+        "feature_mse",
+        "Distance of features",
+        "Mean squared difference between the teacher's features and the student's adapted ones, per feature layer.",
+    )
+
+    kind: Literal["mse"] = Field(default="mse", description="how teacher features are matched")
+
+
+class NoDistillerConfig(_DistillerConfig):
+    """The student learns from images and the discriminator alone."""
+
+    kind: Literal["none"] = Field(default="none", description="how teacher features are matched")
+
+
+DistillerConfig = Annotated[
+    KernelAlignmentConfig | MseConfig | NoDistillerConfig,
+    Field(discriminator="kind"),
+    default_kind("kind", "kernel_alignment"),
+    BeforeValidator(spelled_out),
+]
+"""A distiller of any kind; kernel alignment where none is named."""
+
+FIGURES: tuple[Figure, ...] = tuple(
+    model.figure for model in get_args(get_args(DistillerConfig)[0]) if issubclass(model, FeatureConfig)
+)
+"""What the log shows of each distiller that compares features."""

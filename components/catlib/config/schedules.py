@@ -1,0 +1,46 @@
+"""Settings of learning-rate schedules; a bare word such as `schedule: cosine` names the kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from components.catlib.config.sections import Count, Section, default_kind, spelled_out
+
+
+class LinearConfig(Section):
+    """The rate stays for `epochs`, then falls to zero in equal steps over `decay_epochs` (method section 4)."""
+
+    kind: Literal["linear"] = Field(default="linear", description="learning-rate schedule")
+
+
+class CosineConfig(Section):
+    """The rate falls along half a cosine wave over all epochs."""
+
+    kind: Literal["cosine"] = Field(default="cosine", description="learning-rate schedule")
+
+
+class StepConfig(Section):
+    """The rate drops to a tenth from time to time."""
+
+    kind: Literal["step"] = Field(default="step", description="learning-rate schedule")
+    epochs: Count = Field(default=50, description="epochs between drops to a tenth")
+
+
+class PlateauConfig(Section):
+    """The rate drops to a fifth when scores stop improving."""
+
+    kind: Literal["plateau"] = Field(default="plateau", description="learning-rate schedule")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="evaluations in a row that may bring no improvement before the rate falls"
+    )
+
+
+ScheduleConfig = Annotated[
+    LinearConfig | CosineConfig | StepConfig | PlateauConfig,
+    Field(discriminator="kind"),
+    default_kind("kind", "linear"),
+    BeforeValidator(spelled_out),
+]
+"""A schedule of any kind; linear where none is named."""

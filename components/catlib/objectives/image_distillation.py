@@ -1,0 +1,114 @@
+"""Distillation on images, in pairs or not: discriminator, reconstruction and the teacher's features."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from components.catlib.config import CycleGanDistillConfig, Pix2PixDistillConfig
+from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
+from components.catlib.networks.generators import Generator
+from components.catlib.objectives.adversarial import generator_loss
+from components.catlib.objectives.optimisation import averaged, frozen, update
+from components.catlib.objectives.pix2pix import patch_discriminator_losses
+from components.catlib.objectives.reconstruction import build_reconstruction_loss
+from components.catlib.objectives.student import Student
+
+
+class ImageDistillation:
+    """Trains a student that translates images.
+
+    From a pix2pix teacher it is to give the real target, and the discriminator sees source and target. From a CycleGAN
+    teacher it is to give what the teacher gives, and the discriminator sees the image alone.
+
+    Attributes:
+        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
+        generators: The student by direction.
+        discriminators: The discriminator by the domain that it judges.
+        optimizers: "generator" (student and adaptors) and "discriminator".
+    """
+
+    def __init__(
+        self,
+        config: Pix2PixDistillConfig | CycleGanDistillConfig,
+        networks: Mapping[str, nn.Module],
+        accelerator: Accelerator,
+        *,
+        teacher: Generator,
+        direction: Direction,
+    ) -> None:
+        """Moves the networks to the accelerator's device.
+
+        Args:
+            config: Weights of the losses, and the optimisers' settings.
+            networks: The networks named above.
+            accelerator: Device, precision and processes.
+            teacher: A generator of the same direction and with the same distillation layers as the student.
+            direction: Which way the student translates.
+
+        Raises:
+            UserError: VGG19 weights are needed and cannot be read, or the layer weights do not fit.
+        """
+        self._config, self._accelerator = config, accelerator
+        self._forward, self._paired = direction == Direction.SOURCE_TO_TARGET, config.family == "pix2pix"
+        student = Student(
+            config,
+            networks,
+            accelerator,
+            teacher=teacher,
+            direction=direction,
+            wants_image=not self._paired and config.reconstruction.weight > 0,
+        )
+        self.networks, self.optimizers = student.networks, student.optimizers
+        self.generators, self.discriminators = student.generators, student.discriminators
+        self._student, self._teacher, self._discriminator = student, student.teacher, student.discriminator
+        self._reconstruction_loss = build_reconstruction_loss(config.reconstruction, accelerator.device)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Updates the discriminator, then the student against the updated discriminator.
+
+        Args:
+            batch: On the accelerator's device; in every process at least 2 images for kernel alignment (3 centred).
+
+        Returns:
+            Detached scalars averaged over devices; parts of a loss carry its weight: "discriminator", its
+            "discriminator_fake" and "discriminator_real"; "generator", its "adversarial", "reconstruction" and
+            "distillation"; without weight the figure of the distiller, such as "misalignment_<layer>" = 1 − KA.
+
+        Raises:
+            UserError: The batch is too small for the distillation loss.
+        """
+        config = self._config
+        self._student.train()
+        source, real = (batch.source, batch.target) if self._forward else (batch.target, batch.source)
+        teacher_image, teacher_features = self._teacher(source)
+        with self._accelerator.autocast():
+            fake, features = self._student.translate(source)
+        fake_shown, real_shown = (
+            torch.cat([source, image], dim=1) if self._paired else image for image in (fake, real)
+        )
+        with self._accelerator.autocast():
+            judging = patch_discriminator_losses(
+                config.adversarial, self._discriminator, fake=fake_shown, real=real_shown
+            )
+        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+
+        with frozen(self._discriminator), self._accelerator.autocast():
+            judgement = self._discriminator(fake_shown)
+            generating = {"adversarial": config.adversarial.weight * generator_loss(config.adversarial.kind, judgement)}
+            if config.reconstruction.weight > 0:
+                wanted = real if self._paired else teacher_image
+                assert wanted is not None
+                generating["reconstruction"] = config.reconstruction.weight * self._reconstruction_loss(fake, wanted)
+        losses = self._student.update(generating, features, teacher_features)
+        return averaged(self._accelerator, judging | losses)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Returns nothing: networks and optimisers are the whole state."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `extra_state` returned."""
+        assert not state, list(state)

@@ -1,0 +1,88 @@
+"""Distillation on label maps: everything that a SPADE teacher learned from, and the teacher's features."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from components.catlib.config import SpadeDistillConfig
+from components.catlib.data.batches import Batch
+from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
+from components.catlib.networks.generators import Generator
+from components.catlib.objectives.optimisation import averaged, total, update
+from components.catlib.objectives.spade import SpadeAdversary
+from components.catlib.objectives.student import Student
+
+
+class LabelDistillation:
+    """Trains a student that paints label maps, as `SpadeObjective` trains its teacher, plus the teacher's features.
+
+    Attributes:
+        networks: What is trained: "generator_source_to_target", "discriminator_target", and for `mse` "adaptors".
+        generators: The student by direction.
+        discriminators: The discriminator by the domain that it judges.
+        optimizers: "generator" (student and adaptors) and "discriminator".
+    """
+
+    def __init__(
+        self,
+        config: SpadeDistillConfig,
+        networks: Mapping[str, nn.Module],
+        accelerator: Accelerator,
+        *,
+        teacher: Generator,
+        direction: Direction,
+    ) -> None:
+        """Moves the networks to the accelerator's device.
+
+        Args:
+            config: Weights of the losses, and the optimisers' settings.
+            networks: The networks named above.
+            accelerator: Device, precision and processes.
+            teacher: A SPADE generator with the same distillation layers as the student.
+            direction: Which way the student translates.
+
+        Raises:
+            UserError: VGG19 weights are needed and cannot be read, or the layer weights do not fit.
+        """
+        self._accelerator = accelerator
+        student = Student(config, networks, accelerator, teacher=teacher, direction=direction)
+        self.networks, self.optimizers = student.networks, student.optimizers
+        self.generators, self.discriminators = student.generators, student.discriminators
+        self._student, self._teacher = student, student.teacher
+        self._adversary = SpadeAdversary(config, student.discriminator, accelerator)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Updates the student, then the discriminator with what the updated student paints.
+
+        Args:
+            batch: On the accelerator's device; in every process at least 2 images for kernel alignment (3 centred).
+
+        Returns:
+            Detached scalars averaged over devices; parts of a loss carry its weight: "generator", its "adversarial",
+            "feature_matching", "perceptual" and "distillation"; without weight the figure of the distiller, such as
+            "misalignment_<layer>" = 1 − KA; "discriminator", its "discriminator_fake" and "discriminator_real".
+
+        Raises:
+            UserError: The batch is too small for the distillation loss.
+        """
+        self._student.train()
+        _, teacher_features = self._teacher(batch.source)
+        with self._accelerator.autocast():
+            fake, features = self._student.translate(batch.source)
+            generating = self._adversary.generator_losses(batch, fake)
+        losses = self._student.update(generating, features, teacher_features)
+
+        with self._accelerator.autocast():
+            judging = self._adversary.discriminator_losses(batch, self._student.image(batch.source))
+        judging["discriminator"] = total(judging)
+        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        return averaged(self._accelerator, losses | judging)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Returns nothing: networks and optimisers are the whole state."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `extra_state` returned."""
+        assert not state, list(state)

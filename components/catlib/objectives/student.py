@@ -1,0 +1,110 @@
+"""A student in training, whatever it translates: who learns, from which teacher, against which discriminator."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from components.catlib.config import DistillConfig
+from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
+from components.catlib.networks.generators import Generator
+from components.catlib.objectives.feature_distillation import build_feature_distillation
+from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher
+from components.catlib.objectives.optimisation import build_optimizers, prepare, total, update
+
+
+class Student:
+    """What distillations from teachers of every family share.
+
+    Attributes:
+        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
+        generators: The student by direction.
+        discriminators: The discriminator by the domain that it judges.
+        optimizers: "generator" (student and adaptors) and "discriminator".
+        discriminator: As prepared by the accelerator.
+        teacher: Answers with the image, if it is wanted, and the features, if they are compared.
+    """
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        networks: Mapping[str, nn.Module],
+        accelerator: Accelerator,
+        *,
+        teacher: Generator,
+        direction: Direction,
+        wants_image: bool = False,
+    ) -> None:
+        """Moves the networks to the accelerator's device.
+
+        Args:
+            config: Weights of the losses, and the optimisers' settings.
+            networks: The networks named above.
+            accelerator: Device, precision and processes.
+            teacher: A generator of the same direction and with the same distillation layers as the student.
+            direction: Which way the student translates.
+            wants_image: Whether the teacher's images are asked for.
+
+        Raises:
+            UserError: The layer weights do not fit.
+        """
+        self._accelerator = accelerator
+        self.networks = dict(networks)
+        way = Direction(direction)
+        generator, judge = f"generator_{way}", f"discriminator_{way.output}"
+        own = {name: network for name, network in networks.items() if name not in (generator, judge)}
+        self.generators: dict[str, nn.Module] = {way.value: networks[generator]}
+        self.discriminators: dict[str, nn.Module] = {way.output.value: networks[judge]}
+        optimizers = build_optimizers(
+            config, generator=[networks[generator], *own.values()], discriminator=[networks[judge]]
+        )
+        self._generator = prepare(accelerator, networks[generator], config)
+        self.discriminator = prepare(accelerator, networks[judge], config)
+        self.optimizers: dict[str, Optimizer] = optimizers
+        self._feature_distillation = build_feature_distillation(
+            config.distiller,
+            teacher.distillation_layers,
+            {name: prepare(accelerator, network, config) for name, network in own.items()},
+        )
+        self.teacher = FrozenTeacher(
+            teacher,
+            accelerator,
+            wants_image=wants_image,
+            wants_features=self._feature_distillation is not None,
+        )
+
+    def train(self) -> None:
+        """Puts student and discriminator into train mode."""
+        self._generator.train()
+        self.discriminator.train()
+
+    def translate(self, source: Tensor) -> tuple[Tensor, Features]:
+        """Returns the student's image and its features, both with gradient."""
+        return self._generator(source, return_features=True)
+
+    @torch.no_grad()
+    def image(self, source: Tensor) -> Tensor:
+        """Returns the student's image, without gradient."""
+        return self._generator(source)
+
+    def update(
+        self, generating: dict[str, Tensor], features: Features, teacher_features: Features
+    ) -> dict[str, Tensor]:
+        """Adds the distillation loss to the others, takes a step, and returns all with their sum.
+
+        Args:
+            generating: The other parts of the generator's loss, weighted.
+            features: The student's.
+            teacher_features: Its teacher's.
+
+        Raises:
+            UserError: The batch is too small for the distillation loss.
+        """
+        per_layer: dict[str, Tensor] = {}
+        if self._feature_distillation is not None:
+            generating["distillation"], per_layer = self._feature_distillation.losses(features, teacher_features)
+        generating["generator"] = total(generating)
+        update(self._accelerator, self.optimizers["generator"], generating["generator"])
+        return generating | per_layer

@@ -1,0 +1,25 @@
+"""Files that lie elsewhere, by address: artifacts in an object store, files of the web; nothing else uses the network.
+
+`Storage` takes every kind of address. Below it a `Store` is a place of named files, each whole or absent: a folder or
+`s3://bucket/prefix` (`minio://` is read as `s3://`). Requests that fail for a passing reason are repeated.
+"""
+
+from components.catlib.storage.addresses import Location, is_web, shown
+from components.catlib.storage.places import is_remote, open_store
+from components.catlib.storage.settings import StoreSettings
+from components.catlib.storage.storage import Storage, local_copy
+from components.catlib.storage.store import Entry, NotThere, Store
+
+__all__ = [
+    "Entry",
+    "Location",
+    "NotThere",
+    "Storage",
+    "Store",
+    "StoreSettings",
+    "is_remote",
+    "is_web",
+    "local_copy",
+    "open_store",
+    "shown",
+]

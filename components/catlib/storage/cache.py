@@ -1,0 +1,133 @@
+"""Files that others publish (data, weights), downloaded once and kept by their content.
+
+They lie in the user's cache folder: `~/.cache/cat-pipeline`, or `$XDG_CACHE_HOME/cat-pipeline`.
+
+    content/SHA256            a file, named after its digest
+    addresses/KEY.json        which content an address had, and its version (ETag) then
+    partial/KEY/…             what has arrived of a download that is under way, or broke off
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import filelock
+import platformdirs
+
+from components.catlib.artifacts import file_sha256, replacing
+from components.catlib.errors import UserError
+from components.catlib.storage.addresses import shown
+
+logger = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """A file elsewhere: `web.WebFile` or `transfer.StoredFile`."""
+
+    def version(self) -> str:
+        """Returns what tells one content of the file from another; "" when that is unknown."""
+        ...
+
+    def download(self, path: Path, sha256: str | None = None) -> str:
+        """Puts the whole file at a path and returns its version."""
+        ...
+
+
+class Cache:
+    """Keeps files of others in a folder that processes of a user share."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Makes the folder.
+
+        Args:
+            folder: Where files are kept; None: the user's cache folder.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        self._folder = folder or platformdirs.user_cache_path("cat-pipeline", appauthor=False)
+        try:
+            (self._folder / "partial").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Downloads cannot be kept in {self._folder} ({error.strerror}); set XDG_CACHE_HOME to a folder for "
+                "them."
+            ) from error
+
+    def get(self, address: str, source: Source, sha256: str | None = None) -> Path:
+        """Returns a file from the cache, where it is put first if need be.
+
+        With a digest, a file of that content is taken wherever it once came from. Without, the file is taken that was
+        downloaded from this address before, as long as the server names the same version of it (or cannot be reached).
+
+        Args:
+            address: Where the file lies; other spellings of it are other files.
+            source: The file.
+            sha256: Expected digest.
+
+        Raises:
+            UserError: There is nothing, it cannot be reached, or it has another digest.
+        """
+        content, partial = self._folder / "content", self._folder / "partial" / _key(address)
+        with filelock.FileLock(partial.with_name(f"{partial.name}.lock")):
+            if sha256 is not None:
+                kept = content / sha256
+                if kept.is_file() and file_sha256(kept) == sha256:
+                    return kept
+            elif kept := self._kept(address, source):
+                return kept
+            path = partial / "file"
+            version = source.download(path, sha256)
+            digest = sha256 or file_sha256(path)
+            content.mkdir(exist_ok=True)
+            path.replace(content / digest)
+            self._note(address, {"address": shown(address), "version": version, "sha256": digest})
+            shutil.rmtree(partial)
+        logger.info("the SHA-256 of %s is %s", shown(address), digest)
+        return content / digest
+
+    def known_version(self, address: str) -> str:
+        """Returns the version that a file had when it was downloaded; "" when it was not."""
+        return (self._noted(address) or {"version": ""})["version"]
+
+    def _kept(self, address: str, source: Source) -> Path | None:
+        """Returns the content that an address had before, if it still has it and nothing happened to the copy."""
+        noted = self._noted(address)
+        if noted is None:
+            return None
+        kept = self._folder / "content" / noted["sha256"]
+        if not kept.is_file() or file_sha256(kept) != noted["sha256"]:
+            return None
+        try:
+            version = source.version()
+        except UserError as error:
+            logger.warning("%s Taking the copy of %s that was downloaded before", error, shown(address))
+            return kept
+        return kept if version and version == noted["version"] else None
+
+    def _note(self, address: str, record: Mapping[str, str]) -> None:
+        path = self._note_path(address)
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+    def _noted(self, address: str) -> dict[str, str] | None:
+        """Returns version and digest of the content that an address had; None when nothing is known."""
+        try:
+            record = json.loads(self._note_path(address).read_text(encoding="utf-8"))
+            return {key: str(record[key]) for key in ("version", "sha256")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _note_path(self, address: str) -> Path:
+        return self._folder / "addresses" / f"{_key(address)}.json"
+
+
+def _key(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:32]

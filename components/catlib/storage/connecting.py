@@ -1,0 +1,28 @@
+"""Connections to servers, with time limits and trusted certificates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components.catlib.storage.parallel import PARALLEL
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
+
+
+def connections(ca_file: str | None) -> PoolManager:
+    """Returns a pool of connections that never waits forever and repeats nothing.
+
+    Args:
+        ca_file: Certificates to trust instead of the usual ones.
+    """
+    import certifi
+    import urllib3
+
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=10, read=60),
+        maxsize=4 * PARALLEL,
+        retries=False,  # `retrying` does that, with a time limit and a log line
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=ca_file or certifi.where(),
+    )

@@ -1,0 +1,85 @@
+"""Which store an address names: the one place that knows all kinds of stores."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.catlib.errors import UserError
+from components.catlib.storage.addresses import Location
+from components.catlib.storage.folders import FolderStore
+from components.catlib.storage.retrying import PATIENCE_SECONDS
+from components.catlib.storage.settings import StoreSettings
+from components.catlib.storage.store import Store
+
+if TYPE_CHECKING:
+    from components.catlib.storage.objects import Objects
+
+
+class Places:
+    """Opens stores; those of one server share their connections."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ, *, patience: float = PATIENCE_SECONDS) -> None:
+        """Remembers where settings come from.
+
+        Args:
+            environment: Variables that `StoreSettings` reads.
+            patience: Seconds for which failing requests are repeated.
+        """
+        self._environment = environment
+        self._patience = patience
+
+    def open(self, address: str) -> Store:
+        """Returns the store at an address: a local folder, which is made, or `s3://bucket/prefix`.
+
+        Raises:
+            UserError: It is neither, the folder cannot be made, or settings of the store are missing.
+        """
+        scheme, separator, _ = address.partition("://")
+        if not separator:
+            return FolderStore(address)
+        if scheme not in REMOTE:
+            raise UserError(f"{address!r} is neither a folder nor of the form s3://BUCKET/FOLDER.")
+        return REMOTE[scheme](self, address)
+
+    @functools.cached_property
+    def objects(self) -> Objects:
+        """The object store that the environment names."""
+        from components.catlib.storage.objects import Objects
+
+        return Objects(StoreSettings.from_environment(self._environment), patience=self._patience)
+
+    def _in_object_store(self, address: str) -> Store:
+        from components.catlib.storage.objects import S3Store
+
+        location = Location.parse(address)
+        return S3Store(self.objects, location)
+
+
+REMOTE: dict[str, Callable[[Places, str], Store]] = {
+    "s3": Places._in_object_store,
+    "minio": Places._in_object_store,
+}
+"""Schemes of addresses, and how their stores are opened."""
+
+
+def is_remote(address: str | Path) -> bool:
+    """Tells whether an address names something in a store elsewhere rather than on this machine."""
+    scheme, separator, _ = str(address).partition("://")
+    return bool(separator) and scheme in REMOTE
+
+
+def open_store(address: str, *, patience: float = PATIENCE_SECONDS) -> Store:
+    """Returns the store at an address, reached with settings from the environment.
+
+    Args:
+        address: A local folder, which is made, or `s3://bucket/prefix`.
+        patience: Seconds for which failing requests are repeated.
+
+    Raises:
+        UserError: It is neither, the folder cannot be made, or settings of the store are missing.
+    """
+    return Places(patience=patience).open(address)

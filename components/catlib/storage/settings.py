@@ -1,0 +1,87 @@
+"""How to reach the object store: the only place that reads the environment for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from components.catlib.errors import UserError
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """How to reach the object store.
+
+    Attributes:
+        host: Host name, with the port unless it is the usual one.
+        secure: Use TLS.
+        access_key: Who we are.
+        secret_key: The proof.
+        session_token: Further proof, with temporary credentials.
+        region: The store's region.
+        ca_file: Certificates to trust instead of the usual ones.
+    """
+
+    host: str
+    secure: bool
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    region: str = "us-east-1"
+    ca_file: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> StoreSettings:
+        """Reads S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, when set, the optional variables.
+
+        Those are AWS_SESSION_TOKEN, AWS_REGION (or AWS_DEFAULT_REGION) and those of `ca_file`. Instead of a variable
+        NAME there may be NAME_FILE, the path of a file with its value, which is how secrets are mounted into
+        containers.
+
+        Raises:
+            UserError: Names the variable that is missing or not of its form.
+        """
+        endpoint = _required(
+            environment, "S3_ENDPOINT", "the address of the object store, such as http://localhost:9000"
+        )
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or "@" in parts.netloc:
+            raise UserError(
+                "S3_ENDPOINT must be of the form http://HOST:PORT or https://HOST, without path or password."
+            )
+        return cls(
+            host=parts.netloc,
+            secure=parts.scheme == "https",
+            access_key=_required(environment, "AWS_ACCESS_KEY_ID", "the access key of the object store"),
+            secret_key=_required(environment, "AWS_SECRET_ACCESS_KEY", "the secret key of the object store"),
+            session_token=_variable(environment, "AWS_SESSION_TOKEN"),
+            region=_variable(environment, "AWS_REGION") or _variable(environment, "AWS_DEFAULT_REGION") or cls.region,
+            ca_file=ca_file(environment),
+        )
+
+
+def ca_file(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Returns the certificates that AWS_CA_BUNDLE or SSL_CERT_FILE name; None: the usual ones."""
+    return _variable(environment, "AWS_CA_BUNDLE") or environment.get("SSL_CERT_FILE")
+
+
+def _variable(environment: Mapping[str, str], name: str) -> str | None:
+    if environment.get(name):
+        return environment[name]
+    file = environment.get(f"{name}_FILE")
+    if not file:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"{name}_FILE names {file}, which cannot be read ({error.strerror}).") from error
+
+
+def _required(environment: Mapping[str, str], name: str, meaning: str) -> str:
+    value = _variable(environment, name)
+    if not value:
+        raise UserError(f"s3:// addresses need the environment variable {name} (or {name}_FILE): {meaning}.")
+    return value

@@ -1,0 +1,231 @@
+"""Artifacts and files by address, so that a caller need not care where they lie."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.errors import UserError
+from components.catlib.storage import transfer
+from components.catlib.storage.addresses import Location, is_web, shown, split
+from components.catlib.storage.cache import Cache
+from components.catlib.storage.parallel import in_parallel
+from components.catlib.storage.places import Places, is_remote
+from components.catlib.storage.retrying import PATIENCE_SECONDS
+from components.catlib.storage.transfer import StoredFile
+from components.catlib.storage.web import Web, WebFile
+
+
+class Storage:
+    """Reads and writes artifacts here and elsewhere; connects when the first remote address comes by."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        cache: Path | None = None,
+    ) -> None:
+        """Remembers where settings come from.
+
+        Args:
+            environment: Variables that `StoreSettings` reads.
+            patience: Seconds for which failing requests are repeated.
+            cache: Where files of others are kept; None: the user's cache folder.
+        """
+        self._places = Places(environment, patience=patience)
+        self._web = Web(environment, patience=patience)
+        self._cache_folder = cache
+
+    # ------------------------------------------------------------------------------------------------------- artifacts
+
+    def manifest(self, address: str, kind: str | None = None) -> Manifest:
+        """Reads the manifest of an artifact.
+
+        Args:
+            address: A folder, or `s3://bucket/prefix`.
+            kind: The kind that is expected; several may be given as "teacher|distill".
+
+        Raises:
+            UserError: There is no such artifact, it is of another kind, or the store refuses.
+        """
+        if not is_remote(address):
+            return read_manifest(Path(address), kind)
+        return transfer.manifest(self._places.open(address), kind)
+
+    def fetch(self, address: str, folder: Path, kind: str | None = None) -> Path:
+        """Makes an artifact available as a local folder.
+
+        Args:
+            address: A folder, which is used where it is, or `s3://bucket/prefix`, which is downloaded and verified.
+            folder: Where to put a download; must not exist.
+            kind: The kind that is expected.
+
+        Returns:
+            The local folder.
+
+        Raises:
+            UserError: No such artifact, another kind, or a file that is missing or does not match its checksum.
+        """
+        if not is_remote(address):
+            read_manifest(Path(address), kind)
+            return Path(address)
+        return transfer.fetch(self._places.open(address), folder, kind)
+
+    def find(self, address: str, request: str) -> Manifest | None:
+        """Looks for a complete artifact that was made for the same request.
+
+        Args:
+            address: A folder, or `s3://bucket/prefix`.
+            request: Digest of all that determines the artifact, as in `Manifest.request`.
+
+        Returns:
+            Its manifest; None when there is none, it answers another request, or a file is missing or cut short.
+        """
+        if is_remote(address):
+            return transfer.find(self._places.open(address), request)
+        try:
+            found = read_manifest(Path(address))
+        except UserError:
+            return None
+        return found if found.request == request else None
+
+    def publish(self, folder: Path, address: str) -> None:
+        """Uploads an artifact to `s3://bucket/prefix`; see `transfer.publish`."""
+        transfer.publish(folder, self._places.open(address))
+
+    # --------------------------------------------------------------------------------------------------- other files
+
+    def fetch_files(self, address: str, folder: Path) -> Path:
+        """Downloads a file, or everything below a prefix.
+
+        Args:
+            address: `s3://bucket/key` or `s3://bucket/prefix`.
+            folder: Where to put it; must not exist.
+
+        Returns:
+            The downloaded file in `folder`, or `folder` with the tree below the prefix.
+
+        Raises:
+            UserError: There is nothing.
+        """
+        file = self._file(address)
+        if file is not None and (found := file.store.entry(file.name)):
+            transfer.download(file.store, {file.name: found.bytes}, folder)
+            return folder / file.name
+        store = self._places.open(address)
+        sizes = {entry.name: entry.bytes for entry in store.entries()}
+        if not sizes:
+            raise transfer.nothing_at(address, store)
+        transfer.download(store, sizes, folder)
+        return folder
+
+    def upload_file(self, path: Path, address: str) -> None:
+        """Writes a file to `s3://bucket/key`, whole or not at all; what was there is replaced.
+
+        Raises:
+            UserError: The store refuses, or there is no such bucket.
+        """
+        folder, name = split(address)
+        self._places.open(folder).write(name, path)
+
+    def remove(self, address: str) -> None:
+        """Deletes a folder, or all files below `s3://bucket/prefix`, if there are any."""
+        if is_remote(address):
+            store = self._places.open(address)
+            in_parallel(functools.partial(store.remove, entry.name) for entry in store.entries())
+        elif Path(address).exists():
+            shutil.rmtree(address)
+
+    def file_names(self, address: str) -> list[str]:
+        """Returns the names, relative to it, of all files below `s3://bucket/prefix`."""
+        return [entry.name for entry in self._places.open(address).entries()]
+
+    def is_file(self, address: str) -> bool:
+        """Tells whether `s3://bucket/key` names a file rather than a folder of files."""
+        file = self._file(address)
+        return file is not None and file.store.entry(file.name) is not None
+
+    def fingerprint(self, address: str) -> list[list[str | int]]:
+        """Returns name, size and version of every file at or below an address: what tells one state from another.
+
+        A file of the web counts as unchanged while its server cannot be reached.
+        """
+        if is_web(address):
+            version = WebFile(self._web, address).version_now()
+            return [[shown(address), self._cache.known_version(address) if version is None else version]]
+        if is_remote(address):
+            file = self._file(address)
+            if file is not None and (found := file.store.entry(file.name)):
+                return [[file.address, found.bytes, found.version]]
+            store = self._places.open(address)
+            return sorted([f"{store.address}/{entry.name}", entry.bytes, entry.version] for entry in store.entries())
+        root = Path(address)
+        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        return [[path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+    def cached(self, address: str, sha256: str | None = None) -> Path:
+        """Returns a file of the web or of a store from the cache, where it is put first if need be; see `Cache.get`.
+
+        Args:
+            address: https://…, http://… or `s3://bucket/key`.
+            sha256: Expected digest.
+
+        Raises:
+            UserError: There is nothing, it cannot be reached, or it has another digest.
+        """
+        source = WebFile(self._web, address) if is_web(address) else self._file(address)
+        if source is None:
+            raise UserError(f"{address} is a whole bucket; give the address of a file in it.")
+        return self._cache.get(address, source, sha256)
+
+    # ------------------------------------------------------------------------------------------------ the object store
+
+    def make_bucket(self, address: str) -> bool:
+        """Creates the bucket of `s3://bucket` and returns True, or False when it is there already."""
+        bucket = Location.parse(address).bucket
+        return self._places.objects.make_bucket(bucket)
+
+    def link(self, address: str, *, lifetime: timedelta) -> str:
+        """Returns a web address under which an object can be read without credentials for a time (7 days at most)."""
+        location = Location.parse(address)
+        return self._places.objects.link(location, lifetime=lifetime)
+
+    @functools.cached_property
+    def _cache(self) -> Cache:
+        return Cache(self._cache_folder)
+
+    def _file(self, address: str) -> StoredFile | None:
+        """Returns what an address names if it is a file; None for a whole bucket."""
+        folder, name = split(address)
+        return StoredFile(self._places.open(folder), name) if name else None
+
+
+@functools.cache
+def local_copy(address: str) -> Path:
+    """Makes a file or folder that a recipe names available on this machine.
+
+    Args:
+        address: A path, which is returned as it is; an https:// address, whose file is kept in the cache; or
+            `s3://bucket/key`, downloaded once in a process and removed when the process ends.
+
+    Raises:
+        UserError: There is nothing at the address, or it cannot be reached.
+    """
+    if is_web(address):
+        return Storage().cached(address)
+    if not is_remote(address):
+        return Path(address)
+    return Storage().fetch_files(address, Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16])
+
+
+@functools.cache
+def _downloads() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="downloads-")

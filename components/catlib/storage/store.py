@@ -1,0 +1,98 @@
+"""What every store can do: the protocol that artifacts and checkpoints share."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from components.catlib.errors import UserError
+
+
+class NotThere(UserError):
+    """A store has no file of that name."""
+
+
+class Entry(NamedTuple):
+    """A file as a store lists it.
+
+    Attributes:
+        name: Its path below the store's address, with slashes.
+        bytes: Its size.
+        version: Differs from one content to another, as far as the store can tell without reading it.
+    """
+
+    name: str
+    bytes: int
+    version: str
+
+
+class Store(Protocol):
+    """A place for named files, each of which is there whole or not at all.
+
+    Operations are safe to repeat, and to use from several threads. A store that is out of reach is waited for by the
+    store itself.
+
+    Attributes:
+        address: Where the files lie: a folder or `s3://bucket/prefix`.
+        server: Who keeps them, for messages.
+    """
+
+    address: str
+    server: str
+
+    def entries(self) -> list[Entry]:
+        """Returns all files, those in folders below included."""
+        ...
+
+    def entry(self, name: str) -> Entry | None:
+        """Returns one file's size and version; None when it is not there."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of a small file.
+
+        Raises:
+            NotThere: There is no such file.
+        """
+        ...
+
+    def read_part(self, name: str, path: Path, start: int, length: int) -> None:
+        """Copies a range of bytes to the same place of a local file, which exists.
+
+        Raises:
+            NotThere: There is no such file.
+        """
+        ...
+
+    def reading(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """Gives a local path of a file, to be read and not changed, for as long as the context lasts.
+
+        Raises:
+            NotThere: There is no such file.
+        """
+        ...
+
+    def write(self, name: str, source: bytes | Path) -> None:
+        """Writes a whole file, from memory or from a local file; what was there is replaced at once."""
+        ...
+
+    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """Gives a local path to fill; when the context ends, the file appears whole under its name.
+
+        When the body raises, nothing appears and what was there stays.
+        """
+        ...
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes a small file unless there is one already.
+
+        Returns:
+            Whether the file holds this content now. So two owners that write different contents never both get True,
+            and asking again after a lost answer gives the same result.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        ...

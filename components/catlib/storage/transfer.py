@@ -1,0 +1,259 @@
+"""Artifacts and files between a store and this machine, several parts at once.
+
+An artifact is published in an order that makes it appear whole or not at all: the manifest of what was there before is
+deleted, the files are written, and the new manifest, which names every file with its SHA-256, is written last. Readers
+begin with the manifest.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.catlib.artifacts import MANIFEST, Manifest, file_sha256, parse_manifest, read_manifest
+from components.catlib.errors import UserError
+from components.catlib.storage.parallel import in_parallel
+from components.catlib.storage.store import NotThere, Store
+
+logger = logging.getLogger(__name__)
+
+PART_BYTES = 64 * 2**20
+"""Larger files are moved in parts of this size, several at a time."""
+
+
+def manifest(store: Store, kind: str | None = None) -> Manifest:
+    """Reads the manifest of the artifact in a store.
+
+    Args:
+        store: Where the artifact lies.
+        kind: The kind that is expected; several may be given as "teacher|distill".
+
+    Raises:
+        UserError: There is no artifact, it is of another kind, or the store refuses.
+    """
+    return parse_manifest(_read_manifest(store), where=store.address, kind=kind)
+
+
+def fetch(store: Store, folder: Path, kind: str | None = None) -> Path:
+    """Downloads an artifact and verifies it.
+
+    Args:
+        store: Where the artifact lies.
+        folder: Where to put it; must not exist.
+        kind: The kind that is expected.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: No artifact, another kind, or a file that is missing or does not match its checksum.
+    """
+    began = time.monotonic()
+    content = _read_manifest(store)
+    found = parse_manifest(content, where=store.address, kind=kind)
+    download(store, {name: record.bytes for name, record in found.files.items()}, folder)
+    in_parallel(
+        functools.partial(_verify, folder / name, record.sha256, f"{store.address}/{name}")
+        for name, record in found.files.items()
+    )
+    (folder / MANIFEST).write_bytes(content)
+    logger.info("fetched %s: %s", store.address, _pace(found, began))
+    return folder
+
+
+def find(store: Store, request: str) -> Manifest | None:
+    """Looks for a complete artifact that was made for the same request.
+
+    Args:
+        store: Where to look.
+        request: Digest of all that determines the artifact, as in `Manifest.request`.
+
+    Returns:
+        Its manifest; None when there is none, it answers another request, or a file is missing or cut short.
+    """
+    try:
+        content = store.read(MANIFEST)
+    except NotThere:
+        return None
+    try:
+        found = parse_manifest(content, where=store.address)
+    except UserError as error:
+        logger.warning("%s", error)
+        return None
+    if found.request != request:
+        return None
+    present = {entry.name: entry.bytes for entry in store.entries()}
+    if any(present.get(name) != record.bytes for name, record in found.files.items()):
+        logger.warning("%s is not complete and is made anew", store.address)
+        return None
+    return found
+
+
+def publish(folder: Path, store: Store) -> None:
+    """Uploads an artifact: the files first, then the manifest that names them.
+
+    Files of an earlier artifact at this place that the new one does not have are deleted; any other file is left alone.
+
+    Args:
+        folder: A complete artifact folder.
+        store: Where it goes.
+
+    Raises:
+        UserError: The store refuses, or there is no such bucket.
+    """
+    began = time.monotonic()
+    new = read_manifest(folder)
+    earlier = _withdraw(store)
+    in_parallel(functools.partial(store.write, name, folder / name) for name in new.files)
+    for name in earlier - new.files.keys():
+        store.remove(name)
+    store.write(MANIFEST, folder / MANIFEST)
+    logger.info("published %s: %s", store.address, _pace(new, began))
+
+
+def download(store: Store, sizes: Mapping[str, int], folder: Path) -> None:
+    """Downloads files into a folder.
+
+    Args:
+        store: Where they lie.
+        sizes: Their names and sizes in bytes.
+        folder: Where to put them; must not exist.
+
+    Raises:
+        UserError: One is missing, or its name leads out of the folder.
+    """
+    tasks: list[Callable[[], None]] = []
+    folder.mkdir(parents=True)
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{store.address} holds the object {name!r}, which has no place inside a folder.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_room(path, size)
+        tasks += [functools.partial(store.read_part, name, path, *part) for part in parts(size)]
+    in_parallel(tasks)
+
+
+def make_room(path: Path, size: int) -> None:
+    """Makes a file of that many bytes, to be filled in any order."""
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+def parts(size: int) -> Iterator[tuple[int, int]]:
+    """Yields start and length of the parts that a file of `size` bytes is moved in."""
+    for start in range(0, size, PART_BYTES):
+        yield start, min(PART_BYTES, size - start)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in a store that somebody else may replace.
+
+    Attributes:
+        store: The store.
+        name: The file's name in it.
+    """
+
+    store: Store
+    name: str
+
+    @property
+    def address(self) -> str:
+        """Where it lies."""
+        return f"{self.store.address}/{self.name}"
+
+    def version(self) -> str:
+        """Returns what tells one content from another; "" when there is nothing."""
+        found = self.store.entry(self.name)
+        return found.version if found else ""
+
+    def download(self, path: Path, sha256: str | None = None) -> str:
+        """Downloads the file, going on with the parts that an earlier attempt, even of another process, did not get.
+
+        What has arrived lies in `path` with `.partial` added; beside it is noted which parts of which version those
+        are.
+
+        Args:
+            path: Where the file goes; its folder is made.
+            sha256: Expected digest.
+
+        Returns:
+            The file's version.
+
+        Raises:
+            UserError: There is nothing, the store cannot be reached, or the file has another digest or changes.
+        """
+        began, found = time.monotonic(), self.store.entry(self.name)
+        if found is None:
+            raise nothing_at(self.address, self.store)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        notes, version = partial.with_name(f"{partial.name}.version"), f"{found.version} {found.bytes}"
+        known, *arrived = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else [""]
+        if known != version or not partial.is_file():
+            notes.write_text(f"{version}\n", encoding="utf-8")
+            make_room(partial, found.bytes)
+            arrived = []
+        noting = threading.Lock()
+
+        def fetch_part(start: int, length: int) -> None:
+            self.store.read_part(self.name, partial, start, length)
+            with noting, notes.open("a", encoding="utf-8") as file:
+                file.write(f"{start}\n")
+
+        missing = [part for part in parts(found.bytes) if str(part[0]) not in arrived]
+        in_parallel(functools.partial(fetch_part, *part) for part in missing)
+        notes.unlink()
+        if self.version() != found.version:
+            partial.unlink()
+            raise UserError(f"{self.address} changed while it was downloaded; run this again.")
+        partial.replace(path)
+        if sha256 is not None and (digest := file_sha256(path)) != sha256:
+            path.unlink()
+            raise UserError(f"{self.address} has the SHA-256 {digest}, expected is {sha256}; is it another file now?")
+        logger.info("%s: %.1f MB in %.1f s", self.address, found.bytes / 1e6, time.monotonic() - began)
+        return found.version
+
+
+def nothing_at(address: str, store: Store) -> NotThere:
+    """Returns the error for an address where there is neither a file nor a folder of files."""
+    return NotThere(f"There is nothing at {address} in {store.server[:1].lower()}{store.server[1:]}.")
+
+
+def _read_manifest(store: Store) -> bytes:
+    try:
+        return store.read(MANIFEST)
+    except NotThere as error:
+        raise NotThere(
+            f"{store.address} is not an artifact: it has no {MANIFEST}; was the stage that writes it interrupted?"
+        ) from error
+
+
+def _withdraw(store: Store) -> frozenset[str]:
+    """Deletes the manifest that is there, if any, and returns the names of the files that it listed."""
+    try:
+        content = store.read(MANIFEST)
+    except NotThere:
+        return frozenset()
+    store.remove(MANIFEST)
+    try:
+        return frozenset(parse_manifest(content, where=store.address).files)
+    except UserError:
+        logger.warning("%s had a manifest that cannot be read; its objects are left where they are", store.address)
+        return frozenset()
+
+
+def _verify(path: Path, sha256: str, address: str) -> None:
+    if file_sha256(path) != sha256:
+        raise UserError(f"{address} does not match its checksum; it is damaged or another file, make it anew.")
+
+
+def _pace(moved: Manifest, began: float) -> str:
+    size = sum(record.bytes for record in moved.files.values())
+    return f"{size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s"

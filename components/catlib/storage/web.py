@@ -1,0 +1,249 @@
+"""Files of the web: which version a server has, and downloads that go on where they broke off."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from components.catlib.artifacts import file_sha256
+from components.catlib.errors import UserError
+from components.catlib.storage import retrying
+from components.catlib.storage.addresses import shown
+from components.catlib.storage.connecting import connections
+from components.catlib.storage.settings import ca_file
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+logger = logging.getLogger(__name__)
+
+_MEANINGS = {401: "needs a password", 403: "may not be read", 404: "is not there"}
+
+
+class Web:
+    """Connections to the servers of the web."""
+
+    def __init__(
+        self, environment: Mapping[str, str] = os.environ, *, patience: float = retrying.PATIENCE_SECONDS
+    ) -> None:
+        """Remembers whom to trust.
+
+        Args:
+            environment: Variables that `settings.ca_file` reads.
+            patience: Seconds for which failing requests are repeated.
+        """
+        self._environment = environment
+        self.patience = patience
+
+    @functools.cached_property
+    def connections(self) -> PoolManager:
+        """Open connections."""
+        return connections(ca_file(self._environment))
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """A file that others publish.
+
+    Attributes:
+        web: Connections to use.
+        url: https:// or http:// address.
+    """
+
+    web: Web
+    url: str
+
+    @property
+    def address(self) -> str:
+        """Where it lies, as messages may show it."""
+        return shown(self.url)
+
+    def version(self) -> str:
+        """Returns what its server calls the file's present version; may be empty.
+
+        Raises:
+            UserError: There is nothing, or the server cannot be reached.
+        """
+        return self._patiently()(f"asking for {self.address}", self._head)
+
+    def version_now(self) -> str | None:
+        """Returns the same after one attempt; None when the server cannot be reached or has no such file."""
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return self._head()
+        except (UserError, HTTPError, OSError):
+            return None
+
+    def download(self, path: Path, sha256: str | None = None) -> str:
+        """Downloads the file, going on where an earlier attempt, even of another process, broke off.
+
+        What has arrived lies in `path` with `.partial` added until it is complete and its digest is right.
+
+        Args:
+            path: Where the file goes; its folder is made.
+            sha256: Expected digest.
+
+        Returns:
+            What the server calls this version of the file; may be empty.
+
+        Raises:
+            UserError: There is nothing, the server cannot be reached or is silent for too long, the disk is full, or
+                the file has another digest.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, began = path.with_name(f"{path.name}.partial"), time.monotonic()
+        if sha256 is None and self.url.startswith("http://"):
+            logger.warning("neither TLS nor a digest protects %s", self.address)
+        attempt = functools.partial(self._download_rest, partial, verified=sha256 is not None)
+        patiently = self._patiently()
+        while not patiently(f"downloading {self.address}", attempt):
+            logger.warning("downloading %s broke off after %.1f MB; going on", self.address, _size(partial) / 1e6)
+        if sha256 is not None and (found := file_sha256(partial)) != sha256:
+            partial.unlink()
+            _version_file(partial).unlink()
+            raise UserError(f"{self.address} has the SHA-256 {found}, expected is {sha256}; is it another file now?")
+        partial.replace(path)
+        logger.info("%s: %.1f MB in %.1f s", self.address, _size(path) / 1e6, time.monotonic() - began)
+        version = _version_file(partial).read_text(encoding="utf-8")
+        _version_file(partial).unlink()
+        return version
+
+    def _download_rest(self, partial: Path, *, verified: bool) -> bool:
+        """Downloads what is missing of a file.
+
+        Args:
+            partial: What has arrived so far; may be missing.
+            verified: Whether a digest will tell that all is there, should the server not say how much that is.
+
+        Returns:
+            Whether it is complete; False when the answer broke off after more had arrived than ever before.
+        """
+        from urllib3.exceptions import HTTPError
+
+        have = _size(partial)
+        known = _version_file(partial).read_text(encoding="utf-8") if have and _version_file(partial).is_file() else ""
+        response = self._ask("GET", {"Range": f"bytes={have}-", "If-Range": known} if known else {})
+        try:
+            given = response.headers.get("Content-Range", "")
+            if response.status == 416 and given == f"bytes */{have}":
+                return True
+            if response.status != 200 and not given.startswith(f"bytes {have}-"):
+                partial.unlink()
+                raise ConnectionError("the file changed while it was downloaded")
+            _check_answer(response, self.address, partial.parent, verified=verified)
+            if response.status == 200:
+                _version_file(partial).write_text(_version(response), encoding="utf-8")
+            with partial.open("wb" if response.status == 200 else "ab") as file:
+                try:
+                    for block in response.stream(2**20, decode_content=False):
+                        file.write(block)
+                except HTTPError:
+                    if file.tell() <= have:
+                        raise
+                    return False
+        finally:
+            response.close()
+        return True
+
+    def _head(self) -> str:
+        response = self._ask("HEAD", {})
+        response.close()
+        return _version(response)
+
+    def _ask(self, method: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        """Sends a request; the answer's body is not read yet.
+
+        Raises:
+            UserError: The server is unknown, refuses, has no such file, or leads from https to http.
+            ConnectionError: It cannot answer now.
+        """
+        import urllib3
+        from urllib3.exceptions import LocationValueError, MaxRetryError, NameResolutionError, ResponseError
+
+        redirects_only = urllib3.Retry(
+            redirect=5, connect=0, read=0, other=0, status=0, raise_on_status=False, respect_retry_after_header=False
+        )
+        try:
+            response = self.web.connections.request(
+                method,
+                self.url,
+                headers={"Accept-Encoding": "identity", **headers},
+                preload_content=False,
+                retries=redirects_only,
+            )
+        except LocationValueError as error:
+            raise UserError(f"{self.address} is no web address; expected https://HOST/FILE.") from error
+        except MaxRetryError as error:
+            match error.reason:
+                case NameResolutionError():
+                    raise UserError(f"{self._server()} cannot be found; is this machine online?") from error
+                case ResponseError():
+                    raise UserError(f"{self.address} leads from one address to the next without end.") from error
+                case reason:
+                    raise reason or error from error
+        if self.url.startswith("https://") and (response.geturl() or self.url).startswith("http://"):
+            raise UserError(f"{self.address} leads to an address without TLS; give that address if you trust it.")
+        if response.status >= 500 or response.status in (408, 429):
+            raise ConnectionError(f"answer {response.status}")
+        if response.status not in (200, 206, 416):
+            meaning = _MEANINGS.get(response.status, "fails")
+            raise UserError(f"{self.address} {meaning} (answer {response.status}); check the address.")
+        return response
+
+    def _patiently(self) -> retrying.Retrying:
+        from urllib3.exceptions import HTTPError
+
+        return retrying.Retrying(
+            self.web.patience,
+            errors=(HTTPError, OSError),
+            passes=retrying.passes,
+            explain=self._explain,
+            reason=retrying.first_line,
+        )
+
+    def _explain(self, what: str, error: Exception, seconds: float) -> UserError:
+        from urllib3.exceptions import SSLError
+
+        if isinstance(error, SSLError):
+            return retrying.untrusted(self._server(), error)
+        reason = retrying.first_line(error)
+        if retrying.passes(error):
+            return retrying.silent(self._server(), what, reason, seconds)
+        return UserError(f"{self._server()} refused ({what}: {reason}).")
+
+    def _server(self) -> str:
+        return f"The server {urlsplit(self.url).hostname}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _version_file(partial: Path) -> Path:
+    """Where the version of a half-downloaded file is noted."""
+    return partial.with_name(f"{partial.name}.version")
+
+
+def _version(response: BaseHTTPResponse) -> str:
+    """Returns a strong validator of an answer's content: what may stand in If-Range."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _check_answer(response: BaseHTTPResponse, address: str, folder: Path, *, verified: bool) -> None:
+    """Refuses an answer that the disk cannot take, or whose truncation cannot be detected."""
+    length = response.headers.get("Content-Length")
+    if length is None and "chunked" not in response.headers.get("Transfer-Encoding", "") and not verified:
+        raise UserError(f"{address} comes without its length; give its digest (sha256) to know when all is there.")
+    needed, free = int(length or 0) / 1e9, shutil.disk_usage(folder).free / 1e9
+    if needed > free:
+        raise UserError(f"{address} needs {needed:.1f} GB, only {free:.1f} GB are free in {folder}.")

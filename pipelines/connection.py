@@ -1,0 +1,191 @@
+"""The connection to Kubeflow Pipelines: its client, with time limits, patience, and errors in a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import kfp_server_api
+import urllib3
+from kfp.client import Client
+from kubernetes.config import ConfigException
+
+from components.catlib.errors import UserError
+from components.catlib.storage.retrying import Retrying
+
+ANSWER_SECONDS = (3, 4)
+"""How long the first request may take to connect, and to be answered; after that nothing can be reached there."""
+
+REQUEST_SECONDS = (10, 60)
+"""How long later requests may take to connect, and to be answered."""
+
+PATIENCE_SECONDS = 600.0
+"""How long the API may be out of reach while a run is watched."""
+
+REQUEST_ERRORS = (kfp_server_api.ApiException, urllib3.exceptions.HTTPError)
+"""How requests fail."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach Kubeflow Pipelines and as whom.
+
+    Attributes:
+        host: Address of its API or interface, such as http://localhost:8080; None: through the Kubernetes API, with
+            this pod's service account or with the kubeconfig.
+        namespace: Of the experiment and its runs, in a Kubeflow with profiles; None in a Kubeflow for all.
+        kubeflow_namespace: Where Kubeflow Pipelines itself runs, for connections without a host.
+        token: Sent with every request; None: none, or the service account's.
+        kube_context: Of the kubeconfig; None: its current one.
+        ca_file: Certificates to trust instead of the usual ones.
+    """
+
+    host: str | None = None
+    namespace: str | None = None
+    kubeflow_namespace: str = "kubeflow"
+    token: str | None = None
+    kube_context: str | None = None
+    ca_file: str | None = None
+
+
+class _Client(Client):
+    """Kubeflow's client, but it fails at once when nothing answers, and waits for no answer forever."""
+
+    def _load_config(self, *arguments: Any, **named: Any) -> Any:
+        config: Any = super()._load_config(*arguments, **named)
+        config.retries = 0  # repeating is done here, where it is known what may be repeated
+        host = config.host.rstrip("/")
+        config.host = host = host if "://" in host else f"http://{host}"  # within a cluster it has no scheme
+        refresh = config.refresh_api_key_hook
+        if refresh is not None:
+            # Before every request the kubeconfig's hook renews the token and, with it, sets the host to that of the
+            # Kubernetes API alone: the path to Kubeflow behind it would be lost.
+            def refresh_token(configuration: Any) -> None:
+                refresh(configuration)
+                configuration.host = host
+
+            config.refresh_api_key_hook = refresh_token
+        return config
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+        return self._healthz_api.healthz_service_get_healthz(_request_timeout=ANSWER_SECONDS)
+
+
+class Kubeflow:
+    """An open connection.
+
+    Attributes:
+        connection: Where to and as whom.
+        client: Kubeflow's client. Its generated models declare everything optional, and the API's own calls are
+            attributes made at run time: to a type checker it can be anything.
+        api: What the client sends its requests with.
+        patiently: Makes requests, each again while it fails for a passing reason.
+    """
+
+    client: Any
+    api: Any
+
+    def __init__(self, connection: Connection, *, patience: float) -> None:
+        """Connects.
+
+        Args:
+            connection: Where to and as whom.
+            patience: Seconds for which failing requests are repeated.
+
+        Raises:
+            UserError: Nothing answers within ten seconds, or something else than Kubeflow Pipelines, or it refuses.
+        """
+        self.connection = connection
+        self._where = connection.host or "the cluster of this pod or of the kubeconfig"
+        self.patiently = Retrying(
+            patience,
+            errors=REQUEST_ERRORS,
+            passes=_passes,
+            explain=lambda what, error, seconds: self.explain(what, error),
+            reason=reason,
+        )
+        try:
+            with quiet():
+                self.client = _Client(
+                    host=connection.host,
+                    namespace=connection.kubeflow_namespace,
+                    existing_token=connection.token,
+                    kube_context=connection.kube_context,
+                    ssl_ca_cert=connection.ca_file,
+                )
+                self.api = self.client._run_api.api_client
+                health = self.client.get_kfp_healthz()
+        except (*REQUEST_ERRORS, ValueError, ConfigException) as error:
+            if getattr(error, "status", None) != 404:
+                raise self.explain("connecting", error) from error
+            health = None
+        if health is None or health.multi_user is None:
+            raise UserError(
+                f"{self._where} answers, but not as Kubeflow Pipelines does; check the address, and when a login page "
+                "stands before it, give a token."
+            )
+        if health.multi_user and not connection.namespace:
+            raise UserError(f"Kubeflow at {self._where} has profiles; give yours with --namespace.")
+        self._limit_every_request()
+
+    def _limit_every_request(self) -> None:
+        request = self.api.rest_client.request
+
+        def request_in_time(*arguments: Any, **named: Any) -> Any:
+            return request(*arguments, **named | {"_request_timeout": named.get("_request_timeout") or REQUEST_SECONDS})
+
+        self.api.rest_client.request = request_in_time
+
+    def explain(self, what: str, error: Exception) -> UserError:
+        """Returns the sentence for a request that failed for good.
+
+        Args:
+            what: What it was for: "creating the run".
+            error: How it failed.
+        """
+        status = error.status if isinstance(error, kfp_server_api.ApiException) else None
+        if status in (401, 403):
+            return UserError(
+                f"Kubeflow at {self._where} refuses ({what}: {status} {reason(error)}); check the token, and that it "
+                f"may use namespace {self.connection.namespace or self.connection.kubeflow_namespace}."
+            )
+        if status == 404:
+            return UserError(f"Kubeflow at {self._where} does not have what was asked for ({what}: {reason(error)}).")
+        if status in (None, 0) or status >= 500:
+            return UserError(
+                f"Kubeflow Pipelines cannot be reached at {self._where} ({what}: {reason(error)}); check the address, "
+                "and that `kubectl port-forward` runs when it is needed."
+            )
+        return UserError(f"Kubeflow at {self._where} refuses ({what}: {reason(error)}).")
+
+
+def _passes(error: Exception) -> bool:
+    """Tells whether a request that failed so may succeed later."""
+    if isinstance(error, kfp_server_api.ApiException):
+        return error.status is not None and (error.status == 429 or error.status >= 500)
+    return True
+
+
+def reason(error: Exception) -> str:
+    """Returns in a few words how a request failed."""
+    if isinstance(error, kfp_server_api.ApiException):
+        with contextlib.suppress(ValueError, TypeError):
+            told = json.loads(error.body or "")
+            if isinstance(told, dict) and (message := told.get("message") or told.get("error")):
+                return str(message).split("\n", 1)[0][:300]
+        return str(error.reason or error).split("\n", 1)[0][:300]
+    cause = getattr(error, "reason", None) or error
+    return str(cause).split("\n", 1)[0].rsplit(": ", 1)[-1][:300]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Kubeflow's client from printing links and warnings between our lines."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,165 @@
+"""What the four graphs share: how a graph becomes a pipeline, and the chains of tasks from images to an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl.graph_component import GraphComponent
+
+from components.catlib.config import Recipe
+from components.dataset.component import prepare_dataset
+from components.distill.component import distill_student
+from components.evaluate.component import evaluate_student
+from components.export.component import export_student
+from components.prune.component import prune_teacher
+from components.real_stats.component import measure_real_images
+from components.report.component import write_report
+from components.teacher.component import train_teacher
+from pipelines.parameters import PARAMETERS, Given, with_signature
+from pipelines.resources import Placement, pipeline_config
+
+Graph = Callable[[SimpleNamespace, Placement], Any]
+"""Takes the parameters, each an attribute of one object, and the placement; adds the tasks and returns the report."""
+
+
+def pipeline(
+    name: str, *, description: str = "{description}", title: str = "CAT: {name}"
+) -> Callable[[Graph], Callable[[Recipe, Placement], GraphComponent]]:
+    """Turns a graph into the function that builds its pipeline with a recipe's settings as the parameters' defaults.
+
+    Every stage gets only its own section, so that a change of one setting leaves the results of earlier stages alone.
+
+    Args:
+        name: Name of the pipeline; `PARAMETERS` holds its parameters.
+        description: Of a run, with the recipe's `{description}`.
+        title: Of a run in Kubeflow's interface, with the recipe's `{name}`.
+    """
+
+    def decorate(graph: Graph) -> Callable[[Recipe, Placement], GraphComponent]:
+        def build(recipe: Recipe, placement: Placement) -> GraphComponent:
+            def placed(given: SimpleNamespace) -> dsl.Artifact:
+                return graph(given, placement)
+
+            placed.__doc__ = graph.__doc__
+            placed.__annotations__["return"] = dsl.Artifact
+            make = dsl.pipeline(
+                name=name,
+                description=description.format(description=recipe.description),
+                display_name=title.format(name=recipe.name),
+                pipeline_config=pipeline_config(placement.resources),
+            )
+            return make(with_signature(placed, PARAMETERS[name], recipe))
+
+        build.__doc__ = graph.__doc__
+        return build
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Images:
+    """Artifacts that every pipeline begins with."""
+
+    dataset: Given
+    real_stats: Given
+
+
+def prepare_images(given: SimpleNamespace, placement: Placement) -> Images:
+    """Packs the images and computes their statistics; returns both artifacts."""
+    packed = placement.place(
+        "dataset",
+        prepare_dataset(config=given.dataset, code_digest=given.code_digest, source_version=given.source_version),
+    )
+    measured = placement.place(
+        "real_stats",
+        measure_real_images(config=given.real_stats, code_digest=given.code_digest, dataset=packed.outputs["dataset"]),
+    )
+    return Images(packed.outputs["dataset"], measured.outputs["real_stats"])
+
+
+def make_teacher(given: SimpleNamespace, placement: Placement, images: Images) -> Given:
+    """Trains the teacher; returns its artifact."""
+    trained = train_teacher(
+        config=given.teacher, code_digest=given.code_digest, dataset=images.dataset, real_stats=images.real_stats
+    )
+    return placement.place("teacher", trained).outputs["teacher"]
+
+
+@dataclass(frozen=True)
+class Student:
+    """Tasks that make one student."""
+
+    pruned: dsl.PipelineTask
+    distilled: dsl.PipelineTask
+    evaluated: dsl.PipelineTask
+    exported: dsl.PipelineTask
+
+
+def make_student(
+    given: SimpleNamespace,
+    placement: Placement,
+    *,
+    images: Images,
+    teacher: Given,
+    budget: Given,
+    distill: Given = None,
+) -> Student:
+    """Prunes a teacher to a budget, distils it into the student, evaluates the student and exports it.
+
+    Args:
+        given: The pipeline's parameters.
+        placement: Places the tasks.
+        images: The images.
+        teacher: The teacher's artifact.
+        budget: The student's compute budget.
+        distill: Settings of the training; None: the pipeline's.
+    """
+    code_digest = given.code_digest
+    pruned = prune_teacher(config=given.prune, budget=budget, code_digest=code_digest, teacher=teacher)
+    distilled = distill_student(
+        config=given.distill if distill is None else distill,
+        code_digest=code_digest,
+        teacher=teacher,
+        student=pruned.outputs["student"],
+        dataset=images.dataset,
+        real_stats=images.real_stats,
+    )
+    evaluated = evaluate_student(
+        config=given.evaluate,
+        code_digest=code_digest,
+        student=distilled.outputs["distilled"],
+        teacher=teacher,
+        dataset=images.dataset,
+        real_stats=images.real_stats,
+    )
+    exported = export_student(
+        config=given.export, code_digest=code_digest, student=distilled.outputs["distilled"], dataset=images.dataset
+    )
+    return Student(
+        placement.place("prune", pruned),
+        placement.place("distill", distilled),
+        placement.place("evaluate", evaluated),
+        placement.place("export", exported),
+    )
+
+
+def report_students(
+    given: SimpleNamespace, placement: Placement, *, images: Images, student: Student, teacher: Given = None
+) -> Given:
+    """Reports on all students of the loop that made `student`; returns the report's artifact."""
+    written = write_report(
+        config=given.report,
+        code_digest=given.code_digest,
+        dataset=images.dataset,
+        real_stats=images.real_stats,
+        students=dsl.Collected(student.pruned.outputs["student"]),
+        distilled=dsl.Collected(student.distilled.outputs["distilled"]),
+        evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
+        exports=dsl.Collected(student.exported.outputs["exported"]),
+        **({} if teacher is None else {"teacher": teacher}),
+    )
+    return placement.place("report", written).outputs["report"]

@@ -1,0 +1,195 @@
+"""Every parameter of every pipeline, once: its sentence, and the setting of a recipe that is its default.
+
+Kubeflow reads a pipeline from one Python function. It takes names, types and defaults of the parameters from
+`inspect.signature`, their descriptions from the `Args:` of the docstring and the output's from its `Returns:`, in
+Google's style. It then calls the function once, with one placeholder per parameter in the signature's order.
+`with_signature` makes such a function of a graph, so that no graph repeats what stands here.
+
+A new parameter is a row here and its use in a graph. This module loads no Kubeflow: arguments are checked without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, List
+
+from pydantic import BaseModel
+
+from components.catlib.config import Recipe, ReportConfig, validate
+
+Given = Any
+"""What Kubeflow takes as an argument: a parameter of the pipeline, an output of a task, or a plain value."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a pipeline.
+
+    Attributes:
+        name: Its name.
+        sentence: Its description in Kubeflow's interface.
+        setting: Dotted path of the setting in a recipe that is the default, and that an argument replaces. Without
+            one the default is an empty text.
+        annotation: The Python type that Kubeflow turns into its own.
+        required: It has no default and must be given.
+        names_models: Its value is the address, or the addresses, of models of earlier runs.
+    """
+
+    name: str
+    sentence: str
+    setting: str = ""
+    annotation: Any = str
+    required: bool = False
+    names_models: bool = False
+
+    def default(self, recipe: Recipe) -> Any:
+        """Returns the default that a recipe gives, as JSON values without nulls."""
+        if self.required:
+            return inspect.Parameter.empty
+        if not self.setting:
+            return ""
+        value: Any = recipe
+        for key in self.setting.split("."):
+            value = getattr(value, key)
+        return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else list(value)
+
+
+def _section(name: str, sentence: str, *, setting: str | None = None) -> Parameter:
+    """Returns the parameter that hands a section of the recipe to its stage."""
+    return Parameter(name, sentence, setting=setting or name, annotation=dict)
+
+
+_BUDGETS = Parameter(
+    "budgets",
+    "The students' compute budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.",
+    setting="budgets",
+    annotation=List[str],
+)
+_VARIATIONS = Parameter(
+    "variations",
+    "Differences to the distill section; lambda_distill 0 shows what distillation is good for.",
+    setting="sweep.variations",
+    annotation=List[dict],
+)
+_SEEDS = Parameter(
+    "seeds",
+    "Replace the seed of the students' training; several show how much is chance.",
+    setting="sweep.seeds",
+    annotation=List[int],
+)
+_DATASET = _section("dataset", "Where the images come from and how they are packed.")
+_REAL_STATS = _section("real_stats", "Which features the distance between image sets uses.")
+_TEACHER = _section("teacher", "The large generator and its training.")
+_EARLIER_TEACHER = Parameter(
+    "teacher",
+    "Where its artifact lies: s3://BUCKET/PREFIX or a local folder; or a published .pth, https:// too.",
+    required=True,
+    names_models=True,
+)
+_TEACHER_BESIDE = Parameter(
+    "teacher", "Where their teacher's artifact lies; empty: they are scored alone.", names_models=True
+)
+_TEACHER_SETTINGS = _section(
+    "teacher_settings",
+    "The recipe's teacher section, for what a .pth file does not contain: family, padding, the published discriminator "
+    "(without one, a fresh one is used).",
+    setting="teacher",
+)
+_EARLIER_STUDENTS = Parameter(
+    "students",
+    "Where the artifacts of distilled students, or of teachers, lie: s3://BUCKET/PREFIX, or folders when the pipeline "
+    "runs locally.",
+    annotation=List[str],
+    required=True,
+    names_models=True,
+)
+_PRUNE = _section("prune", "How the students' channels are chosen, and which direction of a teacher is compressed.")
+_DISTILL = _section("distill", "The students' training.")
+_EVALUATE = _section("evaluate", "What is measured.")
+_EXPORT = _section("export", "The ONNX files.")
+_REPORT = _section("report", "Heading and description of the report.")
+_SOURCE_VERSION = Parameter("source_version", "Part of the dataset's cache key; another text packs the images anew.")
+_MODEL_VERSION = Parameter("model_version", "Part of the cache keys of earlier models; another text fetches them anew.")
+_CODE_DIGEST = Parameter("code_digest", "Part of every cache key; set when a run is submitted.")
+
+_IMAGES = (_DATASET, _REAL_STATS)
+_STUDENTS = (_PRUNE, _DISTILL, _EVALUATE, _EXPORT, _REPORT)
+
+PARAMETERS: dict[str, tuple[Parameter, ...]] = {
+    "compress": (_BUDGETS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION, _CODE_DIGEST),
+    "distill-only": (
+        *(_EARLIER_TEACHER, _BUDGETS, *_IMAGES, _TEACHER_SETTINGS, *_STUDENTS),
+        *(_SOURCE_VERSION, _MODEL_VERSION, _CODE_DIGEST),
+    ),
+    "evaluate-only": (
+        *(_EARLIER_STUDENTS, _TEACHER_BESIDE, *_IMAGES, _EVALUATE, _REPORT),
+        *(_SOURCE_VERSION, _MODEL_VERSION, _CODE_DIGEST),
+    ),
+    "sweep": (_BUDGETS, _VARIATIONS, _SEEDS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION, _CODE_DIGEST),
+}
+"""The parameters of each pipeline, in the order of Kubeflow's form; those without a default come first."""
+
+
+def with_signature(
+    graph: Callable[[SimpleNamespace], Any], parameters: tuple[Parameter, ...], recipe: Recipe
+) -> Callable[..., Any]:
+    """Makes the function from which Kubeflow reads a pipeline.
+
+    Args:
+        graph: Takes the parameters' placeholders as attributes of one object. Its docstring is a sentence and, behind
+            an empty line, `Returns:`.
+        parameters: What the function takes, in this order.
+        recipe: Gives the defaults.
+
+    Returns:
+        A function with the parameters as its signature and in its docstring, and what the graph returns.
+    """
+    names = [parameter.name for parameter in parameters]
+
+    def function(*placeholders: Given) -> Given:
+        return graph(SimpleNamespace(**dict(zip(names, placeholders, strict=True))))
+
+    sentence, _, returns = (inspect.getdoc(graph) or "").partition("\n\n")
+    described = "\n".join(f"    {parameter.name}: {parameter.sentence}" for parameter in parameters)
+    function.__doc__ = f"{sentence}\n\nArgs:\n{described}\n\n{returns}"
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect.signature
+        [
+            inspect.Parameter(
+                parameter.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                annotation=parameter.annotation,
+                default=parameter.default(recipe),
+            )
+            for parameter in parameters
+        ],
+        return_annotation=inspect.signature(graph).return_annotation,
+    )
+    return function
+
+
+def model_addresses(pipeline: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Returns the addresses of earlier models that arguments of a pipeline name."""
+    given = [arguments.get(parameter.name) or [] for parameter in PARAMETERS[pipeline] if parameter.names_models]
+    return [address for value in given for address in ([value] if isinstance(value, str) else value)]
+
+
+def with_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -> Recipe:
+    """Returns a recipe with the settings that arguments of a pipeline replace.
+
+    Raises:
+        UserError: An argument holds an unknown setting, or a value out of bounds.
+    """
+    settings = recipe.model_dump(mode="json")
+    for parameter in PARAMETERS[pipeline]:
+        if parameter.setting and parameter.name in arguments:
+            *sections, key = parameter.setting.split(".")
+            section = settings
+            for name in sections:
+                section = section[name]
+            section[key] = arguments[parameter.name]
+    if "report" in settings:  # the report's section is made from the whole recipe
+        validate(ReportConfig, settings.pop("report"), where="Argument report")
+    return validate(Recipe, settings, where="Arguments")

@@ -1,0 +1,41 @@
+import pytest
+
+from components.catlib.errors import UserError
+from components.catlib.storage.addresses import Location, split
+
+
+def test_an_address_is_a_bucket_and_a_prefix() -> None:
+    assert Location.parse("s3://bucket/a/b/") == Location("bucket", "a/b")
+    assert Location.parse("minio://bucket") == Location("bucket", "")
+    assert Location("bucket", "").key("x") == "x"
+    assert Location("bucket", "a").key("x") == "a/x"
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///a", "s3://bucket/a//b", "s3://bucket/../b"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="not an object-store address"):
+        Location.parse(address)
+
+
+@pytest.mark.parametrize("bucket", ["x", "-cat", "cat-", "c at", "a..b", "a.-b", "127.0.0.1", "c" * 64, "käse"])
+def test_a_name_that_no_bucket_can_have_is_refused(bucket: str) -> None:
+    with pytest.raises(UserError, match=r"names the bucket .* but buckets have 3 to 63 letters"):
+        Location.parse(f"s3://{bucket}/folder")
+
+
+@pytest.mark.parametrize("bucket", ["cat", "my-bucket.v2", "1st", "Old_Style"])
+def test_names_that_servers_take_are_taken(bucket: str) -> None:
+    assert Location.parse(f"s3://{bucket}") == Location(bucket, "")
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("s3://cat/a/b.zip", ("s3://cat/a", "b.zip")),
+        ("s3://cat/a/", ("s3://cat", "a")),
+        ("s3://cat", ("s3://cat", "")),
+        ("s3://cat/", ("s3://cat/", "")),
+    ],
+)
+def test_a_file_has_a_folder_and_a_name(address: str, parts: tuple[str, str]) -> None:
+    assert split(address) == parts

@@ -1,0 +1,78 @@
+"""The table of parameters, and the function that Kubeflow reads a pipeline from."""
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components.catlib.errors import UserError
+from components.catlib.recipes import load_recipe
+from pipelines.parameters import PARAMETERS, Parameter, model_addresses, with_arguments, with_signature
+
+
+def graph(given: SimpleNamespace) -> str:
+    """Adds up.
+
+    Returns:
+        The sum.
+    """
+    return f"{given.address} {given.sizes}"
+
+
+def test_kubeflow_reads_names_types_defaults_and_sentences() -> None:
+    parameters = (
+        Parameter("address", "Where it lies.", required=True),
+        Parameter("sizes", "How large.", setting="sweep.seeds", annotation=list[int]),
+        Parameter("settings", "What else.", setting="prune", annotation=dict),
+    )
+    function = with_signature(graph, parameters, load_recipe("smoke", ["sweep.seeds=[3]", "prune.min_channels=5"]))
+    address, sizes, settings = inspect.signature(function).parameters.values()
+    assert (address.default, address.annotation) == (inspect.Parameter.empty, str)
+    assert (sizes.default, sizes.annotation) == ([3], list[int])
+    assert settings.default["min_channels"] == 5
+    assert inspect.signature(function).return_annotation is str
+    documented = "Adds up.\n\nArgs:\n    address: Where it lies.\n    sizes: How large.\n    settings: What else.\n\n"
+    assert inspect.getdoc(function) == f"{documented}Returns:\n    The sum."
+    assert function("here", [1], {}) == "here [1]"
+
+
+@pytest.mark.parametrize("pipeline", PARAMETERS)
+def test_every_default_is_an_argument_that_changes_nothing(pipeline: str) -> None:
+    recipe = load_recipe("ablation")
+    given = {each.name: each.default(recipe) for each in PARAMETERS[pipeline] if not each.required}
+    assert with_arguments(recipe, pipeline, given) == recipe
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "arguments", "path", "value"),
+    [
+        ("compress", {"budgets": ["0.3x"]}, ("budgets",), ("0.3x",)),
+        ("sweep", {"seeds": [4, 5]}, ("sweep", "seeds"), (4, 5)),
+        ("distill-only", {"teacher_settings": {"epochs": 7}}, ("teacher", "epochs"), 7),
+    ],
+)
+def test_an_argument_replaces_its_setting(
+    pipeline: str, arguments: dict[str, Any], path: tuple[str, ...], value: object
+) -> None:
+    changed: Any = with_arguments(load_recipe("smoke"), pipeline, arguments)
+    for key in path:
+        changed = getattr(changed, key)
+    assert changed == value
+
+
+def test_the_teacher_that_distill_only_fetches_is_no_setting() -> None:
+    recipe = load_recipe("smoke")
+    assert with_arguments(recipe, "distill-only", {"teacher": "s3://b/t"}) == recipe
+
+
+@pytest.mark.parametrize("arguments", [{"report": {"heading": "x"}}, {"distill": {"epochs": -1}}])
+def test_an_argument_with_a_wrong_setting_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"heading|epochs"):
+        with_arguments(load_recipe("smoke"), "compress", arguments)
+
+
+def test_addresses_of_earlier_models_are_found() -> None:
+    assert model_addresses("distill-only", {"teacher": "s3://b/t"}) == ["s3://b/t"]
+    assert model_addresses("evaluate-only", {"teacher": "", "students": ["a", "b"]}) == ["a", "b"]
+    assert model_addresses("compress", {"teacher": {"epochs": 1}}) == []

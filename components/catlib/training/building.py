@@ -37,6 +37,7 @@ from components.catlib.objectives.feature_distillation import own_networks
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
 from components.catlib.storage import local_copy
+from components.catlib.training.perceptual_weights import wanted_perceptual_loss
 
 TeacherObjective = Pix2PixObjective | CycleGanObjective | SpadeObjective
 
@@ -68,6 +69,7 @@ def build_teacher_objective(
     Raises:
         UserError: Sizes or channels do not fit the networks, or weights are needed that cannot be read.
     """
+    perceptual = wanted_perceptual_loss(config, accelerator.device)
     networks: dict[str, nn.Module] = {}
     for direction in DIRECTIONS[config.family]:
         generator, discriminator = build_teacher_networks(
@@ -77,11 +79,11 @@ def build_teacher_objective(
         networks[f"discriminator_{direction.output}"] = discriminator
     match config:
         case Pix2PixConfig():
-            return Pix2PixObjective(config, networks, accelerator)
+            return Pix2PixObjective(config, networks, accelerator, perceptual)
         case CycleGanConfig():
             return CycleGanObjective(config, networks, accelerator)
         case SpadeConfig():
-            return SpadeObjective(config, networks, accelerator)
+            return SpadeObjective(config, networks, accelerator, perceptual)
 
 
 def build_teacher_networks(
@@ -146,6 +148,7 @@ def build_distillation_objective(
         UserError: A network is missing, the student does not fit the teacher, or weights cannot be read.
     """
     direction = student.only_direction
+    perceptual = wanted_perceptual_loss(config, accelerator.device)
     teaching = read_generator(teacher, direction)
     fresh = _FreshWeights(
         kind=config.init,
@@ -164,7 +167,9 @@ def build_distillation_objective(
     for number, (name, network) in enumerate(own_networks(config.distiller, learning, teaching).items(), start=2):
         networks[name] = network
         fresh.draw(network, number=number)
-    return distillation_objective(config, networks, accelerator, teacher=teaching, direction=direction)
+    return distillation_objective(
+        config, networks, accelerator, teacher=teaching, direction=direction, perceptual=perceptual
+    )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ _BUDGETS = Parameter(
 )
 _VARIATIONS = Parameter(
     "variations",
-    "Differences to the distill section; lambda_distill 0 shows what distillation is good for.",
+    "Differences to the distill section; `distiller: none` shows what distillation is good for.",
     setting="sweep.variations",
     annotation=List[dict],
 )

@@ -237,7 +237,7 @@ STAGES: dict[str, Stage] = {
         "model.onnx, and what was checked",
         _export,
         inputs=(
-            Input("student", "distill|teacher", "the generator to export"),
+            Input("student", "distill|prune|teacher", "the generator to export"),
             Input("dataset", "dataset", "images to compare on (default: noise)", required=False),
         ),
     ),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from components.catlib.artifacts import read_manifest
 from components.catlib.config import DistillConfig
 from components.catlib.config.distillers import FIGURES
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
+from components.catlib.distributed.writing import writing_once
 from components.catlib.errors import UserError
-from components.catlib.networks.model_files import read_architectures
-from components.catlib.training.artifact import check_pairing, train_and_write, writing_once
+from components.catlib.fitting import check_fits, check_pairing
+from components.catlib.metrics.statistics import open_statistics
+from components.catlib.networks.architecture_files import open_networks
+from components.catlib.training.artifact import train_and_write
 from components.catlib.training.building import build_distillation_objective
-from components.catlib.training.loop import Progress
+from components.catlib.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -46,27 +48,28 @@ def run(
         Interrupted: The process got SIGTERM and stopped at the next step.
         RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
     """
+    teacher_networks, student_networks = open_networks(teacher, "teacher"), open_networks(student, "prune")
+    images, statistics = PackedDataset.open(dataset), open_statistics(real_stats)
     inputs = {
-        "teacher": read_manifest(teacher, "teacher"),
-        "student": read_manifest(student, "prune"),
-        "dataset": read_manifest(dataset, "dataset"),
-        "real_stats": read_manifest(real_stats, "real_stats"),
+        "teacher": teacher_networks.manifest,
+        "student": student_networks.manifest,
+        "dataset": images.manifest,
+        "real_stats": statistics.manifest,
     }
     if inputs["student"].inputs["teacher"] != inputs["teacher"].digest():
         logger.warning("the student in %s was cut from another teacher than %s", student, teacher)
-    images = PackedDataset.open(dataset)
-    family = inputs["teacher"].config["family"]
-    if config.family != family:
+    if config.family != inputs["teacher"].config["family"]:
+        family = inputs["teacher"].config["family"]
         raise UserError(
             f"distill.family is {config.family}, but the teacher in {teacher} is of family {family}; "
             f"set teacher.family to {family}, which distill.family follows."
         )
-    check_pairing(family, images)
-    _check_images(images, teacher)
-    _check_images(images, student)
+    check_pairing(config.family, images)
+    for networks in (teacher_networks, student_networks):
+        check_fits(networks, images, student_networks.only_direction)
     accelerator = open_accelerator(config)
     objective = build_distillation_objective(
-        config, teacher_folder=teacher, student_folder=student, accelerator=accelerator
+        config, teacher=teacher_networks, student=student_networks, accelerator=accelerator
     )
     with writing_once(accelerator, output, kind="distill", config=config, inputs=inputs) as writer:
         progress = train_and_write(
@@ -74,35 +77,13 @@ def run(
             config=config,
             stage="distill",
             dataset=images,
-            real_stats=real_stats,
+            statistics=statistics,
             inputs=inputs,
             accelerator=accelerator,
             checkpoint=checkpoint,
             writer=writer,
         )
         writer.summary |= _figures(progress)
-
-
-def _check_images(dataset: PackedDataset, networks: Path) -> None:
-    """Refuses images that the networks of a folder were not made for.
-
-    Raises:
-        UserError: The crop size, or the number of channels, is another.
-    """
-    architectures = read_architectures(networks)
-    if architectures.input_size != dataset.crop_size:
-        made_for, found = ("x".join(map(str, size)) for size in (architectures.input_size, dataset.crop_size))
-        raise UserError(
-            f"The networks in {networks} were made for images of {made_for} pixels, but dataset {dataset.folder} has "
-            f"crops of {found}; pack it with dataset.crop_size {made_for}, or train the teacher on this dataset."
-        )
-    for direction, architecture in architectures.generators.items():
-        expected = {"source": dataset.in_channels, "target": dataset.out_channels}[direction.partition("_to_")[0]]
-        if architecture.in_channels != expected:
-            raise UserError(
-                f"The generator {direction} in {networks} takes {architecture.in_channels} channels, but dataset "
-                f"{dataset.folder} has {expected}; use the dataset that the teacher was trained on."
-            )
 
 
 def _figures(progress: Progress) -> dict[str, dict[str, float]]:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.catlib.artifacts import ArtifactWriter, Manifest, read_manifest, writing
+from components.catlib.artifacts import ArtifactWriter, Manifest, writing
 from components.catlib.config import EvaluateConfig
 from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.errors import UserError
+from components.catlib.fitting import check_fits
 from components.catlib.metrics.baseline import baselines
 from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.costs import cost_ratios, costs, time_generators
@@ -26,9 +27,11 @@ from components.catlib.metrics.protocol import protocol
 from components.catlib.metrics.scoring import ImageScores, quality, score_images
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
 from components.catlib.metrics.segmenters import Segmenter, check_segmentable, read_segmenter
-from components.catlib.metrics.statistics import read_statistics
+from components.catlib.metrics.statistics import open_statistics
+from components.catlib.networks.architecture_files import open_networks
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.model_files import read_architectures, read_generator
+from components.catlib.networks.model_files import read_generator
 
 logger = logging.getLogger(__name__)
 
@@ -58,28 +61,31 @@ def run(
         UserError: The artifacts do not belong together, the dataset has fewer than two test images or none that mIoU or
             LPIPS could be measured on, or the networks for those cannot be read.
     """
+    networks = {"student": open_networks(student, "distill|teacher")}
+    packed, statistics = PackedDataset.open(dataset), open_statistics(real_stats)
     inputs = {
-        "student": read_manifest(student, "distill|teacher"),
-        "dataset": read_manifest(dataset, "dataset"),
-        "real_stats": read_manifest(real_stats, "real_stats"),
+        "student": networks["student"].manifest,
+        "dataset": packed.manifest,
+        "real_stats": statistics.manifest,
     }
     if teacher is not None:
-        inputs["teacher"] = read_manifest(teacher, "teacher")
+        networks = {"teacher": open_networks(teacher, "teacher"), **networks}
+        inputs["teacher"] = networks["teacher"].manifest
     _warn_of_other_dataset(inputs)
-    direction = _direction(student)
-    packed = PackedDataset.open(dataset)
+    direction = networks["student"].direction
+    for each in networks.values():
+        check_fits(each, packed, direction)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     held_out = HeldOut(
         dataset=packed,
-        statistics=read_statistics(real_stats, direction),
+        statistics=statistics.read(direction),
         direction=direction,
         batch_size=config.batch_size,
         device=device,
         segmenter=_segmenter(config, packed, direction, device),
         lpips=_lpips(config, packed, device),
     )
-    folders = {"teacher": teacher, "student": student}
-    generators = {name: _generator(folder, held_out) for name, folder in folders.items() if folder is not None}
+    generators = {name: read_generator(each, direction, device) for name, each in networks.items()}
     with writing(output, kind="evaluate", config=config, inputs=inputs) as writer:
         scores = {name: _scores(generator, held_out) for name, generator in generators.items()}
         latencies = time_generators(generators, held_out, repeats=config.latency_repeats)
@@ -108,38 +114,12 @@ def run(
 # ----------------------------------------------------------------------------------------------------- what is measured
 
 
-def _direction(student: Path) -> str:
-    directions = sorted(read_architectures(student).generators)
-    if not directions:
-        raise UserError(f"{student} holds no generator; give the output of the distill or the teacher stage.")
-    return directions[0]
-
-
-def _generator(folder: Path, held_out: HeldOut) -> Generator:
-    """Reads a generator and checks that the dataset's images are what it was made for."""
-    architectures = read_architectures(folder)
-    architecture = architectures.generator(held_out.direction)
-    dataset = held_out.dataset
-    if architectures.input_size != dataset.crop_size:
-        raise UserError(
-            f"The generator in {folder} was made for images of (height, width) {architectures.input_size}, the dataset "
-            f"has {dataset.crop_size}; give the dataset that it was trained on."
-        )
-    channels = architecture.in_channels if architecture.family == "inception" else architecture.semantic_channels
-    if channels != (dataset.in_channels if held_out.direction == "source_to_target" else dataset.out_channels):
-        raise UserError(
-            f"The generator in {folder} takes inputs of {channels} channels, the dataset's have {dataset.in_channels}; "
-            "give the dataset that it was trained on."
-        )
-    return read_generator(folder, held_out.direction, held_out.device)
-
-
 def _warn_of_other_dataset(inputs: dict[str, Manifest]) -> None:
     if inputs["real_stats"].inputs.get("dataset") != inputs["dataset"].digest():
         logger.warning("the statistics of real images were made from another dataset artifact than the one given")
 
 
-def _segmenter(config: EvaluateConfig, dataset: PackedDataset, direction: str, device: str) -> Segmenter | None:
+def _segmenter(config: EvaluateConfig, dataset: PackedDataset, direction: Direction, device: str) -> Segmenter | None:
     if config.segmenter is None:
         if dataset.has_ground_truth:
             logger.info("mIoU is not measured: no evaluate.segmenter is given")

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from components.catlib.artifacts import Manifest, read_manifest, writing
+from components.catlib.artifacts import Manifest, writing
 from components.catlib.config import ExportConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.packed import PackedDataset
@@ -26,10 +26,13 @@ from components.catlib.exporting.onnx_file import (
     parity_batches,
     time_both,
 )
+from components.catlib.fitting import check_channels
 from components.catlib.metrics.latency import Latency
+from components.catlib.networks.architecture_files import open_networks
+from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.families import Architecture
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
-from components.catlib.networks.model_files import NetworkArchitectures, read_architectures, read_generator
+from components.catlib.networks.model_files import read_generator
 
 logger = logging.getLogger(__name__)
 
@@ -51,18 +54,19 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         UserError: No such generator, or the dataset does not fit it.
         RuntimeError: ONNX Runtime's images differ from PyTorch's by more than the tolerance.
     """
-    inputs = {"student": read_manifest(student, "distill|prune|teacher")}
-    architectures = read_architectures(student)
-    direction = _direction(architectures)
-    generator = read_generator(student, direction)
-    input_size = architectures.input_size
+    networks = open_networks(student, "distill|prune|teacher")
+    inputs = {"student": networks.manifest}
+    direction, input_size = networks.direction, networks.input_size
+    generator = read_generator(networks, direction)
     if dataset is None:
         compared_on = "noise"
         images = noise_images(generator, count=COMPARED_IMAGES, input_size=input_size)
     else:
-        inputs["dataset"] = read_manifest(dataset, "dataset")
+        packed = PackedDataset.open(dataset)
+        inputs["dataset"] = packed.manifest
+        check_channels(networks, packed, direction)
         compared_on = "held-out images"
-        images = _held_out_images(dataset, direction, generator.architecture)
+        images = _held_out_images(packed, direction)
     with writing(output, kind="export", config=config, inputs=inputs) as writer:
         model = export_generator(
             generator,
@@ -95,31 +99,17 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
     )
 
 
-def _direction(architectures: NetworkArchitectures) -> str:
-    directions = sorted(architectures.generators)
-    if not directions:
-        raise UserError("The artifact to export holds no generator; give the output of the distill stage.")
-    return directions[0]
-
-
-def _held_out_images(folder: Path, direction: str, architecture: Architecture) -> Tensor:
+def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:
     """Returns up to four test images of the generator's input domain, [N, C, H, W]."""
-    dataset = PackedDataset.open(folder)
     batches = evaluation_batches(dataset, batch_size=COMPARED_IMAGES, limit=COMPARED_IMAGES)
-    images = [batch.source if direction == "source_to_target" else batch.target for batch in batches]
+    images = [batch.source if direction.input is Domain.SOURCE else batch.target for batch in batches]
     if not images or not len(images[0]):
-        raise UserError(f"Dataset {folder} has no test images to compare the export on; leave the dataset out.")
-    channels = architecture.in_channels if architecture.family == "inception" else architecture.semantic_channels
-    if images[0].shape[1] != channels:
-        raise UserError(
-            f"Dataset {folder} has inputs of {images[0].shape[1]} channels, the generator takes {channels}; give the "
-            "dataset that it was trained on."
-        )
+        raise UserError(f"Dataset {dataset.folder} has no test images to compare the export on; leave the dataset out.")
     return images[0]
 
 
 def _metadata(
-    architecture: Architecture, direction: str, input_size: tuple[int, int], inputs: dict[str, Manifest]
+    architecture: Architecture, direction: Direction, input_size: tuple[int, int], inputs: dict[str, Manifest]
 ) -> dict[str, str]:
     """Returns what a user of the file needs to know, kept within it."""
     images = "RGB, float32, NCHW, -1 to 1"

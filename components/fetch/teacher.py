@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from components.catlib.artifacts import read_manifest, writing
+from components.catlib.artifacts import writing
 from components.catlib.config import PruneConfig, PublishedConfig, PublishedCycleGanConfig, TeacherConfig, WeightsConfig
 from components.catlib.data.packed import PackedDataset
-from components.catlib.objectives.student import JUDGED_DOMAIN
-from components.catlib.training.artifact import check_crop_size, check_pairing, write_result
+from components.catlib.fitting import check_crop_size, check_pairing
+from components.catlib.networks.directions import Direction
+from components.catlib.training.artifact import write_result
 from components.catlib.training.building import build_teacher_networks
-from components.catlib.training.loop import Progress
+from components.catlib.training.progress import Progress
 from components.fetch import stage
 
 logger = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     images = PackedDataset.open(dataset)
     check_pairing(config.family, images)
     check_crop_size(config, images)
-    direction = prune.generator
+    direction = Direction(prune.generator)
     taken_over = config.model_copy(
-        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config, prune)}
+        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config, direction)}
     )
     generator, discriminator = build_teacher_networks(
         taken_over,
@@ -49,12 +50,11 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
         out_channels=images.out_channels,
         crop_size=images.crop_size,
     )
-    inputs = {"dataset": read_manifest(dataset, "dataset")}
-    with writing(output, kind="teacher", config=taken_over, inputs=inputs) as writer:
+    with writing(output, kind="teacher", config=taken_over, inputs={"dataset": images.manifest}) as writer:
         write_result(
             writer,
             generators={direction: generator},
-            discriminators={JUDGED_DOMAIN[direction]: discriminator},
+            discriminators={direction.output: discriminator},
             input_size=images.crop_size,
             config=taken_over,
             progress=Progress(),
@@ -62,11 +62,11 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     logger.info("%s: the generator %s of a teacher", address, direction)
 
 
-def _published(address: str, config: TeacherConfig, prune: PruneConfig) -> PublishedConfig:
+def _published(address: str, config: TeacherConfig, direction: Direction) -> PublishedConfig:
     """Returns the recipe's published networks of one direction, the generator replaced by the one at an address."""
     given = config.published
     generator = WeightsConfig(uri=address)
-    if prune.generator == "target_to_source":
+    if direction is Direction.TARGET_TO_SOURCE:
         judge = given.discriminator_backward if isinstance(given, PublishedCycleGanConfig) else None
         return PublishedCycleGanConfig(generator_backward=generator, discriminator_backward=judge)
     published = PublishedCycleGanConfig if config.family == "cyclegan" else PublishedConfig

@@ -9,14 +9,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from components.catlib.artifacts import read_manifest, writing
+from components.catlib.artifacts import writing
 from components.catlib.config import PruneConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.architecture_files import (
-    read_architectures,
-    read_generator_weights,
-    write_architecture,
-)
+from components.catlib.networks.architecture_files import open_networks, read_generator_weights, write_architecture
+from components.catlib.networks.directions import Direction
 from components.catlib.pruning.search import describe, prune
 from components.catlib.pruning.slicing import inherit_weights
 
@@ -40,31 +37,28 @@ def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> Non
     Raises:
         UserError: The teacher lacks the generator or is damaged, or budget and settings do not fit it.
     """
-    manifest = read_manifest(teacher, "teacher")
-    architectures = read_architectures(teacher)
-    if config.generator not in architectures.generators:
+    networks, direction = open_networks(teacher, "teacher"), Direction(config.generator)
+    if direction not in networks.architectures.generators:
         raise UserError(
-            f"prune.generator is {config.generator}, but the teacher in {teacher} has only "
-            f"{' and '.join(architectures.generators)}; choose one that is there."
+            f"prune.generator is {direction}, but the teacher in {teacher} has only "
+            f"{' and '.join(networks.architectures.generators)}; choose one that is there."
         )
-    architecture = architectures.generator(config.generator)
-    weights = read_generator_weights(teacher, config.generator)
+    architecture = networks.architectures.generator(direction)
+    weights = read_generator_weights(networks, direction)
     scales = {
         norm.name: weights[f"{norm.name}.weight"]
         for norm in architecture.prunable_norms()
         if f"{norm.name}.weight" in weights
     }
-    pruning = prune(architecture, scales, input_size=architectures.input_size, budget=budget, config=config)
+    pruning = prune(architecture, scales, input_size=networks.input_size, budget=budget, config=config)
     described = describe(pruning)
     inherited = inherit_weights(weights, pruning) if config.student_init == "inherit" else None
     metrics = _metrics(described)
-    with writing(output, kind="prune", config=config, inputs={"teacher": manifest}) as writer:
-        write_architecture(
-            writer.folder, config.generator, pruning.architecture, architectures.input_size, weights=inherited
-        )
+    with writing(output, kind="prune", config=config, inputs={"teacher": networks.manifest}) as writer:
+        write_architecture(writer.folder, direction, pruning.architecture, networks.input_size, weights=inherited)
         writer.write_json(PRUNING_FILE, described)
         writer.summary = {
-            "generator": config.generator,
+            "generator": direction,
             "budget": budget,
             "student_init": config.student_init,
             "notes": list(pruning.notes),

@@ -8,14 +8,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.catlib.artifacts import read_manifest, writing
+from components.catlib.artifacts import writing
 from components.catlib.config import RealStatsConfig, WeightsConfig
 from components.catlib.data.packed import PackedDataset, SplitName
 from components.catlib.data.resizing import resize
@@ -28,12 +27,11 @@ from components.catlib.metrics.features import (
 )
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
 from components.catlib.metrics.statistics import STATISTICS_FILES, WEIGHTS_FILE, RealStatistics
+from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.published import load_statistics
 from components.catlib.storage import local_copy
 
 logger = logging.getLogger(__name__)
-
-Role = Literal["source", "target"]
 
 
 def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
@@ -51,19 +49,17 @@ def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
     Raises:
         UserError: Fewer than two real images, or weights or published statistics that are not what they should be.
     """
-    inputs = {"dataset": read_manifest(dataset, "dataset")}
     packed = PackedDataset.open(dataset)
     published = None if config.published is None else _published(config.published)
     network = _network(config)
-    roles: dict[str, Role] = {"source_to_target": "target"}
-    if packed.pairing == "unpaired":
-        roles["target_to_source"] = "source"
-    with writing(output, kind="real_stats", config=config, inputs=inputs) as writer:
-        for direction, role in roles.items():
-            statistics = _statistics(network, packed, role, batch_size=config.batch_size)
-            writer.summary[f"{role}_images"] = len(statistics.features)
-            writer.summary[f"{role}_protocol"] = statistics.protocol
-            if published is not None and role == "target":
+    directions = list(Direction) if packed.pairing == "unpaired" else [Direction.SOURCE_TO_TARGET]
+    with writing(output, kind="real_stats", config=config, inputs={"dataset": packed.manifest}) as writer:
+        for direction in directions:
+            domain = direction.output
+            statistics = _statistics(network, packed, domain, batch_size=config.batch_size)
+            writer.summary[f"{domain}_images"] = len(statistics.features)
+            writer.summary[f"{domain}_protocol"] = statistics.protocol
+            if published is not None and domain is Domain.TARGET:
                 computed, statistics = statistics, _with_moments(statistics, published)
                 writer.summary["published_protocol"] = statistics.protocol
                 writer.summary["published_distance"] = frechet_distance(statistics.gaussian, computed.gaussian)
@@ -73,7 +69,7 @@ def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
         writer.summary["features"] = network.identity.model_dump()
         writer.summary["distance"] = network.identity.distance_name
         writer.summary["metrics"] = {
-            "images": sum(writer.summary[f"{role}_images"] for role in roles.values()),
+            "images": sum(writer.summary[f"{direction.output}_images"] for direction in directions),
             "features": network.identity.dims,
         }
     logger.info(
@@ -91,27 +87,27 @@ def _network(config: RealStatsConfig) -> FeatureNetwork:
             return RandomFeatures()
 
 
-def _statistics(network: FeatureNetwork, dataset: PackedDataset, role: Role, *, batch_size: int) -> RealStatistics:
+def _statistics(network: FeatureNetwork, dataset: PackedDataset, domain: Domain, *, batch_size: int) -> RealStatistics:
     """Computes the statistics of one domain from the splits that the protocol asks for."""
     splits: tuple[SplitName, ...] = ("train", "test") if dataset.pairing == "unpaired" else ("test",)
     height, width = dataset.crop_size
-    protocol = f"real {' and '.join(splits)} images of the {role} domain at {height}x{width} (height x width), 8 bits"
+    protocol = f"real {' and '.join(splits)} images of the {domain} domain at {height}x{width} (height x width), 8 bits"
     if "train" in splits and dataset.load_size != dataset.crop_size:
         protocol += "; training images resized from load size {}x{} (bicubic)".format(*dataset.load_size)
     return RealStatistics.of_images(
         network,
-        (batch for split in splits for batch in _images(dataset, split, role, batch_size)),
+        (batch for split in splits for batch in _images(dataset, split, domain, batch_size)),
         protocol=protocol,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
 
 
-def _images(dataset: PackedDataset, split: SplitName, role: Role, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+def _images(dataset: PackedDataset, split: SplitName, domain: Domain, batch_size: int) -> Iterator[NDArray[np.uint8]]:
     """Yields the images of a domain whole, at the size that generated images have.
 
     Training images are packed larger, at load size, and are resized: a crop would show less of the scene.
     """
-    images = getattr(dataset.split(split), role)
+    images = getattr(dataset.split(split), domain)
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         if batch.shape[1:3] != dataset.crop_size:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.catlib.artifacts import read_manifest
 from components.catlib.config import TeacherConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
-from components.catlib.training.artifact import check_crop_size, check_pairing, train_and_write, writing_once
+from components.catlib.distributed.writing import writing_once
+from components.catlib.fitting import check_crop_size, check_pairing
+from components.catlib.metrics.statistics import open_statistics
+from components.catlib.training.artifact import train_and_write
 from components.catlib.training.building import build_teacher_objective
 
 
@@ -28,8 +30,8 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
         Interrupted: The process got SIGTERM and stopped at the next step.
         RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
     """
-    inputs = {"dataset": read_manifest(dataset, "dataset"), "real_stats": read_manifest(real_stats, "real_stats")}
-    images = PackedDataset.open(dataset)
+    images, statistics = PackedDataset.open(dataset), open_statistics(real_stats)
+    inputs = {"dataset": images.manifest, "real_stats": statistics.manifest}
     check_pairing(config.family, images)
     check_crop_size(config, images)
     accelerator = open_accelerator(config)
@@ -46,7 +48,7 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
             config=config,
             stage="teacher",
             dataset=images,
-            real_stats=real_stats,
+            statistics=statistics,
             inputs=inputs,
             accelerator=accelerator,
             checkpoint=checkpoint,

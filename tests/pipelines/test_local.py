@@ -14,9 +14,9 @@ import torch
 from components.catlib.artifacts import read_manifest
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
-from components.catlib.networks.model_files import read_generator
 from components.catlib.recipes import load_recipe
 from pipelines.local import RunLog
+from tests.components.opened import read_generator
 
 TASKS = {
     "prepare-dataset",

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.catlib.artifacts import MANIFEST, read_manifest
+from components.catlib.artifacts import MANIFEST, Manifest, read_manifest
 from components.catlib.config.dataset import DatasetDirection
 from components.catlib.data.ground_truth import GROUND_TRUTH, GroundTruth
 from components.catlib.errors import UserError
@@ -105,9 +105,17 @@ class Split:
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """A dataset artifact opened for reading; images stay on disk until they are used."""
+    """A dataset artifact opened for reading; images stay on disk until they are used.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: Of the artifact.
+        summary: What the manifest says about the images.
+        splits: The images.
+    """
 
     folder: Path
+    manifest: Manifest
     summary: PackedSummary
     splits: dict[SplitName, Split]
 
@@ -124,7 +132,8 @@ class PackedDataset:
             names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
         except (ValidationError, OSError, ValueError) as error:
             raise UserError(f"{folder / MANIFEST} or {NAMES} is damaged; run the dataset stage again.") from error
-        return cls(folder, summary, {split: _open_split(folder, summary, split, names[split]) for split in SPLITS})
+        splits: dict[SplitName, Split] = {split: _open_split(folder, summary, split, names[split]) for split in SPLITS}
+        return cls(folder, manifest, summary, splits)
 
     def split(self, name: SplitName) -> Split:
         """Returns the images of a split: training images at load size, test images at crop size."""

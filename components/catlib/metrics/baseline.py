@@ -12,6 +12,7 @@ from torch import nn
 
 from components.catlib.metrics.held_out import HeldOut
 from components.catlib.metrics.scoring import score_generator
+from components.catlib.networks.directions import Domain
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,6 @@ def baselines(held_out: HeldOut) -> dict[str, Any]:
 
 def _target_batches(held_out: HeldOut) -> Iterator[NDArray[np.uint8]]:
     split = held_out.dataset.split("test")
-    images = split.target if held_out.direction == "source_to_target" else split.source
+    images = split.target if held_out.direction.output is Domain.TARGET else split.source
     for start in range(0, len(images), held_out.batch_size):
         yield images[start : start + held_out.batch_size]

@@ -16,6 +16,7 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.perceptual_similarity import Lpips
 from components.catlib.metrics.segmenters import Segmenter
 from components.catlib.metrics.statistics import RealStatistics
+from components.catlib.networks.directions import Direction, Domain
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class HeldOut:
 
     dataset: PackedDataset
     statistics: RealStatistics
-    direction: str
+    direction: Direction
     batch_size: int
     device: str
     segmenter: Segmenter | None = None
@@ -44,7 +45,7 @@ class HeldOut:
     def input_names(self) -> tuple[str, ...]:
         """Names of the images that are translated."""
         split = self.dataset.split("test")
-        return split.names if self.direction == "source_to_target" else split.target_names
+        return split.names if self.direction.input is Domain.SOURCE else split.target_names
 
 
 def is_labelled(dataset: PackedDataset) -> bool:
@@ -53,7 +54,7 @@ def is_labelled(dataset: PackedDataset) -> bool:
 
 
 def held_out_images(
-    dataset: PackedDataset, *, direction: str, limit: int | None, batch_size: int
+    dataset: PackedDataset, *, direction: Direction, limit: int | None, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches of a generator's input images and of the images it should make of them.
 
@@ -70,11 +71,11 @@ def held_out_images(
     Raises:
         UserError: The dataset cannot be translated in this direction.
     """
-    if direction == "target_to_source" and dataset.pairing != "unpaired":
+    if direction.input is Domain.TARGET and dataset.pairing != "unpaired":
         raise UserError(f"Dataset {dataset.folder} is {dataset.pairing}; only unpaired data is translated {direction}.")
     for batch in evaluation_batches(dataset, batch_size=batch_size, limit=limit):
         inputs, targets = (
-            (batch.source, batch.target) if direction == "source_to_target" else (batch.target, batch.source)
+            (batch.source, batch.target) if direction.input is Domain.SOURCE else (batch.target, batch.source)
         )
         if len(inputs):
             yield inputs, targets

@@ -37,6 +37,7 @@ from components.catlib.metrics.confidence import Interval
 from components.catlib.metrics.held_out import HeldOut, held_out_images, is_labelled
 from components.catlib.metrics.segmenters import Segmenter, check_segmentable
 from components.catlib.metrics.statistics import RealStatistics
+from components.catlib.networks.directions import Direction
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """From generated images and their targets [N, 3, H, W] to [N]."""
@@ -67,7 +68,7 @@ def score_generator(
     dataset: PackedDataset,
     statistics: RealStatistics,
     *,
-    direction: str = "source_to_target",
+    direction: Direction = Direction.SOURCE_TO_TARGET,
     limit: int | None = None,
     batch_size: int = 8,
     device: str | torch.device = "cpu",
@@ -80,7 +81,7 @@ def score_generator(
             the mode it came in.
         dataset: Whose test split is used.
         statistics: Statistics of real images of the domain that the generator translates to.
-        direction: "source_to_target", or "target_to_source" for the second generator of CycleGAN.
+        direction: What the generator translates.
         limit: Use only this many images, from the first; None uses all.
         batch_size: Images per forward pass.
         device: Where the generator is.
@@ -111,7 +112,7 @@ def score_images(
     dataset: PackedDataset,
     statistics: RealStatistics,
     *,
-    direction: str,
+    direction: Direction,
     limit: int | None,
     batch_size: int,
     device: str | torch.device,

@@ -29,6 +29,7 @@ from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics import drn
 from components.catlib.metrics.segmentation import CITYSCAPES_CLASSES, confusion_matrix
+from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.published import check_file
 from components.catlib.storage import local_copy
 
@@ -137,7 +138,7 @@ def read_segmenter(config: SegmenterConfig, device: str | torch.device = "cpu") 
     return Segmenter(network, identity, device)
 
 
-def check_segmentable(dataset: PackedDataset, *, direction: str) -> None:
+def check_segmentable(dataset: PackedDataset, *, direction: Direction) -> None:
     """Refuses a dataset whose generated images cannot be scored by mIoU.
 
     Raises:
@@ -149,7 +150,7 @@ def check_segmentable(dataset: PackedDataset, *, direction: str) -> None:
             f"Dataset {dataset.folder} has no true classes, which mIoU is measured with (only Cityscapes has them); "
             f"{advice}."
         )
-    if direction != "source_to_target" or (dataset.pairing != "labels" and dataset.summary.direction != "BtoA"):
+    if direction.input is Domain.TARGET or (dataset.pairing != "labels" and dataset.summary.direction != "BtoA"):
         raise UserError(f"A segmenter reads photographs, but those of {dataset.folder} are not generated; {advice}.")
 
 

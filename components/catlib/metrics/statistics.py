@@ -19,12 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from components.catlib.artifacts import read_manifest
+from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import FeatureIdentity, FeatureNetwork, compute_features, load_feature_network
 from components.catlib.metrics.frechet import Gaussian
+from components.catlib.networks.directions import Direction
 
-STATISTICS_FILES = {"source_to_target": "real_stats.npz", "target_to_source": "real_stats_source.npz"}
+STATISTICS_FILES = {
+    Direction.SOURCE_TO_TARGET: "real_stats.npz",
+    Direction.TARGET_TO_SOURCE: "real_stats_source.npz",
+}
 """By the direction of the generator that is measured: statistics of the target domain, of the source domain."""
 
 WEIGHTS_FILE = "feature_network.pth"
@@ -149,24 +153,43 @@ class RealStatistics:
         return load_feature_network(self.identity, self.weights)
 
 
-def read_statistics(folder: Path, direction: str) -> RealStatistics:
-    """Reads the statistics that the images of a generator are compared with.
+@dataclass(frozen=True)
+class OpenedStatistics:
+    """A real_stats artifact, opened: its files are read when they are needed.
 
-    Args:
-        folder: A real_stats artifact.
-        direction: What the generator translates, "source_to_target" or "target_to_source".
+    Attributes:
+        folder: Where the files lie.
+        manifest: Of the artifact.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    def read(self, direction: Direction) -> RealStatistics:
+        """Reads the statistics that the images of a generator are compared with.
+
+        Args:
+            direction: What the generator translates.
+
+        Raises:
+            UserError: There are no statistics for this direction, or the file is damaged.
+        """
+        file = STATISTICS_FILES[direction]
+        if file not in self.manifest.files:
+            raise UserError(
+                f"{self.folder} has no {file}, which a generator {direction} is measured with; "
+                "the real-stats stage writes it for unpaired datasets only."
+            )
+        return RealStatistics.load(self.folder / file)
+
+
+def open_statistics(folder: Path) -> OpenedStatistics:
+    """Opens a real_stats artifact.
 
     Raises:
-        UserError: Not such an artifact, or it has no statistics for this direction.
+        UserError: Not such an artifact, or files are missing.
     """
-    manifest = read_manifest(folder, "real_stats")
-    file = STATISTICS_FILES[direction]
-    if file not in manifest.files:
-        raise UserError(
-            f"{folder} has no {file}, which a generator {direction} is measured with; "
-            "the real-stats stage writes it for unpaired datasets only."
-        )
-    return RealStatistics.load(folder / file)
+    return OpenedStatistics(folder, read_manifest(folder, "real_stats"))
 
 
 def _check_numbers(path: Path, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:

@@ -2,13 +2,15 @@
 
 `architecture.json` describes every network of a folder; `generator_<direction>.safetensors` and
 `discriminator_<domain>.safetensors` beside it hold the weights. A student that still has to be trained from fresh
-weights is an `architecture.json` alone. [components.catlib.networks.model_files][] reads and writes the networks.
+weights is an `architecture.json` alone. A stage opens such a folder once, with `open_networks`, and hands on what it
+got. `components.catlib.networks.model_files` reads and writes the networks themselves.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,18 +19,14 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.config import Count, Section, validate
 from components.catlib.errors import UserError
+from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
 from components.catlib.networks.families import Architecture
 
 ARCHITECTURE_FILE = "architecture.json"
-
-Direction = Annotated[str, Field(pattern="^(source_to_target|target_to_source)$")]
-"""Names a generator by what it translates."""
-
-Domain = Annotated[str, Field(pattern="^(source|target)$")]
-"""Names a discriminator by the images that it judges."""
 
 
 class NetworkArchitectures(Section):
@@ -66,6 +64,68 @@ class NetworkArchitectures(Section):
         return self.discriminators[domain]
 
 
+@dataclass(frozen=True)
+class OpenedNetworks:
+    """A folder of networks that a stage wrote, opened: what it holds is known, weights are read when they are needed.
+
+    Attributes:
+        folder: Where the weights lie.
+        manifest: Of the artifact.
+        architectures: What every network is built from.
+    """
+
+    folder: Path
+    manifest: Manifest
+    architectures: NetworkArchitectures
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that the networks are made for."""
+        return self.architectures.input_size
+
+    @property
+    def direction(self) -> Direction:
+        """What its generator translates; of two generators (CycleGAN) the one from source to target counts.
+
+        Raises:
+            UserError: There is no generator.
+        """
+        if not self.architectures.generators:
+            raise UserError(f"{self.folder} holds no generator; give the output of the distill or the teacher stage.")
+        return min(self.architectures.generators)
+
+    @property
+    def only_direction(self) -> Direction:
+        """What a student's generator translates.
+
+        Raises:
+            UserError: There is not exactly one generator.
+        """
+        if len(self.architectures.generators) != 1:
+            raise UserError(
+                f"{self.folder} describes {len(self.architectures.generators)} generators, expected one student."
+            )
+        return self.direction
+
+    def has_weights(self, direction: Direction) -> bool:
+        """Returns whether there are weights of this generator, not only its architecture."""
+        return generator_file(self.folder, direction).is_file()
+
+
+def open_networks(folder: Path, kinds: str) -> OpenedNetworks:
+    """Opens a folder of networks.
+
+    Args:
+        folder: An artifact of the stage teacher, prune or distill.
+        kinds: The kind that is expected; several may be given as "teacher|distill".
+
+    Raises:
+        UserError: Not such an artifact, files are missing, or `architecture.json` is damaged.
+    """
+    manifest = read_manifest(folder, kinds)
+    return OpenedNetworks(folder, manifest, read_architectures(folder))
+
+
 def generator_file(folder: Path, direction: Direction) -> Path:
     """Returns where the weights of a generator lie."""
     return folder / f"generator_{direction}.safetensors"
@@ -74,11 +134,6 @@ def generator_file(folder: Path, direction: Direction) -> Path:
 def discriminator_file(folder: Path, domain: Domain) -> Path:
     """Returns where the weights of a discriminator lie."""
     return folder / f"discriminator_{domain}.safetensors"
-
-
-def has_weights(folder: Path, direction: Direction) -> bool:
-    """Returns whether the folder holds weights of this generator, not only its architecture."""
-    return generator_file(folder, direction).is_file()
 
 
 def write_architectures(folder: Path, architectures: NetworkArchitectures) -> None:
@@ -126,15 +181,15 @@ def read_architectures(folder: Path) -> NetworkArchitectures:
     return validate(NetworkArchitectures, content, where=str(path))
 
 
-def read_generator_weights(folder: Path, direction: Direction) -> dict[str, np.ndarray]:
+def read_generator_weights(networks: OpenedNetworks, direction: Direction) -> dict[str, np.ndarray]:
     """Reads the state dict of a generator as arrays, float32 but for the int64 batch counters of norms.
 
     Raises:
         UserError: The folder has no weights of this generator, the file is damaged, or a number in it is not finite.
     """
-    path = generator_file(folder, direction)
+    path = generator_file(networks.folder, direction)
     if not path.is_file():
-        raise UserError(f"{path} does not exist: {folder} holds no weights of the generator {direction}.")
+        raise UserError(f"{path} does not exist: {networks.folder} holds no weights of the generator {direction}.")
     try:
         weights = load_file(path)
     except (SafetensorError, KeyError) as error:  # KeyError: a number format that numpy does not have

@@ -1,6 +1,6 @@
 """Writes and reads folders of networks: `architecture.json` and one safetensors file of weights per network.
 
-What needs no torch is in [components.catlib.networks.architecture_files][]; its functions are offered here too.
+What needs no torch is in `components.catlib.networks.architecture_files`.
 """
 
 from collections.abc import Mapping
@@ -13,31 +13,16 @@ from torch import Tensor, nn
 
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import (
-    Direction,
-    Domain,
     NetworkArchitectures,
+    OpenedNetworks,
     discriminator_file,
     generator_file,
-    has_weights,
-    read_architectures,
-    write_architecture,
     write_architectures,
 )
+from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.generators import Generator, build_generator
 from components.catlib.networks.state_dicts import build_with_state
-
-__all__ = [
-    "Direction",
-    "Domain",
-    "NetworkArchitectures",
-    "has_weights",
-    "read_architectures",
-    "read_discriminator",
-    "read_generator",
-    "write_architecture",
-    "write_networks",
-]
 
 
 def write_networks(
@@ -67,11 +52,11 @@ def write_networks(
     write_architectures(folder, NetworkArchitectures.model_validate({"input_size": input_size, **described}))
 
 
-def read_generator(folder: Path, direction: Direction, device: torch.device | str = "cpu") -> Generator:
+def read_generator(networks: OpenedNetworks, direction: Direction, device: torch.device | str = "cpu") -> Generator:
     """Reads a generator with its weights, in eval mode.
 
     Args:
-        folder: A folder of networks.
+        networks: An opened folder.
         direction: What it translates.
         device: Where to put it.
 
@@ -79,22 +64,22 @@ def read_generator(folder: Path, direction: Direction, device: torch.device | st
         UserError: No such generator in the folder, or the weights are not those of its architecture, or not finite; the
             first tensor that is wrong is named.
     """
-    architecture, path = read_architectures(folder).generator(direction), generator_file(folder, direction)
+    architecture, path = networks.architectures.generator(direction), generator_file(networks.folder, direction)
     return build_with_state(lambda: build_generator(architecture), _read_state(path), where=str(path)).to(device)
 
 
-def read_discriminator(folder: Path, domain: Domain, device: torch.device | str = "cpu") -> Discriminator:
+def read_discriminator(networks: OpenedNetworks, domain: Domain, device: torch.device | str = "cpu") -> Discriminator:
     """Reads a discriminator with its weights, in eval mode.
 
     Args:
-        folder: A folder of networks.
+        networks: An opened folder.
         domain: The images that it judges.
         device: Where to put it.
 
     Raises:
-        UserError: As [read_generator][].
+        UserError: No such discriminator in the folder, or its weights are wrong in the way that `read_generator` names.
     """
-    architecture, path = read_architectures(folder).discriminator(domain), discriminator_file(folder, domain)
+    architecture, path = networks.architectures.discriminator(domain), discriminator_file(networks.folder, domain)
     return build_with_state(lambda: build_discriminator(architecture), _read_state(path), where=str(path)).to(device)
 
 

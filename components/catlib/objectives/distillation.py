@@ -13,10 +13,11 @@ from torch import nn
 
 from components.catlib.config import CycleGanDistillConfig, DistillConfig, Pix2PixDistillConfig, SpadeDistillConfig
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.model_files import Direction
 from components.catlib.objectives.image_distillation import ImageDistillation
 from components.catlib.objectives.label_distillation import LabelDistillation
+from components.catlib.objectives.perceptual import PerceptualLoss
 
 DistillationObjective = ImageDistillation | LabelDistillation
 
@@ -28,6 +29,7 @@ def distillation_objective(
     *,
     teacher: Generator,
     direction: Direction,
+    perceptual: PerceptualLoss | None = None,
 ) -> DistillationObjective:
     """Makes the objective for teachers of the family that a recipe names.
 
@@ -37,12 +39,17 @@ def distillation_objective(
         accelerator: Device, precision and processes.
         teacher: A generator of the same direction and with the same distillation layers as the student.
         direction: Which way the student translates.
+        perceptual: Needed where a loss looks at VGG19's features.
 
     Raises:
-        UserError: VGG19 weights are needed and cannot be read, or the layer weights do not fit.
+        UserError: The layer weights do not fit.
     """
     match config:
         case Pix2PixDistillConfig() | CycleGanDistillConfig():
-            return ImageDistillation(config, networks, accelerator, teacher=teacher, direction=direction)
+            return ImageDistillation(
+                config, networks, accelerator, teacher=teacher, direction=direction, perceptual=perceptual
+            )
         case SpadeDistillConfig():
-            return LabelDistillation(config, networks, accelerator, teacher=teacher, direction=direction)
+            return LabelDistillation(
+                config, networks, accelerator, teacher=teacher, direction=direction, perceptual=perceptual
+            )

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from components.catlib.config import CycleGanDistillConfig, Pix2PixDistillConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.model_files import Direction
 from components.catlib.objectives.adversarial import generator_loss
 from components.catlib.objectives.optimisation import averaged, frozen, update
+from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.pix2pix import patch_discriminator_losses
-from components.catlib.objectives.reconstruction import build_reconstruction_loss
+from components.catlib.objectives.reconstruction import reconstruction_loss
 from components.catlib.objectives.student import Student
 
 
@@ -38,6 +39,7 @@ class ImageDistillation:
         *,
         teacher: Generator,
         direction: Direction,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         """Moves the networks to the accelerator's device.
 
@@ -47,12 +49,13 @@ class ImageDistillation:
             accelerator: Device, precision and processes.
             teacher: A generator of the same direction and with the same distillation layers as the student.
             direction: Which way the student translates.
+            perceptual: For a reconstruction loss by VGG19.
 
         Raises:
-            UserError: VGG19 weights are needed and cannot be read, or the layer weights do not fit.
+            UserError: The layer weights do not fit.
         """
         self._config, self._accelerator = config, accelerator
-        self._forward, self._paired = direction == "source_to_target", config.family == "pix2pix"
+        self._forward, self._paired = direction == Direction.SOURCE_TO_TARGET, config.family == "pix2pix"
         student = Student(
             config,
             networks,
@@ -64,7 +67,7 @@ class ImageDistillation:
         self.networks, self.optimizers = student.networks, student.optimizers
         self.generators, self.discriminators = student.generators, student.discriminators
         self._student, self._teacher, self._discriminator = student, student.teacher, student.discriminator
-        self._reconstruction_loss = build_reconstruction_loss(config.reconstruction, accelerator.device)
+        self._reconstruction_loss = reconstruction_loss(config.reconstruction, perceptual)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Updates the discriminator, then the student against the updated discriminator.

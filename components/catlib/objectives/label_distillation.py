@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from components.catlib.config import SpadeDistillConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.model_files import Direction
 from components.catlib.objectives.optimisation import averaged, total, update
+from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.spade import SpadeAdversary
 from components.catlib.objectives.student import Student
 
@@ -32,6 +33,7 @@ class LabelDistillation:
         *,
         teacher: Generator,
         direction: Direction,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         """Moves the networks to the accelerator's device.
 
@@ -41,16 +43,17 @@ class LabelDistillation:
             accelerator: Device, precision and processes.
             teacher: A SPADE generator with the same distillation layers as the student.
             direction: Which way the student translates.
+            perceptual: Needed where the perceptual loss has a weight.
 
         Raises:
-            UserError: VGG19 weights are needed and cannot be read, or the layer weights do not fit.
+            UserError: The layer weights do not fit.
         """
         self._accelerator = accelerator
         student = Student(config, networks, accelerator, teacher=teacher, direction=direction)
         self.networks, self.optimizers = student.networks, student.optimizers
         self.generators, self.discriminators = student.generators, student.discriminators
         self._student, self._teacher = student, student.teacher
-        self._adversary = SpadeAdversary(config, student.discriminator, accelerator)
+        self._adversary = SpadeAdversary(config, student.discriminator, perceptual)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Updates the student, then the discriminator with what the updated student paints.

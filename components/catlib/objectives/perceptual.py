@@ -6,12 +6,7 @@ Johnson et al. 2016, with the five slices and weights that pix2pixHD and SPADE u
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import WeightsConfig
-from components.catlib.errors import UserError
-from components.catlib.networks.published import read_state_dict
-from components.catlib.networks.state_dicts import check_state
 from components.catlib.objectives.precision import at_least_float32
-from components.catlib.storage import local_copy
 
 SLICE_ENDS = (2, 7, 12, 21, 30)
 """Layers of VGG19's `features` after relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
@@ -62,30 +57,3 @@ class PerceptualLoss(nn.Module):
             image = layers(image)
             features.append(image)
         return features
-
-
-def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) -> PerceptualLoss:
-    """Reads VGG19 weights into a perceptual loss.
-
-    Args:
-        weights: Torchvision's state dict of `vgg19` (its classifier is not
-            needed), and its digest.
-        device: Where images will be.
-
-    Raises:
-        UserError: Not given, no such file, another digest, not a state dict, or not that of a VGG19.
-    """
-    if weights is None:
-        raise UserError("The VGG19 loss needs weights.uri, the path of torchvision's vgg19-dcbb9e9d.pth.")
-    path = local_copy(weights.uri)
-    state = read_state_dict(path, sha256=weights.sha256)
-    with torch.device("meta"):
-        from torchvision.models.vgg import cfgs, make_layers  # takes seconds, and most recipes do without
-
-        layers = make_layers(cfgs["E"], batch_norm=False)
-    convolutions = {
-        name.removeprefix("features."): tensor for name, tensor in state.items() if name.startswith("features.")
-    }
-    check_state(convolutions, layers.state_dict(), where=f"{path}, the features of a VGG19,")
-    layers.load_state_dict(convolutions, assign=True)
-    return PerceptualLoss(layers).to(device)

@@ -11,7 +11,8 @@ from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
-from components.catlib.objectives.reconstruction import build_reconstruction_loss
+from components.catlib.objectives.perceptual import PerceptualLoss
+from components.catlib.objectives.reconstruction import reconstruction_loss
 
 
 class Pix2PixObjective:
@@ -24,16 +25,20 @@ class Pix2PixObjective:
         optimizers: "generator" and "discriminator".
     """
 
-    def __init__(self, config: Pix2PixConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: Pix2PixConfig,
+        networks: Mapping[str, nn.Module],
+        accelerator: Accelerator,
+        perceptual: PerceptualLoss | None = None,
+    ) -> None:
         """Moves the networks to the accelerator's device.
 
         Args:
             config: Weights of the losses, and the optimisers' settings.
             networks: The two networks named above; the discriminator takes source and target channels together.
             accelerator: Device, precision and processes.
-
-        Raises:
-            UserError: The reconstruction loss needs VGG19 weights that cannot be read.
+            perceptual: For a reconstruction loss by VGG19.
         """
         self._config = config
         self._accelerator = accelerator
@@ -46,7 +51,7 @@ class Pix2PixObjective:
         self._generator = prepare(accelerator, self.generators["source_to_target"], config)
         self._discriminator = prepare(accelerator, self.discriminators["target"], config)
         self.optimizers = optimizers
-        self._reconstruction_loss = build_reconstruction_loss(config.reconstruction, accelerator.device)
+        self._reconstruction_loss = reconstruction_loss(config.reconstruction, perceptual)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Updates the discriminator, then the generator against the updated discriminator.

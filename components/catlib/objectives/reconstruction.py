@@ -7,22 +7,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.catlib.config.losses import ReconstructionConfig
-from components.catlib.objectives.perceptual import read_perceptual_loss
+from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.precision import at_least_float32
 
 ReconstructionLoss = Callable[[Tensor, Tensor], Tensor]
 """Generated and wanted images, each [N, C, H, W] in [-1, 1], to a scalar."""
 
 
-def build_reconstruction_loss(config: ReconstructionConfig, device: torch.device) -> ReconstructionLoss:
+def reconstruction_loss(config: ReconstructionConfig, perceptual: PerceptualLoss | None) -> ReconstructionLoss:
     """Returns the loss that a recipe asks for: L1, L2 (mean squared), smooth L1 (quadratic below 1) or VGG19.
 
     Args:
         config: `reconstruction` of a section.
-        device: Where images will be.
-
-    Raises:
-        UserError: The VGG19 weights are missing, not the expected ones, or not of a VGG19.
+        perceptual: Where the kind is `vgg` the loss with VGG19's weights; the other kinds do without.
     """
     match config.kind:
         case "l1":
@@ -32,7 +29,8 @@ def build_reconstruction_loss(config: ReconstructionConfig, device: torch.device
         case "smooth_l1":
             return smooth_l1_loss
         case "vgg":
-            return read_perceptual_loss(config.weights, device)
+            assert perceptual is not None, "read when the objective is built"
+            return perceptual
 
 
 def l1_loss(image: Tensor, target: Tensor) -> Tensor:

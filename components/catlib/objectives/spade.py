@@ -10,7 +10,7 @@ from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
-from components.catlib.objectives.perceptual import PerceptualLoss, read_perceptual_loss
+from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.reconstruction import feature_matching_loss
 
 
@@ -24,7 +24,13 @@ class SpadeObjective:
         optimizers: "generator" and "discriminator".
     """
 
-    def __init__(self, config: SpadeConfig, networks: Mapping[str, nn.Module], accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: SpadeConfig,
+        networks: Mapping[str, nn.Module],
+        accelerator: Accelerator,
+        perceptual: PerceptualLoss | None = None,
+    ) -> None:
         """Moves the networks to the accelerator's device.
 
         Args:
@@ -32,9 +38,7 @@ class SpadeObjective:
             networks: The two networks named above; the discriminator takes semantic and image channels together and
                 answers with features at several scales.
             accelerator: Device, precision and processes.
-
-        Raises:
-            UserError: The perceptual loss needs VGG19 weights that cannot be read.
+            perceptual: Needed where the perceptual loss has a weight.
         """
         self._accelerator = accelerator
         self.networks = dict(networks)
@@ -45,7 +49,7 @@ class SpadeObjective:
         )
         self._generator = prepare(accelerator, self.generators["source_to_target"], config)
         self._discriminator = prepare(accelerator, self.discriminators["target"], config)
-        self._adversary = SpadeAdversary(config, self._discriminator, accelerator)
+        self._adversary = SpadeAdversary(config, self._discriminator, perceptual)
         self.optimizers = optimizers
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -86,23 +90,22 @@ class SpadeAdversary:
     """What the multi-scale discriminator says to images, as losses of the generator and of itself."""
 
     def __init__(
-        self, config: SpadeConfig | SpadeDistillConfig, discriminator: nn.Module, accelerator: Accelerator
+        self,
+        config: SpadeConfig | SpadeDistillConfig,
+        discriminator: nn.Module,
+        perceptual: PerceptualLoss | None,
     ) -> None:
-        """Reads the VGG19 weights when the perceptual loss has a weight.
+        """Takes what judges images.
 
         Args:
             config: The adversarial objective and the weights of the losses.
             discriminator: As prepared by the accelerator, in train mode whenever it is used.
-            accelerator: Device.
-
-        Raises:
-            UserError: The VGG19 weights cannot be read.
+            perceptual: Needed where the perceptual loss has a weight.
         """
         self._config = config
         self._discriminator = discriminator
-        self._perceptual_loss: PerceptualLoss | None = None
-        if config.perceptual.weight > 0:
-            self._perceptual_loss = read_perceptual_loss(config.perceptual.weights, accelerator.device)
+        assert perceptual is not None or config.perceptual.weight == 0, "the perceptual loss needs its network"
+        self._perceptual_loss = perceptual
 
     def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Returns the parts of the generator's loss, weighted.

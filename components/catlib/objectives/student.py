@@ -8,14 +8,11 @@ from torch.optim import Optimizer
 
 from components.catlib.config import DistillConfig
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.model_files import Direction, Domain
 from components.catlib.objectives.feature_distillation import build_feature_distillation
 from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher
 from components.catlib.objectives.optimisation import build_optimizers, prepare, total, update
-
-JUDGED_DOMAIN: dict[Direction, Domain] = {"source_to_target": "target", "target_to_source": "source"}
-"""Which domain the images of a generator claim to be of."""
 
 
 class Student:
@@ -55,10 +52,11 @@ class Student:
         """
         self._accelerator = accelerator
         self.networks = dict(networks)
-        generator, judge = f"generator_{direction}", f"discriminator_{JUDGED_DOMAIN[direction]}"
+        way = Direction(direction)
+        generator, judge = f"generator_{way}", f"discriminator_{way.output}"
         own = {name: network for name, network in networks.items() if name not in (generator, judge)}
-        self.generators: dict[str, nn.Module] = {direction: networks[generator]}
-        self.discriminators: dict[str, nn.Module] = {JUDGED_DOMAIN[direction]: networks[judge]}
+        self.generators: dict[str, nn.Module] = {way.value: networks[generator]}
+        self.discriminators: dict[str, nn.Module] = {way.output.value: networks[judge]}
         optimizers = build_optimizers(
             config, generator=[networks[generator], *own.values()], discriminator=[networks[judge]]
         )

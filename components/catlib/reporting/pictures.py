@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from components.catlib.networks.directions import Direction
 from components.catlib.reporting.comparison import Comparison
 from components.catlib.reporting.lineage import Artifact, Lineage
 
@@ -148,9 +149,11 @@ def _timeline(artifact: Artifact, direction: str, colour: str, pictures: Picture
         return pictures.add(image.crop((0, top, image.width, top + height)))
 
     steps = _spread(sorted(strips))
-    domain, _, target = direction.partition("_to_")
+    way = Direction(direction)
     data = [
-        Shown(caption, cut(steps[0], row)) for caption, row in (("input", domain), ("target", target)) if row in names
+        Shown(caption, cut(steps[0], row))
+        for caption, row in (("input", way.input), ("target", way.output))
+        if row in names
     ]
     return data + [Shown(f"step {step}", cut(step, direction), colour) for step in steps]
 

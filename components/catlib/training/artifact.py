@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from components.catlib.artifacts import ArtifactWriter, Manifest, writing
-from components.catlib.config import TeacherConfig, TrainingConfig
+from components.catlib.artifacts import ArtifactWriter, Manifest
+from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import TrainingBatches
-from components.catlib.data.packed import PackedDataset, Pairing
+from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import Accelerator
-from components.catlib.errors import UserError
-from components.catlib.networks.discriminator_architecture import discriminator_from_config
+from components.catlib.metrics.statistics import OpenedStatistics
+from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.model_files import Direction, Domain, write_networks
+from components.catlib.networks.model_files import write_networks
 from components.catlib.training.checkpoints import Checkpoints, open_checkpoints
-from components.catlib.training.loop import Objective, Progress, train
+from components.catlib.training.loop import train
+from components.catlib.training.progress import Objective, Progress
 from components.catlib.training.validation import Validation
-
-logger = logging.getLogger(__name__)
-
-PAIRINGS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
-    "pix2pix": ("paired", "labels"),
-    "cyclegan": ("unpaired",),
-    "spade": ("labels",),
-}
-"""What data each family of teachers is trained on."""
 
 UNRELATED_TO_WEIGHTS = {"log_seconds", "checkpoint_seconds", "keep_checkpoints", "patience", "time_limit_seconds"}
 """Settings that a resumed training may change: the weights after a step do not depend on them."""
@@ -41,61 +30,13 @@ DATA_SUFFIXES = {".npy", ".npz", ".pth", ".safetensors"}
 """Files of an input artifact that weights depend on; its logs and pictures may differ between equal runs."""
 
 
-def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: PackedDataset) -> None:
-    """Refuses a dataset that a family of teachers cannot be trained on.
-
-    Raises:
-        UserError: Names both, and the family that fits.
-    """
-    if dataset.pairing not in PAIRINGS[family]:
-        fitting = " or ".join(name for name, pairings in PAIRINGS.items() if dataset.pairing in pairings)
-        words = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
-        expected = " or ".join(words[pairing] for pairing in PAIRINGS[family])
-        raise UserError(
-            f"teacher.family {family} is trained on {expected}, but dataset {dataset.folder} holds "
-            f"{words[dataset.pairing]}; use teacher.family {fitting}, or another dataset."
-        )
-
-
-def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
-    """Refuses crops that do not fit the networks' strides.
-
-    Raises:
-        UserError: Names the size that would.
-    """
-    height, width = dataset.crop_size
-    if config.generator.family == "inception" and (height % 4 or width % 4):
-        raise UserError(
-            f"Dataset {dataset.folder} has crops of {height}x{width} pixels, but the generator halves and doubles them "
-            "twice; set dataset.crop_size to multiples of 4."
-        )
-    discriminator = discriminator_from_config(config.discriminator, in_channels=dataset.out_channels)
-    discriminator.check_size(height, width, where=f"Dataset {dataset.folder}")
-
-
-@contextlib.contextmanager
-def writing_once(
-    accelerator: Accelerator, output: Path, *, kind: str, config: TrainingConfig, inputs: dict[str, Manifest]
-) -> Iterator[ArtifactWriter]:
-    """Writes an artifact as [writing][components.catlib.artifacts.writing] does, but in the main process only.
-
-    What other processes write goes to a temporary folder.
-    """
-    if accelerator.is_main_process:
-        with writing(output, kind=kind, config=config, inputs=inputs) as writer:
-            yield writer
-    else:
-        with tempfile.TemporaryDirectory(prefix=f"{kind}-") as folder:
-            yield ArtifactWriter(Path(folder))
-
-
 def train_and_write(
     objective: Objective,
     *,
     config: TrainingConfig,
     stage: str,
     dataset: PackedDataset,
-    real_stats: Path,
+    statistics: OpenedStatistics,
     inputs: Mapping[str, Manifest],
     accelerator: Accelerator,
     checkpoint: str | None,
@@ -110,11 +51,11 @@ def train_and_write(
         config: The stage's section of the recipe.
         stage: Its name.
         dataset: Training and held-out images.
-        real_stats: A real_stats artifact.
+        statistics: Of real images, for scores during training.
         inputs: Manifests of all input artifacts; a checkpoint made from others is refused.
         accelerator: The device.
         checkpoint: Folder or `s3://bucket/prefix` for the state of training; None keeps none.
-        writer: Of the artifact.
+        writer: Receives the artifact's files.
 
     Raises:
         UserError: The dataset is too small, or the checkpoint is of another training.
@@ -125,18 +66,18 @@ def train_and_write(
     progress = Progress()
     if config.epochs + config.decay_epochs > 0:
         batches = TrainingBatches(dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed)
-        if config.evaluations:
-            validation = Validation(
-                dataset,
-                real_stats,
-                directions=list(objective.generators),
-                config=config,
-                device=accelerator.device,
-            )
         checkpoints = None
         if checkpoint is not None:
             checkpoints = Checkpoints(
                 open_checkpoints(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
+            )
+        if config.evaluations:
+            validation = Validation(
+                dataset,
+                statistics,
+                directions=[Direction(name) for name in objective.generators],
+                config=config,
+                device=accelerator.device,
             )
         progress = train(
             objective,
@@ -172,7 +113,7 @@ def write_result(
     """Writes what a training leaves: its networks, and in the manifest its headline figures.
 
     Args:
-        writer: Of the artifact.
+        writer: Receives the artifact's files.
         generators: By what they translate.
         discriminators: By the images that they judge.
         input_size: Height, width in pixels of the images that the networks are made for.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from torch import nn
@@ -23,26 +22,22 @@ from components.catlib.config import (
 )
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import OpenedNetworks
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import Generator, build_generator
 from components.catlib.networks.initialisation import initialise
-from components.catlib.networks.model_files import (
-    Direction,
-    has_weights,
-    read_architectures,
-    read_discriminator,
-    read_generator,
-)
+from components.catlib.networks.model_files import read_discriminator, read_generator
 from components.catlib.networks.published import load_discriminator, load_generator
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
 from components.catlib.objectives.feature_distillation import own_networks
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
-from components.catlib.objectives.student import JUDGED_DOMAIN
 from components.catlib.storage import local_copy
+from components.catlib.training.perceptual_weights import wanted_perceptual_loss
 
 TeacherObjective = Pix2PixObjective | CycleGanObjective | SpadeObjective
 
@@ -52,9 +47,9 @@ SEEDS_PER_RUN = 8
 """Every network of a run draws its weights from a seed of its own, which runs with other seeds do not share."""
 
 DIRECTIONS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Direction, ...]] = {
-    "pix2pix": ("source_to_target",),
-    "cyclegan": ("source_to_target", "target_to_source"),
-    "spade": ("source_to_target",),
+    "pix2pix": (Direction.SOURCE_TO_TARGET,),
+    "cyclegan": (Direction.SOURCE_TO_TARGET, Direction.TARGET_TO_SOURCE),
+    "spade": (Direction.SOURCE_TO_TARGET,),
 }
 """What the generators of each family of teachers translate."""
 
@@ -74,20 +69,21 @@ def build_teacher_objective(
     Raises:
         UserError: Sizes or channels do not fit the networks, or weights are needed that cannot be read.
     """
+    perceptual = wanted_perceptual_loss(config, accelerator.device)
     networks: dict[str, nn.Module] = {}
     for direction in DIRECTIONS[config.family]:
         generator, discriminator = build_teacher_networks(
             config, direction, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
         )
         networks[f"generator_{direction}"] = generator
-        networks[f"discriminator_{JUDGED_DOMAIN[direction]}"] = discriminator
+        networks[f"discriminator_{direction.output}"] = discriminator
     match config:
         case Pix2PixConfig():
-            return Pix2PixObjective(config, networks, accelerator)
+            return Pix2PixObjective(config, networks, accelerator, perceptual)
         case CycleGanConfig():
             return CycleGanObjective(config, networks, accelerator)
         case SpadeConfig():
-            return SpadeObjective(config, networks, accelerator)
+            return SpadeObjective(config, networks, accelerator, perceptual)
 
 
 def build_teacher_networks(
@@ -133,8 +129,8 @@ def build_teacher_networks(
 def build_distillation_objective(
     config: DistillConfig,
     *,
-    teacher_folder: Path,
-    student_folder: Path,
+    teacher: OpenedNetworks,
+    student: OpenedNetworks,
     accelerator: Accelerator,
 ) -> DistillationObjective:
     """Makes the objective that distils a teacher into the student that was cut from it.
@@ -144,36 +140,36 @@ def build_distillation_objective(
 
     Args:
         config: The distill section of a recipe.
-        teacher_folder: Artifact of the teacher stage.
-        student_folder: Artifact of the prune stage: one generator, whose direction chooses teacher and discriminator.
+        teacher: Artifact of the teacher stage.
+        student: Artifact of the prune stage: one generator, whose direction chooses teacher and discriminator.
         accelerator: Device, precision and processes.
 
     Raises:
-        UserError: A folder lacks what is needed, the student does not fit the teacher, or weights cannot be read.
+        UserError: A network is missing, the student does not fit the teacher, or weights cannot be read.
     """
-    directions = list(read_architectures(student_folder).generators)
-    if len(directions) != 1:
-        raise UserError(f"{student_folder} describes {len(directions)} generators, expected one student.")
-    (direction,) = directions
-    teacher = read_generator(teacher_folder, direction)
+    direction = student.only_direction
+    perceptual = wanted_perceptual_loss(config, accelerator.device)
+    teaching = read_generator(teacher, direction)
     fresh = _FreshWeights(
         kind=config.init,
         gain=config.init_gain,
         seed=SEEDS_PER_RUN * config.seed + 4,  # behind those of a teacher of the same seed
     )
     published_student, published_discriminator = _published(config.published, direction)
-    student = _student(published_student, student_folder, direction, fresh)
-    _check_student(student, teacher)
+    learning = _student(published_student, student, direction, fresh)
+    _check_student(learning, teaching)
     networks: dict[str, nn.Module] = {
-        f"generator_{direction}": student,
-        f"discriminator_{JUDGED_DOMAIN[direction]}": _student_discriminator(
-            config, published_discriminator, teacher_folder, direction, fresh
+        f"generator_{direction}": learning,
+        f"discriminator_{direction.output}": _student_discriminator(
+            config, published_discriminator, teacher, direction, fresh
         ),
     }
-    for number, (name, network) in enumerate(own_networks(config.distiller, student, teacher).items(), start=2):
+    for number, (name, network) in enumerate(own_networks(config.distiller, learning, teaching).items(), start=2):
         networks[name] = network
         fresh.draw(network, number=number)
-    return distillation_objective(config, networks, accelerator, teacher=teacher, direction=direction)
+    return distillation_objective(
+        config, networks, accelerator, teacher=teaching, direction=direction, perceptual=perceptual
+    )
 
 
 @dataclass(frozen=True)
@@ -195,7 +191,7 @@ def _published(
     """Returns where the published generator of a direction and the judge of its images lie, where there are any."""
     if config is None:
         return None, None
-    if direction == "source_to_target":
+    if direction is Direction.SOURCE_TO_TARGET:
         return config.generator, config.discriminator
     if isinstance(config, PublishedCycleGanConfig):
         return config.generator_backward, config.discriminator_backward
@@ -248,16 +244,15 @@ def _check_judged_channels(network: Discriminator, in_channels: int, published: 
 
 
 def _student(
-    published: WeightsConfig | None, student_folder: Path, direction: Direction, fresh: _FreshWeights
+    published: WeightsConfig | None, networks: OpenedNetworks, direction: Direction, fresh: _FreshWeights
 ) -> Generator:
-    described = read_architectures(student_folder)
-    architecture = described.generator(direction)
+    architecture = networks.architectures.generator(direction)
     if published is not None:
         return load_generator(
-            local_copy(published.uri), like=architecture, input_size=described.input_size, sha256=published.sha256
+            local_copy(published.uri), like=architecture, input_size=networks.input_size, sha256=published.sha256
         )
-    if has_weights(student_folder, direction):
-        return read_generator(student_folder, direction)
+    if networks.has_weights(direction):
+        return read_generator(networks, direction)
     student = build_generator(architecture)
     fresh.draw(student, number=0)
     return student
@@ -282,18 +277,17 @@ def _check_student(student: Generator, teacher: Generator) -> None:
 def _student_discriminator(
     config: DistillConfig,
     published: WeightsConfig | None,
-    teacher_folder: Path,
+    teacher: OpenedNetworks,
     direction: Direction,
     fresh: _FreshWeights,
 ) -> Discriminator:
-    domain = JUDGED_DOMAIN[direction]
-    architecture = read_architectures(teacher_folder).discriminator(domain)
+    architecture = teacher.architectures.discriminator(direction.output)
     if published is not None:
         network = load_discriminator(local_copy(published.uri), like=architecture, sha256=published.sha256)
         _check_judged_channels(network, architecture.in_channels, published)
         return network
     if config.discriminator == "teacher":
-        return read_discriminator(teacher_folder, domain)
+        return read_discriminator(teacher, direction.output)
     network = build_discriminator(architecture)
     fresh.draw(network, number=1)
     return network

@@ -42,7 +42,7 @@ class TrainingLog:
         batch_size: int,
         line_seconds: float,
     ) -> None:
-        """Reports into open files; [open_log][] opens them."""
+        """Reports into open files; `open_log` opens them."""
         self.records: list[Record] = []
         self._lines = lines
         self._scalars = scalars

@@ -1,7 +1,8 @@
-"""The training loop, for teachers of every family and for distillation: [train][] is all of it, from top to bottom.
+"""The training loop, for teachers of every family and for distillation: `train` is all of it, from top to bottom.
 
 What is trained, an *objective*, makes one optimisation step of a batch and names its losses. Everything else is here:
-the order of batches, the learning rate, the log, evaluations, checkpoints, and which weights are the result.
+the order of batches, the learning rate, the log, evaluations, checkpoints, and which weights are the result. `train` is
+longer than other functions, so that a whole step can be read in one place.
 
 A training is a pure function of its configuration and its data: on one kind of CPU two runs end with equal weights, and
 so do a run that was killed and resumed and one that was not. For that, batches depend on seed and step alone, schedules
@@ -14,18 +15,15 @@ import contextlib
 import logging
 import math
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch, TrainingBatches
@@ -39,127 +37,13 @@ from components.catlib.distributed.processes import (
     share_of_batch,
 )
 from components.catlib.errors import Interrupted
-from components.catlib.metrics.catalogue import shortfall
 from components.catlib.training.checkpoints import Checkpoints, on_cpu
-from components.catlib.training.log import Record, TrainingLog, open_log
+from components.catlib.training.log import TrainingLog, open_log
 from components.catlib.training.moving_average import MovingAverages
+from components.catlib.training.progress import Evaluation, Objective, Progress, opponents
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
 
 logger = logging.getLogger(__name__)
-
-
-class Objective(Protocol):
-    """What is trained."""
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        """Every network whose weights change, by name."""
-        ...
-
-    @property
-    def generators(self) -> Mapping[str, nn.Module]:
-        """Those that translate, by direction; the first one's scores are the headline."""
-        ...
-
-    @property
-    def discriminators(self) -> Mapping[str, nn.Module]:
-        """Those that judge, by the domain of the images."""
-        ...
-
-    @property
-    def optimizers(self) -> Mapping[str, Optimizer]:
-        """The optimisers "generator" and "discriminator"."""
-        ...
-
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Makes one optimisation step, networks in training mode; returns every loss as a detached scalar."""
-        ...
-
-    def extra_state(self) -> dict[str, Any]:
-        """Returns what a checkpoint needs beyond networks and optimisers, in plain containers."""
-        ...
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `extra_state` returned."""
-        ...
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How the generators do on held-out images.
-
-    Attributes:
-        scores: Direction -> metric -> value, the headline direction first.
-        chosen_by: The metric by which the best weights are chosen.
-        picture: Sample translations, a WebP file.
-    """
-
-    scores: dict[str, dict[str, float]]
-    chosen_by: str
-    picture: bytes
-
-    def shortfalls(self) -> dict[str, float]:
-        """Returns direction -> distance to the best possible value of the metric by which weights are chosen."""
-        return {
-            direction: shortfall(self.chosen_by, scores[self.chosen_by]) for direction, scores in self.scores.items()
-        }
-
-    def flat(self) -> dict[str, float]:
-        """Returns metric -> value; only directions after the first have their name in front."""
-        first, *others = self.scores
-        return self.scores[first] | {
-            f"{direction}/{metric}": value for direction in others for metric, value in self.scores[direction].items()
-        }
-
-
-class Kept(TypedDict):
-    """The result so far in one direction: its weights, and how they scored when."""
-
-    step: int
-    scores: dict[str, float]
-    networks: dict[str, dict[str, Tensor]]
-
-
-@dataclass
-class Progress:
-    """How far a training is; with networks, optimisers and random numbers this is its whole state.
-
-    Attributes:
-        step: Optimisation steps done.
-        seconds: Time they took, in all processes that worked on it.
-        scores: Of every evaluation, the distance to the best possible value of the metric by which weights are chosen,
-            the mean over directions.
-        kept: Direction -> the result so far.
-        pictures: Step -> sample translations, a WebP file.
-        records: The log.
-        ended: Why training is over, empty while it is not: "epochs", "patience" or "time limit".
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    scores: list[float] = field(default_factory=list)
-    kept: dict[str, Kept] = field(default_factory=dict)
-    pictures: dict[int, bytes] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
-    ended: str = ""
-
-    def note(self, evaluation: Evaluation, objective: Objective, *, keep: Literal["best", "last"]) -> None:
-        """Takes down an evaluation of the objective's present weights, and the weights where they are the result."""
-        self.pictures[self.step] = evaluation.picture
-        metric, shortfalls = evaluation.chosen_by, evaluation.shortfalls()
-        self.scores.append(statistics.fmean(shortfalls.values()))
-        for direction, scores in evaluation.scores.items():
-            so_far = self.kept.get(direction)
-            best = math.inf if so_far is None else shortfall(metric, so_far["scores"][metric])
-            if keep == "last" or so_far is None or shortfalls[direction] < best:
-                self.kept[direction] = Kept(
-                    step=self.step,
-                    scores=scores,
-                    networks={
-                        name: {key: value.to("cpu", copy=True) for key, value in network.state_dict().items()}
-                        for name, network in opponents(objective, direction).items()
-                    },
-                )
 
 
 def train(
@@ -262,12 +146,6 @@ def train(
         for name, network in opponents(objective, direction).items():
             network.load_state_dict(kept["networks"][name])
     return progress
-
-
-def opponents(objective: Objective, direction: str) -> dict[str, nn.Module]:
-    """Returns the generator of a direction and the discriminator that judges its images."""
-    domain = direction.rpartition("_to_")[2]
-    return {"generator": objective.generators[direction], "discriminator": objective.discriminators[domain]}
 
 
 def _set_learning_rates(objective: Objective, factor: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,9 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.scoring import score_generator
 from components.catlib.metrics.segmenters import check_segmentable, read_segmenter
-from components.catlib.metrics.statistics import read_statistics
-from components.catlib.training.loop import Evaluation
+from components.catlib.metrics.statistics import OpenedStatistics
+from components.catlib.networks.directions import Direction, Domain
+from components.catlib.training.progress import Evaluation
 
 NUM_SAMPLES = 8
 SAMPLE_HEIGHT = 128
@@ -34,9 +34,9 @@ class Validation:
     def __init__(
         self,
         dataset: PackedDataset,
-        real_stats: Path,
+        statistics: OpenedStatistics,
         *,
-        directions: list[str],
+        directions: list[Direction],
         config: TrainingConfig,
         device: torch.device,
     ) -> None:
@@ -44,8 +44,8 @@ class Validation:
 
         Args:
             dataset: Its test split is used.
-            real_stats: A real_stats artifact.
-            directions: Directions of the generators that will be scored, the headline first.
+            statistics: Of real images.
+            directions: What the generators that will be scored translate, the headline's first.
             config: `evaluation_images`, `batch_size` and `segmenter`.
             device: Where the generators are.
 
@@ -56,30 +56,30 @@ class Validation:
         self._dataset = dataset
         self._config = config
         self._device = device
-        self._statistics = {direction: read_statistics(real_stats, direction) for direction in directions}
-        inputs = {direction.partition("_to_")[0] for direction in directions}
+        self._statistics = {direction: statistics.read(direction) for direction in directions}
+        inputs = {direction.input for direction in directions}
         split = dataset.split("test")
-        for domain, images in {"source": split.source, "target": split.target}.items():
+        for domain, images in {Domain.SOURCE: split.source, Domain.TARGET: split.target}.items():
             if domain in inputs and len(images) < 2:
                 raise UserError(
                     f"Dataset {dataset.folder} has {len(images)} held-out {domain} images, scores need at least two; "
                     "raise dataset.test_fraction, or set evaluations: 0."
                 )
-        for statistics in self._statistics.values():
-            statistics.network.to(device)
+        for measured in self._statistics.values():
+            measured.network.to(device)
         self._segmenter = None
         if config.segmenter is not None:
             for direction in directions:
                 check_segmentable(dataset, direction=direction)
             self._segmenter = read_segmenter(config.segmenter, device)
         self._samples = next(evaluation_batches(dataset, batch_size=NUM_SAMPLES, limit=NUM_SAMPLES))
-        shown = [domain for domain in ("source", "target") if domain in inputs or dataset.test_is_paired]
-        self.rows = [*shown, *directions]
+        shown = [domain for domain in Domain if domain in inputs or dataset.test_is_paired]
+        self.rows = [name.value for name in (*shown, *directions)]
 
     def __call__(self, generators: Mapping[str, nn.Module]) -> Evaluation:
         """Scores generators, given by direction."""
         scores = {
-            direction: score_generator(
+            direction.value: score_generator(
                 generators[direction],
                 self._dataset,
                 statistics,
@@ -96,12 +96,13 @@ class Validation:
         return Evaluation(scores, chosen_by, picture)
 
     def _row(self, row: str, generators: Mapping[str, nn.Module]) -> Tensor:
-        images = {"source": self._samples.source, "target": self._samples.target}
+        images = {Domain.SOURCE: self._samples.source, Domain.TARGET: self._samples.target}
         if row in generators:
-            return translate(generators[row], images[row.partition("_to_")[0]].to(self._device))
-        if row == "source" and self._dataset.num_labels is not None:
-            return labels_in_colour(images[row], self._dataset.num_labels)
-        return images[row]
+            return translate(generators[row], images[Direction(row).input].to(self._device))
+        domain = Domain(row)
+        if domain is Domain.SOURCE and self._dataset.num_labels is not None:
+            return labels_in_colour(images[domain], self._dataset.num_labels)
+        return images[domain]
 
 
 @torch.inference_mode()

@@ -9,8 +9,9 @@ import torch
 
 from components.catlib.artifacts import read_manifest, verify_checksums
 from components.catlib.errors import UserError
-from components.catlib.networks.model_files import read_architectures, read_generator
+from components.catlib.networks.architecture_files import read_architectures
 from components.distill import stage
+from tests.components.opened import read_generator
 from tests.components.small_trainings import (
     assert_same_weights,
     distill_config,

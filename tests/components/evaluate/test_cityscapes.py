@@ -21,13 +21,14 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.segmentation import CLASS_NAMES, confusion_matrix, intersection_over_union, mean_iou
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
-from components.catlib.networks.model_files import read_generator, write_networks
+from components.catlib.networks.model_files import write_networks
 from components.catlib.storage import Storage
 from components.evaluate.stage import run
 from components.real_stats import stage as real_stats_stage
 from tests.components.catlib.data.image_folders import pack_folder
 from tests.components.catlib.data.street_scenes import write_climate_scenes
 from tests.components.catlib.metrics.segmenter_files import write_drn, write_onnx
+from tests.components.opened import read_generator
 from tests.object_stores import SeaweedServer
 
 pytestmark = pytest.mark.skipif(

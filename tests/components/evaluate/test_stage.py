@@ -21,14 +21,14 @@ from components.catlib.config import (
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import InceptionFeatures
 from components.catlib.metrics.scoring import score_generator
-from components.catlib.metrics.statistics import read_statistics
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
-from components.catlib.networks.model_files import read_generator, write_networks
+from components.catlib.networks.model_files import write_networks
 from components.evaluate.stage import run
 from components.real_stats import stage as real_stats_stage
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
+from tests.components.opened import read_generator, read_statistics
 
 SIDE = 16
 CONFIG = EvaluateConfig(batch_size=2, num_samples=3, latency_repeats=2)
@@ -215,7 +215,7 @@ def test_label_maps_are_shown_in_colour(labelled: Run):
 
 
 def test_a_dataset_of_another_size_or_kind_is_refused(paired: Run, labelled: Run):
-    with pytest.raises(UserError, match=r"made for images of \(height, width\) \(16, 16\), the dataset has \(32, 32\)"):
+    with pytest.raises(UserError, match=r"made for images of 16x16 pixels, but .* crops of 32x32"):
         paired.evaluate(dataset=labelled.dataset.folder, real_stats=labelled.folder / "real_stats")
     wide = paired.model("wide", "distill", base_channels=3, directions=["source_to_target"])
     described = json.loads((wide / "architecture.json").read_text())
@@ -224,7 +224,7 @@ def test_a_dataset_of_another_size_or_kind_is_refused(paired: Run, labelled: Run
     manifest = json.loads((wide / "manifest.json").read_text())
     manifest["files"]["architecture.json"]["bytes"] = (wide / "architecture.json").stat().st_size
     (wide / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="takes inputs of 5 channels, the dataset's have 3"):
+    with pytest.raises(UserError, match=r"source_to_target .* takes 5 channels, but .* has 3 in its source images"):
         paired.evaluate(student=wide)
 
 

@@ -8,14 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
+from components.__main__ import main
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import DatasetConfig, ExportConfig, InceptionConfig, Pix2PixDistillConfig, PruneConfig
 from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.generators import build_generator
-from components.catlib.networks.model_files import read_generator, write_architecture, write_networks
+from components.catlib.networks.model_files import write_networks
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
+from tests.components.opened import read_generator
 
 SIZE = (16, 20)
 ARCHITECTURE = architecture_from_config(
@@ -111,9 +114,18 @@ def test_a_student_without_weights_is_refused(tmp_path: Path) -> None:
         run(ExportConfig(), student=tmp_path / "pruned", output=tmp_path / "out")
 
 
+def test_the_command_line_takes_a_cut_teacher_too(tmp_path: Path) -> None:
+    with writing(tmp_path / "pruned", kind="prune", config=PruneConfig()) as writer:
+        network = build_generator(ARCHITECTURE)
+        write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
+    command = ["export", "--recipe", "smoke", "--student", tmp_path / "pruned", "--output", tmp_path / "exported"]
+    assert main([str(word) for word in command]) == 0
+    assert (tmp_path / "exported/model.onnx").is_file()
+
+
 def test_a_dataset_of_other_channels_is_refused(dataset: Path, tmp_path: Path) -> None:
     with writing(tmp_path / "distilled", kind="distill", config=Pix2PixDistillConfig()) as writer:
         network = build_generator(ARCHITECTURE.model_copy(update={"in_channels": 1}))
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
-    with pytest.raises(UserError, match="3 channels, the generator takes 1"):
+    with pytest.raises(UserError, match=r"source_to_target .* takes 1 channels, but .* has 3 in its source images"):
         run(ExportConfig(), student=tmp_path / "distilled", dataset=dataset, output=tmp_path / "out")

@@ -9,10 +9,11 @@ import torch
 from components.catlib.artifacts import read_manifest, verify_checksums
 from components.catlib.config import PruneConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.model_files import read_architectures, read_discriminator, read_generator
+from components.catlib.networks.architecture_files import read_architectures
 from components.catlib.storage import Storage
 from components.distill import stage as distill_stage
 from components.fetch.teacher import run
+from tests.components.opened import read_discriminator, read_generator
 from tests.components.small_trainings import (
     assert_same_weights,
     distill_config,

@@ -11,18 +11,14 @@ from safetensors.numpy import load_file, save_file
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import NormConfig, Pix2PixConfig, PruneConfig
 from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import read_architectures, write_architecture
 from components.catlib.networks.families import Architecture
 from components.catlib.networks.generators import build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
-from components.catlib.networks.model_files import (
-    has_weights,
-    read_architectures,
-    read_generator,
-    write_architecture,
-    write_networks,
-)
+from components.catlib.networks.model_files import write_networks
 from components.prune.stage import run
 from tests.components.catlib.networks.sample_architectures import inception, spade
+from tests.components.opened import has_weights, read_generator
 
 BATCH = NormConfig(kind="batch", track_running_stats=True)
 

@@ -13,9 +13,10 @@ from components.catlib.data.resizing import resize
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import InceptionFeatures, RandomFeatures
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
-from components.catlib.metrics.statistics import RealStatistics, read_statistics
+from components.catlib.metrics.statistics import RealStatistics
 from components.real_stats.stage import run
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
+from tests.components.opened import read_statistics
 
 RANDOM = RealStatsConfig(batch_size=2)
 

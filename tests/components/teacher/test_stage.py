@@ -17,8 +17,9 @@ from PIL import Image
 from components.catlib.artifacts import read_manifest, verify_checksums
 from components.catlib.config import DatasetConfig, PublishedConfig, TeacherConfig, WeightsConfig, validate
 from components.catlib.errors import Interrupted, UserError
-from components.catlib.networks.model_files import read_architectures, read_discriminator, read_generator
+from components.catlib.networks.architecture_files import read_architectures
 from components.dataset import stage as dataset_stage
+from tests.components.opened import read_discriminator, read_generator
 from tests.components.small_trainings import (
     Pairing,
     assert_same_weights,

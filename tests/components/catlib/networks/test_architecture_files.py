@@ -9,14 +9,13 @@ from safetensors.numpy import save_file
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import (
     generator_file,
-    has_weights,
     read_architectures,
     read_generator_weights,
     write_architecture,
 )
 from components.catlib.networks.generators import build_generator
-from components.catlib.networks.model_files import read_generator
 from tests.components.catlib.networks.architectures import pruned_inception, pruned_spade
+from tests.components.opened import has_weights, opened, read_generator
 
 
 @pytest.mark.parametrize("architecture", [pruned_inception(), pruned_spade()], ids=["inception", "spade"])
@@ -30,7 +29,7 @@ def test_untrained_student_is_an_architecture_alone(tmp_path, architecture) -> N
     assert read.discriminators == {}
     assert not has_weights(tmp_path, "target_to_source")
     with pytest.raises(UserError, match="holds no weights"):
-        read_generator_weights(tmp_path, "target_to_source")
+        read_generator_weights(opened(tmp_path), "target_to_source")
 
 
 @pytest.mark.parametrize("architecture", [pruned_inception(), pruned_spade()], ids=["inception", "spade"])
@@ -39,7 +38,7 @@ def test_inherited_weights_survive_as_arrays(tmp_path, architecture) -> None:
     weights = {name: value.numpy() for name, value in generator.state_dict().items()}
     write_architecture(tmp_path, "source_to_target", architecture, (16, 16), weights)
     assert has_weights(tmp_path, "source_to_target")
-    read = read_generator_weights(tmp_path, "source_to_target")
+    read = read_generator_weights(opened(tmp_path), "source_to_target")
     assert read.keys() == weights.keys()
     for name, array in read.items():
         assert array.shape == weights[name].shape
@@ -95,10 +94,11 @@ def test_text_that_is_not_json_is_refused(tmp_path) -> None:
 
 
 def test_damaged_weights_are_refused(tmp_path) -> None:
+    write_architecture(tmp_path, "source_to_target", pruned_inception(), (16, 16))
     path = generator_file(tmp_path, "source_to_target")
     path.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="is damaged"):
-        read_generator_weights(tmp_path, "source_to_target")
+        read_generator_weights(opened(tmp_path), "source_to_target")
     save_file({"fc.weight": np.array([1, np.nan], dtype=np.float32)}, path)
     with pytest.raises(UserError, match=r"fc\.weight holds NaN"):
-        read_generator_weights(tmp_path, "source_to_target")
+        read_generator_weights(opened(tmp_path), "source_to_target")

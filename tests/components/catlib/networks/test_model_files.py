@@ -5,19 +5,18 @@ from torch import nn
 
 from components.catlib.config import DiscriminatorConfig, validate
 from components.catlib.errors import UserError
-from components.catlib.networks.architecture_files import discriminator_file, generator_file
+from components.catlib.networks.architecture_files import (
+    discriminator_file,
+    generator_file,
+    read_architectures,
+    write_architecture,
+)
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import build_discriminator
 from components.catlib.networks.generators import build_generator
-from components.catlib.networks.model_files import (
-    has_weights,
-    read_architectures,
-    read_discriminator,
-    read_generator,
-    write_architecture,
-    write_networks,
-)
+from components.catlib.networks.model_files import write_networks
 from tests.components.catlib.networks.architectures import inception, pruned_inception, pruned_spade
+from tests.components.opened import has_weights, read_discriminator, read_generator
 
 
 def discriminator(family: str) -> nn.Module:

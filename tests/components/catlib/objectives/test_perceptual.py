@@ -12,8 +12,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from components.catlib.config import WeightsConfig
 from components.catlib.config.losses import VggLossConfig
 from components.catlib.errors import UserError
-from components.catlib.objectives.perceptual import read_perceptual_loss
-from components.catlib.objectives.reconstruction import build_reconstruction_loss
+from components.catlib.objectives.reconstruction import reconstruction_loss
+from components.catlib.training.perceptual_weights import read_perceptual_loss
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_five_weighted_slices(layers: nn.Sequential, weights: Path) -> None:
 def test_is_a_reconstruction_loss(layers: nn.Sequential, weights: Path) -> None:
     config = VggLossConfig(weights=WeightsConfig(uri=str(weights)))
     image, target = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
-    loss = build_reconstruction_loss(config, CPU)
+    loss = reconstruction_loss(config, read_perceptual_loss(config.weights, CPU))
     assert loss(image, target).item() == pytest.approx(_by_hand(layers, image, target), rel=1e-5)
 
 

@@ -9,9 +9,10 @@ import torch
 from components.catlib.config import NormConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.initialisation import initialise
-from components.catlib.networks.model_files import write_architecture, write_networks
+from components.catlib.networks.model_files import write_networks
 from components.catlib.objectives.distillation import DistillationObjective
 from components.catlib.training.building import build_distillation_objective, build_teacher_objective
 from tests.components.catlib.objectives.test_teachers import build as build_teacher
@@ -25,6 +26,7 @@ from tests.components.catlib.objectives.tiny import (
     teacher_config,
     weights_of,
 )
+from tests.components.opened import opened
 
 
 def _size(family: str) -> tuple[int, int]:
@@ -60,8 +62,8 @@ def _student_folder(
 def _distil(family: str, teacher_folder: Path, student_folder: Path, **settings: Any) -> DistillationObjective:
     return build_distillation_objective(
         distill_config(family, **settings),
-        teacher_folder=teacher_folder,
-        student_folder=student_folder,
+        teacher=opened(teacher_folder),
+        student=opened(student_folder),
         accelerator=Accelerator(cpu=True),
     )
 

@@ -24,7 +24,8 @@ from components.catlib.errors import Interrupted, UserError
 from components.catlib.storage import Store
 from components.catlib.storage.folders import FolderStore
 from components.catlib.training.checkpoints import Checkpoints
-from components.catlib.training.loop import Evaluation, Progress, train
+from components.catlib.training.loop import train
+from components.catlib.training.progress import Evaluation, Progress
 
 STEPS_PER_EPOCH = 3
 

@@ -12,6 +12,8 @@ from components.catlib.config import RealStatsConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import label_colours
 from components.catlib.errors import UserError
+from components.catlib.metrics.statistics import open_statistics
+from components.catlib.networks.directions import Direction
 from components.catlib.training.validation import Validation, translate
 from components.real_stats import stage as real_stats_stage
 from tests.components.catlib.data.image_folders import cityscapes, pack_folder
@@ -37,9 +39,13 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def validation(data: Path, directions: list[str], **settings: Any) -> Validation:
-    dataset = PackedDataset.open(data / "dataset")
-    config = teacher_config("pix2pix", **settings)
-    return Validation(dataset, data / "real_stats", directions=directions, config=config, device=torch.device("cpu"))
+    return Validation(
+        PackedDataset.open(data / "dataset"),
+        open_statistics(data / "real_stats"),
+        directions=[Direction(direction) for direction in directions],
+        config=teacher_config("pix2pix", **settings),
+        device=torch.device("cpu"),
+    )
 
 
 def picture_pixels(picture: bytes) -> np.ndarray:

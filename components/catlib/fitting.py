@@ -1,0 +1,95 @@
+"""Whether what a stage was given fits together: networks and the images they are run on, a teacher and its data.
+
+Nothing is opened here, and torch is not loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from components.catlib.config import TeacherConfig
+from components.catlib.data.packed import PackedDataset, Pairing
+from components.catlib.errors import UserError
+from components.catlib.networks.architecture_files import OpenedNetworks
+from components.catlib.networks.directions import Direction, Domain
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
+
+PAIRINGS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
+    "pix2pix": ("paired", "labels"),
+    "cyclegan": ("unpaired",),
+    "spade": ("labels",),
+}
+"""What data each family of teachers is trained on."""
+
+
+def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Direction) -> None:
+    """Refuses images that a generator was not made for.
+
+    Args:
+        networks: A teacher or a student.
+        dataset: The images that its generator is to be run on.
+        direction: What this generator translates.
+
+    Raises:
+        UserError: The crop size or the number of channels is another, or there is no such generator.
+    """
+    if networks.input_size != dataset.crop_size:
+        made_for, found = (_pixels(size) for size in (networks.input_size, dataset.crop_size))
+        raise UserError(
+            f"The networks in {networks.folder} were made for images of {made_for} pixels, but dataset "
+            f"{dataset.folder} has crops of {found}; pack it with dataset.crop_size {made_for}, or give the dataset "
+            "that they were trained on."
+        )
+    check_channels(networks, dataset, direction)
+
+
+def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: Direction) -> None:
+    """Refuses images of any size that have other channels than a generator takes; arguments as for `check_fits`.
+
+    Raises:
+        UserError: The number of channels is another, or there is no such generator.
+    """
+    taken = networks.architectures.generator(direction).in_channels
+    found = {Domain.SOURCE: dataset.in_channels, Domain.TARGET: dataset.out_channels}[direction.input]
+    if taken != found:
+        raise UserError(
+            f"The generator {direction} in {networks.folder} takes {taken} channels, but dataset {dataset.folder} has "
+            f"{found} in its {direction.input} images; give the dataset that the generator was trained on."
+        )
+
+
+def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: PackedDataset) -> None:
+    """Refuses a dataset that a family of teachers cannot be trained on.
+
+    Raises:
+        UserError: Names both, and the family that fits.
+    """
+    if dataset.pairing not in PAIRINGS[family]:
+        fitting = " or ".join(name for name, pairings in PAIRINGS.items() if dataset.pairing in pairings)
+        words = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
+        expected = " or ".join(words[pairing] for pairing in PAIRINGS[family])
+        raise UserError(
+            f"teacher.family {family} is trained on {expected}, but dataset {dataset.folder} holds "
+            f"{words[dataset.pairing]}; use teacher.family {fitting}, or another dataset."
+        )
+
+
+def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
+    """Refuses crops that do not fit the networks' strides.
+
+    Raises:
+        UserError: Names the size that would.
+    """
+    height, width = dataset.crop_size
+    if config.generator.family == "inception" and (height % 4 or width % 4):
+        raise UserError(
+            f"Dataset {dataset.folder} has crops of {_pixels(dataset.crop_size)} pixels, but the generator halves and "
+            "doubles them twice; set dataset.crop_size to multiples of 4."
+        )
+    discriminator = discriminator_from_config(config.discriminator, in_channels=dataset.out_channels)
+    discriminator.check_size(height, width, where=f"Dataset {dataset.folder}")
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    """Returns height and width such as 256x512."""
+    return "x".join(map(str, size))

@@ -1,0 +1,63 @@
+"""Reads the network that perceptual losses look through: a VGG19 trained on ImageNet."""
+
+import torch
+
+from components.catlib.config import (
+    CycleGanDistillConfig,
+    DistillConfig,
+    Pix2PixConfig,
+    Pix2PixDistillConfig,
+    SpadeConfig,
+    SpadeDistillConfig,
+    TeacherConfig,
+    WeightsConfig,
+)
+from components.catlib.errors import UserError
+from components.catlib.networks.published import read_state_dict
+from components.catlib.networks.state_dicts import check_state
+from components.catlib.objectives.perceptual import PerceptualLoss
+from components.catlib.storage import local_copy
+
+
+def wanted_perceptual_loss(config: TeacherConfig | DistillConfig, device: torch.device) -> PerceptualLoss | None:
+    """Reads VGG19 where a recipe has a loss that looks through it.
+
+    Args:
+        config: The teacher or the distill section of a recipe.
+        device: Where images will be.
+
+    Raises:
+        UserError: The weights are missing, not the expected ones, or not of a VGG19.
+    """
+    match config:
+        case SpadeConfig() | SpadeDistillConfig() if config.perceptual.weight > 0:
+            return read_perceptual_loss(config.perceptual.weights, device)
+        case Pix2PixConfig() | Pix2PixDistillConfig() | CycleGanDistillConfig() if config.reconstruction.kind == "vgg":
+            return read_perceptual_loss(config.reconstruction.weights, device)
+    return None
+
+
+def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) -> PerceptualLoss:
+    """Reads VGG19 weights into a perceptual loss.
+
+    Args:
+        weights: Torchvision's state dict of `vgg19` (its classifier is not needed), and its digest.
+        device: Where images will be.
+
+    Raises:
+        UserError: Not given, no such file, another digest, not a state dict, or not that of a VGG19.
+    """
+    if weights is None:
+        raise UserError("The VGG19 loss needs weights.uri, the path of torchvision's vgg19-dcbb9e9d.pth.")
+    path = local_copy(weights.uri)
+    state = read_state_dict(path, sha256=weights.sha256)
+    with torch.device("meta"):
+        from torchvision.models.vgg import cfgs, make_layers  # takes seconds, and most recipes do without
+
+        layers = make_layers(cfgs["E"], batch_norm=False)
+    convolutions = {
+        name.removeprefix("features."): tensor for name, tensor in state.items() if name.startswith("features.")
+    }
+    check_state(convolutions, layers.state_dict(), where=f"{path}, the features of a VGG19,")
+    layers.load_state_dict(convolutions, assign=True)
+    return PerceptualLoss(layers).to(device)

@@ -26,6 +26,7 @@ from components.catlib.config import (
 )
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.published import discriminator_from_state, generator_from_state
@@ -221,7 +222,7 @@ def distillation_of(
         networks,
         accelerator,
         teacher=teacher,
-        direction="source_to_target",
+        direction=Direction.SOURCE_TO_TARGET,
     )
 
 

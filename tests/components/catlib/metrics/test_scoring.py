@@ -17,6 +17,7 @@ from components.catlib.metrics.kernel_distance import kernel_distance
 from components.catlib.metrics.scoring import score_generator, score_images, summarise
 from components.catlib.metrics.segmenters import read_segmenter
 from components.catlib.metrics.statistics import RealStatistics
+from components.catlib.networks.directions import Direction
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
 from tests.components.catlib.data.street_scenes import write_scene
 from tests.components.catlib.metrics.segmenter_files import write_onnx
@@ -88,7 +89,7 @@ def test_every_image_counts_whatever_the_batch_size(paired: PackedDataset, batch
         Negative(0.1),
         paired,
         statistics_of(paired.split("test").target),
-        direction="source_to_target",
+        direction=Direction.SOURCE_TO_TARGET,
         limit=None,
         batch_size=batch_size,
         device="cpu",
@@ -131,7 +132,7 @@ def test_the_mode_of_the_generator_is_restored_even_after_an_error(paired: Packe
 def test_only_unpaired_data_goes_backwards(paired: PackedDataset):
     statistics = statistics_of(paired.split("test").target)
     with pytest.raises(UserError, match="paired; only unpaired data is translated target_to_source"):
-        score_generator(Negative(), paired, statistics, direction="target_to_source")
+        score_generator(Negative(), paired, statistics, direction=Direction.TARGET_TO_SOURCE)
 
 
 def test_one_image_has_no_distance(paired: PackedDataset):
@@ -147,7 +148,7 @@ def test_a_generator_of_another_size_is_refused(paired: PackedDataset):
 def test_kernel_distances_belong_to_inception_features(paired: PackedDataset):
     statistics = statistics_of(paired.split("test").target)
     scores = score_images(
-        Negative(0.2), paired, statistics, direction="source_to_target", limit=None, batch_size=2, device="cpu"
+        Negative(0.2), paired, statistics, direction=Direction.SOURCE_TO_TARGET, limit=None, batch_size=2, device="cpu"
     )
     inception = RealStatistics(
         mu=statistics.mu,

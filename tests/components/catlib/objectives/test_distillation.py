@@ -9,6 +9,7 @@ from torch import Tensor
 from components.catlib.config import NormConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import build_generator
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
 from components.catlib.objectives.distillers.mse import FeatureAdaptors
@@ -126,7 +127,7 @@ def test_paired_students_learn_from_targets_and_unpaired_ones_from_the_teacher()
 
 def test_the_other_direction_swaps_source_and_target() -> None:
     images, seen = batch("cyclegan"), []
-    objective = build("cyclegan", direction="target_to_source")
+    objective = build("cyclegan", direction=Direction.TARGET_TO_SOURCE)
     assert list(objective.networks) == ["generator_target_to_source", "discriminator_source"]
     objective.generators["target_to_source"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     objective.discriminators["source"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))

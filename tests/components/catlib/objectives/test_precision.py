@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
 from components.catlib.objectives.distillation import distillation_objective
 from components.catlib.objectives.distillers import kernel_alignment as module
@@ -47,7 +48,7 @@ def test_distillation_in_bfloat16(family: str, bfloat16: Accelerator, monkeypatc
         {"generator_source_to_target": narrower(teacher), "discriminator_target": trained.discriminators["target"]},
         bfloat16,
         teacher=teacher,
-        direction="source_to_target",
+        direction=Direction.SOURCE_TO_TARGET,
     )
     losses = objective.step(batch(family))
     assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())

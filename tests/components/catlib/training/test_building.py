@@ -10,6 +10,7 @@ from components.catlib.config import NormConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.generators import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
@@ -117,7 +118,7 @@ def test_fresh_discriminator(tmp_path: Path) -> None:
 
 def test_the_students_direction_chooses_teacher_and_discriminator(tmp_path: Path) -> None:
     teacher_folder = _teacher_folder(tmp_path / "t", "cyclegan")
-    student_folder = _student_folder(tmp_path / "s", "cyclegan", direction="target_to_source")
+    student_folder = _student_folder(tmp_path / "s", "cyclegan", direction=Direction.TARGET_TO_SOURCE)
     objective, trained = _distil("cyclegan", teacher_folder, student_folder), build_teacher("cyclegan")
     assert list(objective.generators) == ["target_to_source"]
     assert _equal(objective._teacher._network, trained.generators["target_to_source"])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +36,7 @@ from components.catlib.distributed.processes import (
     share_of_batch,
 )
 from components.catlib.errors import Interrupted
+from components.catlib.exits import on_sigterm
 from components.catlib.training.checkpoints import Checkpoints, on_cpu
 from components.catlib.training.log import TrainingLog, open_log
 from components.catlib.training.moving_average import MovingAverages
@@ -92,9 +92,10 @@ def train(
     progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=progress.seconds >= time_limit)
     steps = range(progress.step, progress.step if progress.ended else total_steps)
 
+    termination = threading.Event()
     with (
         _reporting(folder, progress, config=config, total_steps=total_steps) as log,
-        _termination() as termination,
+        on_sigterm(termination.set),
         checkpoints or contextlib.nullcontext(),
         _read_ahead(batches, steps, rows) as upcoming,
     ):
@@ -284,20 +285,3 @@ def _read_ahead(batches: TrainingBatches, steps: range, rows: slice) -> Iterator
                 yield step, batch
 
         yield upcoming()
-
-
-@contextlib.contextmanager
-def _termination() -> Iterator[threading.Event]:
-    """Gives an event that is set when the process gets SIGTERM, which then does nothing else.
-
-    Only the main thread may catch signals; elsewhere the event is never set.
-    """
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: requested.set())
-    try:
-        yield requested
-    finally:
-        signal.signal(signal.SIGTERM, previous)

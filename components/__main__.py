@@ -13,15 +13,12 @@ import json
 import logging
 import sys
 import textwrap
-import typing
-from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from typing import Any
 
 from components.catlib import storage
 from components.catlib.config import Recipe
+from components.catlib.config.described import described
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, EXIT_USER_ERROR, sigterm_like_ctrl_c
 from components.catlib.recipes import load_recipe
@@ -189,30 +186,9 @@ def _settings(section: str) -> list[str]:
     if section not in Recipe.model_fields:
         return []
     lines = ["", "settings (--set, or in the recipe) and their defaults:"]
-    for setting, description in _described(Recipe.model_fields[section].annotation, section):
+    for setting, description in described(Recipe.model_fields[section], section):
         lines += [f"  {setting}", textwrap.indent(textwrap.fill(description, _HELP_WIDTH - 6), " " * 6)]
     return lines
-
-
-def _described(annotation: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yields key with default, and description, of every setting of a section and of the sections in it."""
-    for model in (annotation, *typing.get_args(annotation)):
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        for name, field in model.model_fields.items():
-            key = f"{prefix}.{name}"
-            inner = list(_described(field.annotation, key))
-            if field.is_required() and not inner:
-                yield f"{key} (must be given)", field.description or ""
-            elif field.default is None or not inner:
-                choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()
-                listed = f" ({' or '.join(map(str, choices))})" if choices else ""
-                yield f"{key}={json.dumps(_plain(field.default))}", f"{field.description or ''}{listed}"
-            yield from inner
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def load_recipe(
     """Reads a recipe, applies overrides and validates the whole.
 
     Args:
-        name_or_file: A name from [recipe_names][] or the path of a YAML file; None means the defaults alone.
+        name_or_file: A name from `recipe_names` or the path of a YAML file; None means the defaults alone.
         overrides: `SECTION.KEY=VALUE` texts; VALUE is read as YAML.
         budgets: Replaces the recipe's budgets.
 

@@ -20,6 +20,15 @@ from torch import Tensor
 
 from components.__main__ import main
 from components.catlib.artifacts import read_manifest, verify_checksums
+from components.catlib.config import (
+    CycleGanConfig,
+    CycleGanDistillConfig,
+    Pix2PixConfig,
+    Pix2PixDistillConfig,
+    SpadeConfig,
+    SpadeDistillConfig,
+)
+from components.catlib.config.upgrading import upgraded
 from components.catlib.data.packed import PackedDataset
 from components.catlib.networks.architecture_files import read_architectures
 from components.catlib.networks.generators import build_generator
@@ -31,6 +40,11 @@ KEPT = Path(__file__).parent
 SETTINGS = json.loads((KEPT / "settings.json").read_text())
 ARTIFACTS: dict[str, dict[str, Any]] = {made["output"]: made for made in SETTINGS["artifacts"]}
 CHECKPOINTS: dict[str, dict[str, Any]] = {made["folder"]: made for made in SETTINGS["checkpoints"]}
+MODELS = {
+    "pix2pix": (Pix2PixConfig, Pix2PixDistillConfig),
+    "cyclegan": (CycleGanConfig, CycleGanDistillConfig),
+    "spade": (SpadeConfig, SpadeDistillConfig),
+}
 MOST_BYTES = 2_000_000
 
 WEIGHTS_TOLERANCE = 1e-4
@@ -75,9 +89,19 @@ def outputs_of(folder: Path, name: str) -> np.ndarray:
     return sample(network(numbers(channels, read_architectures(folder).input_size)))
 
 
+def family_of(made: dict[str, Any]) -> str:
+    """Returns the family of the teacher that an artifact comes from, or is."""
+    teacher = made if made["stage"] == "teacher" else ARTIFACTS[made["inputs"].get("teacher", "paired/teacher")]
+    return teacher["sections"]["teacher"]["family"]
+
+
 def recipe_of(made: dict[str, Any], folder: Path) -> Path:
     """Writes the settings of then as a recipe."""
     sections = {name: section for name, section in made["sections"].items() if name != "report"}
+    family = family_of(made)
+    usual: dict[str, Any] = {"family": family} | ({"perceptual": 0} if family == "spade" else {})
+    for name, model in zip(("teacher", "distill"), MODELS[family], strict=True):
+        sections[name] = usual | upgraded(sections.get(name, {}), model)
     page = made["sections"].get("report", {})
     path = folder / "recipe.yaml"
     path.write_text(

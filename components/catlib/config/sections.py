@@ -131,9 +131,9 @@ class _Place(typing.NamedTuple):
     def of(cls, model: Any, location: tuple[int | str, ...]) -> _Place:
         """Follows pydantic's location, which names the chosen kind wherever a union stands."""
         keys: list[str] = []
-        models, choices = list(_models_in(model)), []
+        models, choices = list(models_in(model)), []
         for place, part in enumerate(location):
-            kinds = {kind: [option] for option in models for kind in _kinds(option)} if len(models) > 1 else {}
+            kinds = {kind: [option] for option in models for kind in kinds_of(option)} if len(models) > 1 else {}
             if part in kinds:
                 models = kinds[str(part)]
                 choices.insert(0, (str(part), kinds))
@@ -152,7 +152,7 @@ class _Place(typing.NamedTuple):
         """Returns what to write in the place of an unknown key."""
         if self.model is None:
             return ""
-        new = _moved(self.model).get(self.leaf)
+        new = moved_names(self.model).get(self.leaf)
         if new is not None:
             return f"; it is {self.key.removesuffix(self.leaf) + new!r} now"
         for chosen, kinds in self.choices:
@@ -166,30 +166,35 @@ class _Place(typing.NamedTuple):
 def _below(models: list[type[BaseModel]], name: str) -> list[type[BaseModel]]:
     """Returns the models that a field of some models holds."""
     fields = [model.model_fields[name] for model in models if name in model.model_fields]
-    return [model for field in fields for model in _models_in(field.annotation)]
+    return [model for field in fields for model in models_in(field.annotation)]
 
 
-def _moved(model: type[BaseModel]) -> dict[str, str]:
+def moved_names(model: type[BaseModel]) -> dict[str, str]:
     """Returns the names that settings of a model had in earlier versions, with those that they have now."""
     return getattr(model, "moved", {})
 
 
 def _known(model: type[BaseModel]) -> set[str]:
-    return {*model.model_fields, *_moved(model)}
+    return {*model.model_fields, *moved_names(model)}
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yields the models that an annotation names, within unions and collections as well."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in typing.get_args(annotation):
-        yield from _models_in(part)
+        yield from models_in(part)
 
 
-def _kinds(model: type[BaseModel]) -> list[str]:
-    """Returns the kinds that a member of a union stands for: what its field `kind` or `family` can be."""
-    fields = [model.model_fields[name] for name in ("kind", "family") if name in model.model_fields]
-    return [kind for field in fields for kind in typing.get_args(field.annotation)]
+def kind_field(model: type[BaseModel]) -> str:
+    """Returns the name of the field by which a member of a union names its kind; "" where there is none."""
+    return next((name for name in ("kind", "family") if name in model.model_fields), "")
+
+
+def kinds_of(model: type[BaseModel]) -> list[str]:
+    """Returns the kinds that a member of a union stands for."""
+    field = model.model_fields.get(kind_field(model))
+    return list(typing.get_args(field.annotation)) if field is not None else []
 
 
 def nearest(name: str, valid: list[str]) -> str:

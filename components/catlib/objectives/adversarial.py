@@ -39,7 +39,7 @@ def discriminator_loss(objective: GanObjective, judgement: Judgement, *, real: b
 
     Args:
         objective: `lsgan`: MSE to 1 (real) or 0 (generated); `vanilla`: cross entropy to the same; `hinge`:
-            −mean min(0, ±p − 1); `wgangp`: ∓mean, to be used with [gradient_penalty][].
+            −mean min(0, ±p − 1); `wgangp`: ∓mean, to be used with `gradient_penalty`.
         judgement: The discriminator's answer.
         real: Whether it was shown real images.
 

@@ -40,7 +40,7 @@ class FeatureLoss(Protocol):
 def feature_loss(config: DistillerConfig) -> type[FeatureLoss] | None:
     """Returns the loss that a recipe asks for; None when features are not compared: kind none, or weight 0."""
     match config:
-        case NoDistillerConfig() | KernelAlignmentConfig(weight=0) | MseConfig(weight=0):
+        case NoDistillerConfig() | FeatureConfig(weight=0):
             return None
         case KernelAlignmentConfig():
             return KernelAlignment

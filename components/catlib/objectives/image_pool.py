@@ -56,7 +56,7 @@ class ImagePool:
         return torch.stack(self._images) if self._images else torch.empty(0)
 
     def restore(self, images: Tensor) -> None:
-        """Takes back what [images][components.catlib.objectives.image_pool.ImagePool.images] returned."""
+        """Takes back what `images` returned."""
         self._images = list(images)
 
 
@@ -67,5 +67,5 @@ def random_state(random_numbers: random.Random) -> Tensor:
 
 
 def restore_random_state(random_numbers: random.Random, state: Tensor) -> None:
-    """Takes back what [random_state][] returned; the numbers drawn next are those that would have been."""
+    """Takes back what `random_state` returned; the numbers drawn next are those that would have been."""
     random_numbers.setstate((_RANDOM_STATE_VERSION, tuple(state.tolist()), None))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from components.catlib.artifacts import ArtifactWriter, Manifest
-from components.catlib.config import TrainingConfig
+from components.catlib.config import TrainingConfig, validate
+from components.catlib.config.upgrading import upgraded
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import Accelerator
@@ -69,7 +71,10 @@ def train_and_write(
         checkpoints = None
         if checkpoint is not None:
             checkpoints = Checkpoints(
-                open_checkpoints(checkpoint), origin=_origin(stage, config, inputs), keep=config.keep_checkpoints
+                open_checkpoints(checkpoint),
+                origin=_origin(stage, config, inputs),
+                keep=config.keep_checkpoints,
+                read_origin=partial(_origin_of_today, stage, type(config)),
             )
         if config.evaluations:
             validation = Validation(
@@ -130,6 +135,16 @@ def _origin(stage: str, config: TrainingConfig, inputs: Mapping[str, Manifest]) 
         stage: config.model_dump(mode="json", exclude=UNRELATED_TO_WEIGHTS),
         "inputs": {name: _data_digest(manifest) for name, manifest in inputs.items()},
     }
+
+
+def _origin_of_today(stage: str, model: type[TrainingConfig], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the origin of a checkpoint in today's form, also where version 0.1.0 wrote it."""
+    section = origin.get(stage, {})
+    now = upgraded(section, model)
+    if now == section:
+        return dict(origin)
+    settings = validate(model, now, where=stage).model_dump(mode="json", exclude=UNRELATED_TO_WEIGHTS)
+    return {**origin, stage: settings}
 
 
 def _data_digest(manifest: Manifest) -> str:

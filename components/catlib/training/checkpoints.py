@@ -15,7 +15,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,16 +72,25 @@ class Checkpoints:
     written.
     """
 
-    def __init__(self, store: Store, *, origin: Mapping[str, Any], keep: int = 2) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        origin: Mapping[str, Any],
+        keep: int = 2,
+        read_origin: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
         """Remembers where checkpoints lie and to what training they must belong.
 
         Args:
             store: Where the files lie.
             origin: JSON values that must be equal for a checkpoint to be continued: stage, configuration, inputs.
             keep: How many of the newest are kept.
+            read_origin: Gives the origin of a checkpoint today's form.
         """
         self._store = store
         self._origin = dict(origin)
+        self._read_origin = read_origin
         self._keep = keep
         self._scores: dict[int, float | None] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
@@ -213,7 +222,7 @@ class Checkpoints:
         advice = "give another checkpoint folder, or the settings it was made with"
         if facts.layout_version != LAYOUT_VERSION:
             raise UserError(f"{where} has layout version {facts.layout_version}, not {LAYOUT_VERSION}; {advice}.")
-        here, there = dict(_leaves(self._origin)), dict(_leaves(facts.origin))
+        here, there = dict(_leaves(self._origin)), dict(_leaves(self._read_origin(facts.origin)))
         for key in [*here, *there]:
             if key not in here or key not in there or here[key] != there[key]:
                 raise UserError(

@@ -9,7 +9,7 @@ from torch import Tensor
 from components.catlib.config import NormConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import build_generator
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
 from components.catlib.objectives.distillers.mse import FeatureAdaptors
 from tests.components.catlib.objectives.test_teachers import build as build_teacher

@@ -13,6 +13,7 @@ from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
+from components.catlib.networks.families import architecture_from_config
 
 PAIRINGS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
     "pix2pix": ("paired", "labels"),
@@ -75,19 +76,22 @@ def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: Pack
 
 
 def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
-    """Refuses crops that do not fit the networks' strides.
+    """Refuses crops that the networks cannot read or make.
 
     Raises:
         UserError: Names the size that would.
     """
     height, width = dataset.crop_size
-    if config.generator.family == "inception" and (height % 4 or width % 4):
-        raise UserError(
-            f"Dataset {dataset.folder} has crops of {_pixels(dataset.crop_size)} pixels, but the generator halves and "
-            "doubles them twice; set dataset.crop_size to multiples of 4."
-        )
+    where = f"Dataset {dataset.folder}"
+    generator = architecture_from_config(
+        config.generator,
+        in_channels=dataset.in_channels,
+        out_channels=dataset.out_channels,
+        crop_size=dataset.crop_size,
+    )
+    generator.check_size(height, width, where=where)
     discriminator = discriminator_from_config(config.discriminator, in_channels=dataset.out_channels)
-    discriminator.check_size(height, width, where=f"Dataset {dataset.folder}")
+    discriminator.check_size(height, width, where=where)
 
 
 def _pixels(size: tuple[int, int]) -> str:

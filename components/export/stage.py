@@ -16,18 +16,11 @@ from components.catlib.config import ExportConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
-from components.catlib.exporting.onnx_file import (
-    OnnxGenerator,
-    OnnxModel,
-    Parity,
-    compare,
-    export_generator,
-    noise_images,
-    parity_batches,
-    time_both,
-)
+from components.catlib.exporting.onnx_file import OnnxModel, export_generator
+from components.catlib.exporting.parity import OnnxGenerator, Parity, compare, parity_batches, time_both
 from components.catlib.fitting import check_channels
 from components.catlib.metrics.latency import Latency
+from components.catlib.networks.architecture import INPUT_DESCRIPTIONS
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.families import Architecture
@@ -60,7 +53,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
     generator = read_generator(networks, direction)
     if dataset is None:
         compared_on = "noise"
-        images = noise_images(generator, count=COMPARED_IMAGES, input_size=input_size)
+        images = torch.from_numpy(generator.architecture.example_input(COMPARED_IMAGES, input_size))
     else:
         packed = PackedDataset.open(dataset)
         inputs["dataset"] = packed.manifest
@@ -76,7 +69,8 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
             metadata=_metadata(generator.architecture, direction, input_size, inputs),
         )
         exported = OnnxGenerator(model.path)
-        parity = compare(generator, exported, parity_batches(images, any_size=model.any_size))
+        step = generator.architecture.size_step if model.any_size else None
+        parity = compare(generator, exported, parity_batches(images, size_step=step))
         if parity.largest > config.tolerance:
             raise RuntimeError(
                 f"The ONNX model differs from PyTorch by up to {parity.largest:.2e} on {compared_on}, more than "
@@ -112,11 +106,10 @@ def _metadata(
     architecture: Architecture, direction: Direction, input_size: tuple[int, int], inputs: dict[str, Manifest]
 ) -> dict[str, str]:
     """Returns what a user of the file needs to know, kept within it."""
-    images = "RGB, float32, NCHW, -1 to 1"
     metadata = {
         "name": f"{architecture.family} generator, {direction.replace('_', ' ')}",
-        "input": images if architecture.family == "inception" else "semantic planes, float32, NCHW, 0 or 1",
-        "output": images,
+        "input": INPUT_DESCRIPTIONS[architecture.input_kind],
+        "output": INPUT_DESCRIPTIONS["images"],
         "input_size": f"{input_size[0]}x{input_size[1]} (height x width)",
         "student": inputs["student"].digest(),
     }

@@ -28,7 +28,7 @@ from components.catlib.metrics.features import (
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
 from components.catlib.metrics.statistics import STATISTICS_FILES, WEIGHTS_FILE, RealStatistics
 from components.catlib.networks.directions import Direction, Domain
-from components.catlib.networks.published import load_statistics
+from components.catlib.networks.published.reading import load_statistics
 from components.catlib.storage import local_copy
 
 logger = logging.getLogger(__name__)

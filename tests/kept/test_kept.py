@@ -31,7 +31,7 @@ from components.catlib.config import (
 from components.catlib.config.upgrading import upgraded
 from components.catlib.data.packed import PackedDataset
 from components.catlib.networks.architecture_files import read_architectures
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import build_generator
 from components.catlib.recipes import load_recipe
 from components.fetch import stage as fetch_stage
 from tests.components.opened import has_weights, read_discriminator, read_generator, read_statistics

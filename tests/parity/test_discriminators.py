@@ -9,7 +9,7 @@ from torch import Tensor
 from components.catlib.config import DiscriminatorConfig, MultiscaleConfig, NormConfig, PatchConfig, PixelConfig
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import build_discriminator
-from components.catlib.networks.published import discriminator_from_state
+from components.catlib.networks.published.discriminators import discriminator_from_state
 from tests.parity.cases import Case
 
 TOLERANCE = 1e-5

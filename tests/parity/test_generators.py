@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, NormConfig
-from components.catlib.networks.families import Architecture, architecture_from_config
-from components.catlib.networks.generators import Generator, build_generator
-from components.catlib.networks.published import generator_from_state
+from components.catlib.networks.families import Architecture, architecture_from_config, build_generator
+from components.catlib.networks.generators import Generator
+from components.catlib.networks.published.generators import generator_from_state
 from tests.parity.cases import Case
 from tests.parity.reference_configs import with_hidden_channels
 

@@ -9,8 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from components.catlib.config import PruneConfig
-from components.catlib.networks.families import Architecture
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.macs import layer_paper_macs, paper_macs, parameters
 from components.catlib.pruning.search import Pruning, prune
 from components.catlib.pruning.slicing import inherit_weights

@@ -29,7 +29,8 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.published import discriminator_from_state, generator_from_state
+from components.catlib.networks.published.discriminators import discriminator_from_state
+from components.catlib.networks.published.generators import generator_from_state
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
 from components.catlib.objectives.distillers.mse import FeatureAdaptors

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from components.catlib.artifacts import read_manifest
-from components.catlib.networks.families import architecture_from_config
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.recipes import load_recipe
 from pipelines.local import RunLog
 from tests.components.opened import read_generator

@@ -71,6 +71,12 @@ GeneratorConfig = Annotated[
 ]
 """A generator of any family; inception where none is named."""
 
+ImageGeneratorConfig = InceptionConfig
+"""A generator that translates images."""
+
+LabelGeneratorConfig = InceptionSpadeConfig
+"""A generator that paints label maps."""
+
 
 class _DiscriminatorBase(Section):
     """What discriminators of every family have in common (method section 2)."""

@@ -17,8 +17,10 @@ from components.catlib.config.losses import (
 )
 from components.catlib.config.networks import (
     ImageDiscriminatorConfig,
+    ImageGeneratorConfig,
     InceptionConfig,
     InceptionSpadeConfig,
+    LabelGeneratorConfig,
     MultiscaleConfig,
     PatchConfig,
     PublishedConfig,
@@ -39,7 +41,7 @@ class Pix2PixConfig(TrainingConfig):
     }
 
     family: Literal["pix2pix"] = Field(default="pix2pix", description="paired images")
-    generator: InceptionConfig = Field(default=InceptionConfig(), description="the large generator")
+    generator: ImageGeneratorConfig = Field(default=InceptionConfig(), description="the large generator")
     discriminator: ImageDiscriminatorConfig = Field(default=PatchConfig(), description="its opponent")
     reconstruction: ReconstructionConfig = Field(
         default=PixelLossConfig(), description="how far images are from their targets"
@@ -53,7 +55,7 @@ class CycleGanConfig(TrainingConfig):
     moved: ClassVar = TrainingConfig.moved | {"lambda_cycle": "cycle.weight", "lambda_identity": "identity.weight"}
 
     family: Literal["cyclegan"] = Field(default="cyclegan", description="unpaired images")
-    generator: InceptionConfig = Field(default=InceptionConfig(), description="the large generator, one each way")
+    generator: ImageGeneratorConfig = Field(default=InceptionConfig(), description="the large generator, one each way")
     discriminator: ImageDiscriminatorConfig = Field(default=PatchConfig(), description="its opponent, one each way")
     cycle: CycleConfig = Field(default=CycleConfig(), description="there and back again gives the image")
     identity: IdentityConfig = Field(default=IdentityConfig(), description="images of the wanted domain stay")
@@ -71,7 +73,7 @@ class SpadeConfig(TrainingConfig):
     }
 
     family: Literal["spade"] = Field(default="spade", description="label maps")
-    generator: InceptionSpadeConfig = Field(default=InceptionSpadeConfig(), description="the large generator")
+    generator: LabelGeneratorConfig = Field(default=InceptionSpadeConfig(), description="the large generator")
     discriminator: MultiscaleConfig = Field(default=MultiscaleConfig(), description="its opponent")
     feature_matching: FeatureMatchingConfig = Field(
         default=FeatureMatchingConfig(), description="the discriminator sees the same in generated and real images"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.catlib.metrics.segmentation import CITYSCAPES_CLASSES
-from components.catlib.networks.published import read_state_dict
+from components.catlib.networks.published.reading import read_state_dict
 from components.catlib.networks.state_dicts import check_state
 
 MEAN = (0.29010095242892997, 0.32808144844279574, 0.28696394422942517)

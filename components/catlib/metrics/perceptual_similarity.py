@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import LpipsConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.published import read_state_dict
+from components.catlib.networks.published.reading import read_state_dict
 from components.catlib.networks.state_dicts import check_state
 from components.catlib.storage import local_copy
 

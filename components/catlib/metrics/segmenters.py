@@ -30,7 +30,7 @@ from components.catlib.errors import UserError
 from components.catlib.metrics import drn
 from components.catlib.metrics.segmentation import CITYSCAPES_CLASSES, confusion_matrix
 from components.catlib.networks.directions import Direction, Domain
-from components.catlib.networks.published import check_file
+from components.catlib.networks.published.reading import check_file
 from components.catlib.storage import local_copy
 
 Network = Callable[[Tensor], Tensor]

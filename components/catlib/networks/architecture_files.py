@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -24,7 +23,7 @@ from components.catlib.config import Count, Section, validate
 from components.catlib.errors import UserError
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
-from components.catlib.networks.families import Architecture
+from components.catlib.networks.families import AnyArchitecture, Architecture
 
 ARCHITECTURE_FILE = "architecture.json"
 
@@ -33,9 +32,7 @@ class NetworkArchitectures(Section):
     """The content of `architecture.json`."""
 
     input_size: tuple[Count, Count] = Field(description="height, width in pixels of the images they are made for")
-    generators: dict[Direction, Annotated[Architecture, Field(discriminator="family")]] = Field(
-        description="by direction; a student's folder has one"
-    )
+    generators: dict[Direction, AnyArchitecture] = Field(description="by direction; a student's folder has one")
     discriminators: dict[Domain, DiscriminatorArchitecture] = Field(
         description="by the domain whose images they judge; none beside an untrained student"
     )

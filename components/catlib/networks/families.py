@@ -1,40 +1,68 @@
-"""The families of generators: the one list of their architectures, and how they are made and read."""
+"""The families of generators: the one list of their settings, their architectures and their networks.
+
+A family is a folder here with an architecture (`GeneratorArchitecture` says what that answers for), a network
+(`Generator`) and, where somebody published weights of it, the layout of those. Importing this loads no torch.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig
-from components.catlib.errors import UserError
-from components.catlib.networks.inception.architecture import InceptionArchitecture, inception_architecture
-from components.catlib.networks.layers import Size
-from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture, spade_architecture
+from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, Section, validate
+from components.catlib.networks.architecture import GeneratorArchitecture
+from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.inception.published import INCEPTION_LAYOUT
+from components.catlib.networks.layers import ImageSize
+from components.catlib.networks.published.names import PublishedLayout
+from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
+from components.catlib.networks.spade.published import INCEPTION_SPADE_LAYOUT
+
+if TYPE_CHECKING:
+    from components.catlib.networks.generators import Generator
 
 Architecture = InceptionArchitecture | InceptionSpadeArchitecture
-"""Any generator; `family` tells which."""
+"""Any generator."""
 
-_ADAPTER: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="family")])
+AnyArchitecture = Annotated[Architecture, Field(discriminator="family")]
+"""The same for pydantic, which reads `family` first and complains about that family alone."""
 
 
-def parse_architecture(value: Any) -> Architecture:
-    """Reads an architecture from JSON values, as `architecture.model_dump(mode="json")` makes them.
+class Family(NamedTuple):
+    """A family of generators.
 
-    Raises:
-        UserError: Not an architecture; the first wrong field is named.
+    Attributes:
+        config: Its settings in a recipe.
+        architecture: What those become.
+        published: How published weights are laid out; None where there are none.
     """
-    try:
-        return _ADAPTER.validate_python(value)
-    except ValidationError as error:
-        complaint = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in complaint["loc"])
-        message = complaint["msg"].removeprefix("Value error, ")
-        raise UserError(f"Not a generator architecture: {where + ': ' if where else ''}{message}.") from error
+
+    config: type[Section]
+    architecture: type[GeneratorArchitecture]
+    published: PublishedLayout | None = None
+
+
+FAMILIES = (
+    Family(InceptionConfig, InceptionArchitecture, INCEPTION_LAYOUT),
+    Family(InceptionSpadeConfig, InceptionSpadeArchitecture, INCEPTION_SPADE_LAYOUT),
+)
+
+
+def build_generator(architecture: Architecture) -> Generator:
+    """Builds a generator, teacher or student, with torch's default initialisation, on the current default device."""
+    from components.catlib.networks.inception.generator import InceptionGenerator
+    from components.catlib.networks.spade.generator import InceptionSpadeGenerator
+
+    match architecture:
+        case InceptionArchitecture():
+            return InceptionGenerator(architecture)
+        case InceptionSpadeArchitecture():
+            return InceptionSpadeGenerator(architecture)
 
 
 def architecture_from_config(
-    config: GeneratorConfig, *, in_channels: int, out_channels: int, crop_size: Size
+    config: GeneratorConfig, *, in_channels: int, out_channels: int, crop_size: ImageSize
 ) -> Architecture:
     """Returns the architecture of an unpruned generator.
 
@@ -47,8 +75,17 @@ def architecture_from_config(
     Raises:
         UserError: The images do not fit the generator's up-sampling.
     """
-    match config:
-        case InceptionConfig():
-            return inception_architecture(config, in_channels=in_channels, out_channels=out_channels)
-        case InceptionSpadeConfig():
-            return spade_architecture(config, in_channels, out_channels, crop_size)
+    family = next(family for family in FAMILIES if isinstance(config, family.config))
+    made: Any = family.architecture.from_config(
+        config, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
+    )
+    return made
+
+
+def parse_architecture(value: Any) -> Architecture:
+    """Reads an architecture from JSON values, as `architecture.model_dump(mode="json")` makes them.
+
+    Raises:
+        UserError: Not an architecture; the first wrong field is named.
+    """
+    return validate(AnyArchitecture, value, where="Not a generator architecture")

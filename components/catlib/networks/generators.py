@@ -1,18 +1,35 @@
-"""Builds the network that an architecture describes."""
+"""What every generator network offers, whatever its family."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
 
 from components.catlib.networks.families import Architecture
-from components.catlib.networks.inception.architecture import InceptionArchitecture
-from components.catlib.networks.inception.generator import InceptionGenerator
-from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
-from components.catlib.networks.spade.generator import InceptionSpadeGenerator
-
-Generator = InceptionGenerator | InceptionSpadeGenerator
 
 
-def build_generator(architecture: Architecture) -> Generator:
-    """Builds a generator, teacher or student, with torch's default initialisation, on the current default device."""
-    match architecture:
-        case InceptionArchitecture():
-            return InceptionGenerator(architecture)
-        case InceptionSpadeArchitecture():
-            return InceptionSpadeGenerator(architecture)
+class Generator(nn.Module):
+    """A network that translates images, or paints label maps.
+
+    Attributes:
+        architecture: What it was built from.
+        distillation_layers: Modules whose outputs are compared with another generator's.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.distillation_layers: tuple[str, ...] = tuple(architecture.feature_widths)
+
+    @abstractmethod
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Makes images.
+
+        Args:
+            x: [N, in_channels, H, W], images in [-1, 1] or semantic planes.
+            return_features: Whether to return the outputs of `distillation_layers` as well.
+
+        Returns:
+            The images [N, out_channels, H, W] in [-1, 1]; with `return_features` also the features by name, in order.
+        """

@@ -22,7 +22,7 @@ from pydantic import Field
 from components.catlib.config import GeneratorConfig, Section
 
 HiddenChannels = Annotated[int, Field(ge=0)]
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 """Height and width in pixels."""
 
 
@@ -63,8 +63,8 @@ class Layer(NamedTuple):
     kernel_size: int
     groups: int
     affine: bool
-    input_size: Size
-    output_size: Size
+    input_size: ImageSize
+    output_size: ImageSize
     tracks_running_stats: bool
 
 
@@ -73,14 +73,22 @@ class PrunableNorm(NamedTuple):
 
     Attributes:
         name: Module path of the norm; its scales are the state-dict entry `<name>.weight`.
-        group: The first layer, the middle down layer, the one that sets the feature width, up layers and SPADE's fc
-            keep a minimum of channels; a branch of a block, or of a block's SPADE norm, may vanish.
+        group: What it normalises, for the report: "first", "down", "feature", "up", "fc", "branch", "spade_branch".
         channels: How many scales.
+        floor: The setting of a recipe's prune section that says how many channels it keeps at least; None for a branch,
+            which may vanish.
+        capped: Whether the prune section's max_first_channels bounds it.
+        unit: How many channels one channel of those settings stands for.
+        multiple: Its channels come in multiples of this.
     """
 
     name: str
-    group: Literal["first", "down", "feature", "up", "fc", "branch", "spade_branch"]
+    group: str
     channels: int
+    floor: Literal["min_channels", "min_feature_channels"] | None = None
+    capped: bool = False
+    unit: int = 1
+    multiple: int = 1
 
 
 class Space(NamedTuple):
@@ -134,14 +142,14 @@ class LayerTable:
         name: str,
         source: Space,
         target: Space,
-        size: Size,
+        size: ImageSize,
         *,
         kernel_size: int,
         bias: bool,
         identity: str | None = None,
         stride: int = 1,
         depthwise: bool = False,
-    ) -> Size:
+    ) -> ImageSize:
         """Adds a convolution that keeps the size (padded) or halves it, rounding up; returns the size made."""
         output_size = (-(-size[0] // stride), -(-size[1] // stride))
         groups = source.channels if depthwise else 1
@@ -151,7 +159,7 @@ class LayerTable:
         )  # fmt: skip
         return output_size
 
-    def conv_transpose(self, name: str, source: Space, target: Space, size: Size, *, bias: bool) -> Size:
+    def conv_transpose(self, name: str, source: Space, target: Space, size: ImageSize, *, bias: bool) -> ImageSize:
         """Adds a transposed 3x3 convolution that doubles the size; returns the size made."""
         output_size = (2 * size[0], 2 * size[1])
         self.layers.append(
@@ -161,7 +169,7 @@ class LayerTable:
         return output_size
 
     def norm(
-        self, name: str, space: Space, size: Size, *, affine: bool, tracks: bool, identity: str | None = None
+        self, name: str, space: Space, size: ImageSize, *, affine: bool, tracks: bool, identity: str | None = None
     ) -> None:
         """Adds a normalisation layer."""
         self.layers.append(
@@ -175,7 +183,7 @@ class LayerTable:
         paths: BranchPaths,
         source: Space,
         target: Space,
-        size: Size,
+        size: ImageSize,
         *,
         bias: bool,
         affine: bool,

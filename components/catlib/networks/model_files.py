@@ -21,7 +21,8 @@ from components.catlib.networks.architecture_files import (
 )
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
-from components.catlib.networks.generators import Generator, build_generator
+from components.catlib.networks.families import build_generator
+from components.catlib.networks.generators import Generator
 from components.catlib.networks.state_dicts import build_with_state
 
 

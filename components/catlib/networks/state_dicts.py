@@ -30,6 +30,16 @@ def build_with_state(build: Callable[[], Network], state: Mapping[str, Tensor], 
     return network.eval()
 
 
+def with_batch_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adds the counters of batches that norms of old PyTorch did not keep; with a momentum nothing reads them."""
+    counters = {
+        name.replace(".running_mean", ".num_batches_tracked"): torch.zeros((), dtype=torch.int64)
+        for name in state
+        if name.endswith(".running_mean")
+    }
+    return counters | dict(state)
+
+
 def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: str) -> None:
     """Checks that a state dict is what a network expects.
 

@@ -36,7 +36,6 @@ from components.catlib.networks.macs import (
     parameters,
     true_macs,
 )
-from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 
 TOLERANCE = np.float32(1e-3)
 """The search ends when its interval is this share of its lower end."""
@@ -119,11 +118,11 @@ def prune(
         UserError: The budget is below the smallest reachable MACs, a bound does not fit the teacher's widths, the norms
             have no scales, or the scales are not finite.
     """
-    _check_input_size(architecture, input_size)
+    architecture.check_size(*input_size, where="The input of the teacher")
     target_macs = check_budget(architecture, input_size=input_size, budget=budget, config=config)
     magnitudes = _magnitudes(architecture, scales)
     ascending = {name: np.sort(magnitude).tolist() for name, magnitude in magnitudes.items()}
-    bounds = {norm.name: _bounds(norm, architecture, config) for norm in architecture.prunable_norms()}
+    bounds = {norm.name: _bounds(norm, config) for norm in architecture.prunable_norms()}
     uncut_student = _with_student_options(architecture, config)
 
     def candidate(threshold: np.float32) -> Candidate:
@@ -175,7 +174,7 @@ def smallest_student(architecture: Architecture, config: PruneConfig) -> Archite
             "The teacher's norms have no scales to prune by (norm.affine: false); train it with "
             "teacher.generator.norm.affine: true."
         )
-    widths = {norm.name: _bounds(norm, architecture, config).least for norm in architecture.prunable_norms()}
+    widths = {norm.name: _bounds(norm, config).least for norm in architecture.prunable_norms()}
     return _with_student_options(architecture, config).resized(widths)
 
 
@@ -265,50 +264,46 @@ def _largest(magnitude: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(-magnitude, kind="stable")[:count])
 
 
-def _bounds(norm: PrunableNorm, architecture: Architecture, config: PruneConfig) -> _Bounds:
-    """Returns the bounds on a norm's channels, checked against its width.
-
-    For SPADE the settings count in units of 16 channels, as its blocks do: min_channels 16 keeps 256 channels of fc.
-    """
-    if norm.group in ("branch", "spade_branch"):
+def _bounds(norm: PrunableNorm, config: PruneConfig) -> _Bounds:
+    """Returns the bounds on a norm's channels, checked against its width."""
+    if norm.floor is None:
         return _Bounds(0, norm.channels, 1)
-    unit, multiple = 1, 1
-    if isinstance(architecture, InceptionSpadeArchitecture):
-        unit = 16
-        # up_4 halves the channels once more, and must still make a whole number of them.
-        multiple = 32 if architecture.num_upsampling_layers == "most" else 16
     setting, minimum = "min_channels", config.min_channels
-    if norm.group == "feature" and (config.min_feature_channels or 0) > minimum:
-        setting, minimum = "min_feature_channels", config.min_feature_channels or minimum
-    least = math.ceil(minimum * unit / multiple) * multiple
+    if norm.floor == "min_feature_channels" and (config.min_feature_channels or 0) > minimum:
+        setting, minimum = norm.floor, config.min_feature_channels or minimum
+    least = math.ceil(minimum * norm.unit / norm.multiple) * norm.multiple
     if least > norm.channels:
         raise UserError(
             f"prune.{setting} is {minimum}, which keeps {least} channels, but the teacher's layer {norm.name} has only "
-            f"{norm.channels}; set it to at most {norm.channels // multiple * multiple // unit}."
+            f"{norm.channels}; set it to at most {norm.channels // norm.multiple * norm.multiple // norm.unit}."
         )
     most = norm.channels
-    if norm.group in ("first", "fc") and config.max_first_channels is not None:
-        most = min(most, config.max_first_channels * unit)
+    if norm.capped and config.max_first_channels is not None:
+        most = min(most, config.max_first_channels * norm.unit)
         if most < least:
             raise UserError(
-                f"prune.max_first_channels is {config.max_first_channels}, below the {least // unit} that "
+                f"prune.max_first_channels is {config.max_first_channels}, below the {least // norm.unit} that "
                 f"prune.{setting} keeps in {norm.name}; raise it or lower prune.{setting}."
             )
-    return _Bounds(least, most, multiple)
+    return _Bounds(least, most, norm.multiple)
 
 
 def _with_student_options(architecture: Architecture, config: PruneConfig) -> Architecture:
     """Returns the teacher's architecture with the norm, padding and activation that the student shall have."""
-    if isinstance(architecture, InceptionSpadeArchitecture):
-        for setting in ("student_padding", "min_feature_channels"):
-            if getattr(config, setting) is not None:
-                raise UserError(f"prune.{setting} does not apply to a SPADE generator; leave it out.")
     options = {
         "norm": config.student_norm,
         "padding": config.student_padding,
         "activation": config.student_activation,
     }
-    return architecture.model_copy(update={name: value for name, value in options.items() if value is not None})
+    chosen = {name: value for name, value in options.items() if value is not None}
+    idle = [f"student_{name}" for name in chosen if name not in type(architecture).model_fields]
+    if config.min_feature_channels is not None and all(
+        norm.floor != "min_feature_channels" for norm in architecture.prunable_norms()
+    ):
+        idle.append("min_feature_channels")
+    if idle:
+        raise UserError(f"prune.{idle[0]} does not apply to a generator of family {architecture.family}; leave it out.")
+    return architecture.model_copy(update=chosen)
 
 
 # ------------------------------------------------------------------------------------------------------- what was given
@@ -335,14 +330,6 @@ def _magnitudes(architecture: Architecture, scales: Mapping[str, np.ndarray]) ->
 def _target_macs(budget: str, teacher_macs: int) -> int:
     value, is_share = parse_budget(budget)
     return math.floor(value * teacher_macs if is_share else value)
-
-
-def _check_input_size(architecture: Architecture, input_size: tuple[int, int]) -> None:
-    if isinstance(architecture, InceptionSpadeArchitecture) and tuple(input_size) != architecture.image_size:
-        raise UserError(
-            f"The teacher makes images of {architecture.image_size[0]}x{architecture.image_size[1]} pixels (height x "
-            f"width), but the input size is {input_size[0]}x{input_size[1]}."
-        )
 
 
 # ----------------------------------------------------------------------------------------------------------- the report

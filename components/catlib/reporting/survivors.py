@@ -74,8 +74,8 @@ def _survivors(lineage: Lineage, owners: list[Contender], pruned: Artifact) -> S
         own_name: str = layer["name"]
         name = identities.get(own_name, own_name)
         counts = layer["teacher_channels"], layer["student_channels"]
-        if layer["group"] in ("branch", "spade_branch"):
-            block, column = _place(name, of_spade_norm=layer["group"] == "spade_branch")
+        if layer["group"] is not None and layer["group"].endswith("branch"):
+            block, column = _place(name)
             branches.setdefault(block, {})[column] = KeptChannels(column, *counts)
         elif layer["group"] is not None:
             layers.append(KeptChannels(LAYER_LABELS.get(name, name), *counts))
@@ -85,13 +85,17 @@ def _survivors(lineage: Lineage, owners: list[Contender], pruned: Artifact) -> S
     return Survivors(name, owners[0].colour, _search_facts(described, pruned), layers, columns, blocks)
 
 
-def _place(identity: str, *, of_spade_norm: bool) -> tuple[str, str]:
-    """Returns the block and the kind of a branch: "features.0.res_3x3" is the "conv 3×3" of "block 0"."""
-    match = re.match(r"(?P<block>.+?)(\.spade)?\.(?P<kind>res|dw)_(?P<which>\d+x\d+|ops\.\d+)", identity)
+def _place(identity: str) -> tuple[str, str]:
+    """Returns the block and the kind of a branch.
+
+    "features.0.res_3x3" is the "conv 3×3" of "block 0", "up_0.spade.dw_1x1" the "SPADE depthwise 1×1" of "up_0".
+    """
+    match = re.match(r"(?P<block>.+?)(\.(?P<part>[a-z]+))?\.(?P<kind>res|dw)_(?P<which>\d+x\d+|ops\.\d+)", identity)
     assert match is not None, f"{identity} is not a branch"
     kind = {"res": "conv", "dw": "depthwise"}[match["kind"]]
     which = match["which"].replace("x", "×").replace("ops.", "branch ")
-    return match["block"].replace("features.", "block "), f"{'SPADE ' if of_spade_norm else ''}{kind} {which}"
+    part = f"{match['part'].upper()} " if match["part"] else ""
+    return match["block"].replace("features.", "block "), f"{part}{kind} {which}"
 
 
 def _identities(lineage: Lineage, pruned: Artifact) -> dict[str, str]:

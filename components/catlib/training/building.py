@@ -26,11 +26,12 @@ from components.catlib.networks.architecture_files import OpenedNetworks
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
-from components.catlib.networks.families import architecture_from_config
-from components.catlib.networks.generators import Generator, build_generator
+from components.catlib.networks.families import architecture_from_config, build_generator
+from components.catlib.networks.generators import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import read_discriminator, read_generator
-from components.catlib.networks.published import load_discriminator, load_generator
+from components.catlib.networks.published.discriminators import load_discriminator
+from components.catlib.networks.published.generators import load_generator
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
 from components.catlib.objectives.feature_distillation import own_networks

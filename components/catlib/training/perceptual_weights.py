@@ -13,7 +13,7 @@ from components.catlib.config import (
     WeightsConfig,
 )
 from components.catlib.errors import UserError
-from components.catlib.networks.published import read_state_dict
+from components.catlib.networks.published.reading import read_state_dict
 from components.catlib.networks.state_dicts import check_state
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.storage import local_copy

@@ -19,8 +19,7 @@ from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics.segmentation import CLASS_NAMES, confusion_matrix, intersection_over_union, mean_iou
-from components.catlib.networks.families import architecture_from_config
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.networks.model_files import write_networks
 from components.catlib.storage import Storage
 from components.evaluate.stage import run

@@ -21,8 +21,7 @@ from components.catlib.config import (
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import InceptionFeatures
 from components.catlib.metrics.scoring import score_generator
-from components.catlib.networks.families import architecture_from_config
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import write_networks
 from components.evaluate.stage import run

@@ -13,8 +13,7 @@ from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import DatasetConfig, ExportConfig, InceptionConfig, Pix2PixDistillConfig, PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
-from components.catlib.networks.families import architecture_from_config
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.networks.model_files import write_networks
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run

@@ -12,8 +12,7 @@ from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import NormConfig, Pix2PixConfig, PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import read_architectures, write_architecture
-from components.catlib.networks.families import Architecture
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import write_networks
 from components.prune.stage import run

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from components.catlib.config import Count, InceptionConfig, NormConfig, Section
+from components.catlib.errors import UserError
+from components.catlib.networks.architecture import InputKind, example_images
 from components.catlib.networks.layers import (
     BranchChannels,
     BranchPaths,
+    ImageSize,
     Layer,
     LayerTable,
     PrunableNorm,
@@ -34,6 +38,8 @@ class InceptionArchitecture(Section):
     Convolutions have a bias exactly when the norm is instance norm; the last one always has one.
     """
 
+    input_kind: ClassVar[InputKind] = "images"
+
     family: Literal["inception"] = "inception"
     in_channels: Count = Field(description="channels of the source image")
     out_channels: Count = Field(description="channels of the target image")
@@ -52,6 +58,41 @@ class InceptionArchitecture(Section):
         for i, block in enumerate(self.blocks):
             check_branches(block, self.kernel_sizes, f"blocks.{i}")
         return self
+
+    @property
+    def size_step(self) -> int:
+        """Pixels: height and width are halved twice."""
+        return 4
+
+    @property
+    def smallest_size(self) -> int:
+        """Least height and width in pixels: features must be wider than what is reflected of them."""
+        reflected = max(self.kernel_sizes) // 2 if self.padding == "reflect" else 0
+        return self.size_step * (reflected + 1)
+
+    @property
+    def fixed_size(self) -> None:
+        """None: it takes any size."""
+        return None
+
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Channels of the distillation layers: the last down-sampling ReLU, and the end of each third of the blocks."""
+        count = len(self.blocks)
+        ends = {-(-count * third // 3) - 1 for third in (1, 2, 3)} if count else set()
+        return dict.fromkeys(("down_sampling.9", *(f"features.{end}" for end in sorted(ends))), self.down[-1])
+
+    def check_size(self, height: int, width: int, *, where: str) -> None:
+        """Refuses images that are not halved evenly, or too small; raises UserError."""
+        if height % self.size_step or width % self.size_step or min(height, width) < self.smallest_size:
+            raise UserError(
+                f"{where} has images of {height}x{width} pixels, which an inception generator cannot translate: height "
+                f"and width must be multiples of {self.size_step}, at least {self.smallest_size}."
+            )
+
+    def example_input(self, count: int, size: ImageSize, *, seed: int = 0) -> np.ndarray:
+        """Returns noise, float32 [count, in_channels, height, width] in [-1, 1)."""
+        return example_images(count, self.in_channels, size, seed=seed)
 
     @property
     def convs_have_bias(self) -> bool:
@@ -94,17 +135,21 @@ class InceptionArchitecture(Section):
 
     def prunable_norms(self) -> list[PrunableNorm]:
         """Returns the norms whose scales are thresholded, in the order of the network."""
-        groups: tuple[Literal["first", "down", "feature"], ...] = ("first", "down", "feature")
+        first, second, last = self.down
         down = [
-            PrunableNorm(f"down_sampling.{3 * i + 2}", group, count)
-            for i, (group, count) in enumerate(zip(groups, self.down, strict=True))
+            PrunableNorm("down_sampling.2", "first", first, floor="min_channels", capped=True),
+            PrunableNorm("down_sampling.5", "down", second, floor="min_channels"),
+            PrunableNorm("down_sampling.8", "feature", last, floor="min_feature_channels"),
         ]
         branches = [
             PrunableNorm(branch.path + INCEPTION_PATHS[branch.kind].norm_in, "branch", branch.hidden_channels)
             for i, block in enumerate(self.blocks)
             for branch in existing_branches(block, self.kernel_sizes, f"features.{i}")
         ]
-        up = [PrunableNorm(f"up_sampling.{3 * i + 1}", "up", count) for i, count in enumerate(self.up)]
+        up = [
+            PrunableNorm(f"up_sampling.{3 * i + 1}", "up", count, floor="min_channels")
+            for i, count in enumerate(self.up)
+        ]
         return down + branches + up
 
     def resized(self, widths: Mapping[str, int]) -> InceptionArchitecture:
@@ -125,20 +170,22 @@ class InceptionArchitecture(Section):
             }
         )
 
-
-def inception_architecture(config: InceptionConfig, *, in_channels: int, out_channels: int) -> InceptionArchitecture:
-    """Returns the architecture of an unpruned inception generator."""
-    base = config.base_channels
-    block = unpruned(4 * base, config)
-    return InceptionArchitecture(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        down=(base, 2 * base, 4 * base),
-        blocks=(block,) * config.num_blocks,
-        up=(2 * base, base),
-        kernel_sizes=config.kernel_sizes,
-        norm=config.norm,
-        padding=config.padding,
-        dropout=config.dropout,
-        activation=config.activation,
-    )
+    @classmethod
+    def from_config(
+        cls, config: InceptionConfig, *, in_channels: int, out_channels: int, crop_size: ImageSize
+    ) -> InceptionArchitecture:
+        """Returns the architecture of an unpruned inception generator; `crop_size` decides nothing."""
+        base = config.base_channels
+        block = unpruned(4 * base, config)
+        return cls(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            down=(base, 2 * base, 4 * base),
+            blocks=(block,) * config.num_blocks,
+            up=(2 * base, base),
+            kernel_sizes=config.kernel_sizes,
+            norm=config.norm,
+            padding=config.padding,
+            dropout=config.dropout,
+            activation=config.activation,
+        )

@@ -14,7 +14,7 @@ from operator import add
 from torch import Tensor, nn
 
 from components.catlib.config import NormConfig
-from components.catlib.errors import UserError
+from components.catlib.networks.generators import Generator
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import Branch, BranchChannels, existing_branches
 from components.catlib.networks.modules import make_activation, make_norm
@@ -86,6 +86,11 @@ class InceptionBlock(nn.Module):
     def _norm_and_activation(self, channels: int) -> tuple[nn.Module, nn.Module]:
         return make_norm(self._architecture.norm, channels), make_activation(self._architecture.activation)
 
+    def summed_into_norm(self) -> tuple[str, list[nn.Conv2d]]:
+        """Returns the name of the output norm, and the convolutions whose sum it normalises."""
+        last_layers = [branch[-1] for branch in (*self.res_ops, *self.dw_ops) if isinstance(branch, nn.Sequential)]
+        return "pw_bn", [layer for layer in last_layers if isinstance(layer, nn.Conv2d)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps features [N, C, H, W] to features of the same shape; never changes its input."""
         if self.pw_bn is None:
@@ -93,19 +98,14 @@ class InceptionBlock(nn.Module):
         return x + self.pw_bn(sum_of_branches(x, self.res_ops, self.dw_ops))
 
 
-class InceptionGenerator(nn.Module):
+class InceptionGenerator(Generator):
     """Down-sampling, residual inception blocks, up-sampling.
 
-    Attributes:
-        architecture: What it was built from.
-        distillation_layers: Modules whose outputs are compared with another generator's: the last down-sampling ReLU
-            and the blocks that end each third of the features (2, 5 and 8 of 9).
+    Distillation compares the last down-sampling ReLU and the blocks that end each third of the features (2, 5, 8 of 9).
     """
 
     def __init__(self, architecture: InceptionArchitecture) -> None:
-        super().__init__()
-        self.architecture = architecture
-        self.distillation_layers = distillation_layers(len(architecture.blocks))
+        super().__init__(architecture)
         norm, bias = architecture.norm, architecture.convs_have_bias
         first, second, width = architecture.down
         self.down_sampling = nn.Sequential(
@@ -143,7 +143,7 @@ class InceptionGenerator(nn.Module):
         Raises:
             UserError: The images have a size that the network cannot translate.
         """
-        _check_size(self.architecture, x.shape[-2], x.shape[-1])
+        self.architecture.check_size(x.shape[-2], x.shape[-1], where="The input")
         x = self.down_sampling(x)
         features = {"down_sampling.9": x}
         for number, block in enumerate(self.features):
@@ -154,22 +154,5 @@ class InceptionGenerator(nn.Module):
         return (image, features) if return_features else image
 
 
-def distillation_layers(num_blocks: int) -> tuple[str, ...]:
-    """Returns the layers whose features are distilled: the end of down-sampling and of each third of the blocks."""
-    ends = {-(-num_blocks * third // 3) - 1 for third in (1, 2, 3)} if num_blocks else set()
-    return ("down_sampling.9", *(f"features.{end}" for end in sorted(ends)))
-
-
 def _norm_and_relu(norm: NormConfig, channels: int) -> tuple[nn.Module, nn.Module]:
     return make_norm(norm, channels), nn.ReLU(inplace=True)
-
-
-def _check_size(architecture: InceptionArchitecture, height: int, width: int) -> None:
-    """Refuses images that are not halved evenly, or whose features are narrower than what is reflected of them."""
-    reflected = max(architecture.kernel_sizes) // 2 if architecture.padding == "reflect" else 0
-    smallest = 4 * (reflected + 1)
-    if height % 4 or width % 4 or min(height, width) < smallest:
-        raise UserError(
-            f"This generator cannot translate images of {height}x{width} pixels: height and width must be multiples "
-            f"of 4, at least {smallest}."
-        )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from components.catlib.config import Count, InceptionSpadeConfig, NormConfig, Section
 from components.catlib.errors import UserError
+from components.catlib.networks.architecture import InputKind, example_labels
 from components.catlib.networks.layers import (
     BranchChannels,
     BranchPaths,
+    ImageSize,
     Layer,
     LayerTable,
     PrunableNorm,
-    Size,
     Space,
     check_branches,
     check_kernel_sizes,
@@ -57,6 +59,8 @@ class InceptionSpadeArchitecture(Section):
     nothing reads it, does not exist here: neither as layers nor as MACs or parameters.
     """
 
+    input_kind: ClassVar[InputKind] = "labels"
+
     family: Literal["inception_spade"] = "inception_spade"
     semantic_channels: Count = Field(description="channels of the semantic tensor S")
     out_channels: Count = Field(description="channels of the target image")
@@ -95,18 +99,45 @@ class InceptionSpadeArchitecture(Section):
         return self.semantic_channels
 
     @property
+    def size_step(self) -> int:
+        """Pixels: what a pixel of the latent becomes."""
+        return 2**self.num_upsamplings
+
+    @property
+    def fixed_size(self) -> ImageSize:
+        """Height and width of its images."""
+        return self.image_size
+
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Channels of the distillation layers: three of the blocks."""
+        return {name: self.block_widths[name][1] for name in ("head_0", "G_middle_1", "up_1")}
+
+    def check_size(self, height: int, width: int, *, where: str) -> None:
+        """Refuses images of another size than the one that it makes; raises UserError."""
+        if (height, width) != self.image_size:
+            raise UserError(
+                f"{where} has images of {height}x{width} pixels (height x width), but this SPADE generator makes "
+                f"images of {self.image_size[0]}x{self.image_size[1]}."
+            )
+
+    def example_input(self, count: int, size: ImageSize, *, seed: int = 0) -> np.ndarray:
+        """Returns one-hot planes of random labels, float32 [count, semantic_channels, height, width]."""
+        return example_labels(count, self.semantic_channels, size, seed=seed)
+
+    @property
     def num_upsamplings(self) -> int:
         """How often the size is doubled between the latent and the image."""
         return UPSAMPLING_STEPS[self.num_upsampling_layers]
 
     @property
-    def latent_size(self) -> Size:
+    def latent_size(self) -> ImageSize:
         """Height and width at which the network starts."""
         width = self.crop_width >> self.num_upsamplings
         return round(width / self.aspect_ratio), width
 
     @property
-    def image_size(self) -> Size:
+    def image_size(self) -> ImageSize:
         """Height and width of the generated image, whatever the size of the semantic tensor."""
         height, width = self.latent_size
         return height << self.num_upsamplings, width << self.num_upsamplings
@@ -114,7 +145,7 @@ class InceptionSpadeArchitecture(Section):
     @property
     def block_widths(self) -> dict[str, tuple[int, int]]:
         """Channels read and made by every block."""
-        return _spade_block_widths(self.num_upsampling_layers, self.base_channels)
+        return _block_widths(self.num_upsampling_layers, self.base_channels)
 
     @property
     def upsampled_before(self) -> frozenset[str]:
@@ -154,7 +185,7 @@ class InceptionSpadeArchitecture(Section):
         return table.layers
 
     def _add_block(
-        self, table: LayerTable, name: str, semantics: Space, source: Space, target: Space, size: Size
+        self, table: LayerTable, name: str, semantics: Space, source: Space, target: Space, size: ImageSize
     ) -> None:
         """Adds the layers of one block, its SPADE norm first, its shortcut last."""
         block, norm = self.blocks[name], self.norm
@@ -177,7 +208,11 @@ class InceptionSpadeArchitecture(Section):
 
         A block without branches has no SPADE norm, hence nothing to prune.
         """
-        norms = [PrunableNorm("fc_norm", "fc", 16 * self.base_channels)]
+        # Blocks halve what fc makes, down to base_channels; up_4 halves once more and must still make whole channels.
+        # A recipe's bounds count in units of base_channels: min_channels 16 keeps 256 channels of fc.
+        multiple = 32 if self.num_upsampling_layers == "most" else 16
+        width = 16 * self.base_channels
+        norms = [PrunableNorm("fc_norm", "fc", width, floor="min_channels", capped=True, unit=16, multiple=multiple)]
         for name, block in self.blocks.items():
             if block.branches.vanished:
                 continue
@@ -213,46 +248,59 @@ class InceptionSpadeArchitecture(Section):
                 )
         return self.model_copy(update={"base_channels": base_channels, "blocks": blocks})
 
+    @classmethod
+    def from_config(
+        cls, config: InceptionSpadeConfig, *, in_channels: int, out_channels: int, crop_size: ImageSize
+    ) -> InceptionSpadeArchitecture:
+        """Returns the architecture of an unpruned SPADE generator.
 
-def _spade_block_widths(num_upsampling_layers: str, base_channels: int) -> dict[str, tuple[int, int]]:
+        Args:
+            config: Its settings.
+            in_channels: Channels of the semantic tensor.
+            out_channels: Channels of the target image.
+            crop_size: Height and width of the images that it makes, in pixels.
+
+        Raises:
+            UserError: The images do not fit its up-sampling.
+        """
+        height, width = crop_size
+        multiple = 2 ** UPSAMPLING_STEPS[config.num_upsampling_layers]
+        if height % multiple or width % multiple:
+            raise UserError(
+                f"dataset.crop_size {height}x{width} does not fit generator.num_upsampling_layers "
+                f"{config.num_upsampling_layers!r}: height and width must be multiples of {multiple}."
+            )
+        if config.num_upsampling_layers == "most" and config.base_channels % 2:
+            raise UserError(
+                f"generator.base_channels is {config.base_channels}, but num_upsampling_layers 'most' needs an even "
+                "number."
+            )
+        spade = unpruned(config.spade_hidden_channels, config)
+        widths = _block_widths(config.num_upsampling_layers, config.base_channels)
+        blocks = {
+            name: SpadeBlock(branches=unpruned(min(width), config), spade=spade) for name, width in widths.items()
+        }
+        return cls(
+            semantic_channels=in_channels,
+            out_channels=out_channels,
+            base_channels=config.base_channels,
+            blocks=blocks,
+            kernel_sizes=config.kernel_sizes,
+            num_upsampling_layers=config.num_upsampling_layers,
+            crop_width=width,
+            aspect_ratio=width / height,
+            norm=config.norm,
+            spade_norm=config.spade_norm,
+            spectral=config.spectral,
+            dropout=config.dropout,
+            activation=config.activation,
+        )
+
+
+def _block_widths(num_upsampling_layers: str, base_channels: int) -> dict[str, tuple[int, int]]:
     """Returns the channels read and made by every block, in the order of the network."""
     first = 16 * base_channels
     widths: dict[str, tuple[int, int]] = dict.fromkeys(("head_0", "G_middle_0", "G_middle_1"), (first, first))
     for i in range(5 if num_upsampling_layers == "most" else 4):
         widths[f"up_{i}"] = (first >> i, first >> (i + 1))
     return widths
-
-
-def spade_architecture(
-    config: InceptionSpadeConfig, in_channels: int, out_channels: int, crop_size: Size
-) -> InceptionSpadeArchitecture:
-    """Returns the architecture of an unpruned SPADE generator; raises UserError where the images do not fit it."""
-    height, width = crop_size
-    multiple = 2 ** UPSAMPLING_STEPS[config.num_upsampling_layers]
-    if height % multiple or width % multiple:
-        raise UserError(
-            f"dataset.crop_size {height}x{width} does not fit generator.num_upsampling_layers "
-            f"{config.num_upsampling_layers!r}: height and width must be multiples of {multiple}."
-        )
-    if config.num_upsampling_layers == "most" and config.base_channels % 2:
-        raise UserError(
-            f"generator.base_channels is {config.base_channels}, but num_upsampling_layers 'most' needs an even number."
-        )
-    spade = unpruned(config.spade_hidden_channels, config)
-    widths = _spade_block_widths(config.num_upsampling_layers, config.base_channels)
-    blocks = {name: SpadeBlock(branches=unpruned(min(width), config), spade=spade) for name, width in widths.items()}
-    return InceptionSpadeArchitecture(
-        semantic_channels=in_channels,
-        out_channels=out_channels,
-        base_channels=config.base_channels,
-        blocks=blocks,
-        kernel_sizes=config.kernel_sizes,
-        num_upsampling_layers=config.num_upsampling_layers,
-        crop_width=width,
-        aspect_ratio=width / height,
-        norm=config.norm,
-        spade_norm=config.spade_norm,
-        spectral=config.spectral,
-        dropout=config.dropout,
-        activation=config.activation,
-    )

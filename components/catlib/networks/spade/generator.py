@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
 from components.catlib.config import NormConfig
+from components.catlib.networks.generators import Generator
 from components.catlib.networks.inception.generator import sum_of_branches
 from components.catlib.networks.layers import Branch, existing_branches
 from components.catlib.networks.modules import make_activation, make_norm
@@ -148,22 +149,17 @@ class SpadeInceptionBlock(nn.Module):
         return shortcut + sum_of_branches(modulated, self.res_ops, self.dw_ops)
 
 
-class InceptionSpadeGenerator(nn.Module):
+class InceptionSpadeGenerator(Generator):
     """Grows an image from a small latent, which is S made small, by SPADE blocks that see S at every size.
 
     Spectral norm, when the architecture asks for it, sits on the convolutions of the blocks (their branches and
     shortcuts), not on those that read S.
-
-    Attributes:
-        architecture: What it was built from.
-        distillation_layers: Modules whose outputs are compared with another generator's.
     """
 
-    distillation_layers: tuple[str, ...] = ("head_0", "G_middle_1", "up_1")
-
     def __init__(self, architecture: InceptionSpadeArchitecture) -> None:
-        super().__init__()
-        self.architecture = architecture
+        super().__init__(architecture)
+        self._latent_size = architecture.latent_size
+        self._upsampled_before = {name: name in architecture.upsampled_before for name in architecture.blocks}
         width = 16 * architecture.base_channels
         self.fc = _same_size_convolution(architecture.semantic_channels, width, 3)
         first_norm = NormConfig(
@@ -179,11 +175,11 @@ class InceptionSpadeGenerator(nn.Module):
             width = out_channels
         self.conv_img = _same_size_convolution(width, architecture.out_channels, 3)
 
-    def forward(self, semantics: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Paints label maps.
 
         Args:
-            semantics: S, [N, semantic_channels, H, W]. It is resized (nearest), so its own size decides nothing; for
+            x: S, [N, semantic_channels, H, W]. It is resized (nearest), so its own size decides nothing; for
                 images of its size H x W must be the architecture's `image_size`.
             return_features: Whether to return the outputs of `distillation_layers` as well.
 
@@ -191,12 +187,12 @@ class InceptionSpadeGenerator(nn.Module):
             The images [N, out_channels, *image_size] in [-1, 1]; with `return_features` also the features by name,
             in order, each [N, C, h, w] of its own size.
         """
-        x = functional.interpolate(semantics, size=self.architecture.latent_size, mode="nearest")
+        semantics = x
+        x = functional.interpolate(semantics, size=self._latent_size, mode="nearest")
         x = self.fc_norm(self.fc(x))
         features = {}
-        upsampled_before = self.architecture.upsampled_before
-        for name in self.architecture.blocks:
-            if name in upsampled_before:
+        for name, upsampled_before in self._upsampled_before.items():
+            if upsampled_before:
                 x = functional.interpolate(x, scale_factor=2, mode="nearest")
             x = self.get_submodule(name)(x, semantics)
             if name in self.distillation_layers:

@@ -6,19 +6,8 @@ from torch import Tensor, nn
 
 from components.catlib.config.distillers import MseConfig
 from components.catlib.networks.generators import Generator
-from components.catlib.networks.inception.architecture import InceptionArchitecture
-from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 from components.catlib.objectives.frozen_teacher import Features
 from components.catlib.objectives.reconstruction import l2_loss
-
-
-def feature_channels(generator: Generator) -> dict[str, int]:
-    """Returns the channels of every distillation layer, in order."""
-    match generator.architecture:
-        case InceptionArchitecture(down=(_, _, width)):
-            return dict.fromkeys(generator.distillation_layers, width)
-        case InceptionSpadeArchitecture(block_widths=widths):
-            return {name: widths[name][1] for name in generator.distillation_layers}
 
 
 class FeatureAdaptors(nn.Module):
@@ -33,7 +22,7 @@ class FeatureAdaptors(nn.Module):
         """
         super().__init__()
         self._layers = student.distillation_layers
-        ours, theirs = feature_channels(student), feature_channels(teacher)
+        ours, theirs = student.architecture.feature_widths, teacher.architecture.feature_widths
         self.convolutions = nn.ModuleList(nn.Conv2d(ours[name], theirs[name], kernel_size=1) for name in self._layers)
 
     def forward(self, features: Features) -> Features:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from components.catlib.networks.families import Architecture
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import Architecture, build_generator
 
 
 def check_against_table(architecture: Architecture, x: Tensor) -> None:

@@ -13,7 +13,7 @@ from components.catlib.networks.architecture_files import (
     read_generator_weights,
     write_architecture,
 )
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import build_generator
 from tests.components.catlib.networks.architectures import pruned_inception, pruned_spade
 from tests.components.opened import has_weights, opened, read_generator
 

@@ -1,7 +1,9 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,8 +12,12 @@ from torch import nn
 
 from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, NormConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.families import Architecture, architecture_from_config, parse_architecture
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import (
+    Architecture,
+    architecture_from_config,
+    build_generator,
+    parse_architecture,
+)
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import BranchChannels, existing_branches
 from components.catlib.networks.macs import parameters
@@ -205,6 +211,54 @@ def test_json_round_trip(config: GeneratorConfig, data: st.DataObject) -> None:
         read = parse_architecture(json.loads(json.dumps(made.model_dump(mode="json"))))
         assert read == made
         assert read.layers(128, 256) == made.layers(128, 256)
+
+
+@pytest.mark.parametrize(("architecture", "size"), ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_an_architecture_answers_for_its_network(architecture: Architecture, size: tuple[int, int]) -> None:
+    network = build_generator(architecture).eval()
+    example = architecture.example_input(2, size)
+    assert (example.shape, example.dtype) == ((2, architecture.in_channels, *size), np.float32)
+    with torch.no_grad():
+        image, features = network(torch.from_numpy(example), return_features=True)
+    assert image.shape == (2, architecture.out_channels, *size)
+    assert {name: feature.shape[1] for name, feature in features.items()} == architecture.feature_widths
+    assert list(architecture.feature_widths) == list(network.distillation_layers) == list(features)
+    assert architecture.fixed_size in (None, size)
+    architecture.check_size(*size, where="The test")
+    assert not size[0] % architecture.size_step
+    with pytest.raises(UserError, match=f"The test has images of {size[0] + 1}x{size[1]} pixels"):
+        architecture.check_size(size[0] + 1, size[1], where="The test")
+
+
+def test_example_images_are_noise_and_example_labels_one_hot() -> None:
+    images = inception().example_input(2, (16, 24))
+    assert np.array_equal(images, inception().example_input(2, (16, 24)))
+    assert not np.array_equal(images, inception().example_input(2, (16, 24), seed=1))
+    assert images.min() < -0.9 < 0.9 < images.max() <= 1
+    labels = spade().example_input(3, (64, 128))
+    assert set(np.unique(labels)) == {0.0, 1.0}
+    assert np.array_equal(labels.sum(axis=1), np.ones((3, 64, 128)))
+    assert (labels.mean(axis=(0, 2, 3)) > 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "smallest"),
+    [
+        ({}, 12),
+        ({"kernel_sizes": (1, 7)}, 16),
+        ({"padding": "zero"}, 4),
+        ({"padding": "replicate"}, 4),
+        ({"kernel_sizes": (1,)}, 4),
+    ],
+)
+def test_the_smallest_image_is_the_smallest_that_can_be_translated(settings: dict[str, Any], smallest: int) -> None:
+    architecture = inception(norm=NormConfig(kind="batch", track_running_stats=True), **settings)
+    assert architecture.smallest_size == smallest
+    network = build_generator(architecture).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, smallest, smallest)).isfinite().all()
+        with pytest.raises(UserError, match=f"multiples of 4, at least {smallest}"):
+            network(torch.zeros(1, 3, smallest - 4, smallest))
 
 
 def test_pruning_needs_no_torch() -> None:

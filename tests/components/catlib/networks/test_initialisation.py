@@ -7,7 +7,7 @@ from torch import nn
 from components.catlib.config import MultiscaleConfig, NormConfig
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import build_discriminator
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import build_generator
 from components.catlib.networks.initialisation import initialise
 from tests.components.catlib.networks.architectures import inception, pruned_inception, spade
 

@@ -3,8 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.catlib.config import NormConfig
-from components.catlib.networks.families import Architecture
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.layers import Layer
 from components.catlib.networks.macs import layer_paper_macs, layer_parameters, layer_true_macs, paper_macs, true_macs
 from tests.components.catlib.networks.sample_architectures import ARCHITECTURES, inception, pruned, spade

@@ -13,7 +13,7 @@ from components.catlib.networks.architecture_files import (
 )
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import build_discriminator
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import build_generator
 from components.catlib.networks.model_files import write_networks
 from tests.components.catlib.networks.architectures import inception, pruned_inception, pruned_spade
 from tests.components.opened import has_weights, read_discriminator, read_generator

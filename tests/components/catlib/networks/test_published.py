@@ -21,14 +21,16 @@ from components.catlib.config import (
     PixelConfig,
 )
 from components.catlib.errors import UserError
-from components.catlib.networks import published
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import build_discriminator
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import build_generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.layers import BranchChannels
 from components.catlib.networks.modules import make_norm
-from components.catlib.networks.published import load_discriminator, load_generator, load_statistics
+from components.catlib.networks.published import reading
+from components.catlib.networks.published.discriminators import load_discriminator
+from components.catlib.networks.published.generators import generator_from_state, load_generator
+from components.catlib.networks.published.reading import load_statistics
 from components.catlib.networks.spade.generator import SpadeNorm
 from tests.components.catlib.networks.architectures import inception, pruned_inception, pruned_spade, spade
 
@@ -122,7 +124,7 @@ def test_blocks_without_branches_may_hold_nothing_or_what_is_not_read(architectu
     settings = {"like": like(architecture), "input_size": size(architecture), "where": "state"}
     assert published_state(generator).keys() > generator.state_dict().keys()
     for state in (generator.state_dict(), published_state(generator)):
-        loaded = published.generator_from_state(state, **settings)
+        loaded = generator_from_state(state, **settings)
         assert loaded.state_dict().keys() == generator.state_dict().keys()
         assert loaded.distillation_layers == generator.distillation_layers
 
@@ -132,7 +134,7 @@ def test_kernel_sizes_come_from_all_blocks_together() -> None:
     blocks = (BranchChannels(res=(1, 2, 0), dw=(0, 0, 0)), BranchChannels(res=(0, 0, 3), dw=(0, 1, 4)))
     architecture = inception().model_copy(update={"blocks": blocks})
     state = build_generator(architecture).state_dict()
-    loaded = published.generator_from_state(state, like=InceptionConfig(), input_size=(16, 16), where="state")
+    loaded = generator_from_state(state, like=InceptionConfig(), input_size=(16, 16), where="state")
     assert loaded.architecture == architecture
 
 
@@ -141,7 +143,7 @@ def test_blocks_that_disagree_about_the_order_of_kernels_are_refused() -> None:
     other = build_generator(inception(kernel_sizes=(3, 1))).state_dict()
     state |= {name: value for name, value in other.items() if name.startswith("features.1.")}
     with pytest.raises(UserError, match=r"kernel sizes \[1, 3\] in differing orders"):
-        published.generator_from_state(state, like=InceptionConfig(), input_size=(16, 16), where="state")
+        generator_from_state(state, like=InceptionConfig(), input_size=(16, 16), where="state")
 
 
 def test_recipe_tells_what_tensors_cannot(tmp_path) -> None:
@@ -179,7 +181,7 @@ def test_sizes_that_a_spade_generator_cannot_make_are_refused() -> None:
     state = build_generator(architecture).state_dict()
     height, width = architecture.image_size
     with pytest.raises(UserError, match=f"multiples of .* pixels, found {height}x{width + 8}"):
-        published.generator_from_state(state, like=like(architecture), input_size=(height, width + 8), where="here")
+        generator_from_state(state, like=like(architecture), input_size=(height, width + 8), where="here")
 
 
 DISCRIMINATORS = [
@@ -337,7 +339,7 @@ def test_archive_that_unpacks_to_more_than_allowed_is_refused(tmp_path, monkeypa
     path = tmp_path / "net.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(2_000_000))
-    monkeypatch.setattr(published, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 1_000_000)
     assert path.stat().st_size < 10_000
     refused(path, tmp_path, "unpacks to more than")
 
@@ -345,7 +347,7 @@ def test_archive_that_unpacks_to_more_than_allowed_is_refused(tmp_path, monkeypa
 def test_file_larger_than_allowed_is_not_read(tmp_path) -> None:
     path = tmp_path / "net.pth"
     with path.open("wb") as stream:
-        stream.truncate(published.MAX_FILE_BYTES + 1)  # sparse: takes no space
+        stream.truncate(reading.MAX_FILE_BYTES + 1)  # sparse: takes no space
     refused(path, tmp_path, "is larger than 4 GiB")
 
 

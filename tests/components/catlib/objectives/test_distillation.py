@@ -10,7 +10,7 @@ from components.catlib.config import NormConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import build_generator
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
 from components.catlib.objectives.distillers.mse import FeatureAdaptors
 from tests.components.catlib.objectives.test_teachers import build as build_teacher

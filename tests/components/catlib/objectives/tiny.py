@@ -16,8 +16,8 @@ from components.catlib.config import (
     validate,
 )
 from components.catlib.data.batches import Batch
-from components.catlib.networks.families import architecture_from_config
-from components.catlib.networks.generators import Generator, build_generator
+from components.catlib.networks.families import architecture_from_config, build_generator
+from components.catlib.networks.generators import Generator
 
 SIZE = (16, 16)
 SPADE_SIZE = (32, 64)

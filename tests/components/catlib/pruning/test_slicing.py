@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from components.catlib.config import NormConfig, PruneConfig
-from components.catlib.networks.families import Architecture
-from components.catlib.networks.generators import build_generator
+from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.macs import paper_macs
 from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 from components.catlib.pruning.search import Pruning, prune

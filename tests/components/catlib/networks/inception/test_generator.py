@@ -11,7 +11,7 @@ from components.catlib.config import NormConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.families import parse_architecture
 from components.catlib.networks.inception.architecture import InceptionArchitecture
-from components.catlib.networks.inception.generator import InceptionBlock, InceptionGenerator, distillation_layers
+from components.catlib.networks.inception.generator import InceptionBlock, InceptionGenerator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.layers import BranchChannels
 from tests.components.catlib.networks.architectures import inception, pruned_inception
@@ -134,7 +134,10 @@ def test_features_are_those_of_the_named_modules_and_stay_unchanged() -> None:
     [(9, (2, 5, 8)), (6, (1, 3, 5)), (3, (0, 1, 2)), (4, (1, 2, 3)), (2, (0, 1)), (1, (0,)), (0, ())],
 )
 def test_distillation_layers_end_each_third(num_blocks: int, expected: tuple[int, ...]) -> None:
-    assert distillation_layers(num_blocks) == ("down_sampling.9", *(f"features.{i}" for i in expected))
+    architecture = inception().model_copy(update={"blocks": inception().blocks[:1] * num_blocks})
+    widths = architecture.feature_widths
+    assert list(widths) == ["down_sampling.9", *(f"features.{i}" for i in expected)]
+    assert set(widths.values()) == {architecture.down[-1]}
 
 
 def test_input_is_never_changed() -> None:

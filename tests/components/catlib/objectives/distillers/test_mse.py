@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.catlib.config.distillers import MseConfig
-from components.catlib.objectives.distillers.mse import FeatureAdaptors, FeatureMse, feature_channels
+from components.catlib.objectives.distillers.mse import FeatureAdaptors, FeatureMse
 from tests.components.catlib.objectives.tiny import batch, narrower, tiny_generator
 
 
@@ -14,7 +14,7 @@ def test_adaptors_give_the_teachers_channels(family: str) -> None:
     student, source = narrower(teacher), batch(family).source
     _, wanted = teacher(source, return_features=True)
     _, features = student(source, return_features=True)
-    assert {name: feature.shape[1] for name, feature in features.items()} == feature_channels(student)
+    assert {name: feature.shape[1] for name, feature in features.items()} == student.architecture.feature_widths
     adapted = FeatureAdaptors(student, teacher)(features)
     assert {name: feature.shape for name, feature in adapted.items()} == {
         name: feature.shape for name, feature in wanted.items()

@@ -1,0 +1,101 @@
+"""The proof that an exported generator computes what PyTorch computes, and how long both take.
+
+Suffixes: N images of a batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from components.catlib.exporting.onnx_file import INPUT, OUTPUT
+from components.catlib.metrics.latency import Latency, measure_latency
+from components.catlib.networks.generators import Generator
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime's images are from PyTorch's.
+
+    Attributes:
+        largest: Largest absolute difference of a value, images in [-1, 1].
+        mean: Mean absolute difference.
+        shapes: Shapes of the batches that were compared.
+    """
+
+    largest: float
+    mean: float
+    shapes: tuple[tuple[int, ...], ...]
+
+
+class OnnxGenerator:
+    """An exported generator run by ONNX Runtime on the CPU, with as many threads as PyTorch uses."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images_NCHW: Tensor) -> Tensor:
+        """Translates float32 images [N, C, H, W] to images [N, C', H, W] in [-1, 1]."""
+        (translated,) = self._session.run([OUTPUT], {INPUT: images_NCHW.numpy()})
+        return torch.from_numpy(np.asarray(translated))
+
+
+def compare(generator: Generator, exported: OnnxGenerator, batches: Sequence[Tensor]) -> Parity:
+    """Runs both networks on the same batches.
+
+    Args:
+        generator: The original, on the CPU; put in eval mode.
+        exported: What came of it.
+        batches: float32 [N, C, H, W] each, of several N and, if the network takes any, several sizes.
+
+    Raises:
+        RuntimeError: The images differ in shape, or values are not finite.
+    """
+    generator.eval()
+    differences = []
+    for batch in batches:
+        with torch.no_grad():
+            expected = generator(batch)
+        found = exported(batch)
+        if found.shape != expected.shape:
+            raise RuntimeError(
+                f"The ONNX model makes images of shape {list(found.shape)} where PyTorch makes {list(expected.shape)}."
+            )
+        differences.append((found - expected).abs())
+        if not torch.isfinite(differences[-1]).all():
+            raise RuntimeError("The generator makes values that are not finite; its training diverged, train it again.")
+    values = torch.cat([difference.flatten() for difference in differences])
+    return Parity(values.max().item(), values.mean().item(), tuple(tuple(batch.shape) for batch in batches))
+
+
+def parity_batches(images_NCHW: Tensor, *, size_step: int | None) -> list[Tensor]:
+    """Returns the batches on which an export is checked: one image, several, and other sizes if there may be any.
+
+    Args:
+        images_NCHW: Images to compare on, at least one.
+        size_step: By how many pixels sizes may differ; None where the network takes images of one size alone.
+    """
+    batches = [images_NCHW[:1], images_NCHW]
+    if size_step is not None:
+        wider = torch.cat([images_NCHW[:1], images_NCHW[:1, :, :, :size_step]], dim=3)
+        taller = torch.cat([images_NCHW, images_NCHW], dim=2)
+        batches += [wider, taller[:1]]
+    return batches
+
+
+def time_both(generator: Generator, exported: OnnxGenerator, image_NCHW: Tensor, *, repeats: int) -> dict[str, Latency]:
+    """Times PyTorch and ONNX Runtime on the same batch, in turn; keys "torch" and "onnxruntime"."""
+    generator.eval()
+    with torch.no_grad():
+        return measure_latency(
+            {"torch": lambda: generator(image_NCHW), "onnxruntime": lambda: exported(image_NCHW)}, repeats=repeats
+        )

@@ -1,0 +1,1 @@
+"""Networks and statistics that the reference implementation published: files from strangers, read with care."""

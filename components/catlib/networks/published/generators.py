@@ -1,0 +1,68 @@
+"""Published generators: what one is built from is inferred from the names and shapes of its tensors.
+
+The little that they cannot tell (padding, dropout, activation, batch or sync-batch norm, sizes) comes from the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from components.catlib.config import GeneratorConfig, validate
+from components.catlib.errors import UserError
+from components.catlib.networks.families import FAMILIES, AnyArchitecture, Architecture, build_generator
+from components.catlib.networks.generators import Generator
+from components.catlib.networks.published.names import StateNames, settings_of
+from components.catlib.networks.published.reading import read_state_dict
+from components.catlib.networks.state_dicts import build_with_state, with_batch_counters
+
+
+def load_generator(
+    path: Path, *, like: GeneratorConfig | Architecture, input_size: tuple[int, int], sha256: str | None = None
+) -> Generator:
+    """Reads a published generator, teacher or student, in eval mode on the CPU.
+
+    Args:
+        path: A `.pth` file.
+        like: Supplies what tensors cannot tell: padding, dropout, activation, momentum and epsilon of norms, batch or
+            sync-batch norm, and for SPADE the number of up-sampling layers and the kind of norms without statistics.
+        input_size: Height, width in pixels of the images it is used for; a SPADE generator makes images of this size.
+        sha256: Expected digest of the file.
+
+    Raises:
+        UserError: The file is not such a network, or not the expected file; it says why.
+    """
+    state = read_state_dict(path, sha256=sha256)
+    return generator_from_state(state, like=like, input_size=input_size, where=str(path))
+
+
+def generator_from_state(
+    state: Mapping[str, Tensor], *, like: GeneratorConfig | Architecture, input_size: tuple[int, int], where: str
+) -> Generator:
+    """Builds the generator that a state dict belongs to, with its weights, in eval mode.
+
+    Tensors that the published layout keeps for blocks without branches, where nothing reads them, are dropped.
+
+    Args:
+        state: float32 tensors by published name, int64 batch counters.
+        like: As in [load_generator][].
+        input_size: Height, width in pixels.
+        where: What to call the state dict in a message.
+
+    Raises:
+        UserError: Names what is missing, unexpected or not finite.
+    """
+    names = StateNames(state, where)
+    layouts = {family: family.published for family in FAMILIES if family.published}
+    family = next((family for family, layout in layouts.items() if layout.marker in state), None)
+    if family is None:
+        markers = " nor ".join(layout.marker for layout in layouts.values())
+        raise UserError(f"{where} is not a generator: it has neither {markers} but {names.some()}.")
+    layout = layouts[family]
+    described = layout.architecture(names, settings_of(family.config, like), input_size)
+    architecture = validate(AnyArchitecture, described, where=f"{where} is not a generator")
+    unread = tuple(layout.unread(architecture))
+    read = {name: value for name, value in state.items() if not name.startswith(unread)}
+    return build_with_state(lambda: build_generator(architecture), with_batch_counters(read), where=where)

@@ -64,8 +64,8 @@ class Run:
     def model(self, name: str, kind: str, *, base_channels: int, directions: list[str], **settings: Any) -> Path:
         """Writes an artifact with untrained generators."""
         labelled = self.dataset.num_labels is not None
-        kind = SPADE if labelled else {"num_blocks": 1}
-        config = validate(GeneratorConfig, {"base_channels": base_channels, **kind, **settings}, where="generator")
+        family = SPADE if labelled else {"num_blocks": 1}
+        config = validate(GeneratorConfig, {"base_channels": base_channels, **family, **settings}, where="generator")
         architecture = architecture_from_config(
             config, in_channels=self.dataset.in_channels, out_channels=3, crop_size=self.dataset.crop_size
         )

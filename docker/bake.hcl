@@ -1,7 +1,7 @@
 # Both flavours for both architectures: `docker buildx bake --file docker/bake.hcl --push` with REGISTRY=… in the
 # environment. A single image for this machine: `make docker-image`.
 variable "REGISTRY" { default = "" }
-variable "VERSION" { default = "0.1.0" }
+variable "VERSION" { default = "0.2.0" }
 variable "REVISION" { default = "unknown" }
 variable "BASE_IMAGE" { default = "python:3.11-slim-bookworm" }
 variable "TORCH_INDEX" { default = "" }

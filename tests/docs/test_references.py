@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "k8s" / "README.md"]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "k8s" / "README.md"]
 
 REFERENCE = re.compile(r"method\s+sections?\s+(\d(?:\.\d)?)(?:\s+(?:and|to)\s+(\d(?:\.\d)?))?")
 HEADING = re.compile(r"^#{2,3} (\d(?:\.\d)?)[. ]", re.MULTILINE)
-RENDERED_NOWHERE = re.compile(r"\[[\w.]+\]\[[\w.]*\]")
+RENDERED_NOWHERE = re.compile(r"(?<![\w\])])\[[\w.]+\]\[[\w.]*\]")  # `table[name][0]` is code
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

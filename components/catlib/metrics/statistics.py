@@ -125,7 +125,7 @@ class RealStatistics:
         )
 
     def save(self, path: Path) -> None:
-        """Writes the file that [load][] reads; the weights of the network are not part of it."""
+        """Writes the file that `load` reads; the weights of the network are not part of it."""
         np.savez(
             path,
             mu=self.mu,

@@ -41,7 +41,7 @@ def discriminator_from_state(
 
     Args:
         state: float32 tensors by published name, int64 batch counters.
-        like: As in [load_discriminator][].
+        like: As in `load_discriminator`.
         where: What to call the state dict in a message.
 
     Raises:

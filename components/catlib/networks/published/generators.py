@@ -47,7 +47,7 @@ def generator_from_state(
 
     Args:
         state: float32 tensors by published name, int64 batch counters.
-        like: As in [load_generator][].
+        like: As in `load_generator`.
         input_size: Height, width in pixels.
         where: What to call the state dict in a message.
 

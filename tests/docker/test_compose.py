@@ -15,7 +15,7 @@ from tests.docker.conftest import IMAGE, ROOT, Engine
 pytestmark = pytest.mark.docker
 
 STAGES = ("dataset", "real-stats", "teacher", "prune", "distill", "evaluate", "export", "report")
-THERE_ALREADY = "is there already"
+THERE_ALREADY = "exists already, made from"
 
 
 def report_address(output: str) -> str:

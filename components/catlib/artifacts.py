@@ -1,8 +1,8 @@
-"""What lies in an artifact folder, and how it gets there whole or not at all.
+"""The content of an artifact folder, and how the folder appears whole or not at all.
 
 Every stage writes one folder. Its `manifest.json` is written last and names every other file with size and SHA-256, so
-a folder without a manifest is no artifact. Readers ask for a kind ("dataset", "teacher", …) and get the manifest back,
-or one sentence about what is wrong with the folder.
+a folder without a manifest is no artifact. A reader names a kind ("dataset", "teacher", …) and gets the manifest, or
+one sentence that names the folder's fault.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from components.catlib.errors import UserError
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
-"""How names of half-written files and folders end; they also begin with a dot."""
+"""Ending of the names of half-written files and folders; these names also begin with a dot."""
 ABANDONED_SECONDS = 86400.0
-"""Half-written folders that nobody has locked or changed for so long belong to nobody."""
+"""A half-written folder that is not locked and has not changed for this long is abandoned."""
 
 
 class FileRecord(BaseModel):
@@ -54,7 +54,7 @@ class Manifest(BaseModel):
     inputs: dict[str, str] = Field(description="digest of the manifest of every input artifact")
     summary: dict[str, Any] = Field(description="facts about the content, by kind of artifact")
     files: dict[str, FileRecord] = Field(description="relative path -> record")
-    request: str = Field(default="", description="digest of all that a command line was asked for; see `stamp`")
+    request: str = Field(default="", description="digest of the whole request of a command line; see `stamp`")
 
     def digest(self) -> str:
         """Returns a digest of the whole artifact: content, configuration and origin."""
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
 def code_digest() -> str:
     """Returns a digest over the source files of the `components` package (12 hex digits).
 
-    It is part of every stage's cache key: results of other code are not reused.
+    It is part of every stage's cache key, so results of other code are not reused.
     """
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
@@ -92,9 +92,9 @@ def fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside a file to fill; what is filled then takes the file's place at once, whole and on the disk.
+    """Replaces a file at once: gives a path beside it to write to, syncs that file to the disk, then renames it.
 
-    When the body raises, what was there stays.
+    When the body raises, the old file stays.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
@@ -108,11 +108,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 class ArtifactWriter:
-    """Handed to a stage while it writes: a folder, and the summary that goes into the manifest.
+    """What a stage writes to: a folder, and the summary that goes into the manifest.
 
     Attributes:
-        folder: Where the stage puts its files.
-        summary: Filled by the stage with JSON values.
+        folder: The folder for the stage's files.
+        summary: JSON values, which the stage fills in.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,16 +131,16 @@ def writing(
 ) -> Iterator[ArtifactWriter]:
     """Writes an artifact: files beside the output folder, then the manifest, then one rename.
 
-    When the body raises, nothing appears at `output` and what was there stays.
+    When the body raises, `output` stays as it was.
 
     Args:
         output: The folder to make. An existing artifact, or an empty folder, is replaced.
-        kind: The stage.
+        kind: Name of the stage.
         config: The stage's configuration.
-        inputs: Manifests of the artifacts it was made from.
+        inputs: Manifests of the artifacts that this one is made from, by name.
 
     Raises:
-        UserError: `output` holds something that is not an artifact, or is in a place where nothing can be written.
+        UserError: `output` is something else than an artifact, or cannot be written.
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
@@ -152,7 +152,7 @@ def writing(
     except OSError as error:
         raise UserError(f"Output {output} cannot be written ({error.strerror}); choose another path.") from error
     lock = os.open(staging, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # some network file systems have no locks; then nothing is ever cleared away
+    with contextlib.suppress(OSError):  # some network file systems have no locks; there, abandoned folders stay
         fcntl.flock(lock, fcntl.LOCK_SH)
     try:
         writer = ArtifactWriter(staging)
@@ -184,12 +184,12 @@ def writing(
 
 
 def _remove_abandoned(output: Path) -> None:
-    """Removes what processes that were killed while they wrote this artifact left behind.
+    """Removes the half-written folders of processes that were killed while they wrote this artifact.
 
-    A living process holds a lock on the folder that it writes to, from a moment after it made it.
+    A living process locks the folder that it writes to, a moment after it has made the folder.
     """
     for staging in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
-        # Locked or without locks: somebody may write there. Gone: somebody has just finished.
+        # An error means: locked, or no locks here (a process may write there), or gone (a process has just finished).
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             descriptor = os.open(staging, os.O_RDONLY)
             stack.callback(os.close, descriptor)
@@ -203,10 +203,10 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
 
     Args:
         folder: An artifact folder.
-        kind: The kind that is expected; several may be given as "teacher|distill".
+        kind: The expected kind; "teacher|distill" accepts either, None any.
 
     Raises:
-        UserError: Not an artifact, of another kind or version, or files are missing or cut short.
+        UserError: The folder is not an artifact or has another kind or version, or files are missing or truncated.
     """
     wanted = _wanted(kind)
     if not folder.is_dir():
@@ -228,10 +228,10 @@ def parse_manifest(content: bytes, *, where: str, kind: str | None = None) -> Ma
     Args:
         content: JSON text.
         where: The artifact's folder or address, for messages.
-        kind: The kind that is expected; several may be given as "teacher|distill".
+        kind: The expected kind; "teacher|distill" accepts either, None any.
 
     Raises:
-        UserError: Not a manifest, of another kind or version, or it names files outside its folder.
+        UserError: The content is not a manifest, has another kind or version, or names files outside its folder.
     """
     path = f"{where}/{MANIFEST}"
     try:
@@ -248,7 +248,7 @@ def parse_manifest(content: bytes, *, where: str, kind: str | None = None) -> Ma
         raise UserError(f"{where} is a {manifest.kind} artifact, expected {_wanted(kind)}.")
     for name in manifest.files:
         if ".." in Path(name).parts or Path(name).is_absolute():
-            raise UserError(f"{path} names the file {name!r} outside its folder; the artifact is not to be trusted.")
+            raise UserError(f"{path} names the file {name!r} outside its folder; do not trust this artifact.")
     return manifest
 
 
@@ -257,7 +257,7 @@ def _wanted(kind: str | None) -> str:
 
 
 def stamp(folder: Path, request: str) -> None:
-    """Notes in an artifact's manifest what was asked for, so that the same request finds it again.
+    """Records a request in an artifact's manifest, so that the same request finds the artifact again.
 
     Args:
         folder: A complete artifact.
@@ -272,7 +272,7 @@ def verify_checksums(folder: Path, manifest: Manifest) -> None:
     """Reads every file of an artifact and compares its digest with the manifest.
 
     Raises:
-        UserError: Names the first file that differs.
+        UserError: A file was changed; the message names the first one.
     """
     for name, record in manifest.files.items():
         if file_sha256(folder / name) != record.sha256:

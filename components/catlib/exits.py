@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and what it does at SIGTERM."""
+"""How a command ends: its exit code, and its reaction to SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import threading
 from collections.abc import Callable, Iterator
 
 EXIT_USER_ERROR = 2
-"""The user's mistake; one sentence on stderr says what to change."""
+"""The user made a mistake; one sentence on stderr names what to change."""
 
 EXIT_INTERRUPTED = 75
-"""Interrupted, or the object store is away: the same command goes on."""
+"""The command was interrupted, or the object store is out of reach; running the same command again resumes."""
 
 
 @contextlib.contextmanager
 def on_sigterm(action: Callable[[], None]) -> Iterator[None]:
-    """Calls something when the process gets SIGTERM, which then does nothing else.
+    """Calls `action` when the process gets SIGTERM, which then does nothing else.
 
-    Outside the main thread, signals are the host program's business: nothing changes.
+    Outside the main thread this changes nothing, because signals belong to the host program there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

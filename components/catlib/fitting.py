@@ -1,4 +1,4 @@
-"""Whether what a stage was given fits together: networks and the images they are run on, a teacher and its data.
+"""Checks that the inputs of a stage fit each other: networks and the images they run on, a teacher and its data.
 
 Nothing is opened here, and torch is not loaded.
 """
@@ -15,7 +15,7 @@ from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.families import architecture_from_config
 
-PAIRINGS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
+TRAINED_ON: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] = {
     "pix2pix": ("paired", "labels"),
     "cyclegan": ("unpaired",),
     "spade": ("labels",),
@@ -28,11 +28,11 @@ def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Dire
 
     Args:
         networks: A teacher or a student.
-        dataset: The images that its generator is to be run on.
-        direction: What this generator translates.
+        dataset: The images that its generator will run on.
+        direction: The generator's direction.
 
     Raises:
-        UserError: The crop size or the number of channels is another, or there is no such generator.
+        UserError: The crop size or the number of channels differs, or there is no such generator.
     """
     if networks.input_size != dataset.crop_size:
         made_for, found = (_pixels(size) for size in (networks.input_size, dataset.crop_size))
@@ -45,10 +45,15 @@ def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Dire
 
 
 def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: Direction) -> None:
-    """Refuses images of any size that have other channels than a generator takes; arguments as for `check_fits`.
+    """Refuses images with another number of channels than a generator takes; their size does not matter.
+
+    Args:
+        networks: A teacher or a student.
+        dataset: The images that its generator will run on.
+        direction: The generator's direction.
 
     Raises:
-        UserError: The number of channels is another, or there is no such generator.
+        UserError: The number of channels differs, or there is no such generator.
     """
     taken = networks.architectures.generator(direction).in_channels
     found = {Domain.SOURCE: dataset.in_channels, Domain.TARGET: dataset.out_channels}[direction.input]
@@ -60,15 +65,15 @@ def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: 
 
 
 def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: PackedDataset) -> None:
-    """Refuses a dataset that a family of teachers cannot be trained on.
+    """Refuses a dataset that a family of teachers cannot train on.
 
     Raises:
-        UserError: Names both, and the family that fits.
+        UserError: The dataset does not fit; the message names both, and the family that fits.
     """
-    if dataset.pairing not in PAIRINGS[family]:
-        fitting = " or ".join(name for name, pairings in PAIRINGS.items() if dataset.pairing in pairings)
+    if dataset.pairing not in TRAINED_ON[family]:
+        fitting = " or ".join(name for name, pairings in TRAINED_ON.items() if dataset.pairing in pairings)
         words = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
-        expected = " or ".join(words[pairing] for pairing in PAIRINGS[family])
+        expected = " or ".join(words[pairing] for pairing in TRAINED_ON[family])
         raise UserError(
             f"teacher.family {family} is trained on {expected}, but dataset {dataset.folder} holds "
             f"{words[dataset.pairing]}; use teacher.family {fitting}, or another dataset."
@@ -79,7 +84,7 @@ def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
     """Refuses crops that the networks cannot read or make.
 
     Raises:
-        UserError: Names the size that would.
+        UserError: The crop size does not fit; the message names the sizes that do.
     """
     height, width = dataset.crop_size
     where = f"Dataset {dataset.folder}"

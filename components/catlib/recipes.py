@@ -1,4 +1,4 @@
-"""Recipe files: reading them, overriding settings, and the outside files that they name."""
+"""Reads recipe files, overrides their settings, and finds the outside files that they name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from components.catlib.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 
+DEFAULTS = {"name": "defaults", "description": "The default of every setting.", "budgets": ["0.1x"]}
+"""The settings that stand in for a recipe when none is given."""
+
 
 def recipe_names() -> list[str]:
     """Returns the names of the recipes that come with the project."""
@@ -21,7 +24,7 @@ def recipe_names() -> list[str]:
 
 
 def named_files(settings: Any) -> list[str]:
-    """Finds the files and folders outside a run that settings name: every `source` and `uri`, built-in data aside.
+    """Returns the files and folders outside a run that settings name: every `source` and `uri` but built-in data.
 
     Args:
         settings: A recipe or a section of it as JSON values.
@@ -36,9 +39,6 @@ def named_files(settings: Any) -> list[str]:
     return here + [address for value in settings.values() for address in named_files(value)]
 
 
-DEFAULTS = {"name": "defaults", "description": "The default of every setting.", "budgets": ["0.1x"]}
-
-
 def load_recipe(
     name_or_file: str | None, overrides: list[str] | None = None, budgets: list[str] | None = None
 ) -> Recipe:
@@ -50,7 +50,8 @@ def load_recipe(
         budgets: Replaces the recipe's budgets.
 
     Raises:
-        UserError: No such recipe, not YAML, an unknown key (the nearest valid one is named) or a value out of bounds.
+        UserError: The recipe does not exist, is not YAML, or has a value out of bounds or an unknown key; the message
+            names the nearest valid key.
     """
     settings, where = (dict(DEFAULTS), "Defaults") if name_or_file is None else _read_recipe(name_or_file)
     for override in overrides or []:
@@ -61,7 +62,7 @@ def load_recipe(
 
 
 def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
-    """Returns the settings in a recipe file and how to call it in messages."""
+    """Returns the settings in a recipe file, and the file's name in messages."""
     path = Path(name_or_file)
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPE_FOLDER / f"{name_or_file}.yaml"

@@ -30,7 +30,7 @@ from components.catlib.metrics.segmenters import Segmenter, check_segmentable, r
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.model_files import read_generator
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from components.catlib.metrics.statistics import RealStatistics, open_statistics
 from components.catlib.networks import model_files
 from components.catlib.networks.architecture_files import OpenedNetworks, read_architectures
 from components.catlib.networks.discriminators import Discriminator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 
 
 def opened(folder: Path) -> OpenedNetworks:

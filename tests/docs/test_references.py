@@ -1,6 +1,10 @@
 """References in code and documents lead somewhere."""
 
+import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +38,38 @@ def test_a_reference_over_a_line_end_is_found() -> None:
     )
 
 
+def prose(source: str) -> Iterator[str]:
+    """Yields the docstrings and comments of Python source: texts that stand alone as statements, and `# ...`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def rendered_nowhere(source: str) -> list[str]:
+    """Returns the links such as `[name][]` in the docstrings and comments of Python source."""
+    return [link for text in prose(source) for link in RENDERED_NOWHERE.findall(text)]
+
+
 def test_docstrings_hold_no_links_that_nothing_renders() -> None:
-    found = {
-        str(path.relative_to(ROOT)): links
-        for path in SOURCES
-        if (links := RENDERED_NOWHERE.findall(path.read_text(encoding="utf-8")))
-    }
-    assert not found
+    found = {path: rendered_nowhere(path.read_text(encoding="utf-8")) for path in SOURCES}
+    assert not {str(path.relative_to(ROOT)): links for path, links in found.items() if links}
+
+
+def test_links_are_sought_in_docstrings_and_comments_only() -> None:
+    source = '''
+"""See [of.module][]."""
+NAME = 1
+"""See [of_name][]."""
+async def f(table, role, row):
+    """See [text][of.function]."""
+    # see [of_comment][]
+    return table[role][row], [role][0], "[of_text][]"
+'''
+    links = ["[of.module][]", "[of_name][]", "[text][of.function]", "[of_comment][]"]
+    assert sorted(rendered_nowhere(source)) == sorted(links)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

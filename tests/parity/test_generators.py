@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, NormConfig
 from components.catlib.networks.families import Architecture, architecture_from_config, build_generator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.published.generators import generator_from_state
 from tests.parity.cases import Case
 from tests.parity.reference_configs import with_hidden_channels

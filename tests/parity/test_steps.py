@@ -28,7 +28,7 @@ from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminators import Discriminator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.published.discriminators import discriminator_from_state
 from components.catlib.networks.published.generators import generator_from_state
 from components.catlib.objectives.cyclegan import CycleGanObjective

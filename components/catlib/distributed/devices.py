@@ -1,4 +1,4 @@
-"""Which device a training runs on, how it computes there, and which of several processes this is."""
+"""The device of a training, its precision there, and its place among several processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from components.catlib.config import TrainingConfig
 from components.catlib.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Network = TypeVar("Network", bound=nn.Module)
+_Network = TypeVar("_Network", bound=nn.Module)
 
 LONGEST_WAIT = datetime.timedelta(hours=4)
 """How long processes wait for the first one, which alone scores held-out images and reads and writes files."""
@@ -33,10 +33,10 @@ class Accelerator:
 
     Attributes:
         device: The GPU of the local rank, or the CPU.
-        precision: `fp32`: as the networks are; `bf16`, `fp16`: networks compute in the short type, and their weights,
-            outputs and losses stay float32.
-        num_processes: How many processes train together.
-        process_index: The number of this one, from 0.
+        precision: `fp32`: networks compute as they are; `bf16`, `fp16`: networks compute in the short type, and their
+            weights, outputs and losses stay float32.
+        num_processes: Number of processes that train together.
+        process_index: Number of this process, from 0.
         scaler: Multiplies losses, so that small gradients do not vanish in fp16; None in other precisions.
     """
 
@@ -45,7 +45,7 @@ class Accelerator:
 
         Args:
             cpu: Whether to compute on the CPU even where there is a GPU.
-            precision: See the attribute.
+            precision: Precision of networks, as the attribute describes.
         """
         self.precision = precision
         if cpu or not torch.cuda.is_available():
@@ -66,12 +66,12 @@ class Accelerator:
         return self.process_index == 0
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Returns a context in which torch computes what suits it in the short type; in fp32 nothing changes."""
+        """Returns a context in which torch uses the short type where it suits; in fp32 the context does nothing."""
         if self.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, SHORT_TYPES[self.precision])
 
-    def prepare(self, network: Network) -> Network:
+    def prepare(self, network: _Network) -> _Network:
         """Moves a network to the device and makes its calls compute in the precision and return float32.
 
         Args:
@@ -98,7 +98,7 @@ class Accelerator:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self, optimizer: Optimizer) -> None:
-        """Takes an optimiser's step; in fp16 with gradients unscaled, and not at all where one of them overflowed."""
+        """Takes an optimiser's step; in fp16 it unscales gradients first, and skips the step if one has overflowed."""
         if self.scaler is None:
             optimizer.step()
         else:
@@ -130,15 +130,15 @@ def _widened(outputs: Any) -> Any:
 
 
 def open_accelerator(config: TrainingConfig) -> Accelerator:
-    """Takes this process's device: a GPU where there is one; with `torchrun`, the one of its local rank.
+    """Takes this process's device: a GPU if there is one; with `torchrun`, the GPU of its local rank.
 
-    Of several processes only the first one logs what is not a warning.
+    Of several processes, only the first logs below the level of warnings.
 
     Args:
-        config: `precision` and `tf32`.
+        config: Supplies `precision` and `tf32`.
 
     Raises:
-        UserError: fp16 is asked for where there is no GPU.
+        UserError: The precision is fp16, and there is no GPU.
     """
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = config.tf32

@@ -1,4 +1,4 @@
-"""Starts one process per GPU of this machine, where nobody else has: `torchrun` from within Python."""
+"""Starts one process per GPU of this machine, as `torchrun` does, from within Python."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from components.catlib.errors import Interrupted, UserError
 
 
 def on_every_gpu(run: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
-    """Calls a training stage in one process per GPU, all of them one training; with at most one GPU, right here.
+    """Runs a training stage in one process per GPU, as one training; with at most one GPU, in this process.
 
     Args:
-        run: The stage's function, found again by its name in other processes.
-        arguments: Of `run`; picklable, as are the keywords.
-        keywords: Of `run`.
+        run: The stage's function; other processes import it by its name.
+        arguments: Positional arguments of `run`, picklable.
+        keywords: Keyword arguments of `run`, picklable.
 
     Raises:
-        UserError: As raised by `run`.
-        Interrupted: As raised by `run`, or this process got SIGTERM, which is passed on.
+        UserError: `run` raised it.
+        Interrupted: `run` raised it, or this process got SIGTERM, which it passes on.
     """
     count = torch.cuda.device_count()
     if count < 2:
@@ -54,7 +54,7 @@ def on_every_gpu(run: Callable[..., None], *arguments: Any, **keywords: Any) -> 
 def _outcome(
     run: Callable[..., None], arguments: tuple[Any, ...], keywords: dict[str, Any], level: int
 ) -> Exception | None:
-    """Runs in each process; returns the errors that are answers, since raised ones would come back as text."""
+    """Runs in each process; returns expected errors, because raised ones would come back as text."""
     name = os.environ["RANK"]
     logging.basicConfig(stream=sys.stderr, level=level, format=f"[process {name}] %(message)s")
     try:

@@ -1,8 +1,8 @@
-"""Several processes, one training: each has a device and a share of every batch; all have the same weights.
+"""One training in several processes: each has a device and a share of every batch; all have the same weights.
 
-`torchrun` starts the processes. The networks of a GAN run several times in a step, in two roles, which is more than
-torch's DistributedDataParallel is made for. So gradients are averaged here, once they are complete, before an optimiser
-uses them; and the running statistics of batch norms once per step. With one process nothing happens.
+`torchrun` starts the processes. The networks of a GAN run several times in a step, in two roles; torch's
+DistributedDataParallel is not made for that. So gradients are averaged here, once they are complete and before an
+optimiser uses them. Running statistics of batch norms are averaged once per step. With one process nothing happens.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from torch.optim import Optimizer
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 def share_of_batch(accelerator: Accelerator, batch_size: int) -> slice:
-    """Returns which rows of a batch are this process's.
+    """Returns the rows of a batch that belong to this process.
 
     Raises:
-        UserError: The rows cannot be shared out evenly, which equal weights of all images need.
+        UserError: The processes cannot share the rows evenly, so images would not have equal weights.
     """
     count = accelerator.num_processes
     if batch_size % count:
-        raise UserError(f"batch_size {batch_size} cannot be shared evenly by {count} processes; use a multiple.")
+        raise UserError(
+            f"batch_size {batch_size} cannot be shared evenly by {count} processes; use a multiple of {count}."
+        )
     rows = batch_size // count
     return slice(accelerator.process_index * rows, (accelerator.process_index + 1) * rows)
 
 
 def check_norms(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:
-    """Refuses what torch cannot do: synchronised batch norm between CPUs.
+    """Refuses synchronised batch norm between CPUs, which torch cannot do.
 
     Raises:
-        UserError: Names what to use instead.
+        UserError: A network has such a norm; the message names the alternatives.
     """
     synchronised = any(isinstance(module, nn.SyncBatchNorm) for network in networks for module in network.modules())
     if synchronised and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
@@ -84,7 +86,7 @@ def _average(accelerator: Accelerator, tensors: list[Tensor]) -> None:
 
 
 def agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Returns for each flag whether any process has raised it, in all processes the same."""
+    """Returns for each flag whether any process has raised it; all processes get the same answer."""
     if accelerator.num_processes == 1:
         return list(flags)
     raised = torch.tensor(flags, dtype=torch.int32, device=accelerator.device)
@@ -92,11 +94,11 @@ def agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
     return [bool(flag) for flag in raised.tolist()]
 
 
-def from_main(accelerator: Accelerator, make: Callable[[], Result]) -> Result:
+def from_main(accelerator: Accelerator, make: Callable[[], _Result]) -> _Result:
     """Calls a function in the main process and returns its result, which must be picklable, in all processes.
 
     Raises:
-        UserError: The function has raised it; then it is raised in all processes.
+        UserError: The function has raised it; all processes raise it then.
     """
     if accelerator.num_processes == 1:
         return make()
@@ -113,7 +115,7 @@ def from_main(accelerator: Accelerator, make: Callable[[], Result]) -> Result:
     return result
 
 
-def of_all(accelerator: Accelerator, value: Result) -> list[Result]:
+def of_all(accelerator: Accelerator, value: _Result) -> list[_Result]:
     """Returns every process's value, which must be picklable, in the order of the processes."""
     if accelerator.num_processes == 1:
         return [value]

@@ -1,4 +1,4 @@
-"""How several processes, which all run a stage, write one artifact."""
+"""Lets several processes that run the same stage write one artifact."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def writing_once(
 ) -> Iterator[ArtifactWriter]:
     """Writes an artifact as `components.catlib.artifacts.writing` does, but in the main process only.
 
-    What other processes write goes to a temporary folder, which is removed in the end.
+    The other processes write to a temporary folder, which is removed at the end.
 
     Args:
-        accelerator: The processes.
+        accelerator: Knows which process this is.
         output: The folder to make.
-        kind: The stage.
+        kind: Name of the stage.
         config: The stage's configuration.
-        inputs: Manifests of the artifacts it is made from.
+        inputs: Manifests of the artifacts that this one is made from.
 
     Raises:
         UserError: Nothing can be written to `output`.

@@ -1,1 +1,1 @@
-"""Export: from a generator to an ONNX file that computes the same."""
+"""Export: writes a generator as an ONNX file, and checks that the file computes the same."""

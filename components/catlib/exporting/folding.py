@@ -1,4 +1,4 @@
-"""Folds norms into convolutions, for a network that is only ever evaluated."""
+"""Folds norms into convolutions, for a network that is only evaluated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 
 
 def inference_copy(generator: Generator) -> Generator:
@@ -18,12 +18,13 @@ def inference_copy(generator: Generator) -> Generator:
 
     In eval mode a norm with running statistics is one multiplication and addition per channel:
 
-    - an instance norm with running statistics becomes the batch norm that it then equals;
+    - an instance norm with running statistics becomes the batch norm that equals it;
     - a batch norm behind a convolution moves into it (the exporter would do so too, in twice the time);
     - the batch norm over the sum of a block's branches moves into the last convolutions of the branches:
       s · Σ (w_j * x + b_j) + t = Σ (s·w_j * x + s·b_j) + t;
-    - a bias that an instance norm takes away again is left out: ONNX Runtime's instance norm is imprecise where means
-      are large beside deviations (untrained weights at 256x256: off by 2e-4, without those biases by 9e-6);
+    - a bias is left out where an instance norm subtracts it again, because ONNX Runtime's instance norm is imprecise
+      where means are much larger than deviations (untrained weights at 256x256: off by 2e-4, without those biases by
+      9e-6);
     - spectral norm becomes plain weights.
     """
     network = copy.deepcopy(generator).eval()
@@ -49,7 +50,7 @@ def _as_batch_norm(norm: nn.InstanceNorm2d) -> nn.BatchNorm2d:
 
 
 def _simplify_norms(layers: nn.Sequential) -> None:
-    """Removes norms behind single convolutions, or the biases that they make superfluous."""
+    """Folds norms into the convolutions in front of them, or removes the biases that these norms subtract again."""
     for (place, layer), (norm_place, norm) in itertools.pairwise(list(layers.named_children())):
         if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             continue
@@ -71,7 +72,7 @@ class NormsItsBranches(Protocol):
 
 @torch.no_grad()
 def _simplify_output(block: nn.Module, norm_name: str, convolutions: list[nn.Conv2d]) -> None:
-    """Removes from the end of a block's branches what its output norm makes superfluous, or the norm itself."""
+    """Folds a block's output norm into its branches, or removes the biases that this norm subtracts again."""
     norm = getattr(block, norm_name)
     if isinstance(norm, nn.InstanceNorm2d):
         for convolution in convolutions:

@@ -1,6 +1,6 @@
-"""The generator as an ONNX file.
+"""Writes a generator as an ONNX file.
 
-Suffixes: N images of a batch, C channels, H height, W width.
+Shape suffixes: N images of a batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from onnx.helper import set_model_props
 
 from components.catlib.exporting.folding import inference_copy
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 
 INPUT = "image"
 OUTPUT = "translated"
@@ -30,10 +30,10 @@ class OnnxModel:
 
     Attributes:
         path: The file; it needs no other file.
-        opset: Operator set of the standard domain.
-        input_shape: Of `image`; a text where a size is free: ("batch", 3, "4*height", "4*width").
-        output_shape: Of `translated`.
-        operators: How many nodes of each operator.
+        opset: Version of the standard operator set.
+        input_shape: Shape of `image`; a free size is a text: ("batch", 3, "4*height", "4*width").
+        output_shape: Shape of `translated`.
+        operators: Number of nodes by operator.
     """
 
     path: Path
@@ -53,13 +53,14 @@ def export_generator(
 ) -> OnnxModel:
     """Writes a generator as one ONNX file with the input `image` and the output `translated`, float32 [N, C, H, W].
 
-    The batch is of any size; so are the images, in steps of the architecture's `size_step`, unless it has a fixed size.
+    The batch may have any size. Height and width may be any multiples of the architecture's `size_step`, unless it has
+    a fixed size.
 
     Args:
         generator: The network, on the CPU.
         path: The file to write.
         input_size: Height and width in pixels of the images it is made for.
-        opset: ONNX operator set.
+        opset: Version of the ONNX operator set.
         metadata: Texts to keep in the file, by name.
 
     Raises:
@@ -101,7 +102,7 @@ def export_generator(
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silences the exporter's account of its optimisation passes."""
+    """Silences the exporter's messages about its optimisation passes."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -114,7 +115,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _remove_traces(model: onnx.ModelProto) -> None:
-    """Removes the exporter's notes on where each node came from: half of a small file, and paths of this machine."""
+    """Removes the exporter's notes on the origin of nodes: they are half of a small file and name local paths."""
     graph = model.graph
     for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("metadata_props")

@@ -1,6 +1,6 @@
-"""The proof that an exported generator computes what PyTorch computes, and how long both take.
+"""Checks that an exported generator computes what PyTorch computes, and times both.
 
-Suffixes: N images of a batch, C channels, H height, W width.
+Shape suffixes: N images of a batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from components.catlib.exporting.onnx_file import INPUT, OUTPUT
 from components.catlib.metrics.latency import Latency, measure_latency
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's images are from PyTorch's.
+    """The difference between ONNX Runtime's and PyTorch's images.
 
     Attributes:
         largest: Largest absolute difference of a value, images in [-1, 1].
@@ -35,7 +35,7 @@ class Parity:
 
 
 class OnnxGenerator:
-    """An exported generator run by ONNX Runtime on the CPU, with as many threads as PyTorch uses."""
+    """An exported generator run by ONNX Runtime on the CPU, with PyTorch's number of threads."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -53,9 +53,9 @@ def compare(generator: Generator, exported: OnnxGenerator, batches: Sequence[Ten
     """Runs both networks on the same batches.
 
     Args:
-        generator: The original, on the CPU; put in eval mode.
-        exported: What came of it.
-        batches: float32 [N, C, H, W] each, of several N and, if the network takes any, several sizes.
+        generator: The original, on the CPU; it is put in eval mode.
+        exported: The same generator after export.
+        batches: float32 [N, C, H, W] each, of several N and, if the network takes them, several sizes.
 
     Raises:
         RuntimeError: The images differ in shape, or values are not finite.
@@ -78,11 +78,11 @@ def compare(generator: Generator, exported: OnnxGenerator, batches: Sequence[Ten
 
 
 def parity_batches(images_NCHW: Tensor, *, size_step: int | None) -> list[Tensor]:
-    """Returns the batches on which an export is checked: one image, several, and other sizes if there may be any.
+    """Returns the batches on which an export is checked: one image, several, and other sizes if the network takes them.
 
     Args:
-        images_NCHW: Images to compare on, at least one.
-        size_step: By how many pixels sizes may differ; None where the network takes images of one size alone.
+        images_NCHW: Inputs to compare on, at least one.
+        size_step: Step in pixels between sizes; None if the network takes one size only.
     """
     batches = [images_NCHW[:1], images_NCHW]
     if size_step is not None:
@@ -93,7 +93,17 @@ def parity_batches(images_NCHW: Tensor, *, size_step: int | None) -> list[Tensor
 
 
 def time_both(generator: Generator, exported: OnnxGenerator, image_NCHW: Tensor, *, repeats: int) -> dict[str, Latency]:
-    """Times PyTorch and ONNX Runtime on the same batch, in turn; keys "torch" and "onnxruntime"."""
+    """Times PyTorch and ONNX Runtime on the same batch, in turn.
+
+    Args:
+        generator: The original, on the CPU; it is put in eval mode.
+        exported: The same generator after export.
+        image_NCHW: The batch, float32.
+        repeats: Number of timed rounds.
+
+    Returns:
+        The times of "torch" and "onnxruntime".
+    """
     generator.eval()
     with torch.no_grad():
         return measure_latency(

@@ -10,7 +10,7 @@ import torch
 
 from components.catlib.metrics.held_out import HeldOut, held_out_images
 from components.catlib.metrics.latency import Latency, measure_latency
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 
 

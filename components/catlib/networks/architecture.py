@@ -1,4 +1,4 @@
-"""What every generator's architecture answers for, whatever its family; nothing else asks which one it is.
+"""The questions that every generator's architecture answers, so that no other code asks for its family.
 
 `components/catlib/networks/families.py` lists the families. An architecture is numbers alone, so importing it loads no
 torch.
@@ -27,10 +27,10 @@ class GeneratorArchitecture(Protocol):
     """A generator, teacher or student, as numbers.
 
     Attributes:
-        input_kind: What it reads.
+        input_kind: Whether it reads images or semantic planes.
         size_step: Height and width of its images must be multiples of this many pixels.
-        fixed_size: Height and width of the images that it makes; None where it makes what size it is given.
-        feature_widths: Channels of every layer whose features are distilled, by module path, in order.
+        fixed_size: Height and width in pixels of the images that it makes; None if they are as large as its input.
+        feature_widths: Number of channels of every distillation layer, by module path, in the order of the network.
     """
 
     input_kind: ClassVar[InputKind]
@@ -52,7 +52,7 @@ class GeneratorArchitecture(Protocol):
 
     @property
     def norm(self) -> NormConfig:
-        """The norms whose scales are pruned by."""
+        """Settings of the norms whose scales decide what is pruned."""
         ...
 
     @property
@@ -62,29 +62,29 @@ class GeneratorArchitecture(Protocol):
 
     @property
     def fixed_size(self) -> ImageSize | None:
-        """Height and width of its images; None where it takes any multiple of `size_step`."""
+        """Height and width of its images in pixels; None if it takes any multiple of `size_step`."""
         ...
 
     @property
     def feature_widths(self) -> dict[str, int]:
-        """Channels of every distillation layer, by module path, in order."""
+        """Number of channels of every distillation layer, by module path, in the order of the network."""
         ...
 
     def check_size(self, height: int, width: int, *, where: str) -> None:
         """Refuses images of a size that it cannot read or make.
 
         Args:
-            height: Of an image, in pixels.
-            width: Of an image, in pixels.
-            where: What has this size, as the beginning of the message: "Dataset data/maps".
+            height: Height of an image in pixels.
+            width: Width of an image in pixels.
+            where: What has this size; it begins the message, for example "Dataset data/maps".
 
         Raises:
-            UserError: Names the sizes that fit.
+            UserError: The size does not fit; the message names the sizes that do.
         """
         ...
 
     def example_input(self, count: int, size: ImageSize, *, seed: int = 0) -> np.ndarray:
-        """Returns made-up inputs, the same for the same seed: float32 [count, in_channels, height, width]."""
+        """Returns invented inputs, float32 [count, in_channels, height, width]; equal seeds give equal inputs."""
         ...
 
     def layers(self, height: int, width: int) -> list[Layer]:
@@ -92,11 +92,11 @@ class GeneratorArchitecture(Protocol):
         ...
 
     def prunable_norms(self) -> list[PrunableNorm]:
-        """Returns the norms whose scales are thresholded, with the bounds on their channels, in order."""
+        """Returns the norms whose scales are compared with the threshold, with bounds on their channels, in order."""
         ...
 
     def resized(self, widths: Mapping[str, int]) -> GeneratorArchitecture:
-        """Returns this architecture with other channels per name of every prunable norm; 0 removes a branch."""
+        """Returns this architecture with new channel counts, by the name of every prunable norm; 0 removes a branch."""
         ...
 
     @classmethod

@@ -1,9 +1,9 @@
-"""What can be read of a folder of networks without loading torch: the architectures, and generator weights as arrays.
+"""Reads and writes folders of networks without loading torch: architectures, and generator weights as arrays.
 
 `architecture.json` describes every network of a folder; `generator_<direction>.safetensors` and
-`discriminator_<domain>.safetensors` beside it hold the weights. A student that still has to be trained from fresh
-weights is an `architecture.json` alone. A stage opens such a folder once, with `open_networks`, and hands on what it
-got. `components.catlib.networks.model_files` reads and writes the networks themselves.
+`discriminator_<domain>.safetensors` beside it hold the weights. A student that starts from fresh weights is an
+`architecture.json` alone. A stage opens such a folder once, with `open_networks`, and passes on the result.
+`components.catlib.networks.model_files` reads and writes the networks themselves.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class NetworkArchitectures(Section):
         """Returns the architecture of a generator.
 
         Raises:
-            UserError: There is none for this direction; it names those there are.
+            UserError: There is none for this direction; the message names those that exist.
         """
         if direction not in self.generators:
             raise UserError(f"There is no generator {direction}; there is: {', '.join(self.generators) or 'none'}.")
@@ -51,24 +51,22 @@ class NetworkArchitectures(Section):
         """Returns the architecture of a discriminator.
 
         Raises:
-            UserError: There is none that judges images of this domain; it names those there are.
+            UserError: None judges images of this domain; the message names the domains that are judged.
         """
         if domain not in self.discriminators:
             known = ", ".join(self.discriminators) or "none"
-            raise UserError(
-                f"There is no discriminator that judges {domain} images; those that there are judge: {known}."
-            )
+            raise UserError(f"There is no discriminator that judges {domain} images; discriminators judge: {known}.")
         return self.discriminators[domain]
 
 
 @dataclass(frozen=True)
 class OpenedNetworks:
-    """A folder of networks that a stage wrote, opened: what it holds is known, weights are read when they are needed.
+    """An opened folder of networks: its content is known, and its weights are read when they are needed.
 
     Attributes:
-        folder: Where the weights lie.
-        manifest: Of the artifact.
-        architectures: What every network is built from.
+        folder: The folder that holds the weights.
+        manifest: The artifact's manifest.
+        architectures: The architecture of every network.
     """
 
     folder: Path
@@ -82,7 +80,7 @@ class OpenedNetworks:
 
     @property
     def direction(self) -> Direction:
-        """What its generator translates; of two generators (CycleGAN) the one from source to target counts.
+        """The direction of its generator; of two generators (CycleGAN), source to target.
 
         Raises:
             UserError: There is no generator.
@@ -93,10 +91,10 @@ class OpenedNetworks:
 
     @property
     def only_direction(self) -> Direction:
-        """What a student's generator translates.
+        """The direction of a student's generator.
 
         Raises:
-            UserError: There is not exactly one generator.
+            UserError: The number of generators is not one.
         """
         if len(self.architectures.generators) != 1:
             raise UserError(
@@ -105,7 +103,7 @@ class OpenedNetworks:
         return self.direction
 
     def has_weights(self, direction: Direction) -> bool:
-        """Returns whether there are weights of this generator, not only its architecture."""
+        """Returns whether the folder holds this generator's weights, not only its architecture."""
         return generator_file(self.folder, direction).is_file()
 
 
@@ -114,22 +112,22 @@ def open_networks(folder: Path, kinds: str) -> OpenedNetworks:
 
     Args:
         folder: An artifact of the stage teacher, prune or distill.
-        kinds: The kind that is expected; several may be given as "teacher|distill".
+        kinds: The expected kind; "teacher|distill" accepts either.
 
     Raises:
-        UserError: Not such an artifact, files are missing, or `architecture.json` is damaged.
+        UserError: The folder is no such artifact, lacks files, or has a damaged `architecture.json`.
     """
     manifest = read_manifest(folder, kinds)
     return OpenedNetworks(folder, manifest, read_architectures(folder))
 
 
 def generator_file(folder: Path, direction: Direction) -> Path:
-    """Returns where the weights of a generator lie."""
+    """Returns the path of a generator's weights."""
     return folder / f"generator_{direction}.safetensors"
 
 
 def discriminator_file(folder: Path, domain: Domain) -> Path:
-    """Returns where the weights of a discriminator lie."""
+    """Returns the path of a discriminator's weights."""
     return folder / f"discriminator_{domain}.safetensors"
 
 
@@ -146,14 +144,14 @@ def write_architecture(
     input_size: tuple[int, int],
     weights: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes one generator: its architecture and, if there are any yet, its weights.
+    """Writes one generator: its architecture and, if given, its weights.
 
     Args:
         folder: An existing folder.
-        direction: What the generator translates.
-        architecture: What it is built from.
+        direction: The generator's direction.
+        architecture: The generator's architecture.
         input_size: Height, width in pixels of the images it is made for.
-        weights: Its state dict as arrays; None for a generator that starts from fresh weights.
+        weights: The generator's state dict as arrays; None if it starts from fresh weights.
     """
     described = {"input_size": input_size, "generators": {direction: architecture}, "discriminators": {}}
     write_architectures(folder, NetworkArchitectures.model_validate(described))
@@ -166,7 +164,7 @@ def read_architectures(folder: Path) -> NetworkArchitectures:
     """Reads which networks a folder describes.
 
     Raises:
-        UserError: There is no `architecture.json`, or it is not one; the first wrong field is named.
+        UserError: `architecture.json` is missing or invalid; the message names the first wrong field.
     """
     path = folder / ARCHITECTURE_FILE
     if not path.is_file():
@@ -179,7 +177,7 @@ def read_architectures(folder: Path) -> NetworkArchitectures:
 
 
 def read_generator_weights(networks: OpenedNetworks, direction: Direction) -> dict[str, np.ndarray]:
-    """Reads the state dict of a generator as arrays, float32 but for the int64 batch counters of norms.
+    """Reads the state dict of a generator as arrays: float32, and int64 for the batch counters of norms.
 
     Raises:
         UserError: The folder has no weights of this generator, the file is damaged, or a number in it is not finite.

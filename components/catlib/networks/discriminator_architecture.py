@@ -1,4 +1,4 @@
-"""What a discriminator is built from, as plain data: importing this loads no torch."""
+"""The architectures of discriminators, as plain data: importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from components.catlib.errors import UserError
 
 
 class _ArchitectureBase(Section):
-    """What discriminators of every family are built from."""
+    """The part of an architecture that discriminators of every family share."""
 
-    in_channels: Count = Field(description="channels of the image, plus those of the condition it is shown with")
+    in_channels: Count = Field(description="channels of the image, plus those of the condition shown with it")
     base_channels: Count = Field(description="channels of the first layer")
 
     @property
     def description(self) -> str:
-        """What it is, with an article."""
+        """Words for messages, with an article."""
         return "a discriminator"
 
     @property
@@ -39,12 +39,12 @@ class _ArchitectureBase(Section):
         """Refuses images that are too small to be judged.
 
         Args:
-            height: Of an image, in pixels.
-            width: Of an image, in pixels.
-            where: What has this size, as the beginning of the message: "Dataset data/maps".
+            height: Height of an image in pixels.
+            width: Width of an image in pixels.
+            where: What has this size; it begins the message, for example "Dataset data/maps".
 
         Raises:
-            UserError: Names the smallest size.
+            UserError: The image is too small; the message names the smallest size.
         """
         if min(height, width) < self.smallest_size:
             raise UserError(
@@ -62,12 +62,12 @@ class PatchArchitecture(_ArchitectureBase):
 
     @property
     def smallest_size(self) -> int:
-        """Least height and width in pixels: what the strided layers leave must hold a patch."""
+        """Least height and width in pixels: the output of the strided layers must hold a patch."""
         return 3 * 2**self.num_layers
 
     @property
     def description(self) -> str:
-        """What it is, with an article."""
+        """Words for messages, with an article."""
         return f"a PatchGAN of {self.num_layers} layers"
 
 
@@ -83,11 +83,11 @@ class MultiscaleArchitecture(_ArchitectureBase):
 
     family: Literal["multiscale"] = "multiscale"
     num_layers: Count = Field(description="layers of each PatchGAN before the one that makes the logits")
-    num_scales: Count = Field(description="how many PatchGANs")
+    num_scales: Count = Field(description="number of PatchGANs")
 
 
 def _without_idle_fields(described: Any) -> Any:
-    """Drops fields that version 0.1.0 wrote for families that they say nothing about."""
+    """Drops fields that version 0.1.0 wrote for families that do not use them."""
     if not isinstance(described, Mapping):
         return described
     idle = {"patch": {"num_scales"}, "pixel": {"num_layers", "num_scales"}, "multiscale": {"norm"}}
@@ -114,7 +114,7 @@ def discriminator_from_config(config: DiscriminatorConfig, *, in_channels: int) 
 
     Args:
         config: The discriminator's section of the recipe.
-        in_channels: Channels of the image plus those of the condition, when it is shown one.
+        in_channels: Channels of the image, plus those of the condition if the discriminator sees one.
     """
     architecture = _ARCHITECTURES[type(config)]
     shaping = config.model_dump(include=set(architecture.model_fields))

@@ -18,7 +18,7 @@ from components.catlib.networks.discriminator_architecture import (
 from components.catlib.networks.modules import make_norm
 
 NEGATIVE_SLOPE = 0.2
-"""Of every leaky ReLU in a discriminator."""
+"""Negative slope of every leaky ReLU in a discriminator."""
 
 MULTISCALE_MAX_CHANNELS = 512
 """Channels of a multi-scale discriminator stop doubling here."""
@@ -28,7 +28,7 @@ class PatchDiscriminator(nn.Module):
     """Judges overlapping patches: 70x70 pixels each when it has three strided layers.
 
     Attributes:
-        architecture: What it was built from.
+        architecture: The architecture that it was built from.
     """
 
     def __init__(self, architecture: PatchArchitecture) -> None:
@@ -66,7 +66,7 @@ class PixelDiscriminator(nn.Module):
     """Judges every pixel on its own, by 1x1 convolutions.
 
     Attributes:
-        architecture: What it was built from.
+        architecture: The architecture that it was built from.
     """
 
     def __init__(self, architecture: PixelArchitecture) -> None:
@@ -123,10 +123,10 @@ class SpectralPatchDiscriminator(nn.Sequential):
         super().__init__(stages)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Returns the output of every stage in order; the last one holds the logits.
+        """Returns the output of every stage in order, each [N, C, H', W']; the last one holds the logits, C = 1.
 
         Args:
-            x: [N, in_channels, H, W].
+            x: [N, in_channels, H, W], semantics and image concatenated.
         """
         outputs = []
         for stage in self:
@@ -141,7 +141,7 @@ class MultiscaleDiscriminator(nn.Module):
     In train mode each forward pass runs one power iteration of the spectral norms, which changes their `u` and `v`.
 
     Attributes:
-        architecture: What it was built from.
+        architecture: The architecture that it was built from.
     """
 
     def __init__(self, architecture: MultiscaleArchitecture) -> None:

@@ -1,7 +1,7 @@
 """The families of generators: the one list of their settings, their architectures and their networks.
 
-A family is a folder here with an architecture (`GeneratorArchitecture` says what that answers for), a network
-(`Generator`) and, where somebody published weights of it, the layout of those. Importing this loads no torch.
+A family is a folder here. It holds an architecture (a `GeneratorArchitecture`), a network (a `Generator`) and, if
+weights of it were published, their layout. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, Section, validate
+from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, Section
 from components.catlib.networks.architecture import GeneratorArchitecture
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.inception.published import INCEPTION_LAYOUT
@@ -20,22 +20,22 @@ from components.catlib.networks.spade.architecture import InceptionSpadeArchitec
 from components.catlib.networks.spade.published import INCEPTION_SPADE_LAYOUT
 
 if TYPE_CHECKING:
-    from components.catlib.networks.generators import Generator
+    from components.catlib.networks.generator import Generator
 
 Architecture = InceptionArchitecture | InceptionSpadeArchitecture
-"""Any generator."""
+"""The architecture of a generator of any family."""
 
 AnyArchitecture = Annotated[Architecture, Field(discriminator="family")]
-"""The same for pydantic, which reads `family` first and complains about that family alone."""
+"""The same for pydantic, which reads `family` first and reports errors of that family only."""
 
 
 class Family(NamedTuple):
     """A family of generators.
 
     Attributes:
-        config: Its settings in a recipe.
-        architecture: What those become.
-        published: How published weights are laid out; None where there are none.
+        config: Class of its settings in a recipe.
+        architecture: Class of the architecture that the settings describe.
+        published: Layout of published weights; None if none were published.
     """
 
     config: type[Section]
@@ -80,12 +80,3 @@ def architecture_from_config(
         config, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
     )
     return made
-
-
-def parse_architecture(value: Any) -> Architecture:
-    """Reads an architecture from JSON values, as `architecture.model_dump(mode="json")` makes them.
-
-    Raises:
-        UserError: Not an architecture; the first wrong field is named.
-    """
-    return validate(AnyArchitecture, value, where="Not a generator architecture")

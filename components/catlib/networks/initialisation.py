@@ -11,17 +11,17 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 def initialise(network: nn.Module, *, kind: Literal["normal", "xavier"], gain: float, seed: int) -> None:
-    """Draws fresh weights in place, from a generator of its own: equal seeds give bitwise equal weights on any device.
+    """Draws fresh weights in place, with its own random numbers: equal seeds give bitwise equal weights on any device.
 
-    Convolutions get N(0, gain) (`normal`) or Glorot's normal distribution times `gain` (`xavier`) and zero biases,
-    batch norms get scales N(1, gain), instance norms scales of 1; both zero biases and running statistics as new. The
-    vectors of spectral norms are drawn anew as well.
+    Weights of convolutions follow N(0, gain) (`normal`) or Glorot's normal distribution times `gain` (`xavier`); their
+    biases are 0. Scales of batch norms follow N(1, gain), scales of instance norms are 1; both have biases of 0 and
+    reset running statistics. The vectors of spectral norms are drawn as well.
 
     Args:
         network: The network to change.
         kind: Distribution of convolution weights.
         gain: Standard deviation (`normal`) or factor (`xavier`), and the standard deviation of batch-norm scales.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""The table of a generator's layers: channel counts, branches, spaces, as numbers.
+"""The table of a generator's layers: channel counts, branches, spaces, as plain data.
 
-A teacher and a student are the same class with other channel counts. An architecture is JSON, knows every layer that
-the network built from it will hold, and imports nothing heavy, so that MACs and parameters are arithmetic and pruning
-needs neither a network nor a forward pass (method section 5).
+A teacher and a student are the same class with other channel counts. An architecture knows every layer of the network
+that is built from it, can be written as JSON, and imports nothing heavy. So MACs and parameters are arithmetic, and
+pruning needs neither a network nor a forward pass (method section 5).
 
 A block of four channels with kernels 1 and 3, whose branches keep 2, 1, 0 and 3 hidden channels, reads
 
@@ -32,21 +32,21 @@ ImageSize = tuple[int, int]
 class Layer(NamedTuple):
     """A convolution or norm of a network: all that MACs, parameters and the cutting of weights need.
 
-    Two attributes tell channels apart. A *space* names the norm (or the end of the network) that decides which channels
-    there are: all layers that read the features of an inception generator have `in_space` "down_sampling.8". `identity`
-    names the layer independently of which branches exist: when the 1x1 branch vanishes the 3x3 branch moves from
-    `res_ops.1` to `res_ops.0` (its `name`), but stays `res_3x3`.
+    A *space* is a set of channels. It is named after the norm (or the end of the network) that decides which channels
+    survive: all layers that read the features of an inception generator have `in_space` "down_sampling.8". `identity`
+    names the layer whichever branches exist: when the 1x1 branch vanishes, the 3x3 branch moves from `res_ops.1` to
+    `res_ops.0` (its `name`), but stays `res_3x3`.
 
     Attributes:
         name: Module path, the prefix of its state-dict keys ("features.0.res_ops.1.1.0").
-        identity: The same in a teacher and in every student cut from it ("features.0.res_3x3.conv_in").
-        kind: A norm has `in_channels == out_channels`, kernel size and groups 1.
-        in_channels: Channels read.
-        out_channels: Channels made.
-        in_space: Which channels are read.
-        out_space: Which channels are made.
+        identity: Name shared by a teacher and every student cut from it ("features.0.res_3x3.conv_in").
+        kind: Kind of layer; a norm has `in_channels == out_channels`, kernel size and groups 1.
+        in_channels: Number of channels read.
+        out_channels: Number of channels made.
+        in_space: Space of the channels read.
+        out_space: Space of the channels made.
         kernel_size: Side of the square kernel in pixels.
-        groups: As in torch's convolutions.
+        groups: Number of groups, as in torch's convolutions.
         affine: Convolution: has a bias. Norm: has scale and bias.
         input_size: Height and width read, in pixels, without padding.
         output_size: Height and width made, in pixels.
@@ -74,12 +74,12 @@ class PrunableNorm(NamedTuple):
     Attributes:
         name: Module path of the norm; its scales are the state-dict entry `<name>.weight`.
         group: What it normalises, for the report: "first", "down", "feature", "up", "fc", "branch", "spade_branch".
-        channels: How many scales.
-        floor: The setting of a recipe's prune section that says how many channels it keeps at least; None for a branch,
-            which may vanish.
+        channels: Number of scales.
+        floor: The setting of a recipe's prune section that limits its channels from below; None for a branch, which may
+            vanish.
         capped: Whether the prune section's max_first_channels bounds it.
-        unit: How many channels one channel of those settings stands for.
-        multiple: Its channels come in multiples of this.
+        unit: Number of its channels that one channel of those settings stands for.
+        multiple: The number of its channels is always a multiple of this.
     """
 
     name: str
@@ -92,7 +92,7 @@ class PrunableNorm(NamedTuple):
 
 
 class Space(NamedTuple):
-    """A set of channels: what decides it, and how many there are."""
+    """A set of channels: its name and the number of channels."""
 
     name: str
     channels: int
@@ -104,9 +104,9 @@ class Branch(NamedTuple):
     Attributes:
         kind: Residual-conv or depthwise.
         path: Module path of the branch within the network ("features.0.res_ops.1").
-        identity: The same whichever branches exist ("features.0.res_3x3").
+        identity: Name that is the same whichever branches exist ("features.0.res_3x3").
         kernel_size: Side of its kernel in pixels.
-        hidden_channels: Its width, at least 1.
+        hidden_channels: Number of hidden channels, at least 1.
     """
 
     kind: Literal["res", "dw"]
@@ -117,7 +117,7 @@ class Branch(NamedTuple):
 
 
 class BranchPaths(NamedTuple):
-    """Where the layers of a branch sit below it; a residual-conv branch has no depthwise part."""
+    """Module paths of a branch's layers, relative to the branch; a residual-conv branch has no depthwise part."""
 
     conv_in: str
     norm_in: str
@@ -127,7 +127,7 @@ class BranchPaths(NamedTuple):
 
 
 def modulation(space: str) -> str:
-    """Returns the name of the 2·C channels, scales γ then shifts β, that a SPADE norm lays over C channels."""
+    """Returns the name of the 2·C channels (scales γ, then shifts β) with which a SPADE norm modulates C channels."""
     return f"{space} (scale, shift)"
 
 
@@ -211,7 +211,7 @@ class LayerTable:
 
 
 class BranchChannels(Section):
-    """Hidden channels of the six kinds of branches, one number per kernel size; 0: the branch does not exist."""
+    """Hidden channels of the two kinds of branches, one number per kernel size; 0 means that no such branch exists."""
 
     res: tuple[HiddenChannels, ...] = Field(description="residual-conv branches")
     dw: tuple[HiddenChannels, ...] = Field(description="depthwise branches")
@@ -246,7 +246,7 @@ def resized_branches(
     paths: Mapping[str, BranchPaths],
     widths: Mapping[str, int],
 ) -> BranchChannels:
-    """Returns the branches with the widths given per name of their first norm; what does not exist stays so."""
+    """Returns the branches with new widths, by the name of their first norm; missing branches stay missing."""
     kept: dict[tuple[str, int], int] = {
         (branch.kind, branch.kernel_size): widths[branch.path + paths[branch.kind].norm_in]
         for branch in existing_branches(channels, kernel_sizes, prefix)

@@ -1,13 +1,13 @@
 """MACs and parameters of a generator: arithmetic over its table of layers.
 
-MACs are multiply-accumulates of one forward pass for one image. Two conventions stand side by side and are never mixed:
+MACs are multiply-accumulates of one forward pass for one image. There are two conventions, which are never mixed:
 
-- *paper MACs*, in which budgets are written: what the published implementation counts. A transposed convolution counts
-  at its output size, and a norm that keeps no running statistics counts one MAC per value.
-- *true MACs*, the multiply-adds a device does: a transposed convolution counts at its input size (at stride 2 a
-  quarter), norms are free since they fold into convolutions or cost next to nothing.
+- *paper MACs* are what the published implementation counts; budgets are written in them. A transposed convolution
+  counts at its output size. A norm without running statistics counts one MAC per value.
+- *true MACs* are the multiply-adds that a device does. A transposed convolution counts at its input size (a quarter at
+  stride 2). Norms are free, because they fold into convolutions or cost next to nothing.
 
-For both: biases, padding, activations, resizing and sums are free. A 3x3 convolution from 2 to 4 channels that makes
+In both, biases, padding, activations, resizing and sums are free. A 3x3 convolution from 2 to 4 channels that makes
 8x8 pixels costs 2·4·9·64 = 4608 MACs.
 """
 
@@ -23,7 +23,7 @@ def layer_paper_macs(layer: Layer) -> int:
 
 
 def layer_true_macs(layer: Layer) -> int:
-    """Returns the multiply-adds of one layer for one image: half of what torch's FLOP counter says."""
+    """Returns the multiply-adds of one layer for one image: half of what torch's FLOP counter reports."""
     if layer.kind == "norm":
         return 0
     height, width = layer.input_size if layer.kind == "conv_transpose" else layer.output_size
@@ -40,8 +40,8 @@ def layer_parameters(layer: Layer) -> int:
 def paper_macs(architecture: Architecture, height: int, width: int) -> int:
     """Returns the MACs of a generator for one image of this size in pixels, as budgets count them.
 
-    Differs: a SPADE block without branches counts as what it is, its shortcut; the published implementation goes on
-    reporting the teacher's MACs for the SPADE norm that it no longer runs.
+    Differs: a SPADE block without branches counts as its shortcut alone; the published implementation still reports the
+    teacher's MACs for the block's SPADE norm, which no longer runs.
     """
     return sum(map(layer_paper_macs, architecture.layers(height, width)))
 

@@ -1,6 +1,6 @@
 """Writes and reads folders of networks: `architecture.json` and one safetensors file of weights per network.
 
-What needs no torch is in `components.catlib.networks.architecture_files`.
+`components.catlib.networks.architecture_files` holds the part that needs no torch.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from components.catlib.networks.architecture_files import (
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import build_generator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.state_dicts import build_with_state
 
 
@@ -33,12 +33,12 @@ def write_networks(
     discriminators: Mapping[Domain, nn.Module],
     input_size: tuple[int, int],
 ) -> None:
-    """Writes networks, architectures and weights, into an existing folder.
+    """Writes the architectures and weights of networks into an existing folder.
 
     Args:
-        folder: Where to; a stage gives the folder of its artifact writer, so that it appears whole or not at all.
-        generators: By what they translate.
-        discriminators: By the images that they judge.
+        folder: The folder; a stage gives that of its artifact writer, so that it appears whole or not at all.
+        generators: Generators by direction.
+        discriminators: Discriminators by the domain that they judge.
         input_size: Height, width in pixels of the images that the networks are made for.
     """
     described: dict[str, dict[str, object]] = {"generators": {}, "discriminators": {}}
@@ -58,12 +58,12 @@ def read_generator(networks: OpenedNetworks, direction: Direction, device: torch
 
     Args:
         networks: An opened folder.
-        direction: What it translates.
-        device: Where to put it.
+        direction: The generator's direction.
+        device: The device that it is put on.
 
     Raises:
-        UserError: No such generator in the folder, or the weights are not those of its architecture, or not finite; the
-            first tensor that is wrong is named.
+        UserError: The folder has no such generator, or its weights do not fit its architecture or are not finite; the
+            message names the first wrong tensor.
     """
     architecture, path = networks.architectures.generator(direction), generator_file(networks.folder, direction)
     return build_with_state(lambda: build_generator(architecture), _read_state(path), where=str(path)).to(device)
@@ -74,11 +74,12 @@ def read_discriminator(networks: OpenedNetworks, domain: Domain, device: torch.d
 
     Args:
         networks: An opened folder.
-        domain: The images that it judges.
-        device: Where to put it.
+        domain: The domain that it judges.
+        device: The device that it is put on.
 
     Raises:
-        UserError: No such discriminator in the folder, or its weights are wrong in the way that `read_generator` names.
+        UserError: The folder has no such discriminator, or its weights do not fit its architecture or are not finite;
+            the message names the first wrong tensor.
     """
     architecture, path = networks.architectures.discriminator(domain), discriminator_file(networks.folder, domain)
     return build_with_state(lambda: build_discriminator(architecture), _read_state(path), where=str(path)).to(device)

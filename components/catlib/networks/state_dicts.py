@@ -1,4 +1,4 @@
-"""Fills networks with weights that come from a file, after checking that they fit."""
+"""Checks that weights from a file fit a network, and fills the network with them."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 from components.catlib.errors import UserError
 
-Network = TypeVar("Network", bound=nn.Module)
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
-def build_with_state(build: Callable[[], Network], state: Mapping[str, Tensor], *, where: str) -> Network:
+def build_with_state(build: Callable[[], _Network], state: Mapping[str, Tensor], *, where: str) -> _Network:
     """Builds a network with the given weights, in eval mode on the CPU; nothing is allocated unless all of them fit.
 
     Args:
         build: Makes the network with any weights.
-        state: Its state dict.
-        where: What to call `state` in a message.
+        state: The state dict that it gets.
+        where: Name of `state` in messages.
 
     Raises:
-        UserError: As `check_state`.
+        UserError: The state dict does not pass `check_state`.
     """
     with torch.device("meta"):
         expected = build().state_dict()
@@ -31,7 +31,7 @@ def build_with_state(build: Callable[[], Network], state: Mapping[str, Tensor], 
 
 
 def with_batch_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adds the counters of batches that norms of old PyTorch did not keep; with a momentum nothing reads them."""
+    """Adds the batch counters that norms of old PyTorch lack; a norm with a momentum never reads them."""
     counters = {
         name.replace(".running_mean", ".num_batches_tracked"): torch.zeros((), dtype=torch.int64)
         for name in state
@@ -44,12 +44,13 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, 
     """Checks that a state dict is what a network expects.
 
     Args:
-        state: What was read.
+        state: The state dict that was read.
         expected: The state dict of such a network; its tensors may be on the meta device.
-        where: What to call `state` in a message.
+        where: Name of `state` in messages.
 
     Raises:
-        UserError: Names the first tensor that is missing, has another shape or type, is not finite, or is not known.
+        UserError: A tensor is missing, has another shape or type, is not finite, or is unknown; the message names the
+            first one.
     """
     for name, tensor in expected.items():
         if name not in state:

@@ -1,7 +1,7 @@
-"""Adversarial objectives (method section 3): what discriminators and generators make of logits.
+"""Adversarial objectives (method section 3): losses of discriminators and generators, computed from logits.
 
-A discriminator answers with a tensor of logits, or, when it looks at several scales, with every feature of every scale,
-logits last. Its loss is then the mean over the scales. Every loss is a scalar.
+A discriminator returns a tensor of logits. One that looks at several scales returns every feature of every scale,
+logits last, and its loss is the mean over the scales. Every loss is a scalar.
 
 Shape suffixes: N batch, C channels, H height, W width.
 """
@@ -55,12 +55,12 @@ def gradient_penalty(discriminator: Callable[[Tensor], Judgement], real_NCHW: Te
     Gulrajani et al. 2017, equation 3.
 
     The critic is what the `wgangp` losses average: the mean logit of a sample, over patches and scales. With a batch
-    norm in the discriminator samples influence each other and the penalty means little; instance norm is fine.
+    norm in the discriminator, samples influence each other and the penalty means little; instance norm is fine.
 
     Args:
-        discriminator: Judges tensors like the next two.
-        real_NCHW: What the discriminator is shown for real images (condition included).
-        fake_NCHW: The same for generated images, detached.
+        discriminator: Judges tensors like the other two arguments.
+        real_NCHW: The discriminator's input for real images, condition included, [N, C, H, W].
+        fake_NCHW: Its input for generated images, the same shape; they get no gradient.
 
     Returns:
         A scalar: the mean over samples of (‖∇ critic‖₂ − 1)².

@@ -14,11 +14,11 @@ from components.catlib.objectives.optimisation import averaged, build_optimizers
 from components.catlib.objectives.reconstruction import l1_loss
 
 _DOMAINS = ("target", "source")
-"""In the order in which the discriminators' pools are asked."""
+"""The order in which the discriminators' pools draw random numbers."""
 
 
 class CycleGanObjective:
-    """Trains a generator each way; there and back again must give the image that one started from.
+    """Trains a generator in each direction; translating there and back must return the original image.
 
     Differs: with the hinge objective the published implementation trains the generators with the discriminators' loss.
 
@@ -60,9 +60,9 @@ class CycleGanObjective:
             batch: Unpaired images on the accelerator's device.
 
         Returns:
-            Detached scalars averaged over devices; parts of a loss carry its weight: "generator", its
-            "adversarial_<domain>", "cycle_<domain>", "identity_<domain>" (of images of that domain); "discriminator",
-            its "discriminator_<domain>".
+            Detached scalars, averaged over processes. "generator" is the sum of "adversarial_<domain>",
+            "cycle_<domain>" and "identity_<domain>" (of images of that domain). "discriminator" is the sum of
+            "discriminator_<domain>" and, with `wgangp`, "gradient_penalty_<domain>". All parts are weighted.
         """
         for network in (self._forward, self._backward, *self._judges.values()):
             network.train()
@@ -101,7 +101,7 @@ class CycleGanObjective:
         return fakes, losses
 
     def _judge(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns each discriminator's loss: half of those on real and on past generated images."""
+        """Returns each discriminator's loss, the mean of those on real and on past generated images, and penalties."""
         adversarial, reals = self._config.adversarial, {"target": batch.target, "source": batch.source}
         losses = {}
         for domain, judge in self._judges.items():
@@ -120,7 +120,7 @@ class CycleGanObjective:
         return images | {"pool_random": random_state(self._random)}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `extra_state` returned."""
+        """Restores what `extra_state` returned."""
         for domain, pool in self._pools.items():
             pool.restore(state[f"pool_{domain}"].to(self._accelerator.device))
         restore_random_state(self._random, state["pool_random"])

@@ -14,7 +14,7 @@ from torch import nn
 from components.catlib.config import CycleGanDistillConfig, DistillConfig, Pix2PixDistillConfig, SpadeDistillConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.image_distillation import ImageDistillation
 from components.catlib.objectives.label_distillation import LabelDistillation
 from components.catlib.objectives.perceptual import PerceptualLoss
@@ -31,18 +31,18 @@ def distillation_objective(
     direction: Direction,
     perceptual: PerceptualLoss | None = None,
 ) -> DistillationObjective:
-    """Makes the objective for teachers of the family that a recipe names.
+    """Makes the objective that distils teachers of the recipe's family.
 
     Args:
         config: Weights of the losses, and the optimisers' settings.
         networks: "generator_<direction>", "discriminator_<domain>", and what the distiller trains beside them.
         accelerator: Device, precision and processes.
         teacher: A generator of the same direction and with the same distillation layers as the student.
-        direction: Which way the student translates.
-        perceptual: Needed where a loss looks at VGG19's features.
+        direction: The student's direction.
+        perceptual: The VGG19 loss; required if a loss of the recipe uses VGG19's features.
 
     Raises:
-        UserError: The layer weights do not fit.
+        UserError: The number of layer weights is not that of the distillation layers.
     """
     match config:
         case Pix2PixDistillConfig() | CycleGanDistillConfig():

@@ -1,4 +1,4 @@
-"""The distillation loss (method sections 3 and 6): which loss compares the features, and how layers are weighed."""
+"""The distillation loss (method sections 3 and 6): the choice of the loss for features, and the weights of layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from components.catlib.config.distillers import (
     NoDistillerConfig,
 )
 from components.catlib.errors import UserError
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.distillers.kernel_alignment import KernelAlignment
 from components.catlib.objectives.distillers.mse import FeatureMse
 from components.catlib.objectives.frozen_teacher import Features
@@ -29,7 +29,7 @@ class FeatureLoss(Protocol):
 
     @staticmethod
     def own_networks(student: Generator, teacher: Generator) -> dict[str, nn.Module]:
-        """Returns the networks that are trained beside the student, by the names that checkpoints know them by."""
+        """Returns the networks that are trained beside the student, by their names in checkpoints."""
         ...
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -49,12 +49,12 @@ def feature_loss(config: DistillerConfig) -> type[FeatureLoss] | None:
 
 
 def own_networks(config: DistillerConfig, student: Generator, teacher: Generator) -> dict[str, nn.Module]:
-    """Returns the networks that the distillation loss trains beside the student, none for most.
+    """Returns the networks that the distillation loss trains beside the student; most losses train none.
 
     Args:
         config: `distill.distiller` of the recipe.
-        student: Whose features are compared.
-        teacher: What they are compared with.
+        student: The generator that learns.
+        teacher: The generator that it learns from.
     """
     loss = feature_loss(config)
     return loss.own_networks(student, teacher) if loss else {}
@@ -72,7 +72,7 @@ class FeatureDistillation:
             loss: Compares the features of a layer.
 
         Raises:
-            UserError: There is not one weight per layer.
+            UserError: The number of layer weights is not that of the layers.
         """
         weights = config.layer_weights or (1.0,) * len(layers)
         if len(weights) != len(layers):
@@ -87,11 +87,11 @@ class FeatureDistillation:
         """Compares features.
 
         Args:
-            student: With gradient.
-            teacher: Without.
+            student: The student's features, with gradient.
+            teacher: The teacher's features, without gradient.
 
         Returns:
-            The loss, weighted, a scalar; and per layer "<figure>_<layer>", unweighted and detached.
+            The weighted loss, a scalar; and for every layer the scalar "<figure>_<layer>", unweighted and detached.
 
         Raises:
             UserError: The batch is too small for the loss.
@@ -112,7 +112,7 @@ def build_feature_distillation(
         networks: What `own_networks` returned, as prepared for training.
 
     Raises:
-        UserError: There is not one weight per layer.
+        UserError: The number of layer weights is not that of the layers.
     """
     loss = feature_loss(config)
     if loss is None:

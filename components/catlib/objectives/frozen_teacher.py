@@ -1,4 +1,4 @@
-"""A teacher that a student learns from: it answers, and does not learn."""
+"""A teacher that a student learns from and that does not learn itself."""
 
 from functools import partial
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from components.catlib.distributed.devices import Accelerator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 
 Features = dict[str, Tensor]
 """Outputs of a generator's distillation layers by name, each [N, C, H, W]."""
 
 
 class FrozenTeacher:
-    """A teacher that only answers: in eval mode, without autograd, and running no layer whose output nobody wants."""
+    """Runs a teacher in eval mode, without autograd, and without the layers whose output is not wanted."""
 
     def __init__(
         self, network: Generator, accelerator: Accelerator, *, wants_image: bool, wants_features: bool
@@ -23,8 +23,8 @@ class FrozenTeacher:
         Args:
             network: The teacher.
             accelerator: Device and precision.
-            wants_image: Whether its images are asked for; without them it stops after the last distillation layer.
-            wants_features: Whether its features are asked for.
+            wants_image: Whether its images are wanted; without them it stops after the last distillation layer.
+            wants_features: Whether its features are wanted.
         """
         self._wants_image = wants_image
         self._wants_features = wants_features
@@ -37,10 +37,10 @@ class FrozenTeacher:
         """Runs the teacher as far as needed.
 
         Args:
-            source: [N, C, H, W], what the student is given too.
+            source: [N, C, H, W], the student's input.
 
         Returns:
-            Its image, or None when it is not wanted; its features, empty when they are not.
+            The image [N, C', H, W], or None if not wanted; and the features, empty if not wanted.
         """
         if self._wants_image and self._wants_features:
             return self._network(source, return_features=True)

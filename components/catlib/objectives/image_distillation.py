@@ -1,4 +1,4 @@
-"""Distillation on images, in pairs or not: discriminator, reconstruction and the teacher's features."""
+"""Distillation on paired or unpaired images: discriminator, reconstruction and the teacher's features."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,20 @@ from components.catlib.config import CycleGanDistillConfig, Pix2PixDistillConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.adversarial import generator_loss
 from components.catlib.objectives.optimisation import averaged, frozen, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.pix2pix import patch_discriminator_losses
 from components.catlib.objectives.reconstruction import reconstruction_loss
-from components.catlib.objectives.student import Student
+from components.catlib.objectives.student import StudentTraining
 
 
 class ImageDistillation:
     """Trains a student that translates images.
 
-    From a pix2pix teacher it is to give the real target, and the discriminator sees source and target. From a CycleGAN
-    teacher it is to give what the teacher gives, and the discriminator sees the image alone.
+    With a pix2pix teacher, its goal is the real target, and the discriminator sees source and target. With a CycleGAN
+    teacher, its goal is the teacher's image, and the discriminator sees the image alone.
 
     Attributes:
         networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
@@ -48,15 +48,15 @@ class ImageDistillation:
             networks: The networks named above.
             accelerator: Device, precision and processes.
             teacher: A generator of the same direction and with the same distillation layers as the student.
-            direction: Which way the student translates.
-            perceptual: For a reconstruction loss by VGG19.
+            direction: The student's direction.
+            perceptual: The VGG19 loss; required if it is the reconstruction loss.
 
         Raises:
-            UserError: The layer weights do not fit.
+            UserError: The number of layer weights is not that of the distillation layers.
         """
         self._config, self._accelerator = config, accelerator
         self._forward, self._paired = direction == Direction.SOURCE_TO_TARGET, config.family == "pix2pix"
-        student = Student(
+        student = StudentTraining(
             config,
             networks,
             accelerator,
@@ -76,9 +76,10 @@ class ImageDistillation:
             batch: On the accelerator's device; in every process at least 2 images for kernel alignment (3 centred).
 
         Returns:
-            Detached scalars averaged over devices; parts of a loss carry its weight: "discriminator", its
-            "discriminator_fake" and "discriminator_real"; "generator", its "adversarial", "reconstruction" and
-            "distillation"; without weight the figure of the distiller, such as "misalignment_<layer>" = 1 − KA.
+            Detached scalars, averaged over processes. "discriminator" is made of "discriminator_fake" and
+            "discriminator_real" as `patch_discriminator_losses` describes. "generator" is the sum of "adversarial",
+            "reconstruction" and "distillation", which are weighted. The distiller's figure, such as
+            "misalignment_<layer>" = 1 − KA, is not.
 
         Raises:
             UserError: The batch is too small for the distillation loss.
@@ -113,5 +114,5 @@ class ImageDistillation:
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `extra_state` returned."""
+        """Restores what `extra_state` returned."""
         assert not state, list(state)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _RANDOM_STATE_VERSION = 3
-"""Of `random.Random.getstate()`: the Mersenne Twister."""
+"""Version of the states that `random.Random.getstate()` returns: the Mersenne Twister."""
 
 
 class ImagePool:
@@ -21,15 +21,15 @@ class ImagePool:
 
         Args:
             size: How many images are kept; 0 turns the pool off.
-            random_numbers: Asked only when the pool is full: a uniform number per image, and an index when it exceeds
-                ½. Pools may share it.
+            random_numbers: Source of random numbers, which pools may share. Only a full pool draws from it: a uniform
+                number per image, and an index if that number exceeds ½.
         """
         self.size = size
         self._random = random_numbers
         self._images: list[Tensor] = []
 
     def exchange(self, images: Tensor) -> Tensor:
-        """Puts images into the pool and gets as many back.
+        """Puts images into the pool and returns the same number of images.
 
         Args:
             images: [N, C, H, W], in order; one stored early in a call may come back later in the same call.
@@ -52,11 +52,11 @@ class ImagePool:
         return old
 
     def images(self) -> Tensor:
-        """Returns the images that are kept, [up to `size`, C, H, W], for a checkpoint; [0] when there are none."""
+        """Returns the images that are kept, [up to `size`, C, H, W], for a checkpoint; an empty tensor [0] if none."""
         return torch.stack(self._images) if self._images else torch.empty(0)
 
     def restore(self, images: Tensor) -> None:
-        """Takes back what `images` returned."""
+        """Restores what `images` returned."""
         self._images = list(images)
 
 
@@ -67,5 +67,5 @@ def random_state(random_numbers: random.Random) -> Tensor:
 
 
 def restore_random_state(random_numbers: random.Random, state: Tensor) -> None:
-    """Takes back what `random_state` returned; the numbers drawn next are those that would have been."""
+    """Restores what `random_state` returned; the sequence of random numbers continues from there."""
     random_numbers.setstate((_RANDOM_STATE_VERSION, tuple(state.tolist()), None))

@@ -1,4 +1,4 @@
-"""Distillation on label maps: everything that a SPADE teacher learned from, and the teacher's features."""
+"""Distillation on label maps: the losses of SPADE, and the teacher's features."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ from components.catlib.config import SpadeDistillConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.optimisation import averaged, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.spade import SpadeAdversary
-from components.catlib.objectives.student import Student
+from components.catlib.objectives.student import StudentTraining
 
 
 class LabelDistillation:
@@ -42,14 +42,14 @@ class LabelDistillation:
             networks: The networks named above.
             accelerator: Device, precision and processes.
             teacher: A SPADE generator with the same distillation layers as the student.
-            direction: Which way the student translates.
-            perceptual: Needed where the perceptual loss has a weight.
+            direction: The student's direction.
+            perceptual: The VGG19 loss; required if the perceptual loss has a weight.
 
         Raises:
-            UserError: The layer weights do not fit.
+            UserError: The number of layer weights is not that of the distillation layers.
         """
         self._accelerator = accelerator
-        student = Student(config, networks, accelerator, teacher=teacher, direction=direction)
+        student = StudentTraining(config, networks, accelerator, teacher=teacher, direction=direction)
         self.networks, self.optimizers = student.networks, student.optimizers
         self.generators, self.discriminators = student.generators, student.discriminators
         self._student, self._teacher = student, student.teacher
@@ -62,9 +62,10 @@ class LabelDistillation:
             batch: On the accelerator's device; in every process at least 2 images for kernel alignment (3 centred).
 
         Returns:
-            Detached scalars averaged over devices; parts of a loss carry its weight: "generator", its "adversarial",
-            "feature_matching", "perceptual" and "distillation"; without weight the figure of the distiller, such as
-            "misalignment_<layer>" = 1 − KA; "discriminator", its "discriminator_fake" and "discriminator_real".
+            Detached scalars, averaged over processes. "generator" is the sum of "adversarial", "feature_matching",
+            "perceptual" and "distillation". "discriminator" is the sum of "discriminator_fake", "discriminator_real"
+            and, with `wgangp`, "gradient_penalty". All parts are weighted. The distiller's figure, such as
+            "misalignment_<layer>" = 1 − KA, is not.
 
         Raises:
             UserError: The batch is too small for the distillation loss.
@@ -87,5 +88,5 @@ class LabelDistillation:
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `extra_state` returned."""
+        """Restores what `extra_state` returned."""
         assert not state, list(state)

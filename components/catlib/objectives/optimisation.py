@@ -1,4 +1,4 @@
-"""What every optimisation step is made of: Adam for two opponents, one update, and an opponent that holds still."""
+"""The parts of every optimisation step: Adam for two opponents, one update, and an opponent that holds still."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,14 +36,14 @@ def build_optimizers(
             [parameter for network in networks for parameter in network.parameters()],
             lr=config.learning_rate * factors[side],
             betas=config.adam_betas,
-            fused=True,  # one kernel for all parameters, of which the branches have hundreds of small ones
+            fused=True,  # one kernel for all parameters: the branches have hundreds of small ones
         )
         for side, networks in sides.items()
     }
 
 
 def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig) -> nn.Module:
-    """Moves a network that is trained to the accelerator's device and makes it compute as the recipe says.
+    """Moves a network that is trained to the accelerator's device and applies the recipe's settings to it.
 
     Args:
         accelerator: Device, precision and processes.
@@ -51,7 +51,7 @@ def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig
         config: `channels_last` and `compile`.
 
     Returns:
-        The network to train, which shares all weights with the one given; that one is never compiled.
+        The network to call in training. It shares all weights with the argument, which is never compiled itself.
 
     Raises:
         UserError: Its norms cannot be trained by several processes on CPUs.
@@ -78,7 +78,7 @@ def update(accelerator: Accelerator, optimizer: Optimizer, loss: Tensor) -> None
 
 @contextlib.contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Keeps networks that run inside from collecting gradients in their parameters; their inputs still get theirs."""
+    """Keeps the parameters of networks without gradients inside the body; inputs of the networks still get theirs."""
     parameters = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -90,6 +90,6 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 def averaged(accelerator: Accelerator, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns detached scalars, averaged over devices."""
+    """Returns detached scalars, averaged over processes."""
     values = accelerator.mean(torch.stack([loss.detach() for loss in losses.values()]))
     return dict(zip(losses, values.unbind(), strict=True))

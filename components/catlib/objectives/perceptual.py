@@ -17,8 +17,8 @@ SLICE_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 class PerceptualLoss(nn.Module):
     """Weighted mean absolute differences of VGG19 features after five of its ReLUs.
 
-    Images go in as they are, in [-1, 1]: the published implementations that the weight of this loss (10) was chosen
-    with do not apply ImageNet's mean and deviation either.
+    Images go in as they are, in [-1, 1]. The published implementations, for which this loss got its weight (10), do not
+    apply ImageNet's mean and deviation either.
     """
 
     def __init__(self, layers: nn.Sequential) -> None:

@@ -38,7 +38,7 @@ class Pix2PixObjective:
             config: Weights of the losses, and the optimisers' settings.
             networks: The two networks named above; the discriminator takes source and target channels together.
             accelerator: Device, precision and processes.
-            perceptual: For a reconstruction loss by VGG19.
+            perceptual: The VGG19 loss; required if it is the reconstruction loss.
         """
         self._config = config
         self._accelerator = accelerator
@@ -60,8 +60,9 @@ class Pix2PixObjective:
             batch: Paired images on the accelerator's device.
 
         Returns:
-            Detached scalars averaged over devices; parts of a loss carry its weight: "discriminator", its
-            "discriminator_fake" and "discriminator_real", "generator", its "adversarial" and "reconstruction".
+            Detached scalars, averaged over processes. "discriminator" is made of "discriminator_fake" and
+            "discriminator_real" as `patch_discriminator_losses` describes. "generator" is the sum of "adversarial" and
+            "reconstruction", which are weighted.
         """
         adversarial = self._config.adversarial
         self._generator.train()
@@ -90,20 +91,20 @@ class Pix2PixObjective:
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `extra_state` returned."""
+        """Restores what `extra_state` returned."""
         assert not state, list(state)
 
 
 def patch_discriminator_losses(
     config: AdversarialConfig, discriminator: nn.Module, *, fake: Tensor, real: Tensor
 ) -> dict[str, Tensor]:
-    """Returns half the sum of both judgements' losses, and its parts.
+    """Returns the loss of a discriminator that judges single images, or single pairs, and the parts of this loss.
 
     Args:
         config: The adversarial objective.
-        discriminator: Judges one image, or pair of images, at a time; sees the fake ones first.
-        fake: What it is to recognise as generated, [N, C, H, W]; no gradient flows there.
-        real: What it is to recognise as real, the same shape.
+        discriminator: Judges [N, C, H, W]; it gets the generated images first, then the real ones.
+        fake: Generated images or pairs, [N, C, H, W]; they get no gradient.
+        real: Real images or pairs, the same shape.
 
     Returns:
         "discriminator_fake", "discriminator_real", with `wgangp` "gradient_penalty", and their sum "discriminator", in

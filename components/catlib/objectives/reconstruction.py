@@ -1,4 +1,4 @@
-"""How far a generated image is from the one it should be, pixel by pixel or feature by feature (method section 3)."""
+"""Distances between a generated image and its goal, by pixels or by features (method section 3)."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def reconstruction_loss(config: ReconstructionConfig, perceptual: PerceptualLoss
 
     Args:
         config: `reconstruction` of a section.
-        perceptual: Where the kind is `vgg` the loss with VGG19's weights; the other kinds do without.
+        perceptual: The VGG19 loss; required for the kind `vgg`, unused by the other kinds.
     """
     match config.kind:
         case "l1":
@@ -29,22 +29,22 @@ def reconstruction_loss(config: ReconstructionConfig, perceptual: PerceptualLoss
         case "smooth_l1":
             return smooth_l1_loss
         case "vgg":
-            assert perceptual is not None, "read when the objective is built"
+            assert perceptual is not None, "the kind vgg needs the VGG19 loss"
             return perceptual
 
 
 def l1_loss(image: Tensor, target: Tensor) -> Tensor:
-    """Returns the mean absolute difference, at least float32."""
+    """Returns the mean absolute difference of two tensors of one shape: a scalar, at least float32."""
     return functional.l1_loss(at_least_float32(image), at_least_float32(target))
 
 
 def l2_loss(image: Tensor, target: Tensor) -> Tensor:
-    """Returns the mean squared difference, at least float32."""
+    """Returns the mean squared difference of two tensors of one shape: a scalar, at least float32."""
     return functional.mse_loss(at_least_float32(image), at_least_float32(target))
 
 
 def smooth_l1_loss(image: Tensor, target: Tensor) -> Tensor:
-    """Returns the mean of ½d² where the difference |d| is below 1 and of |d| − ½ elsewhere, at least float32."""
+    """Returns the mean of ½d² where the difference |d| is below 1, else of |d| − ½: a scalar, at least float32."""
     return functional.smooth_l1_loss(at_least_float32(image), at_least_float32(target))
 
 
@@ -52,8 +52,8 @@ def feature_matching_loss(fake: list[list[Tensor]], real: list[list[Tensor]]) ->
     """Returns how differently a multi-scale discriminator sees generated and real images.
 
     Args:
-        fake: Per scale the discriminator's features for generated images, logits last.
-        real: The same for real images; no gradient flows there.
+        fake: For every scale, the discriminator's features of generated images, each [N, C, H, W], logits last.
+        real: The features of real images, the same shapes; they get no gradient.
 
     Returns:
         A scalar: the mean absolute difference of every feature but the logits, summed over features, averaged over

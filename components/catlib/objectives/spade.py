@@ -38,7 +38,7 @@ class SpadeObjective:
             networks: The two networks named above; the discriminator takes semantic and image channels together and
                 answers with features at several scales.
             accelerator: Device, precision and processes.
-            perceptual: Needed where the perceptual loss has a weight.
+            perceptual: The VGG19 loss; required if the perceptual loss has a weight.
         """
         self._accelerator = accelerator
         self.networks = dict(networks)
@@ -59,8 +59,9 @@ class SpadeObjective:
             batch: Semantic planes as source, images as target, on the accelerator's device.
 
         Returns:
-            Detached scalars averaged over devices; parts of a loss carry its weight: "generator", its "adversarial",
-            "feature_matching" and "perceptual"; "discriminator", its "discriminator_fake" and "discriminator_real".
+            Detached scalars, averaged over processes. "generator" is the sum of "adversarial", "feature_matching" and
+            "perceptual". "discriminator" is the sum of "discriminator_fake", "discriminator_real" and, with `wgangp`,
+            "gradient_penalty". All parts are weighted.
         """
         self._generator.train()
         self._discriminator.train()
@@ -82,12 +83,12 @@ class SpadeObjective:
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `extra_state` returned."""
+        """Restores what `extra_state` returned."""
         assert not state, list(state)
 
 
 class SpadeAdversary:
-    """What the multi-scale discriminator says to images, as losses of the generator and of itself."""
+    """Computes the losses of generator and discriminator from a multi-scale discriminator's features."""
 
     def __init__(
         self,
@@ -95,12 +96,12 @@ class SpadeAdversary:
         discriminator: nn.Module,
         perceptual: PerceptualLoss | None,
     ) -> None:
-        """Takes what judges images.
+        """Takes the networks that judge images.
 
         Args:
             config: The adversarial objective and the weights of the losses.
-            discriminator: As prepared by the accelerator, in train mode whenever it is used.
-            perceptual: Needed where the perceptual loss has a weight.
+            discriminator: The discriminator, as prepared by the accelerator; in train mode whenever it is used.
+            perceptual: The VGG19 loss; required if the perceptual loss has a weight.
         """
         self._config = config
         self._discriminator = discriminator

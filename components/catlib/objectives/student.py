@@ -1,4 +1,4 @@
-"""A student in training, whatever it translates: who learns, from which teacher, against which discriminator."""
+"""A student in training, whatever it translates: the student, its teacher and its discriminator."""
 
 from collections.abc import Mapping
 
@@ -9,22 +9,22 @@ from torch.optim import Optimizer
 from components.catlib.config import DistillConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.feature_distillation import build_feature_distillation
 from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher
 from components.catlib.objectives.optimisation import build_optimizers, prepare, total, update
 
 
-class Student:
-    """What distillations from teachers of every family share.
+class StudentTraining:
+    """The part that distillations from teachers of every family share.
 
     Attributes:
         networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
         generators: The student by direction.
         discriminators: The discriminator by the domain that it judges.
         optimizers: "generator" (student and adaptors) and "discriminator".
-        discriminator: As prepared by the accelerator.
-        teacher: Answers with the image, if it is wanted, and the features, if they are compared.
+        discriminator: The discriminator, as prepared by the accelerator.
+        teacher: The teacher, which returns its image if it is wanted and its features if they are compared.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Student:
             networks: The networks named above.
             accelerator: Device, precision and processes.
             teacher: A generator of the same direction and with the same distillation layers as the student.
-            direction: Which way the student translates.
-            wants_image: Whether the teacher's images are asked for.
+            direction: The student's direction.
+            wants_image: Whether the teacher's images are wanted.
 
         Raises:
-            UserError: The layer weights do not fit.
+            UserError: The number of layer weights is not that of the distillation layers.
         """
         self._accelerator = accelerator
         self.networks = dict(networks)
@@ -92,12 +92,12 @@ class Student:
     def update(
         self, generating: dict[str, Tensor], features: Features, teacher_features: Features
     ) -> dict[str, Tensor]:
-        """Adds the distillation loss to the others, takes a step, and returns all with their sum.
+        """Adds the distillation loss to the others, takes a step, and returns all of them and their sum.
 
         Args:
-            generating: The other parts of the generator's loss, weighted.
-            features: The student's.
-            teacher_features: Its teacher's.
+            generating: The other parts of the generator's loss, weighted scalars.
+            features: The student's features, with gradient.
+            teacher_features: The teacher's features, without gradient.
 
         Raises:
             UserError: The batch is too small for the distillation loss.

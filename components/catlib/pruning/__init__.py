@@ -1,1 +1,1 @@
-"""Pruning: the search for the student's channels, and the cutting of weights."""
+"""Pruning: the search for the student's channels, and the cutting of the teacher's weights."""

@@ -1,15 +1,15 @@
 """The threshold search: from a teacher's norm scales and a MAC budget to the student's architecture (method section 5).
 
-A single threshold τ is laid over the scales |γ| of all prunable norms. A channel survives when |γ| > τ. A norm with the
-scales 0.9, -0.1, 0.4, 0.02 keeps channels 0 and 2 at τ = 0.3, whatever the other norms do; a branch that keeps none
-vanishes; a down or up layer never falls below its minimum. Each candidate is priced by arithmetic over its table of
-layers, so the search builds no network and runs no forward pass.
+A single threshold τ is compared with the scales |γ| of all prunable norms. A channel survives when |γ| > τ. A norm with
+the scales 0.9, -0.1, 0.4, 0.02 keeps channels 0 and 2 at τ = 0.3, whatever the other norms do. A branch without
+channels vanishes. A down or up layer never falls below its minimum. The MACs of a candidate are arithmetic over its
+table of layers, so the search builds no network and runs no forward pass.
 
-One function, `_num_surviving`, decides how many channels a norm keeps, for the candidates and for the result alike;
-they are those with the largest scales.
+One function, `_num_surviving`, decides how many channels a norm keeps, for the candidates and for the result alike. The
+channels with the largest scales are kept.
 
-Differs: the published implementation loops forever on an unreachable budget, fails after the search when the minimum
-exceeds a layer's width, and decides the channels of the search and of the cut by two rules that disagree when scales
+Differs: the published implementation loops forever on an unreachable budget, and fails after the search if the minimum
+exceeds a layer's width. It decides the channels of the search and of the cut by two rules, which disagree when scales
 are equal.
 """
 
@@ -38,23 +38,23 @@ from components.catlib.networks.macs import (
 )
 
 TOLERANCE = np.float32(1e-3)
-"""The search ends when its interval is this share of its lower end."""
+"""The search ends when its interval is at most this share of its lower end."""
 
 NOTEWORTHY_SHARE = 0.9
 """A student that uses less than this share of its budget gets a note."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What a threshold makes of the teacher.
+    """The student that a threshold cuts from the teacher.
 
     Attributes:
         threshold: Channels with a larger |γ| survive.
-        widths: How many channels survive, per name of every prunable norm of the teacher.
-        architecture: The student's.
-        paper_macs: Its MACs in the convention of budgets.
+        widths: Number of surviving channels by the name of every prunable norm of the teacher.
+        architecture: The student's architecture.
+        paper_macs: The student's MACs in the convention of budgets.
     """
 
     threshold: np.float32
@@ -69,16 +69,16 @@ class Pruning:
 
     Attributes:
         teacher: The teacher's architecture.
-        architecture: The student's.
+        architecture: The student's architecture.
         input_size: Height and width at which MACs are counted, in pixels.
-        budget: As it was given.
+        budget: The budget as the user gave it.
         target_macs: The budget in MACs.
         teacher_macs: The teacher's MACs in the convention of budgets ("paper MACs").
-        paper_macs: The student's, at most `target_macs`.
+        paper_macs: The student's MACs in the same convention, at most `target_macs`.
         threshold: Channels with |γ| above it survived; None when nothing had to be cut.
-        kept: Surviving channels per prunable norm of the teacher, by name: int64, ascending.
+        kept: Indices of the surviving channels by the name of every prunable norm of the teacher: int64, ascending.
         steps: Threshold and paper MACs of every step of the search.
-        notes: What the user should know, one sentence each.
+        notes: Notes for the user, one sentence each.
     """
 
     teacher: Architecture
@@ -105,11 +105,11 @@ def prune(
     """Finds the student that a single threshold over the teacher's norm scales cuts to a budget.
 
     Args:
-        architecture: The teacher's.
-        scales: Norm scales γ per name of every prunable norm, [channels] each.
+        architecture: The teacher's architecture.
+        scales: Norm scales γ by the name of every prunable norm, [channels] each.
         input_size: Height and width in pixels at which MACs are counted.
         budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
-        config: Bounds on channels, and what else the student shall have.
+        config: Bounds on channels, and options of the student.
 
     Returns:
         The student and the search. A budget that the uncut teacher meets cuts nothing but a first layer above its cap.
@@ -143,7 +143,7 @@ def prune(
     capped = largest.architecture != uncut_student
     notes = _notes(found, threshold, target_macs, all_equal=bool(low == high), capped=capped)
     for note in notes:
-        log.warning(note)
+        logger.warning(note)
     return Pruning(
         teacher=architecture,
         architecture=found.architecture,
@@ -160,14 +160,15 @@ def prune(
 
 
 def smallest_student(architecture: Architecture, config: PruneConfig) -> Architecture:
-    """Returns what the highest threshold leaves of a teacher; it is the same whatever the scales are.
+    """Returns the student that the highest threshold leaves; it does not depend on the scales.
 
     Args:
-        architecture: The teacher's.
-        config: Bounds on channels, and what else the student shall have.
+        architecture: The teacher's architecture.
+        config: Bounds on channels, and options of the student.
 
     Raises:
-        UserError: The norms have no scales, a bound does not fit the teacher's widths, or an option its family.
+        UserError: The norms have no scales, a bound does not fit the teacher's widths, or an option does not apply to
+            its family.
     """
     if not architecture.norm.affine:
         raise UserError(
@@ -179,10 +180,10 @@ def smallest_student(architecture: Architecture, config: PruneConfig) -> Archite
 
 
 def check_budget(architecture: Architecture, *, input_size: tuple[int, int], budget: str, config: PruneConfig) -> int:
-    """Checks a budget, as can be done before a teacher is trained.
+    """Checks a budget, which needs no trained teacher.
 
     Args:
-        architecture: The teacher's.
+        architecture: The teacher's architecture.
         input_size: Height and width in pixels at which MACs are counted.
         budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
         config: Bounds on channels.
@@ -191,7 +192,7 @@ def check_budget(architecture: Architecture, *, input_size: tuple[int, int], bud
         The budget in MACs.
 
     Raises:
-        UserError: The budget is below the smallest reachable MACs, or what `smallest_student` refuses.
+        UserError: The budget is below the smallest reachable MACs, or `smallest_student` refuses the teacher.
     """
     smallest_macs = paper_macs(smallest_student(architecture, config), *input_size)
     teacher_macs = paper_macs(architecture, *input_size)
@@ -210,11 +211,11 @@ def _bisect(
 ) -> list[Candidate]:
     """Halves the interval of thresholds until it is narrow and the last candidate fits the budget (method section 5).
 
-    All in float32, as the published implementation does, to land on the same student. `high` must fit the budget.
+    Numbers are float32, as in the published implementation, to land on the same student. `high` must fit the budget.
 
-    Differs: a step that finds no float32 between the ends takes the upper one, which fits, and ends the search. When
-    the scales spread less than their size, as those of a barely trained teacher that all lie near 1, the tolerance is a
-    share of the spread; a share of the size would end the search at its first guess.
+    Differs: a step that finds no float32 between the ends takes the upper one, which fits, and ends the search. Scales
+    may spread less than their size: those of a barely trained teacher all lie near 1. Then the tolerance is a share of
+    the spread, because a share of the size would end the search at its first guess.
 
     Returns:
         Every candidate in the order of the search; the last one fits and is the result.
@@ -239,7 +240,7 @@ def _bisect(
 
 
 class _Bounds(NamedTuple):
-    """How many channels of a norm survive, whatever the threshold: at least, at most, in multiples of."""
+    """Bounds on the number of surviving channels of a norm: at least, at most, in multiples of."""
 
     least: int
     most: int
@@ -250,9 +251,9 @@ def _num_surviving(ascending: list[float], threshold: np.float32, bounds: _Bound
     """Decides how many channels of one norm survive.
 
     Args:
-        ascending: Its |γ|, sorted.
+        ascending: The norm's |γ|, sorted.
         threshold: Channels above it survive.
-        bounds: On their number.
+        bounds: Bounds on the number of surviving channels.
     """
     above = len(ascending) - bisect_right(ascending, float(threshold))
     count = min(max(above, bounds.least), bounds.most)
@@ -260,7 +261,7 @@ def _num_surviving(ascending: list[float], threshold: np.float32, bounds: _Bound
 
 
 def _largest(magnitude: np.ndarray, count: int) -> np.ndarray:
-    """Returns the channels of so many of the largest |γ|, of equal ones the first: indices, int64, ascending."""
+    """Returns the channels of the `count` largest |γ|, the first ones among equals: indices, int64, ascending."""
     return np.sort(np.argsort(-magnitude, kind="stable")[:count])
 
 
@@ -289,7 +290,7 @@ def _bounds(norm: PrunableNorm, config: PruneConfig) -> _Bounds:
 
 
 def _with_student_options(architecture: Architecture, config: PruneConfig) -> Architecture:
-    """Returns the teacher's architecture with the norm, padding and activation that the student shall have."""
+    """Returns the teacher's architecture with the student's norm, padding and activation."""
     options = {
         "norm": config.student_norm,
         "padding": config.student_padding,
@@ -306,11 +307,11 @@ def _with_student_options(architecture: Architecture, config: PruneConfig) -> Ar
     return architecture.model_copy(update=chosen)
 
 
-# ------------------------------------------------------------------------------------------------------- what was given
+# --------------------------------------------------------------------------------------------------- the user's numbers
 
 
 def _magnitudes(architecture: Architecture, scales: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns |γ| in float32 per name of every prunable norm."""
+    """Returns |γ| in float32 by the name of every prunable norm."""
     magnitudes = {}
     for norm in architecture.prunable_norms():
         given = scales.get(norm.name)
@@ -318,7 +319,7 @@ def _magnitudes(architecture: Architecture, scales: Mapping[str, np.ndarray]) ->
             found = "none" if given is None else f"shape {np.shape(given)}"
             raise UserError(f"The teacher's norm {norm.name} needs {norm.channels} scales, found {found}.")
         magnitude = np.abs(np.asarray(given, dtype=np.float32))
-        # Half of the largest float32, since the search adds two of them. NaN is not smaller than anything.
+        # The limit is half of the largest float32, because the search adds two of them. NaN fails the comparison too.
         if not (magnitude < np.finfo(np.float32).max / 2).all():
             raise UserError(
                 f"The teacher's norm {norm.name} has scales that are not finite; its training diverged, train it again."
@@ -338,14 +339,14 @@ def _target_macs(budget: str, teacher_macs: int) -> int:
 def _notes(
     found: Candidate, threshold: float | None, target_macs: int, *, all_equal: bool, capped: bool
 ) -> tuple[str, ...]:
-    """Returns what the user should know about the result.
+    """Returns notes for the user about the result, one sentence each.
 
     Args:
         found: The result.
-        threshold: None when the budget asked for no cut.
-        target_macs: The budget.
-        all_equal: All scales are equal.
-        capped: The first layer was cut to its cap.
+        threshold: The threshold of the result; None when the budget needed no cut.
+        target_macs: The budget in MACs.
+        all_equal: Whether all scales are equal.
+        capped: Whether the first layer was cut to its cap.
     """
     if threshold is None:
         cut = "only the first layer was cut, to prune.max_first_channels" if capped else "nothing was cut"
@@ -353,7 +354,7 @@ def _notes(
     share = found.paper_macs / target_macs
     if all_equal:
         return (
-            f"All scales of the teacher equal {threshold:g}, so no threshold tells its channels apart: the student is "
+            f"All scales of the teacher equal {threshold:g}, so no threshold separates its channels: the student is "
             f"the smallest one that the bounds allow and uses {share:.1%} of its budget.",
         )
     if share < NOTEWORTHY_SHARE:
@@ -365,13 +366,13 @@ def _notes(
 
 
 def describe(pruning: Pruning) -> dict[str, Any]:
-    """Returns the search and what became of every layer as JSON values.
+    """Returns the search and the fate of every layer as JSON values.
 
     Keys: `budget`, `target_macs`, `input_size`, `threshold` (None: nothing was cut), `notes`, `steps` (threshold and
     paper MACs of each), `teacher` and `student` (each `paper_macs`, `true_macs`, `parameters`), and `layers`. A layer
-    of the teacher has its `name`, the `student_name` it goes by in the student (None: it vanished), its `kind`, the
-    `group` of a prunable norm with the `kept` channels (else None), and channels made, MACs in both conventions and
-    parameters, each for teacher and student.
+    of the teacher has its `name`, its `student_name` (None: it vanished), its `kind`, the `group` of a prunable norm
+    with the `kept` channels (else None), and channels made, MACs in both conventions and parameters, each for teacher
+    and student.
     """
     height, width = pruning.input_size
     students = {layer.identity: layer for layer in pruning.architecture.layers(height, width)}

@@ -1,11 +1,11 @@
-"""Cutting a teacher's weights down to a student: every surviving tensor, channel by channel.
+"""Cuts a teacher's weights down to a student: every surviving tensor, channel by channel.
 
-Both networks are described by tables of layers. A layer of the teacher reads the channels of one space and makes those
-of another; what survives of a space is known from the pruned norms. When channels 0 and 2 of three survive in
+Tables of layers describe both networks. A layer of the teacher reads the channels of one space and makes those of
+another; the pruned norms decide which channels of a space survive. When channels 0 and 2 of three survive in
 `in_space` and channel 1 of two in `out_space`, a convolution's weight [2, 3, k, k] becomes `weight[[1]][:, [0, 2]]`.
 
 Differs: the published implementation copies no block output norm (`pw_bn`) and no SPADE weight at all. Here everything
-is copied, running statistics included, so that a student of which nothing was cut is the teacher, bit for bit.
+is copied, running statistics included, so an uncut student equals its teacher bit for bit.
 
 Shape suffixes: O output channels, I input channels, K kernel side, V values of a kernel (K·K).
 """
@@ -53,10 +53,11 @@ def _surviving_channels(
 ) -> dict[str, np.ndarray]:
     """Returns which channels of every space survive: indices, int64, ascending.
 
-    Pruned norms say it for their spaces. The channels that a narrowing SPADE block makes follow from fc by halving, and
-    no scale tells which ones to keep: those with the largest filters stay, by the L2 norm over the surviving inputs of
-    all convolutions that are summed into them (the criterion of Li et al., Pruning Filters for Efficient ConvNets).
-    Modulation channels, all scales γ and then all shifts β, survive with the channels that they modulate.
+    Pruned norms decide it for their spaces. A narrowing SPADE block makes a number of channels that follows from fc by
+    halving, and no scale decides which ones to keep. Those with the largest filters stay, by the L2 norm over the
+    surviving inputs of all convolutions that are summed into them (the criterion of Li et al., Pruning Filters for
+    Efficient ConvNets). Modulation channels, all scales γ and then all shifts β, survive with the channels that they
+    modulate.
 
     Differs: the published implementation draws the weights of these blocks anew.
     """
@@ -107,5 +108,5 @@ def _cut(array: np.ndarray, entry: str, layer: Layer, channels: Mapping[str, np.
 
 
 def _as_direction(cut: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Brings a cut singular vector of spectral norm back to length 1; one of which nothing was cut stays as it is."""
+    """Scales a cut singular vector of spectral norm back to length 1; an uncut one stays as it is."""
     return cut.copy() if len(cut) == len(whole) else cut / max(np.linalg.norm(cut), 1e-12)

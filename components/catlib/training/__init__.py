@@ -1,1 +1,1 @@
-"""Training: the loop, its checkpoints, its log, and the artifact that it leaves."""
+"""Training: the loop, its checkpoints, its log, and the artifact that it writes."""

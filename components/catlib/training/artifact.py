@@ -1,4 +1,4 @@
-"""What the stages teacher and distill have in common: train an objective on a dataset, write networks and log."""
+"""The part that the stages teacher and distill share: train an objective on a dataset, write networks and log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.metrics.statistics import OpenedStatistics
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.model_files import write_networks
 from components.catlib.training.checkpoints import Checkpoints, open_checkpoints
 from components.catlib.training.loop import train
@@ -46,23 +46,26 @@ def train_and_write(
 ) -> Progress:
     """Trains an objective and fills an artifact: networks, log, sample pictures, headline metrics.
 
-    With no epochs the networks are written as they are.
+    Without epochs the networks are written as they are.
 
     Args:
-        objective: What is trained.
+        objective: The objective to train.
         config: The stage's section of the recipe.
-        stage: Its name.
+        stage: Name of the stage.
         dataset: Training and held-out images.
-        statistics: Of real images, for scores during training.
+        statistics: Statistics of real images, for scores during training.
         inputs: Manifests of all input artifacts; a checkpoint made from others is refused.
-        accelerator: The device.
+        accelerator: Device, precision and processes.
         checkpoint: Folder or `s3://bucket/prefix` for the state of training; None keeps none.
         writer: Receives the artifact's files.
 
+    Returns:
+        How far the training came; a new one if nothing was trained.
+
     Raises:
-        UserError: The dataset is too small, or the checkpoint is of another training.
+        UserError: The dataset is too small, or the checkpoint belongs to another training.
         Interrupted: The process got SIGTERM.
-        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
+        RuntimeError: A loss is not finite, or a weight that would be scored or kept is not.
     """
     validation = None
     progress = Progress()
@@ -115,22 +118,22 @@ def write_result(
     config: TrainingConfig,
     progress: Progress,
 ) -> None:
-    """Writes what a training leaves: its networks, and in the manifest its headline figures.
+    """Writes the result of a training: its networks, and its headline figures in the manifest.
 
     Args:
         writer: Receives the artifact's files.
-        generators: By what they translate.
-        discriminators: By the images that they judge.
+        generators: Generators by direction.
+        discriminators: Discriminators by the domain that they judge.
         input_size: Height, width in pixels of the images that the networks are made for.
         config: The stage's section of the recipe.
-        progress: How far the training came; a new one where nothing was trained.
+        progress: How far the training came; a new one if nothing was trained.
     """
     write_networks(writer.folder, generators=generators, discriminators=discriminators, input_size=input_size)
     writer.summary = _summary(progress, config)
 
 
 def _origin(stage: str, config: TrainingConfig, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Returns what a checkpoint must have in common with a training to be continued by it."""
+    """Returns the facts in which a checkpoint and the training that continues it must agree."""
     return {
         stage: config.model_dump(mode="json", exclude=UNRELATED_TO_WEIGHTS),
         "inputs": {name: _data_digest(manifest) for name, manifest in inputs.items()},
@@ -138,7 +141,7 @@ def _origin(stage: str, config: TrainingConfig, inputs: Mapping[str, Manifest]) 
 
 
 def _origin_of_today(stage: str, model: type[TrainingConfig], origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the origin of a checkpoint in today's form, also where version 0.1.0 wrote it."""
+    """Returns the origin of a checkpoint in today's form, even if version 0.1.0 wrote it."""
     section = origin.get(stage, {})
     now = upgraded(section, model)
     if now == section:
@@ -155,7 +158,7 @@ def _data_digest(manifest: Manifest) -> str:
 
 
 def _summary(progress: Progress, config: TrainingConfig) -> dict[str, Any]:
-    """Returns what the manifest says: headline metrics, for every generator which weights were kept, why it ended."""
+    """Returns the manifest's summary: headline metrics, the weights kept for every generator, and why it ended."""
     metrics: dict[str, float] = {"steps": progress.step, "seconds": round(progress.seconds, 3)}
     if progress.step:
         metrics["images_per_second"] = round(progress.step * config.batch_size / progress.seconds, 3)

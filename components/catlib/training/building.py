@@ -1,4 +1,4 @@
-"""Makes objectives from a recipe's section: the networks, their first weights, and who trains against whom."""
+"""Makes objectives from a recipe's section: the networks, their first weights, and which ones are opponents."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import architecture_from_config, build_generator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import read_discriminator, read_generator
 from components.catlib.networks.published.discriminators import load_discriminator
@@ -45,20 +45,20 @@ TeacherObjective = Pix2PixObjective | CycleGanObjective | SpadeObjective
 logger = logging.getLogger(__name__)
 
 SEEDS_PER_RUN = 8
-"""Every network of a run draws its weights from a seed of its own, which runs with other seeds do not share."""
+"""Every network of a run draws its weights from a seed of its own, which no run with another seed uses."""
 
 DIRECTIONS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Direction, ...]] = {
     "pix2pix": (Direction.SOURCE_TO_TARGET,),
     "cyclegan": (Direction.SOURCE_TO_TARGET, Direction.TARGET_TO_SOURCE),
     "spade": (Direction.SOURCE_TO_TARGET,),
 }
-"""What the generators of each family of teachers translate."""
+"""The directions of the generators of each family of teachers."""
 
 
 def build_teacher_objective(
     config: TeacherConfig, *, in_channels: int, out_channels: int, crop_size: tuple[int, int], accelerator: Accelerator
 ) -> TeacherObjective:
-    """Makes the objective that trains a teacher, its networks with fresh or published weights.
+    """Makes the objective that trains a teacher, and its networks with fresh or published weights.
 
     Args:
         config: The teacher section of a recipe.
@@ -68,7 +68,7 @@ def build_teacher_objective(
         accelerator: Device, precision and processes.
 
     Raises:
-        UserError: Sizes or channels do not fit the networks, or weights are needed that cannot be read.
+        UserError: Sizes or channels do not fit the networks, or weights cannot be read.
     """
     perceptual = wanted_perceptual_loss(config, accelerator.device)
     networks: dict[str, nn.Module] = {}
@@ -90,11 +90,11 @@ def build_teacher_objective(
 def build_teacher_networks(
     config: TeacherConfig, direction: Direction, *, in_channels: int, out_channels: int, crop_size: tuple[int, int]
 ) -> tuple[Generator, Discriminator]:
-    """Makes one of a teacher's generators, and the judge of its images, with fresh or published weights.
+    """Makes one of a teacher's generators, and the discriminator of its images, with fresh or published weights.
 
     Args:
         config: The teacher section of a recipe.
-        direction: What the generator translates.
+        direction: The generator's direction.
         in_channels: Channels of source images, or semantic planes.
         out_channels: Channels of target images.
         crop_size: Height, width in pixels of the images in a batch.
@@ -136,13 +136,14 @@ def build_distillation_objective(
 ) -> DistillationObjective:
     """Makes the objective that distils a teacher into the student that was cut from it.
 
-    The student starts from published weights, from those in its folder (inherited ones), or fresh; the discriminator
-    from published ones, from the teacher's, or fresh.
+    The student starts from published weights, from inherited weights in its folder, or from fresh ones. The
+    discriminator starts from published weights, from those of the teacher's discriminator, or from fresh ones.
 
     Args:
         config: The distill section of a recipe.
-        teacher: Artifact of the teacher stage.
-        student: Artifact of the prune stage: one generator, whose direction chooses teacher and discriminator.
+        teacher: The opened artifact of the teacher stage.
+        student: The opened artifact of the prune stage: one generator, whose direction chooses the teacher's generator
+            and discriminator.
         accelerator: Device, precision and processes.
 
     Raises:
@@ -154,7 +155,7 @@ def build_distillation_objective(
     fresh = _FreshWeights(
         kind=config.init,
         gain=config.init_gain,
-        seed=SEEDS_PER_RUN * config.seed + 4,  # behind those of a teacher of the same seed
+        seed=SEEDS_PER_RUN * config.seed + 4,  # after those of a teacher with the same seed
     )
     published_student, published_discriminator = _published(config.published, direction)
     learning = _student(published_student, student, direction, fresh)
@@ -182,14 +183,14 @@ class _FreshWeights:
     seed: int
 
     def draw(self, network: nn.Module, *, number: int) -> None:
-        """Draws weights; networks of other numbers get others."""
+        """Draws the weights of a network; every number gives other weights."""
         initialise(network, kind=self.kind, gain=self.gain, seed=self.seed + number)
 
 
 def _published(
     config: PublishedConfig | None, direction: Direction
 ) -> tuple[WeightsConfig | None, WeightsConfig | None]:
-    """Returns where the published generator of a direction and the judge of its images lie, where there are any."""
+    """Returns the addresses of a direction's published generator and discriminator; None for each that is not given."""
     if config is None:
         return None, None
     if direction is Direction.SOURCE_TO_TARGET:

@@ -1,12 +1,12 @@
 """Checkpoints: the whole state of a training, kept so that a killed run continues as if nothing had happened.
 
-A checkpoint of step 1200 is two files, written in this order, each of which appears whole or not at all:
+A checkpoint of step 1200 is two files. They are written in this order, and each appears whole or not at all:
 
 - `step-000001200.pt`    tensors in plain containers (`torch.save`, read with `weights_only=True`);
-- `step-000001200.json`  what they belong to (stage, configuration, inputs), and the size and SHA-256 of the first file.
+- `step-000001200.json`  the training (stage, configuration, inputs), and the size and SHA-256 of the first file.
 
-So a kill at any moment leaves a whole checkpoint or one that is recognised as incomplete. Where the files lie is the
-business of a `Store`: a folder or an object store. `Checkpoints` writes them in the background, while training goes on.
+So a kill at any moment leaves a whole checkpoint or one that is recognised as incomplete. The files lie in a `Store`: a
+folder or an object store. `Checkpoints` writes them in the background, while training goes on.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ logger = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
 STORE_PATIENCE_SECONDS = 1800.0
-"""How long an object store may be out of reach while training goes on; then training ends with an error, since all that
-it computes could be lost."""
+"""Training goes on for this long while its object store is out of reach. Then it ends with an error, because everything
+that it computes could be lost."""
 
 
 def open_checkpoints(address: str) -> Store:
-    """Returns the store where a training keeps its state; an object store is waited for patiently.
+    """Returns the store where a training keeps its state; an object store may be out of reach for a while.
+
+    Args:
+        address: A folder or `s3://bucket/prefix`.
 
     Raises:
         UserError: The address is neither a folder nor of the form `s3://bucket/prefix`, or the folder cannot be made.
@@ -52,13 +55,13 @@ class _Facts(BaseModel):
 
     layout_version: int = Field(description="version of the layout of both files")
     step: int = Field(ge=0, description="optimisation steps done")
-    score: float | None = Field(description="of an evaluation right before, lower is better")
+    score: float | None = Field(description="score of an evaluation just before, lower is better; none without one")
     tensors: FileRecord = Field(description="size and digest of the tensor file")
     origin: dict[str, Any] = Field(description="stage, configuration and inputs of the training")
 
 
 class _Job(NamedTuple):
-    """A checkpoint to be written."""
+    """A checkpoint that waits to be written."""
 
     step: int
     state: dict[str, Any]
@@ -68,8 +71,7 @@ class _Job(NamedTuple):
 class Checkpoints:
     """The checkpoints of one training: writes them in the background, finds the newest whole one.
 
-    The newest few are kept, and the one with the best score. As a context it waits in the end for what is being
-    written.
+    The newest few are kept, and the one with the best score. As a context it waits at the end until all is written.
     """
 
     def __init__(
@@ -80,13 +82,13 @@ class Checkpoints:
         keep: int = 2,
         read_origin: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> None:
-        """Remembers where checkpoints lie and to what training they must belong.
+        """Remembers the store of the checkpoints and the training that they must belong to.
 
         Args:
-            store: Where the files lie.
-            origin: JSON values that must be equal for a checkpoint to be continued: stage, configuration, inputs.
-            keep: How many of the newest are kept.
-            read_origin: Gives the origin of a checkpoint today's form.
+            store: The store that holds the files.
+            origin: JSON values in which a checkpoint must agree to be continued: stage, configuration, inputs.
+            keep: Number of newest checkpoints that are kept.
+            read_origin: Converts the origin of a checkpoint to today's form.
         """
         self._store = store
         self._origin = dict(origin)
@@ -100,7 +102,7 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def due(self, seconds: float) -> bool:
-        """Tells whether the last one is so many seconds old and nothing is being written.
+        """Returns whether the last checkpoint is at least this many seconds old and none is being written.
 
         Raises:
             UserError: Writing has failed.
@@ -111,13 +113,13 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any], *, score: float | None = None) -> None:
         """Begins to write a checkpoint and to remove those no longer wanted.
 
-        Training does not wait for a slow store: while one checkpoint is being written another one may wait, which the
-        next one replaces.
+        Training does not wait for a slow store: while one checkpoint is being written, another one may wait. The next
+        checkpoint replaces a waiting one.
 
         Args:
             step: Optimisation steps done.
             state: Tensors, numbers and texts in dicts, lists and tuples; copied to the CPU before this returns.
-            score: Of an evaluation right before; lower is better.
+            score: Score of an evaluation just before, lower is better; None without one.
 
         Raises:
             UserError: Writing an earlier one has failed.
@@ -181,10 +183,10 @@ class Checkpoints:
     def load_newest(self) -> dict[str, Any] | None:
         """Returns the state of the newest whole checkpoint, its tensors on the CPU; None when there is none.
 
-        A damaged checkpoint is passed over with a warning.
+        A damaged checkpoint is skipped with a warning.
 
         Raises:
-            UserError: The checkpoint belongs to another training; the first difference is named.
+            UserError: The checkpoint belongs to another training; the message names the first difference.
         """
         names = {entry.name for entry in self._store.entries()}
         steps = {step for name in names if (step := _step_of(name)) is not None}
@@ -232,7 +234,7 @@ class Checkpoints:
 
 
 def on_cpu(value: Any) -> Any:
-    """Returns a copy of nested dicts, lists and tuples, all tensors copied to the CPU."""
+    """Returns a copy of nested dicts, lists and tuples in which all tensors are copies on the CPU."""
     match value:
         case Tensor():
             return value.detach().to("cpu", copy=True)

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a log line per interval, `log.jsonl`, TensorBoard scalars, a terminal's bar."""
+"""Reports of a running training: a log line per interval, `log.jsonl`, TensorBoard scalars, a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
-FILE = "log.jsonl"
-TENSORBOARD = "tensorboard"
+LOG_FILE = "log.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
 
 Record = dict[str, Any]
 """One line of `log.jsonl`: an interval of training (`losses`, means over its steps) or an evaluation (`scores`)."""
 
 
-class TrainingLog:
+class LogWriter:
     """Collects the losses of every step and reports their means once per interval.
 
     Attributes:
-        records: Everything reported so far, by this process and by those that it continues.
+        records: All reports so far, by this process and by earlier processes of the same training.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TrainingLog:
         batch_size: int,
         line_seconds: float,
     ) -> None:
-        """Reports into open files; `open_log` opens them."""
+        """Reports into files that `open_log` has opened."""
         self.records: list[Record] = []
         self._lines = lines
         self._scalars = scalars
@@ -53,7 +53,12 @@ class TrainingLog:
         self.begin([], step=0)
 
     def begin(self, earlier: Sequence[Record], *, step: int) -> None:
-        """Takes over what earlier processes reported after `step` optimisation steps, and starts the clock."""
+        """Takes over the reports of earlier processes, and starts the clock.
+
+        Args:
+            earlier: Records of earlier processes, oldest first.
+            step: Optimisation steps that they did.
+        """
         for record in earlier:
             self._write(record)
         self._bar.update(step - self._bar.n)
@@ -66,10 +71,10 @@ class TrainingLog:
 
         Args:
             step: Optimisation steps done, this one included.
-            epoch: The epoch it belongs to, from 0.
-            seconds: Time the training took so far.
+            epoch: The epoch that it belongs to, from 0.
+            seconds: Seconds that the training took so far.
             learning_rate: The generator's learning rate in this step.
-            losses: The loss terms.
+            losses: The loss terms by name.
         """
         self._bar.update(1)
         for name, value in losses.items():
@@ -103,7 +108,7 @@ class TrainingLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time of its body out of images per second."""
+        """Leaves the time of the body out of images per second."""
         paused = time.monotonic()
         yield
         self._interval_started += time.monotonic() - paused
@@ -131,27 +136,25 @@ class TrainingLog:
 
 
 @contextlib.contextmanager
-def open_log(folder: Path, *, total_steps: int, batch_size: int, line_seconds: float) -> Iterator[TrainingLog]:
+def open_log(folder: Path, *, total_steps: int, batch_size: int, line_seconds: float) -> Iterator[LogWriter]:
     """Opens the log of a training.
 
     Args:
-        folder: Gets `log.jsonl` and `tensorboard/`.
+        folder: The folder that gets `log.jsonl` and `tensorboard/`.
         total_steps: Optimisation steps of the whole training.
         batch_size: Images per step.
         line_seconds: Seconds between lines.
     """
     with (
-        (folder / FILE).open("w", encoding="utf-8") as lines,
-        contextlib.closing(SummaryWriter(str(folder / TENSORBOARD))) as scalars,
+        (folder / LOG_FILE).open("w", encoding="utf-8") as lines,
+        contextlib.closing(SummaryWriter(str(folder / TENSORBOARD_FOLDER))) as scalars,
         tqdm(
             total=total_steps, unit="step", disable=not (sys.stderr.isatty() and logger.isEnabledFor(logging.INFO))
         ) as bar,
         contextlib.nullcontext() if bar.disable else logging_redirect_tqdm(),
     ):
         logger.info("training %d steps of %d images; curves: tensorboard --logdir %s", total_steps, batch_size, folder)
-        yield TrainingLog(
-            lines, scalars, bar, total_steps=total_steps, batch_size=batch_size, line_seconds=line_seconds
-        )
+        yield LogWriter(lines, scalars, bar, total_steps=total_steps, batch_size=batch_size, line_seconds=line_seconds)
 
 
 def _figures(values: Mapping[str, float]) -> str:

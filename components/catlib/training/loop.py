@@ -1,12 +1,12 @@
 """The training loop, for teachers of every family and for distillation: `train` is all of it, from top to bottom.
 
-What is trained, an *objective*, makes one optimisation step of a batch and names its losses. Everything else is here:
-the order of batches, the learning rate, the log, evaluations, checkpoints, and which weights are the result. `train` is
-longer than other functions, so that a whole step can be read in one place.
+The *objective* is what is trained: it takes one optimisation step on a batch and names its losses. Everything else is
+here: the order of batches, the learning rate, the log, evaluations, checkpoints, and the choice of the resulting
+weights. `train` is longer than other functions, so that a whole step can be read in one place.
 
-A training is a pure function of its configuration and its data: on one kind of CPU two runs end with equal weights, and
-so do a run that was killed and resumed and one that was not. For that, batches depend on seed and step alone, schedules
-on epoch and scores alone, and everything else that changes is in a checkpoint.
+A training is a pure function of its configuration and its data: on one kind of CPU, two runs end with equal weights,
+even if one of them was killed and resumed. So batches depend on seed and step alone, schedules depend on epoch and
+scores alone, and a checkpoint holds everything else that changes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from components.catlib.distributed.processes import (
 from components.catlib.errors import Interrupted
 from components.catlib.exits import on_sigterm
 from components.catlib.training.checkpoints import Checkpoints, on_cpu
-from components.catlib.training.log import TrainingLog, open_log
+from components.catlib.training.log import LogWriter, open_log
 from components.catlib.training.moving_average import MovingAverages
 from components.catlib.training.progress import Evaluation, Objective, Progress, opponents
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
@@ -58,25 +58,28 @@ def train(
 ) -> Progress:
     """Trains an objective, from its newest checkpoint if there is one, and leaves the result in its networks.
 
-    The result is what `config.keep` says: the weights with the lowest Fréchet distance or, on Cityscapes with a
-    segmenter, the highest mIoU (method section 4), each direction by itself, or those of the last step. Without
-    evaluations it is always the last step.
+    `config.keep` chooses the result: the best weights of each direction, or the weights of the last step. The best
+    weights have the lowest Fréchet distance or, on Cityscapes with a segmenter, the highest mIoU (method section 4).
+    Without evaluations the result is always the last step.
 
     Several processes train together, each with a share of every batch; the first one alone evaluates and keeps
     checkpoints.
 
     Args:
-        objective: What is trained; its networks are on the accelerator's device.
+        objective: The objective to train; its networks are on the accelerator's device.
         config: Length, schedule, reporting.
         batches: The training images.
-        evaluate: Scores the generators, given by direction, on held-out images; leaves them as they were, and torch's
-            global random numbers too. Called `config.evaluations` times, evenly spread; None: never.
-        folder: Gets `log.jsonl`, `tensorboard/` and `samples_<step>.webp` of every evaluation.
-        accelerator: The device, and the processes.
-        checkpoints: Where the state is kept; without it a killed training starts anew.
+        evaluate: Scores the generators, given by direction, on held-out images. It changes neither them nor torch's
+            global random numbers. It is called `config.evaluations` times, evenly spread; None: never.
+        folder: The folder that gets `log.jsonl`, `tensorboard/` and `samples_<step>.webp` of every evaluation.
+        accelerator: Device, precision and processes.
+        checkpoints: The checkpoints of this training; without them a killed training starts anew.
+
+    Returns:
+        How far the training came, its scores, and the result of each direction.
 
     Raises:
-        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
+        RuntimeError: A loss is not finite, or a weight that would be scored or kept is not.
         Interrupted: The process got SIGTERM; the state is saved.
         UserError: Checkpoints cannot be read or written, or the batch cannot be shared by the processes.
     """
@@ -150,7 +153,7 @@ def train(
 
 
 def _set_learning_rates(objective: Objective, factor: float) -> None:
-    """Multiplies the learning rates that the optimisers began with."""
+    """Sets learning rates to the initial ones times a factor."""
     for optimizer in objective.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
@@ -173,7 +176,7 @@ def _finite(losses: Mapping[str, Tensor], step: int, total_steps: int) -> dict[s
 
 
 def _check_weights(networks: Mapping[str, nn.Module], step: int, total_steps: int) -> None:
-    """Checks what a step has left, for a finite loss can have a gradient that is not; the next loss would tell.
+    """Checks the weights after a step: a finite loss can have a gradient that is not, and only the next loss shows it.
 
     Raises:
         RuntimeError: A weight or a running statistic is NaN or infinite.
@@ -197,7 +200,7 @@ def _reason_to_end(config: TrainingConfig, progress: Progress, total_steps: int,
 
 
 def _farewell(progress: Progress, total_steps: int, *, saved: bool) -> str:
-    state = "saved: start it again to go on" if saved else "lost, as there is no checkpoint folder"
+    state = "saved: run the same command again to resume" if saved else "lost, because there is no checkpoint folder"
     return f"Stopped after step {progress.step} of {total_steps}; the state of training is {state}."
 
 
@@ -224,11 +227,11 @@ def _state(
 def _resume(
     objective: Objective, averages: MovingAverages, checkpoints: Checkpoints | None, accelerator: Accelerator
 ) -> Progress:
-    """Puts an objective into the state of the newest checkpoint; without one, nothing is done yet.
+    """Puts an objective into the state of the newest checkpoint; without one, training starts at step 0.
 
-    The number of processes may have changed. Weights, optimisers and the order of images do not depend on it; random
-    numbers and image pools, of which every process has its own, are then shared out anew, and the rest of the training
-    is as good as the one begun, but not the same.
+    The number of processes may have changed. Weights, optimisers and the order of images do not depend on it. But every
+    process has its own random numbers and image pools; these are then shared out anew, and the rest of the training is
+    as good as without the change, but not the same.
     """
     state = from_main(accelerator, checkpoints.load_newest) if checkpoints else None
     if state is None:
@@ -256,8 +259,8 @@ def _resume(
 
 
 @contextlib.contextmanager
-def _reporting(folder: Path, progress: Progress, *, config: TrainingConfig, total_steps: int) -> Iterator[TrainingLog]:
-    """Opens the log, and writes what earlier processes have reported."""
+def _reporting(folder: Path, progress: Progress, *, config: TrainingConfig, total_steps: int) -> Iterator[LogWriter]:
+    """Opens the log, and writes the reports and pictures of earlier processes."""
     for step, picture in progress.pictures.items():
         _picture_path(folder, step).write_bytes(picture)
     with open_log(
@@ -274,7 +277,7 @@ def _picture_path(folder: Path, step: int) -> Path:
 
 @contextlib.contextmanager
 def _read_ahead(batches: TrainingBatches, steps: range, rows: slice) -> Iterator[Iterator[tuple[int, Batch]]]:
-    """Gives this process's rows of the batches of some steps, each prepared in a thread while the last one is used."""
+    """Yields the steps with this process's rows of their batches; a thread prepares a batch while the last is used."""
     with ThreadPoolExecutor(1, "batches") as reader:
 
         def upcoming() -> Iterator[tuple[int, Batch]]:

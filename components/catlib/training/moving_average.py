@@ -1,4 +1,4 @@
-"""Exponential moving averages of generators' weights, which often paint better than the weights themselves.
+"""Exponential moving averages of generators' weights, which often make better images than the weights themselves.
 
 Differs: the published implementation has options for it that do nothing.
 """
@@ -16,8 +16,8 @@ class MovingAverages:
     """Averages of the weights of several networks over the steps of a training.
 
     After step t an average is a ← d·a + (1 − d)·w with d = min(decay, t / (t + 10)): in the first steps, when weights
-    are still far from good, the average forgets quickly. With decay 0.9 and weights 1, then 12 the average is
-    1/11 · 0 + 10/11 · 1 = 0.91 if weights began at 0, then 2/12 · 0.91 + 10/12 · 12 = 10.2.
+    are still far from good, the average forgets quickly. A weight that begins at 0 and is then 1 and 12 has, with decay
+    0.9, the averages 1/11 · 0 + 10/11 · 1 = 0.91 and 2/12 · 0.91 + 10/12 · 12 = 10.2.
 
     Buffers, such as running statistics, are not averaged.
     """
@@ -26,8 +26,8 @@ class MovingAverages:
         """Begins with the weights as they are.
 
         Args:
-            networks: By name.
-            decay: Share of the average that stays in every step, [0, 1); 0 turns averaging off.
+            networks: The networks by name.
+            decay: Share of the average that stays in every step, in [0, 1); 0 turns averaging off.
         """
         self._networks = networks
         self._decay = decay
@@ -36,7 +36,7 @@ class MovingAverages:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the weights after another optimisation step into the averages."""
+        """Updates the averages with the weights after another optimisation step."""
         self._step += 1
         decay = min(self._decay, self._step / (self._step + 10))
         for name, network in self._networks.items() if self._decay else ():
@@ -45,7 +45,7 @@ class MovingAverages:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Puts the averages where the weights are, and the weights back in the end."""
+        """Replaces the weights by their averages inside the body, and restores the weights at its end."""
         weights = self._weights() if self._decay else {}
         self.apply()
         try:
@@ -54,7 +54,7 @@ class MovingAverages:
             self._put(weights)
 
     def apply(self) -> None:
-        """Puts the averages where the weights are."""
+        """Replaces the weights by their averages."""
         self._put(self._averages)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -62,7 +62,7 @@ class MovingAverages:
         return self._averages
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]], *, step: int) -> None:
-        """Takes back what `state_dict` returned after so many steps."""
+        """Restores what `state_dict` returned after `step` optimisation steps."""
         self._step = step
         for name, averages in self._averages.items():
             for key, average in averages.items():

@@ -1,4 +1,4 @@
-"""Reads the network that perceptual losses look through: a VGG19 trained on ImageNet."""
+"""Reads the network behind perceptual losses: a VGG19 trained on ImageNet."""
 
 import torch
 
@@ -20,14 +20,17 @@ from components.catlib.storage import local_copy
 
 
 def wanted_perceptual_loss(config: TeacherConfig | DistillConfig, device: torch.device) -> PerceptualLoss | None:
-    """Reads VGG19 where a recipe has a loss that looks through it.
+    """Reads VGG19 if a loss of the recipe needs it.
 
     Args:
         config: The teacher or the distill section of a recipe.
-        device: Where images will be.
+        device: The device of the images.
+
+    Returns:
+        The loss, or None if the recipe has no use for it.
 
     Raises:
-        UserError: The weights are missing, not the expected ones, or not of a VGG19.
+        UserError: The weights are missing, not the expected ones, or not those of a VGG19.
     """
     match config:
         case SpadeConfig() | SpadeDistillConfig() if config.perceptual.weight > 0:
@@ -42,10 +45,10 @@ def read_perceptual_loss(weights: WeightsConfig | None, device: torch.device) ->
 
     Args:
         weights: Torchvision's state dict of `vgg19` (its classifier is not needed), and its digest.
-        device: Where images will be.
+        device: The device of the images.
 
     Raises:
-        UserError: Not given, no such file, another digest, not a state dict, or not that of a VGG19.
+        UserError: No file is given, or it does not exist, has another digest, or is not the state dict of a VGG19.
     """
     if weights is None:
         raise UserError("The VGG19 loss needs weights.uri, the path of torchvision's vgg19-dcbb9e9d.pth.")

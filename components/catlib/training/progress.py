@@ -1,4 +1,4 @@
-"""What a training works on and how far it is: the objective, its evaluations, the result so far."""
+"""What a training works on and how far it came: the objective, its evaluations, the result so far."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.catlib.training.log import Record
 
 
 class Objective(Protocol):
-    """What is trained."""
+    """What is trained: networks, their optimisers, and one optimisation step."""
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -27,12 +27,12 @@ class Objective(Protocol):
 
     @property
     def generators(self) -> Mapping[str, nn.Module]:
-        """Those that translate, by direction; the first one's scores are the headline."""
+        """The generators by direction; the scores of the first are the headline."""
         ...
 
     @property
     def discriminators(self) -> Mapping[str, nn.Module]:
-        """Those that judge, by the domain of the images."""
+        """The discriminators by the domain that they judge."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class Objective(Protocol):
         ...
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Makes one optimisation step, networks in training mode; returns every loss as a detached scalar."""
+        """Takes one optimisation step, with networks in train mode; returns every loss as a detached scalar."""
         ...
 
     def extra_state(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Objective(Protocol):
         ...
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `extra_state` returned."""
+        """Restores what `extra_state` returned."""
         ...
 
 
@@ -61,11 +61,11 @@ def opponents(objective: Objective, direction: str) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How the generators do on held-out images.
+    """The scores of the generators on held-out images.
 
     Attributes:
         scores: Direction -> metric -> value, the headline direction first.
-        chosen_by: The metric by which the best weights are chosen.
+        chosen_by: The metric that chooses the best weights.
         picture: Sample translations, a WebP file.
     """
 
@@ -74,13 +74,13 @@ class Evaluation:
     picture: bytes
 
     def shortfalls(self) -> dict[str, float]:
-        """Returns direction -> distance to the best possible value of the metric by which weights are chosen."""
+        """Returns direction -> distance to the best possible value of the metric that chooses the weights."""
         return {
             direction: shortfall(self.chosen_by, scores[self.chosen_by]) for direction, scores in self.scores.items()
         }
 
     def flat(self) -> dict[str, float]:
-        """Returns metric -> value; only directions after the first have their name in front."""
+        """Returns metric -> value; metrics of all directions but the first have the direction's name in front."""
         first, *others = self.scores
         return self.scores[first] | {
             f"{direction}/{metric}": value for direction in others for metric, value in self.scores[direction].items()
@@ -88,7 +88,7 @@ class Evaluation:
 
 
 class Kept(TypedDict):
-    """The result so far in one direction: its weights, and how they scored when."""
+    """The result so far in one direction: its weights, their scores and their step."""
 
     step: int
     scores: dict[str, float]
@@ -97,17 +97,17 @@ class Kept(TypedDict):
 
 @dataclass
 class Progress:
-    """How far a training is; with networks, optimisers and random numbers this is its whole state.
+    """How far a training came; with networks, optimisers and random numbers this is its whole state.
 
     Attributes:
         step: Optimisation steps done.
-        seconds: Time they took, in all processes that worked on it.
-        scores: Of every evaluation, the distance to the best possible value of the metric by which weights are chosen,
+        seconds: Seconds that they took, those before a resumption included.
+        scores: For every evaluation, the distance to the best possible value of the metric that chooses the weights, as
             the mean over directions.
         kept: Direction -> the result so far.
         pictures: Step -> sample translations, a WebP file.
         records: The log.
-        ended: Why training is over, empty while it is not: "epochs", "patience" or "time limit".
+        ended: Why training is over: "epochs", "patience" or "time limit"; empty while it goes on.
     """
 
     step: int = 0
@@ -119,7 +119,13 @@ class Progress:
     ended: str = ""
 
     def note(self, evaluation: Evaluation, objective: Objective, *, keep: Literal["best", "last"]) -> None:
-        """Takes down an evaluation of the objective's present weights, and the weights where they are the result."""
+        """Records an evaluation of the objective's present weights, and these weights if they are the new result.
+
+        Args:
+            evaluation: Scores and a picture.
+            objective: The objective whose generators it scored.
+            keep: Whether the result is the best weights or the last ones.
+        """
         self.pictures[self.step] = evaluation.picture
         metric, shortfalls = evaluation.chosen_by, evaluation.shortfalls()
         self.scores.append(statistics.fmean(shortfalls.values()))

@@ -19,12 +19,12 @@ PLATEAU_THRESHOLD = 0.01
 
 
 def learning_rate_factor(config: TrainingConfig, epoch: int, scores: Sequence[float]) -> float:
-    """Returns what every learning rate is multiplied with during one epoch.
+    """Returns the factor on every learning rate during one epoch.
 
     Args:
-        config: Names the schedule and its numbers.
+        config: Supplies the schedule and its numbers.
         epoch: The epoch, counted from 0.
-        scores: The scores of all evaluations so far, oldest first, lower is better; only `plateau` looks at them.
+        scores: The scores of all evaluations so far, oldest first, lower is better; only `plateau` uses them.
 
     Returns:
         A factor in [0, 1].
@@ -54,13 +54,14 @@ def cosine(epoch: int, *, total_epochs: int) -> float:
 
 
 def plateau(scores: Sequence[float], *, patience: int) -> float:
-    """Returns 1, times a fifth for every time that more than `patience` scores in a row brought no improvement.
+    """Returns 1/5 to the power of the number of drops so far.
 
-    An improvement is a score more than 1 % below the best one before it. After a drop the count starts anew.
+    A drop comes after more than `patience` scores in a row without improvement. An improvement is a score more than 1 %
+    below the best one before it. After a drop the count starts anew.
 
     Args:
         scores: All scores so far, oldest first, lower is better, not negative.
-        patience: How many scores in a row may bring no improvement without a consequence.
+        patience: Number of scores in a row that may bring no improvement.
     """
     factor, best, without_improvement = 1.0, math.inf, 0
     for score in scores:
@@ -74,7 +75,7 @@ def plateau(scores: Sequence[float], *, patience: int) -> float:
 
 
 def evaluations_without_improvement(scores: Sequence[float]) -> int:
-    """Returns how many scores there are after the best one.
+    """Returns the number of scores after the best one.
 
     Args:
         scores: All scores so far, oldest first, lower is better.

@@ -1,4 +1,4 @@
-"""How generators do on held-out images while they are trained: scores, and a picture of sample translations."""
+"""Scores generators on held-out images during training, and makes a picture of sample translations."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from components.catlib.networks.directions import Direction, Domain
 from components.catlib.training.progress import Evaluation
 
 NUM_SAMPLES = 8
-SAMPLE_HEIGHT = 128
+PICTURE_HEIGHT = 128
 
 
 class Validation:
-    """Scores generators on the same held-out images every time, and shows what they make of the first few.
+    """Scores generators on the same held-out images every time, and shows their translations of the first few.
 
     Attributes:
-        rows: What the rows of the picture hold, from the top: "source" and "target" images, then what the generators of
-            the directions named make.
+        rows: Names of the picture's rows, from the top: the domains of the real images ("source", "target"), then the
+            directions of the generators whose images follow.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class Validation:
         config: TrainingConfig,
         device: torch.device,
     ) -> None:
-        """Reads what the scores need, so that anything missing is found before the training.
+        """Reads everything that the scores need, so that a lack is found before the training.
 
         Args:
-            dataset: Its test split is used.
-            statistics: Of real images.
-            directions: What the generators that will be scored translate, the headline's first.
-            config: `evaluation_images`, `batch_size` and `segmenter`.
-            device: Where the generators are.
+            dataset: The dataset; its test split is used.
+            statistics: Statistics of real images.
+            directions: Directions of the generators that will be scored, the headline direction first.
+            config: Supplies `evaluation_images`, `batch_size` and `segmenter`.
+            device: The device of the generators.
 
         Raises:
-            UserError: There are too few held-out images, no statistics for a direction, or a segmenter that cannot be
-                read or has no true classes to be compared with.
+            UserError: There are too few held-out images or no statistics for a direction, or the segmenter cannot be
+                read, or there are no true classes to compare its output with.
         """
         self._dataset = dataset
         self._config = config
@@ -92,7 +92,7 @@ class Validation:
             for direction, statistics in self._statistics.items()
         }
         (chosen_by,) = {measured_among(each)[0].key for each in scores.values()}
-        picture = strip([self._row(row, generators) for row in self.rows], height=SAMPLE_HEIGHT)
+        picture = strip([self._row(row, generators) for row in self.rows], height=PICTURE_HEIGHT)
         return Evaluation(scores, chosen_by, picture)
 
     def _row(self, row: str, generators: Mapping[str, nn.Module]) -> Tensor:
@@ -107,11 +107,11 @@ class Validation:
 
 @torch.inference_mode()
 def translate(generator: nn.Module, images: Tensor) -> Tensor:
-    """Runs a generator in eval mode and leaves it in the mode it came in.
+    """Runs a generator in eval mode and restores its mode.
 
     Args:
-        generator: On the device of the images.
-        images: [N, C, H, W].
+        generator: A generator on the device of the images.
+        images: [N, C, H, W], images in [-1, 1] or semantic planes.
 
     Returns:
         float32 [N, 3, H, W] in [-1, 1].

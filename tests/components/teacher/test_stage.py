@@ -190,7 +190,7 @@ def test_a_process_asked_to_stop_ends_with_75(paired: Path, tmp_path: Path):
     command = _command(paired, config, tmp_path)
     code, errors = _signal_after_a_checkpoint(command, tmp_path / "checkpoint", signal.SIGTERM)
     assert code == 75
-    assert "start it again to go on" in errors
+    assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "recipe.yaml"]
 

@@ -43,7 +43,7 @@ class InceptionArchitecture(Section):
     family: Literal["inception"] = "inception"
     in_channels: Count = Field(description="channels of the source image")
     out_channels: Count = Field(description="channels of the target image")
-    down: tuple[Count, Count, Count] = Field(description="channels of the down layers; the last: feature width")
+    down: tuple[Count, Count, Count] = Field(description="channels of the down layers; the last is the feature width")
     blocks: tuple[BranchChannels, ...] = Field(description="hidden channels of every residual block")
     up: tuple[Count, Count] = Field(description="channels of the up layers")
     kernel_sizes: tuple[Count, ...] = Field(description="odd kernel sizes K of the branches")
@@ -61,12 +61,12 @@ class InceptionArchitecture(Section):
 
     @property
     def size_step(self) -> int:
-        """Pixels: height and width are halved twice."""
+        """Height and width must be multiples of 4 pixels, because they are halved twice."""
         return 4
 
     @property
     def smallest_size(self) -> int:
-        """Least height and width in pixels: features must be wider than what is reflected of them."""
+        """Least height and width in pixels: features must be wider than their reflected edge."""
         reflected = max(self.kernel_sizes) // 2 if self.padding == "reflect" else 0
         return self.size_step * (reflected + 1)
 
@@ -83,7 +83,7 @@ class InceptionArchitecture(Section):
         return dict.fromkeys(("down_sampling.9", *(f"features.{end}" for end in sorted(ends))), self.down[-1])
 
     def check_size(self, height: int, width: int, *, where: str) -> None:
-        """Refuses images that are not halved evenly, or too small; raises UserError."""
+        """Refuses images that cannot be halved evenly or are too small; raises UserError."""
         if height % self.size_step or width % self.size_step or min(height, width) < self.smallest_size:
             raise UserError(
                 f"{where} has images of {height}x{width} pixels, which an inception generator cannot translate: height "
@@ -134,7 +134,7 @@ class InceptionArchitecture(Section):
         return table.layers
 
     def prunable_norms(self) -> list[PrunableNorm]:
-        """Returns the norms whose scales are thresholded, in the order of the network."""
+        """Returns the norms whose scales are compared with the threshold, in the order of the network."""
         first, second, last = self.down
         down = [
             PrunableNorm("down_sampling.2", "first", first, floor="min_channels", capped=True),
@@ -156,7 +156,7 @@ class InceptionArchitecture(Section):
         """Returns this architecture with other channel counts.
 
         Args:
-            widths: Channels per name of every prunable norm; 0 removes a branch.
+            widths: Number of channels by the name of every prunable norm; 0 removes a branch.
         """
         blocks = tuple(
             resized_branches(block, self.kernel_sizes, f"features.{i}", INCEPTION_PATHS, widths)
@@ -174,7 +174,7 @@ class InceptionArchitecture(Section):
     def from_config(
         cls, config: InceptionConfig, *, in_channels: int, out_channels: int, crop_size: ImageSize
     ) -> InceptionArchitecture:
-        """Returns the architecture of an unpruned inception generator; `crop_size` decides nothing."""
+        """Returns the architecture of an unpruned inception generator; `crop_size` has no effect."""
         base = config.base_channels
         block = unpruned(4 * base, config)
         return cls(

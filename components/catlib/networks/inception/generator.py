@@ -1,37 +1,26 @@
 """The inception residual generator of pix2pix and CycleGAN (method section 1.1, paper section 3.1).
 
-The names of modules are those of published checkpoints. Positions without parameters (padding, activations, dropout)
-keep their number where other modules follow: `nn.Sequential` children are named by the position they have there.
+The names of modules are those of published checkpoints. The children of an `nn.Sequential` are named by their position
+there, so positions without parameters (padding, activations, dropout) keep their number where other modules follow.
 
-A student is this class, built from an architecture with fewer channels. A branch of 0 channels does not exist, a block
+A student is this class, built from an architecture with fewer channels. A branch of 0 channels does not exist; a block
 without branches is the identity.
 """
 
 from collections import OrderedDict
-from functools import reduce
-from operator import add
 
 from torch import Tensor, nn
 
 from components.catlib.config import NormConfig
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import Branch, BranchChannels, existing_branches
-from components.catlib.networks.modules import make_activation, make_norm
+from components.catlib.networks.modules import make_activation, make_norm, sum_of_branches
 
 
 def _numbered(layers: dict[int, nn.Module]) -> nn.Sequential:
     """Makes a sequence whose modules have the given numbers in the state dict."""
     return nn.Sequential(OrderedDict((str(number), layer) for number, layer in layers.items()))
-
-
-def sum_of_branches(x: Tensor, *kinds: nn.ModuleList) -> Tensor:
-    """Returns the sum over branches of what each makes of x; at least one branch must exist.
-
-    The branches of a kind are added up first, in order, as in the published implementation: saturated outputs differ in
-    the fifth digit when float32 numbers are added in another order.
-    """
-    return reduce(add, (reduce(add, (branch(x) for branch in branches)) for branches in kinds if len(branches)))
 
 
 class InceptionBlock(nn.Module):
@@ -70,7 +59,7 @@ class InceptionBlock(nn.Module):
         )
 
     def _convolution(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Conv2d:
-        """Makes a convolution that keeps the size, padded as the architecture says."""
+        """Makes a convolution that keeps the size, with the architecture's padding."""
         padding = self._architecture.padding
         return nn.Conv2d(
             in_channels,

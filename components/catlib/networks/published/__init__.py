@@ -1,1 +1,1 @@
-"""Networks and statistics that the reference implementation published: files from strangers, read with care."""
+"""Reads networks and statistics that the reference implementation published; the files are not trusted."""

@@ -1,4 +1,4 @@
-"""Published discriminators: what one is built from is inferred from the names and shapes of its tensors."""
+"""Reads published discriminators: the names and shapes of their tensors give the architecture."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def load_discriminator(
 
     Args:
         path: A `.pth` file.
-        like: Supplies what tensors cannot tell: momentum and epsilon of norms, and batch or sync-batch norm.
-        sha256: Expected digest of the file.
+        like: Supplies what tensors do not show: momentum and epsilon of norms, and batch or sync-batch norm.
+        sha256: Expected digest of the file; None accepts any.
 
     Raises:
-        UserError: The file is not such a network, or not the expected file; it says why.
+        UserError: The file is not a discriminator, or not the expected file; the message gives the reason.
     """
     return discriminator_from_state(read_state_dict(path, sha256=sha256), like=like, where=str(path))
 
@@ -41,11 +41,11 @@ def discriminator_from_state(
 
     Args:
         state: float32 tensors by published name, int64 batch counters.
-        like: As in `load_discriminator`.
-        where: What to call the state dict in a message.
+        like: Supplies what tensors do not show, as for `load_discriminator`.
+        where: Name of the state dict in messages.
 
     Raises:
-        UserError: Names what is missing, unexpected or not finite.
+        UserError: A tensor is missing, unexpected or not finite; the message names it.
     """
     names = StateNames(state, where)
     if "model.0.weight" in state:

@@ -1,6 +1,6 @@
-"""Published generators: what one is built from is inferred from the names and shapes of its tensors.
+"""Reads published generators: the names and shapes of their tensors give the architecture.
 
-The little that they cannot tell (padding, dropout, activation, batch or sync-batch norm, sizes) comes from the recipe.
+The recipe supplies what they do not show: padding, dropout, activation, batch or sync-batch norm, and sizes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from components.catlib.config import GeneratorConfig, validate
 from components.catlib.errors import UserError
 from components.catlib.networks.families import FAMILIES, AnyArchitecture, Architecture, build_generator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.published.names import StateNames, settings_of
 from components.catlib.networks.published.reading import read_state_dict
 from components.catlib.networks.state_dicts import build_with_state, with_batch_counters
@@ -26,13 +26,13 @@ def load_generator(
 
     Args:
         path: A `.pth` file.
-        like: Supplies what tensors cannot tell: padding, dropout, activation, momentum and epsilon of norms, batch or
+        like: Supplies what tensors do not show: padding, dropout, activation, momentum and epsilon of norms, batch or
             sync-batch norm, and for SPADE the number of up-sampling layers and the kind of norms without statistics.
         input_size: Height, width in pixels of the images it is used for; a SPADE generator makes images of this size.
-        sha256: Expected digest of the file.
+        sha256: Expected digest of the file; None accepts any.
 
     Raises:
-        UserError: The file is not such a network, or not the expected file; it says why.
+        UserError: The file is not a generator, or not the expected file; the message gives the reason.
     """
     state = read_state_dict(path, sha256=sha256)
     return generator_from_state(state, like=like, input_size=input_size, where=str(path))
@@ -43,16 +43,16 @@ def generator_from_state(
 ) -> Generator:
     """Builds the generator that a state dict belongs to, with its weights, in eval mode.
 
-    Tensors that the published layout keeps for blocks without branches, where nothing reads them, are dropped.
+    The published layout keeps tensors for blocks without branches, where nothing reads them; these are dropped.
 
     Args:
         state: float32 tensors by published name, int64 batch counters.
-        like: As in `load_generator`.
-        input_size: Height, width in pixels.
-        where: What to call the state dict in a message.
+        like: Supplies what tensors do not show, as for `load_generator`.
+        input_size: Height, width in pixels of the images it is used for.
+        where: Name of the state dict in messages.
 
     Raises:
-        UserError: Names what is missing, unexpected or not finite.
+        UserError: A tensor is missing, unexpected or not finite; the message names it.
     """
     names = StateNames(state, where)
     layouts = {family: family.published for family in FAMILIES if family.published}

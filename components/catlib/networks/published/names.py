@@ -1,6 +1,6 @@
-"""Explores the names and shapes of a published state dict: what a network is built from is read off them.
+"""Reads a network's architecture off the names and shapes in a published state dict.
 
-Importing this loads no torch: shapes are all that is looked at.
+Only shapes are read, so importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_CHANNELS = 2**16
 MAX_KERNEL_SIZE = 2**8
-"""Convolutions beyond these are refused: a few stored bytes can pose as a tensor of any shape."""
+"""Larger convolutions are refused, because a few stored bytes can claim any shape."""
 
 SettingsType = TypeVar("SettingsType", bound=Section)
 
@@ -32,10 +32,10 @@ class PublishedLayout(NamedTuple):
 
     Attributes:
         marker: A tensor that every generator of this family has, and no other.
-        architecture: Infers the architecture, as JSON values, from names and shapes, the settings of this family that
-            tensors cannot tell, and the height and width of images in pixels.
-        unread: Returns the prefixes of tensors that the layout keeps for blocks without branches, where nothing reads
-            them.
+        architecture: Returns the architecture as JSON values. It takes names and shapes, a family's settings that
+            supply what tensors do not show, and the height and width of images in pixels.
+        unread: Returns name prefixes of the tensors that nothing reads; the layout keeps them for blocks without
+            branches.
     """
 
     marker: str
@@ -45,7 +45,12 @@ class PublishedLayout(NamedTuple):
 
 @dataclass(frozen=True)
 class StateNames:
-    """A state dict that is being explored."""
+    """The names and shapes in a published state dict.
+
+    Attributes:
+        state: The state dict.
+        where: Its name in messages.
+    """
 
     state: Mapping[str, Tensor]
     where: str
@@ -57,7 +62,11 @@ class StateNames:
         return frozenset(".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1))
 
     def kernel(self, name: str) -> tuple[int, int, int]:
-        """Returns output channels, input channels (per group) and kernel size of a convolution that must be there."""
+        """Returns output channels, input channels (per group) and kernel size in pixels of a convolution.
+
+        Raises:
+            UserError: The tensor is missing, or not of a square convolution within the limits on size.
+        """
         if name not in self.state:
             raise UserError(f"{self.where} lacks the tensor {name}.")
         shape = list(self.state[name].shape)
@@ -68,11 +77,11 @@ class StateNames:
         return shape[0], shape[1], shape[2]
 
     def numbers(self, prefix: str) -> list[int]:
-        """Returns 0, 1, … as long as there is a module `<prefix><number>`."""
+        """Returns 0, 1, … up to the first number without a module `<prefix><number>`."""
         return list(itertools.takewhile(lambda number: f"{prefix}{number}" in self.modules, itertools.count()))
 
     def count(self, prefix: str) -> int:
-        """Returns how many modules `<prefix><number>` there are, counting those that hold no tensors between others."""
+        """Returns the number of modules `<prefix><number>`; those without tensors count where others follow."""
         numbered = (re.fullmatch(re.escape(prefix) + r"(\d{1,3})", path) for path in self.modules)
         return max((int(match[1]) + 1 for match in numbered if match), default=0)
 
@@ -81,7 +90,7 @@ class StateNames:
         return ", ".join(itertools.islice(self.state, 3)) + (", …" if len(self.state) > 3 else "")
 
     def norm(self, like: NormConfig, name: str, *, kind: str) -> dict[str, Any]:
-        """Returns the configuration of norms such as the one of this name."""
+        """Returns the configuration of norms that hold the same tensors as the norm of this name."""
         return like.model_dump() | {
             "kind": kind,
             "affine": f"{name}.weight" in self.state,
@@ -89,7 +98,7 @@ class StateNames:
         }
 
     def norm_after(self, like: NormConfig, convolution: str, name: str) -> dict[str, Any]:
-        """Returns the configuration of norms where convolutions have a bias exactly in front of instance norm."""
+        """Returns the configuration of norms, for networks whose convolutions have a bias only before instance norm."""
         batch = like.kind if like.kind != "instance" else "batch"
         return self.norm(like, name, kind="instance" if f"{convolution}.bias" in self.state else batch)
 
@@ -101,7 +110,18 @@ PublishedBranches = tuple[list[tuple[int, int]], list[tuple[int, int]]]
 def read_branches(
     names: StateNames, prefix: str, *, residual_convolution: str, depthwise_convolution: str
 ) -> PublishedBranches:
-    """Reads off the convolution that shows a branch's kernel size; its output channels are the hidden ones."""
+    """Reads kernel sizes and hidden channels of the branches of a block.
+
+    Args:
+        names: The state dict.
+        prefix: Module path of the block.
+        residual_convolution: Path within a residual-conv branch of the convolution that has the kernel size, and the
+            hidden channels as output.
+        depthwise_convolution: The same for a depthwise branch.
+
+    Raises:
+        UserError: Such a tensor is missing, or not of a square convolution.
+    """
     found: PublishedBranches = ([], [])
     for branches, path, convolution in zip(
         found, ("res_ops", "dw_ops"), (residual_convolution, depthwise_convolution), strict=True
@@ -114,7 +134,11 @@ def read_branches(
 
 
 def common_kernel_sizes(blocks: list[PublishedBranches], where: str) -> tuple[int, ...]:
-    """Returns every kernel size in the one order that all blocks keep to."""
+    """Returns every kernel size once, in the order that all blocks follow.
+
+    Raises:
+        UserError: Two blocks have them in different orders.
+    """
     sequences = [[kernel_size for kernel_size, _ in branches] for block in blocks for branches in block]
     order = TopologicalSorter[int]()
     for size in sorted(set(itertools.chain(*sequences))):
@@ -139,6 +163,6 @@ def branch_channels(branches: PublishedBranches, kernel_sizes: tuple[int, ...]) 
 
 
 def settings_of(family: type[SettingsType], like: Section) -> SettingsType:
-    """Returns the settings of a family that agree with a section, or an architecture, where both have the same one."""
+    """Returns a family's settings; fields shared with another section, or an architecture, take the values there."""
     shared = set(family.model_fields) - {"family", "base_channels", "num_layers"}
     return family.model_validate(like.model_dump(include=shared))

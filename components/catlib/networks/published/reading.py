@@ -1,8 +1,8 @@
-"""Reads files that the reference implementation published, or anybody else.
+"""Reads files that the reference implementation, or anybody else, published.
 
 Networks are `.pth` files with a state dict, perhaps with the prefix `module.` of a data-parallel run; statistics are
-`.npz` files with `mu` [2048] and `sigma` [2048, 2048]. The files come from strangers: nothing in them is executed, and
-whatever is not as expected ends in a `UserError` that names it.
+`.npz` files with `mu` [2048] and `sigma` [2048, 2048]. The files are not trusted: nothing in them is executed, and
+anything unexpected ends in a `UserError` that names it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused unread, compressed or not; the largest published network has a quarter of a gigabyte."""
 
 MAX_TENSORS = 100_000
-"""A state dict of more is refused; the largest published network has about two thousand."""
+"""State dicts with more tensors are refused; the largest published network has about two thousand."""
 
 MAX_NAME_LENGTH = 200
 
 FEATURE_DIMENSIONS = 2048
-"""Of the FID Inception-v3 (method section 7)."""
+"""Number of features of the FID Inception-v3 (method section 7)."""
 
 
 class FeatureStatistics(NamedTuple):
@@ -44,10 +44,10 @@ def load_statistics(path: Path, *, sha256: str | None = None) -> FeatureStatisti
 
     Args:
         path: An `.npz` file with `mu` [2048] and `sigma` [2048, 2048].
-        sha256: Expected digest of the file.
+        sha256: Expected digest of the file; None accepts any.
 
     Raises:
-        UserError: The file holds something else, or is not the expected file; it says why.
+        UserError: The file holds something else, or is not the expected file; the message gives the reason.
     """
     check_file(path, sha256=sha256)
     try:
@@ -70,10 +70,14 @@ def load_statistics(path: Path, *, sha256: str | None = None) -> FeatureStatisti
 
 
 def check_file(path: Path, *, sha256: str | None = None) -> None:
-    """Checks a file from outside before it is read: that it exists, its size and, when known, its digest.
+    """Checks a file from outside before it is read: that it exists, its size and, if known, its digest.
+
+    Args:
+        path: The file.
+        sha256: Its expected digest; None accepts any.
 
     Raises:
-        UserError: It says what is wrong.
+        UserError: The file is missing, too large, another one, or a damaged archive.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
@@ -96,14 +100,14 @@ def read_state_dict(path: Path, *, sha256: str | None = None) -> dict[str, Tenso
 
     Args:
         path: The file.
-        sha256: Its expected digest.
+        sha256: Its expected digest; None accepts any.
 
     Returns:
         Tensors on the CPU by name: floats as float32, integers as int64.
 
     Raises:
-        UserError: The file is not a dictionary of finite, dense tensors, holds code, is too large or not the expected
-            file; it says why.
+        UserError: The file is not a dictionary of dense tensors, holds code, is too large or not the expected file; the
+            message gives the reason.
     """
     check_file(path, sha256=sha256)
     try:
@@ -139,7 +143,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
-    """Returns what a reader's error says without the paragraphs of advice that unpicklers add."""
+    """Returns the cause in a reader's error, without the paragraphs of advice that unpicklers add."""
     refused = re.search(r"(Trying to load )?[Uu]nsupported .*", str(error))
     lines = (refused[0] if refused else str(error)).strip().splitlines()
     return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__

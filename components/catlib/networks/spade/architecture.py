@@ -50,13 +50,15 @@ class SpadeBlock(Section):
 class InceptionSpadeArchitecture(Section):
     """The inception SPADE generator of GauGAN (method section 1.2).
 
-    Which norm follows which field: `norm` describes the norms inside branches, and the one before a learned shortcut
-    (which is always affine, as the norm after a depthwise convolution of a block never is); `spade_norm` is the
-    parameter-free norm that is modulated, with running statistics unless it is instance norm; `fc_norm` is a sync-batch
-    norm, affine, with running statistics, whatever the fields say.
+    The fields describe these norms:
 
-    Differs: a block without branches returns its shortcut, so its SPADE norm, which the published layout keeps though
-    nothing reads it, does not exist here: neither as layers nor as MACs or parameters.
+    - `norm`: the norms inside branches, and the norm before a learned shortcut. The latter is always affine. The norm
+      after a depthwise convolution of a block never is.
+    - `spade_norm`: the parameter-free norm that is modulated. It keeps running statistics unless it is instance norm.
+    - No field describes the layer `fc_norm`: it is an affine sync-batch norm with running statistics.
+
+    Differs: a block without branches returns its shortcut. The published layout keeps the SPADE norm of such a block,
+    though nothing reads it; here it does not exist, neither as layers nor as MACs or parameters.
     """
 
     input_kind: ClassVar[InputKind] = "labels"
@@ -100,21 +102,21 @@ class InceptionSpadeArchitecture(Section):
 
     @property
     def size_step(self) -> int:
-        """Pixels: what a pixel of the latent becomes."""
+        """Height and width are multiples of this many pixels, the size to which one pixel of the latent grows."""
         return 2**self.num_upsamplings
 
     @property
     def fixed_size(self) -> ImageSize:
-        """Height and width of its images."""
+        """Height and width of its images in pixels."""
         return self.image_size
 
     @property
     def feature_widths(self) -> dict[str, int]:
-        """Channels of the distillation layers: three of the blocks."""
+        """Channels of the distillation layers, which are three of the blocks."""
         return {name: self.block_widths[name][1] for name in ("head_0", "G_middle_1", "up_1")}
 
     def check_size(self, height: int, width: int, *, where: str) -> None:
-        """Refuses images of another size than the one that it makes; raises UserError."""
+        """Refuses images of any other size than `image_size`; raises UserError."""
         if (height, width) != self.image_size:
             raise UserError(
                 f"{where} has images of {height}x{width} pixels (height x width), but this SPADE generator makes "
@@ -132,13 +134,13 @@ class InceptionSpadeArchitecture(Section):
 
     @property
     def latent_size(self) -> ImageSize:
-        """Height and width at which the network starts."""
+        """Height and width in pixels at which the network starts."""
         width = self.crop_width >> self.num_upsamplings
         return round(width / self.aspect_ratio), width
 
     @property
     def image_size(self) -> ImageSize:
-        """Height and width of the generated image, whatever the size of the semantic tensor."""
+        """Height and width in pixels of the generated image, whatever the size of the semantic tensor."""
         height, width = self.latent_size
         return height << self.num_upsamplings, width << self.num_upsamplings
 
@@ -166,7 +168,7 @@ class InceptionSpadeArchitecture(Section):
     def layers(self, height: int, width: int) -> list[Layer]:
         """Returns every layer that exists and runs, in the order of the network.
 
-        The arguments change nothing: it makes images of `image_size`, whatever the size of the semantic tensor.
+        The arguments have no effect: it makes images of `image_size`, whatever the size of the semantic tensor.
         """
         table = LayerTable()
         size = self.latent_size
@@ -204,9 +206,9 @@ class InceptionSpadeArchitecture(Section):
             table.conv(f"{name}.shortcut.1.conv", source, target, size, kernel_size=1, bias=False)
 
     def prunable_norms(self) -> list[PrunableNorm]:
-        """Returns the norms whose scales are thresholded, in the order of the network.
+        """Returns the norms whose scales are compared with the threshold, in the order of the network.
 
-        A block without branches has no SPADE norm, hence nothing to prune.
+        A block without branches has no SPADE norm, so it has nothing to prune.
         """
         # Blocks halve what fc makes, down to base_channels; up_4 halves once more and must still make whole channels.
         # A recipe's bounds count in units of base_channels: min_channels 16 keeps 256 channels of fc.
@@ -234,8 +236,8 @@ class InceptionSpadeArchitecture(Section):
         """Returns this architecture with other channel counts.
 
         Args:
-            widths: Channels per name of every prunable norm; 0 removes a branch. `fc_norm` sets every block's channels
-                by halving, so it must be a multiple of 16.
+            widths: Number of channels by the name of every prunable norm; 0 removes a branch. The channels of every
+                block follow from `fc_norm` by halving, so that number must be a multiple of 16.
         """
         base_channels, rest = divmod(widths["fc_norm"], 16)
         assert not rest, f"fc_norm has {widths['fc_norm']} channels, not a multiple of 16"
@@ -255,7 +257,7 @@ class InceptionSpadeArchitecture(Section):
         """Returns the architecture of an unpruned SPADE generator.
 
         Args:
-            config: Its settings.
+            config: The generator's settings.
             in_channels: Channels of the semantic tensor.
             out_channels: Channels of the target image.
             crop_size: Height and width of the images that it makes, in pixels.

@@ -3,7 +3,7 @@
 The names of modules are those of published checkpoints. A student is this class, built from an architecture with fewer
 channels. A branch of 0 channels does not exist; a block without branches is its shortcut.
 
-S stands for the semantic tensor: one-hot label planes, perhaps an instance-edge plane, in {0, 1}.
+S stands for the semantic tensor: one-hot label planes and optionally an instance-edge plane, in {0, 1}.
 """
 
 from collections import OrderedDict
@@ -13,14 +13,13 @@ from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
 from components.catlib.config import NormConfig
-from components.catlib.networks.generators import Generator
-from components.catlib.networks.inception.generator import sum_of_branches
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.layers import Branch, existing_branches
-from components.catlib.networks.modules import make_activation, make_norm
+from components.catlib.networks.modules import make_activation, make_norm, sum_of_branches
 from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 
 FINAL_NEGATIVE_SLOPE = 0.2
-"""Of the leaky ReLU in front of the last convolution."""
+"""Negative slope of the leaky ReLU in front of the last convolution."""
 
 
 def _same_size_convolution(in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Conv2d:
@@ -150,10 +149,10 @@ class SpadeInceptionBlock(nn.Module):
 
 
 class InceptionSpadeGenerator(Generator):
-    """Grows an image from a small latent, which is S made small, by SPADE blocks that see S at every size.
+    """Grows an image from S at a small size, by SPADE blocks that see S at every size.
 
-    Spectral norm, when the architecture asks for it, sits on the convolutions of the blocks (their branches and
-    shortcuts), not on those that read S.
+    If the architecture has spectral norm, it sits on the convolutions of the blocks (their branches and shortcuts), not
+    on those that read S.
     """
 
     def __init__(self, architecture: InceptionSpadeArchitecture) -> None:
@@ -179,8 +178,8 @@ class InceptionSpadeGenerator(Generator):
         """Paints label maps.
 
         Args:
-            x: S, [N, semantic_channels, H, W]. It is resized (nearest), so its own size decides nothing; for
-                images of its size H x W must be the architecture's `image_size`.
+            x: S, [N, semantic_channels, H, W]. It is resized (nearest), so its size has no effect on that of the
+                images; both agree if H x W is the architecture's `image_size`.
             return_features: Whether to return the outputs of `distillation_layers` as well.
 
         Returns:

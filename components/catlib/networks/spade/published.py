@@ -62,7 +62,7 @@ def _architecture(names: StateNames, like: InceptionSpadeConfig, input_size: Ima
 
 
 def _branch_norm(names: StateNames, like: InceptionSpadeConfig) -> dict[str, Any]:
-    """Convolutions always have a bias here, so only running statistics tell batch norm from instance norm."""
+    """Returns the norms of branches; as convolutions always have a bias, running statistics alone show batch norm."""
     of_branches = (name for name in names.state if re.search(r"_ops\.\d+\.0\.norm\.", name))
     norm = next(of_branches, "up_0.shortcut.0.weight").rpartition(".")[0]
     tracks = f"{norm}.running_mean" in names.state

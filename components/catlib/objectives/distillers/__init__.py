@@ -1,1 +1,1 @@
-"""What a student learns from inside its teacher, one file per loss; `feature_distillation` chooses among them."""
+"""Losses that compare a student's features with its teacher's, one per file; `feature_distillation` chooses one."""

@@ -1,13 +1,13 @@
 """Kernel alignment: how alike two networks see the samples of a batch (paper section 3.3, equations 3 to 5).
 
-Two images a, b that teacher and student both find similar, or both find different, speak for alignment; what their
-features look like does not matter. With N samples, X [N, d1] and Y [N, d2]:
+Two networks are aligned if they find the same pairs of images similar and the same pairs different; their features
+themselves do not matter. With N samples, X [N, d1] and Y [N, d2]:
 
     KA(X, Y) = ⟨XXᵀ, YYᵀ⟩_F / (‖XXᵀ‖_F · ‖YYᵀ‖_F)  in [0, 1]
 
 Example: features X = [[1, 0], [0, 1]] keep two samples apart, XXᵀ = [[1, 0], [0, 1]]; Y = [[1], [1]] does not,
-YYᵀ = [[1, 1], [1, 1]]; KA = 2 / (√2 · 2) = 0.71. Rotating or scaling either leaves it as it is, so channel counts need
-not agree.
+YYᵀ = [[1, 1], [1, 1]]; KA = 2 / (√2 · 2) = 0.71. Rotating or scaling X or Y does not change it, and their channel
+counts may differ.
 
 Shape suffixes: N batch, D features of a sample.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from components.catlib.config.distillers import KernelAlignmentConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.frozen_teacher import Features
 from components.catlib.objectives.precision import at_least_float32
 
@@ -35,8 +35,8 @@ class KernelAlignment:
         """Takes its settings.
 
         Args:
-            config: Whether kernels are centred.
-            networks: None.
+            config: Decides whether kernels are centred.
+            networks: Empty; this loss has no networks of its own.
         """
         assert not networks, list(networks)
         self._centred = config.centred
@@ -47,11 +47,11 @@ class KernelAlignment:
         return {}
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns per layer the loss −KA, and the figure that the log shows: 1 − KA, detached.
+        """Returns for every layer the loss −KA, and the figure that the log shows: 1 − KA, detached.
 
         Args:
-            student: With gradient.
-            teacher: Without.
+            student: The student's features, with gradient.
+            teacher: The teacher's features, without gradient.
 
         Raises:
             UserError: The batch is too small.
@@ -66,32 +66,33 @@ class KernelAlignment:
 def kernel_alignment(first: Tensor, second: Tensor, *, centred: bool = False) -> Tensor:
     """Returns the alignment of the kernels of two sets of features.
 
-    Computed in float32 (float64 stays), also under autocast, and for any memory format. Features that are zero for the
-    whole batch are aligned with nothing: the value is 0 and so are the gradients, leaving such a layer to the other
-    losses.
+    It is computed in float32 (float64 stays), also under autocast, and for any memory format. Features that are zero
+    for the whole batch are aligned with nothing: the value and the gradients are 0, and such a layer is left to the
+    other losses.
+
     Differs: the published implementation gives NaN there and a constant 1 for a single sample, and fails on channels
-    last. Over several devices it adds the alignments up, so that their weight depends on how many there are; here they
-    are averaged, as every loss is.
+    last. It adds up the alignments of several devices, so their weight depends on the number of devices; here they are
+    averaged, as every loss is.
 
     Args:
-        first: [N, ...], usually the student's.
-        second: [N, ...], usually the teacher's.
-        centred: Subtract the mean over the batch first (CKA). Features after a ReLU share a large mean that makes any
-            two networks look aligned; without it there is more to learn from.
+        first: [N, ...], usually the student's features.
+        second: [N, ...], usually the teacher's features.
+        centred: Subtract the mean over the batch first (CKA). Features after a ReLU share a large mean, which makes any
+            two networks look aligned; without that mean there is more to learn from.
 
     Returns:
         A scalar in [0, 1].
 
     Raises:
-        UserError: The batch is too small to tell anything: fewer than 2 samples, or 3 when centred.
+        UserError: The batch has fewer than 2 samples, or 3 when centred.
     """
     num_samples = first.shape[0]
     assert second.shape[0] == num_samples, (first.shape, second.shape)
     smallest = 3 if centred else 2
     if num_samples < smallest:
         raise UserError(
-            f"{'Centred kernel' if centred else 'Kernel'} alignment got a batch of {num_samples}, where it teaches "
-            f"nothing; raise distill.batch_size so that every device gets at least {smallest} images."
+            f"{'Centred kernel' if centred else 'Kernel'} alignment learns nothing from a batch of {num_samples}; "
+            f"raise distill.batch_size so that every device gets at least {smallest} images."
         )
     with torch.autocast(device_type=first.device.type, enabled=False), _exact_products():
         return (_unit_kernel(first, centred=centred) * _unit_kernel(second, centred=centred)).sum()
@@ -109,7 +110,7 @@ def _exact_products() -> Iterator[None]:
 
 
 def _unit_kernel(features: Tensor, *, centred: bool) -> Tensor:
-    """Returns XXᵀ / ‖XXᵀ‖_F [N, N], zero when the features are."""
+    """Returns XXᵀ / ‖XXᵀ‖_F [N, N]; it is zero when all features are."""
     samples_ND = at_least_float32(features).flatten(1)
     if centred:
         samples_ND = samples_ND - samples_ND.mean(dim=0)

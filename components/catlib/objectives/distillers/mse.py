@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from components.catlib.config.distillers import MseConfig
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.frozen_teacher import Features
 from components.catlib.objectives.reconstruction import l2_loss
 
@@ -17,8 +17,8 @@ class FeatureAdaptors(nn.Module):
         """Makes the convolutions with torch's default initialisation.
 
         Args:
-            student: Whose features are adapted.
-            teacher: Whose channels are wanted.
+            student: The generator whose features are adapted.
+            teacher: The generator whose channel counts they get.
         """
         super().__init__()
         self._layers = student.distillation_layers
@@ -33,7 +33,7 @@ class FeatureAdaptors(nn.Module):
 
 
 class FeatureMse:
-    """Compares features by their mean squared error, after adaptors gave the student's the teacher's channels."""
+    """Compares features by their mean squared error, after adaptors map the student's to the teacher's channels."""
 
     def __init__(self, _config: MseConfig, networks: Mapping[str, nn.Module]) -> None:
         """Takes its adaptors.
@@ -49,11 +49,11 @@ class FeatureMse:
         return {"adaptors": FeatureAdaptors(student, teacher)}
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns per layer the loss, a scalar at least float32, and the figure that the log shows: both are the error.
+        """Returns for every layer the loss, and the figure that the log shows; both are the error, at least float32.
 
         Args:
-            student: With gradient.
-            teacher: Without.
+            student: The student's features, with gradient.
+            teacher: The teacher's features, without gradient.
         """
         adapted = self._adaptors(student)
         errors = {name: l2_loss(adapted[name], wanted) for name, wanted in teacher.items()}

@@ -5,7 +5,7 @@ from torch import nn
 
 from components.catlib.config import InceptionSpadeConfig, NormConfig
 from components.catlib.networks.families import architecture_from_config, build_generator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import BranchChannels
 from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture, SpadeBlock

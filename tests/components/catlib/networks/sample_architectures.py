@@ -3,7 +3,7 @@
 from typing import Any
 
 from components.catlib.config import GeneratorConfig, NormConfig, validate
-from components.catlib.networks.families import Architecture, architecture_from_config
+from components.catlib.networks.families import AnyArchitecture, Architecture, architecture_from_config
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import BranchChannels
 from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
@@ -68,3 +68,8 @@ ARCHITECTURES = {
     ),
     "spade pruned": (pruned(spade(), fc_norm=16, head_0__res_ops__1=1), (64, 128)),
 }
+
+
+def parse_architecture(value: Any) -> Architecture:
+    """Reads an architecture from JSON values, as readers of `architecture.json` do."""
+    return validate(AnyArchitecture, value, where="Not a generator architecture")

@@ -16,12 +16,17 @@ from components.catlib.networks.families import (
     Architecture,
     architecture_from_config,
     build_generator,
-    parse_architecture,
 )
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import BranchChannels, existing_branches
 from components.catlib.networks.macs import parameters
-from tests.components.catlib.networks.sample_architectures import ARCHITECTURES, inception, pruned, spade
+from tests.components.catlib.networks.sample_architectures import (
+    ARCHITECTURES,
+    inception,
+    parse_architecture,
+    pruned,
+    spade,
+)
 
 
 @pytest.mark.parametrize(("architecture", "size"), ARCHITECTURES.values(), ids=ARCHITECTURES)

@@ -5,7 +5,7 @@ import torch
 
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.objectives.distillation import distillation_objective
 from components.catlib.objectives.distillers import kernel_alignment as module
 from components.catlib.objectives.distillers.kernel_alignment import kernel_alignment

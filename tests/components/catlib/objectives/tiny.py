@@ -17,7 +17,7 @@ from components.catlib.config import (
 )
 from components.catlib.data.batches import Batch
 from components.catlib.networks.families import architecture_from_config, build_generator
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 
 SIZE = (16, 16)
 SPADE_SIZE = (32, 64)

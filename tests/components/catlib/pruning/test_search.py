@@ -74,7 +74,7 @@ def test_equal_scales_give_the_smallest_student_and_say_so(teacher: Architecture
     for norm in teacher.prunable_norms():
         assert len(pruning.kept[norm.name]) == {"branch": 0, "spade_branch": 0, "fc": 16}.get(norm.group, 1)
     assert len(pruning.notes) == 1
-    assert "no threshold tells its channels apart" in pruning.notes[0]
+    assert "no threshold separates its channels" in pruning.notes[0]
 
 
 def test_a_barely_trained_teacher_is_cut_close_to_the_budget() -> None:

@@ -11,7 +11,7 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.directions import Direction
-from components.catlib.networks.generators import Generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
 from components.catlib.objectives.distillation import DistillationObjective

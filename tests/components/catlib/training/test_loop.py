@@ -416,7 +416,7 @@ def test_sigterm_saves_and_stops(tmp_path: Path):
 def test_sigterm_without_a_checkpoint_folder_says_that_nothing_is_saved(tmp_path: Path):
     objective = SmallObjective()
     objective.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
-    with pytest.raises(Interrupted, match="lost, as there is no checkpoint folder"):
+    with pytest.raises(Interrupted, match="lost, because there is no checkpoint folder"):
         run(tmp_path / "a", objective)
 
 

@@ -9,13 +9,13 @@ from torch.nn import functional
 
 from components.catlib.config import NormConfig
 from components.catlib.errors import UserError
-from components.catlib.networks.families import parse_architecture
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.inception.generator import InceptionBlock, InceptionGenerator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.layers import BranchChannels
 from tests.components.catlib.networks.architectures import inception, pruned_inception
 from tests.components.catlib.networks.layers import check_against_table, check_gradients
+from tests.components.catlib.networks.sample_architectures import parse_architecture
 
 NORMS = [
     NormConfig(kind=kind, affine=affine, track_running_stats=tracks)

@@ -4,12 +4,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.catlib.config import NormConfig
-from components.catlib.networks.families import parse_architecture
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
 from components.catlib.networks.spade.generator import InceptionSpadeGenerator, SpadeInceptionBlock, SpadeNorm
 from tests.components.catlib.networks.architectures import pruned_spade, spade
 from tests.components.catlib.networks.layers import check_against_table, check_gradients
+from tests.components.catlib.networks.sample_architectures import parse_architecture
 
 NORMS = [
     NormConfig(kind="syncbatch", track_running_stats=True),

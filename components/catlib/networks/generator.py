@@ -13,8 +13,8 @@ class Generator(nn.Module):
     """A network that translates images, or paints label maps.
 
     Attributes:
-        architecture: What it was built from.
-        distillation_layers: Modules whose outputs are compared with another generator's.
+        architecture: The architecture that it was built from.
+        distillation_layers: Paths of the modules whose outputs are compared with another generator's.
     """
 
     def __init__(self, architecture: Architecture) -> None:

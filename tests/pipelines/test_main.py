@@ -46,7 +46,10 @@ def test_compile_writes_a_file_with_the_overrides_as_defaults(
         ),
         (["run", "--recipe", "smoke", "--set", "teacher.generator.norm.affine=false"], "have no scales to prune by"),
         (["run", "--recipe", "demo-labels", "--set", "prune.min_channels=99"], "prune.min_channels is 99"),
-        (["run", "--recipe", "demo-labels", "--set", "prune.student_padding=zero"], "does not apply to a SPADE"),
+        (
+            ["run", "--recipe", "demo-labels", "--set", "prune.student_padding=zero"],
+            "does not apply to a generator of family inception_spade",
+        ),
         (["run", "--recipe", "smoke", "--argument", "budgets=[0.001x]"], "cannot be reached: the smallest student"),
         (["compile", "--recipe", "smoke", "--output", "pipeline.json"], "must end in .yaml"),
     ],

@@ -1,4 +1,4 @@
-# Everything that is done with this project from a shell. `make` alone lists it.
+# Everything that you do with this project from a shell. `make` alone lists the targets.
 VENV ?= .venv
 PYTHON ?= python3
 # On Linux, PyPI's torch is a CUDA build of several GB. `make demo TORCH_INDEX=URL` takes torch from another wheel index,
@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RECIPE ?= demo
 
-# Containers. A machine that reaches no image registry first makes its own images: `make docker-base docker-store`, then
+# Containers. A machine without access to an image registry first makes its own images: `make docker-base docker-store`, then
 # BASE_IMAGE=cat-base:bookworm STORE=seaweedfs with every target below.
 DOCKER ?= docker
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -20,28 +20,28 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
-# Every file is checked against its hash, and nothing is fetched beside what is locked, not even to build a package.
+# Every file is checked against its hash, and only locked packages are fetched, even to build a package.
 PIP_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps --no-build-isolation
 COMPILE_ALL := $(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # on all cores; some packages hold broken examples
 TORCH := $(shell grep -oE '^torch(vision)?==[^ ]+' requirements-torch.lock)
-# The bounds of requires-python in pyproject.toml: 11 15 for 3.11 to 3.14, for which there are wheels of all that is locked.
+# The bounds of requires-python in pyproject.toml: 11 15 for 3.11 to 3.14, for which all locked packages have wheels.
 PYTHONS := $(shell sed -nE 's/^requires-python = ">=3\.([0-9]+),<3\.([0-9]+)".*/\1 \2/p' pyproject.toml)
 define CHECK_PYTHON
 @$(PYTHON) -c 'import sys; low, high = map(int, sys.argv[1:]); found = sys.version_info[:2]; \
-	(3, low) <= found < (3, high) or sys.exit("Python %d.%d is not served: the locked packages have wheels for " \
-	"Python 3.%d to 3.%d; name one of them, as in make PYTHON=python3.%d" % (found + (low, high - 1, low)))' $(PYTHONS)
+	(3, low) <= found < (3, high) or sys.exit("Python %d.%d is not supported: the locked packages have wheels for " \
+	"Python 3.%d to 3.%d; name one of these, as in make PYTHON=python3.%d" % (found + (low, high - 1, low)))' $(PYTHONS)
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run test check format compile lock clean \
+.PHONY: help setup setup-dev demo run test test-slow check format compile lock clean \
 	docker-image docker-base docker-store test-docker compose-up compose-smoke compose-run compose-down
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Make the virtual environment from the lock files (the other targets do this by themselves)
+setup: $(READY) ## Make the virtual environment from the lock files (other targets do this when they need it)
 
-setup-dev: $(READY_DEV) ## Add what tests and checks need
+setup-dev: $(READY_DEV) ## Add the packages of tests and checks to it
 
 $(READY): requirements-build.lock requirements-torch.lock requirements.lock pyproject.toml
 	$(CHECK_PYTHON)
@@ -49,7 +49,7 @@ $(READY): requirements-build.lock requirements-torch.lock requirements.lock pypr
 	$(PIP_LOCKED) --requirement requirements-build.lock
 	$(PIP_LOCKED) --requirement requirements.lock
 ifdef TORCH_INDEX
-	@echo 'From TORCH_INDEX, and not checked against the hashes of requirements-torch.lock: $(TORCH)'
+	@echo 'Installing $(TORCH) from TORCH_INDEX; the hashes of requirements-torch.lock are not checked'
 	$(PIP_INSTALL) --index-url $(TORCH_INDEX) $(TORCH)
 else
 	$(PIP_LOCKED) --requirement requirements-torch.lock
@@ -63,7 +63,7 @@ $(READY_DEV): $(READY) requirements-mlflow.lock requirements-dev.lock
 	$(COMPILE_ALL)
 	touch $@
 
-demo: $(READY) ## Run the whole pipeline on real images on the CPU (about 6 minutes after the set-up)
+demo: $(READY) ## Run the whole pipeline on real images, on the CPU (about 6 minutes after the set-up)
 	$(BIN)/python -m pipelines run --recipe demo
 
 run: $(READY) ## Run another recipe: make run RECIPE=smoke
@@ -78,7 +78,7 @@ test: $(READY_DEV) ## Run the tests
 test-slow: $(READY_DEV) ## Run the long repetitions that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY_DEV) ## Run the linters, the type checker and the rule of imports
+check: $(READY_DEV) ## Run the linters, the type checker and the check of import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -91,7 +91,7 @@ format: $(READY_DEV) ## Format the code
 
 # ------------------------------------------------------------------------------------------------------- containers
 
-# pip's settings and certificates of this machine reach a build as secrets, which get into no layer.
+# A build gets this machine's pip settings and certificates as secrets, which no layer keeps.
 BUILD := DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg BASE_IMAGE=$(BASE_IMAGE) \
 	--secret id=pip_conf,src=build/docker/pip.conf --secret id=ca,src=build/docker/ca
 COMPOSE ?= $(if $(shell $(DOCKER) compose version 2>/dev/null),$(DOCKER) compose,$(BIN)/docker-compose)
@@ -107,10 +107,10 @@ docker-image: ## Build the image of the stages: FLAVOUR=cpu|cuda, TORCH_INDEX=UR
 		$(DOCKER) run --rm --entrypoint cat $(IMAGE) /usr/local/share/cat/$$file > build/docker/$(FLAVOUR)-$$file || exit 1; done
 	@echo "$(IMAGE): $$($(DOCKER) image inspect --format '{{.Size}}' $(IMAGE)) bytes; contents: build/docker/$(FLAVOUR)-*"
 
-docker-base: ## Make a base image from Debian's packages, where no registry is in reach (root, debootstrap)
+docker-base: ## Make a base image from Debian's packages, without an image registry (needs root and debootstrap)
 	DOCKER='$(DOCKER)' docker/base.sh cat-base:bookworm bookworm
 
-docker-store: ## Build an image of the SeaweedFS object store, where no registry is in reach
+docker-store: ## Build an image of the SeaweedFS object store, without an image registry
 	$(PYTHON) docker/host_settings.py build/docker
 	$(BUILD) --file docker/store.Dockerfile --tag cat-store:4.48 .
 
@@ -130,16 +130,16 @@ compose-smoke: RECIPE = smoke
 compose-run: compose-up ## Run a recipe in containers and print the report's address: make compose-run RECIPE=demo
 	@RECIPE=$(RECIPE) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
 
-compose-down: docker/compose.env ## Stop the containers; ERASE=1 deletes the store's content as well
+compose-down: docker/compose.env ## Stop the containers; ERASE=1 also deletes the content of the store
 	@$(CAT_COMPOSE) rm --force --stop --volumes
 	@$(CAT_COMPOSE) down --remove-orphans $(if $(ERASE),--volumes)
 
-lock: ## Write the lock files anew: versions stay where pyproject.toml admits them; NEWEST=1 takes the newest
+lock: ## Write the lock files again: versions stay if pyproject.toml allows them; NEWEST=1 takes the newest
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet pip==26.3
 	build/lock/bin/python docker/lock.py $(if $(NEWEST),--newest)
 	rm -r build/lock
 
-clean: ## Remove what was made, the virtual environment included
+clean: ## Remove everything that was made, including the virtual environment
 	rm -rf $(VENV) build runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

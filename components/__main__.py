@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted: {interruption}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        print("interrupted: nothing was published; the same command starts over", file=sys.stderr)
+        print("interrupted: nothing was published; run the same command again to start over", file=sys.stderr)
         return EXIT_INTERRUPTED
     if answer:
         print(json.dumps(details) if options.json else answer)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Runs a stage; like every command, returns the line to print, if any, and the same as JSON values."""
+    """Runs a stage. Returns, as every command does, the line to print (may be empty) and the same facts as JSON."""
     recipe = load_recipe(options.recipe, options.set)
     given = {wanted: getattr(options, wanted.name) for wanted in stage.inputs}
     outcome = run_stage(
@@ -79,7 +79,7 @@ def _further_options(stage: Stage, options: argparse.Namespace, recipe: Recipe) 
     if "budget" in given and given["budget"] is None:
         if options.recipe is None:
             raise UserError(
-                "prune needs a compute budget: give --budget 2.6e9, --budget 0.05x, or a --recipe that has one."
+                "prune needs a compute budget: give --budget (such as 2.6e9 or 0.05x), or a --recipe that has one."
             )
         given["budget"] = recipe.budgets[0]
     return {name: value for name, value in given.items() if value is not None}
@@ -104,20 +104,20 @@ def _parser() -> argparse.ArgumentParser:
         description="Run one stage of the pipeline. A stage whose output already exists, made from the same inputs "
         "with the same settings by the same code, does not run again.",
         epilog="Inputs and outputs are folders or s3://BUCKET/PREFIX. An object store needs the environment "
-        "variables S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a name with _FILE added gives a file that "
-        "holds the value. AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE are optional. Where "
-        f"{CHECKPOINTS_VARIABLE} gives a folder or an s3:// address, trainings keep their state below it, and a killed "
-        "one resumes.",
+        "variables S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. NAME_FILE in place of NAME gives the path "
+        "of a file that holds the value. AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE are optional. Set "
+        f"{CHECKPOINTS_VARIABLE} to a folder or an s3:// address, and trainings keep their state below it and resume "
+        "after a kill.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():
         _add_stage(commands, name, stage)
 
-    bucket = commands.add_parser("make-bucket", help="Create a bucket of the object store unless it exists.")
+    bucket = commands.add_parser("make-bucket", help="Create a bucket in the object store, unless it exists.")
     bucket.add_argument("address", metavar="s3://BUCKET")
     bucket.set_defaults(command=_make_bucket)
 
-    link = commands.add_parser("link", help="Print a web address at which anybody can read an object.")
+    link = commands.add_parser("link", help="Print a web address where anybody can read an object.")
     link.add_argument("address", metavar="s3://BUCKET/KEY")
     link.add_argument(
         "--days",
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=range(1, 8),
         default=7,
         metavar="N",
-        help="the address works for N days, 1 to 7 (default: 7)",
+        help="days for which the address works, 1 to 7 (default: 7)",
     )
     link.set_defaults(command=_link)
 
@@ -136,22 +136,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) -> None:
     aliases = [alias for alias, target in ALIASES.items() if target == name]
+    # A recipe has no section for the report, whose heading is the recipe's name and description.
+    section = stage.section if stage.section in Recipe.model_fields else "tracking"
     command = commands.add_parser(
         name,
         aliases=aliases,
         help=stage.help,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{stage.help} Its settings are the section `{stage.section}` of the recipe.",
+        description=f"{stage.help}\nThe recipe's section `{section}` holds the settings.",
         epilog="\n".join(
-            ["URI is a folder or s3://BUCKET/PREFIX.", *_examples(name, stage), *_settings(stage.section)]
+            ["A URI is a folder or s3://BUCKET/PREFIX.", *_examples(name, stage), *_settings(section)]
         ).replace("%", "%%"),
     )
-    command.add_argument("--recipe", help="name of a recipe or a .yaml file (default: the built-in defaults)")
+    command.add_argument(
+        "--recipe", help="name of a recipe, or path of a .yaml file (default: every setting has its default)"
+    )
     command.add_argument(
         "--set",
         action="append",
         metavar="SECTION.KEY=VALUE",
-        help=f"change one setting, e.g. {stage.section}.KEY=VALUE; repeatable",
+        help=f"change one setting, such as {section}.KEY=VALUE; repeatable",
     )
     for given in stage.inputs:
         command.add_argument(
@@ -164,7 +168,7 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
         )
     for option in stage.options:
         command.add_argument(f"--{option.name}", help=option.help)
-    command.add_argument("--output", required=True, metavar="URI", help=f"where the artifact goes: {stage.output}")
+    command.add_argument("--output", required=True, metavar="URI", help=f"where to write the artifact: {stage.output}")
     command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     command.set_defaults(command=functools.partial(_stage_command, stage))
 
@@ -183,8 +187,6 @@ def _examples(name: str, stage: Stage) -> list[str]:
 
 def _settings(section: str) -> list[str]:
     """Returns the lines of `--help` that explain the settings of a section."""
-    if section not in Recipe.model_fields:
-        return []
     lines = ["", "settings (--set, or in the recipe) and their defaults:"]
     for setting, description in described(Recipe.model_fields[section], section):
         lines += [f"  {setting}", textwrap.indent(textwrap.fill(description, _HELP_WIDTH - 6), " " * 6)]

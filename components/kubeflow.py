@@ -29,8 +29,8 @@ DEFAULT_IMAGE = f"cat-pipeline:{__version__}"
 """The image of every task unless another is named when the pipeline is compiled."""
 
 CHECKPOINTS_VARIABLE = "CAT_CHECKPOINTS"
-"""Environment variable with the place of checkpoints. Kubeflow leaves the environment out of its cache keys, so where
-checkpoints lie decides nothing about what is computed again."""
+"""Environment variable with the place of checkpoints. Kubeflow leaves the environment out of its cache keys, so another
+place makes no stage run again."""
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def checkpoint_place(stage: str, digest: str) -> str | None:
 
     Args:
         stage: The training's section.
-        digest: Of all that determines the training.
+        digest: Digest of everything that determines the training.
     """
     root = os.environ.get(CHECKPOINTS_VARIABLE)
     return f"{root.rstrip('/')}/{stage}-{digest[:16]}" if root else None
@@ -104,7 +104,7 @@ def publish(
     """Checks that a stage's output is whole and shows it in the UI.
 
     Args:
-        output: The artifact that the stage wrote; kind and content digest become its metadata.
+        output: The artifact that the stage wrote. Its metadata gets kind and content digest.
         metrics: Gets every finite number of the manifest's `summary["metrics"]`.
         confusion: Gets the student's confusion matrix of an evaluation with a segmenter; without one it stays empty.
         summary: Gets the figures and settings as text.

@@ -36,7 +36,7 @@ class Outcome:
 
     Attributes:
         manifest: The output's manifest.
-        reused: The output existed already.
+        reused: Whether the output existed before.
     """
 
     manifest: Manifest
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Source:
-    """One artifact that a stage reads: the input that it is given for, its number among several, its address."""
+    """One artifact that a stage reads: which input it serves, its number among several, its address."""
 
     input: Input
     number: int
@@ -73,7 +73,7 @@ def run_stage(
         The output; None in all but the first of the processes that `torchrun` starts, since only that one writes.
 
     Raises:
-        UserError: An input, an option, the output's address or the object store is not right.
+        UserError: An input, an option or the output's address is wrong, or the object store cannot be used.
     """
     _check_output(output)
     store = storage.Storage()
@@ -85,7 +85,7 @@ def run_stage(
     manifests = [store.manifest(source.address, source.input.kinds) for source in sources]
     request = _request_digest(stage, config, sources, manifests, options, store)
     if found := store.find(output, request):
-        logger.info("%s exists already, made from the same inputs and settings: nothing to do", output)
+        logger.info("%s exists and was made from the same inputs and settings; nothing to do", output)
         return Outcome(found, reused=True)
     with tempfile.TemporaryDirectory(prefix=f"{stage.section}-") as scratch:
         folders = _fetch(sources, Path(scratch), store)
@@ -155,10 +155,10 @@ def _request_digest(
     options: Mapping[str, str],
     store: storage.Storage,
 ) -> str:
-    """Returns a digest of all that determines a stage's output.
+    """Returns a digest of everything that determines a stage's output.
 
-    That is its code, settings, inputs and options, and the state of the files outside that settings and options name.
-    Where training keeps its checkpoints makes no difference to the result.
+    These are the code, the settings, the inputs, the options, and the state of the outside files that settings and
+    options name. The place of checkpoints does not count, because it does not change the result.
     """
     settings = config.model_dump(mode="json")
     decisive: dict[str, Any] = {name: value for name, value in options.items() if name != CHECKPOINT.name}

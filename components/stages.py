@@ -1,4 +1,4 @@
-"""The one table of stages: what each reads, writes and is called, for the command line, clusters and trainjobs.
+"""The one table of stages, for the command line, clusters and trainjobs: their names, inputs and outputs.
 
 Importing this loads nothing heavy: a stage is imported when it runs.
 """
@@ -17,9 +17,9 @@ class Input:
         name: Argument of the stage function.
         kinds: Artifact kinds that fit, separated by "|".
         help: One line for `--help`.
-        required: The stage cannot do without.
-        option: Command-line option, when it is not the name.
-        many: Takes several artifacts.
+        required: Whether the stage needs it.
+        option: Name of the command-line option; "" if it is `name`.
+        many: Whether several artifacts may be given.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Option:
-    """A further argument of a stage function, with its one line for `--help`."""
+    """A further argument of a stage function, and one line about it for `--help`."""
 
     name: str
     help: str
@@ -48,13 +48,13 @@ class Stage:
     """A stage, its inputs and its further options.
 
     Attributes:
-        section: Name of its section in a recipe; also the kind of artifact that it writes.
+        section: Name of its section in a recipe, and kind of the artifact that it writes.
         help: One sentence for `--help`.
-        output: What the artifact holds, for `--help`.
-        load: Imports the stage function, which takes its section, `output`, and every input and option by name.
+        output: Content of the artifact, for `--help`.
+        load: Imports the stage function. That takes its section, and `output`, every input and every option by name.
         inputs: Artifacts it reads.
         options: Further options.
-        examples: For `--help`: inputs and settings of a command, and what it is for.
+        examples: Pairs for `--help`: the arguments of a command, and what the command does.
     """
 
     section: str
@@ -123,7 +123,8 @@ DATASET = Input("dataset", "dataset", "packed images, from the dataset stage")
 REAL_STATS = Input("real_stats", "real_stats", "statistics of real images, from the real-stats stage")
 TEACHER = Input("teacher", "teacher", "trained teacher, from the teacher stage")
 CHECKPOINT = Option(
-    "checkpoint", "folder or s3://… where the training keeps its state; a killed run that finds it there resumes"
+    "checkpoint",
+    "folder or s3:// address where the training keeps its state; after a kill, the same command resumes from it",
 )
 
 STAGES: dict[str, Stage] = {
@@ -151,27 +152,27 @@ STAGES: dict[str, Stage] = {
     ),
     "real-stats": Stage(
         "real_stats",
-        "Compute the statistics of real images that generated ones are compared with.",
-        "real_stats.npz: mean, covariance and features",
+        "Compute statistics of real images, with which generated images are compared.",
+        "real_stats.npz (mean, covariance and features)",
         _real_stats,
         inputs=(DATASET,),
         examples=(
-            ("--dataset out/dataset", "with a fixed random network, which needs no weights; distances are not FID"),
+            ("--dataset out/dataset", "uses a fixed random network, which needs no weights; its distances are not FID"),
             (
                 "--dataset out/dataset --set real_stats.features=inception "
                 "--set real_stats.weights.uri=weights/pt_inception-2015-12-05-6726825d.pth",
-                "for FID and KID; the file's SHA-256 is checked before it is read",
+                "uses Inception, for FID and KID; the SHA-256 of the weights is checked before they are read",
             ),
             (
                 "--dataset out/dataset --recipe horse2zebra --set real_stats.published.uri=weights/horse2zebra_B.npz",
-                "with published statistics (mu, sigma) instead of the dataset's own",
+                "uses published statistics (mu, sigma) instead of the dataset's own",
             ),
         ),
     ),
     "teacher": Stage(
         "teacher",
         "Train the large generator.",
-        "generators and discriminators, and the training's log",
+        "generators, discriminators and the log of the training",
         _teacher,
         inputs=(DATASET, REAL_STATS),
         options=(CHECKPOINT,),
@@ -179,17 +180,21 @@ STAGES: dict[str, Stage] = {
     "prune": Stage(
         "prune",
         "Cut the teacher's channels until the generator fits a compute budget.",
-        "the student's architecture, and its weights when it inherits them",
+        "the student's architecture, and inherited weights if there are any",
         _prune,
         inputs=(TEACHER,),
         options=(
-            Option("budget", "MACs such as 2.6e9, or a share such as 0.05x (default: the recipe's first budget)"),
+            Option(
+                "budget",
+                "compute budget: MACs such as 2.6e9, or a share of the teacher's MACs such as 0.05x (default: the "
+                "recipe's first budget)",
+            ),
         ),
     ),
     "distill": Stage(
         "distill",
         "Train the student with the teacher's features as a guide.",
-        "the trained student, and the training's log",
+        "the trained student and the log of the training",
         _distill,
         inputs=(
             TEACHER,
@@ -201,58 +206,63 @@ STAGES: dict[str, Stage] = {
     ),
     "evaluate": Stage(
         "evaluate",
-        "Score a generator, and its teacher beside it, on held-out images.",
+        "Score a generator on held-out images, with its teacher for comparison.",
         "metrics.json and pictures",
         _evaluate,
         inputs=(
-            Input("student", "distill|teacher", "the generator to score, from the distill stage"),
-            Input("teacher", "teacher", "its teacher, for comparison", required=False),
+            Input("student", "distill|teacher", "generator to score, from the distill or teacher stage"),
+            Input("teacher", "teacher", "teacher to compare the student with", required=False),
             DATASET,
             REAL_STATS,
         ),
         examples=(
             (
                 "--student out/distill --teacher out/teacher --dataset out/dataset --real-stats out/real-stats",
-                "a student beside its teacher: metrics.json with confidence intervals and protocol, and pictures",
+                "compares a student with its teacher; metrics.json has scores, confidence intervals and protocol",
             ),
             (
                 "--student out/teacher --dataset out/dataset --real-stats out/real-stats",
-                "any generator alone, a teacher too",
+                "scores a generator alone, here a teacher",
             ),
             (
                 "--student out/distill --dataset out/dataset --real-stats out/real-stats "
                 "--set evaluate.segmenter.weights.uri=weights/drn-d-105_ms_cityscapes.pth",
-                "Cityscapes: mIoU too, by class, and which classes are confused, in segmentation.json",
+                "also measures mIoU on Cityscapes; segmentation.json has the classes' IoU and the confusion matrix",
             ),
             (
                 "--student out/distill --dataset out/dataset --real-stats out/real-stats "
                 "--set evaluate.lpips.weights.uri=weights/alexnet-owt-7be5be79.pth",
-                "LPIPS too, of images that have a true target",
+                "also measures LPIPS, on datasets of pairs",
             ),
         ),
     ),
     "export": Stage(
         "export",
-        "Write a generator as an ONNX file and prove that it computes the same images.",
-        "model.onnx, and what was checked",
+        "Write a generator as an ONNX file and check that the file computes the same images.",
+        "model.onnx, and the results of the check in export.json",
         _export,
         inputs=(
-            Input("student", "distill|prune|teacher", "the generator to export"),
-            Input("dataset", "dataset", "images to compare on (default: noise)", required=False),
+            Input("student", "distill|prune|teacher", "generator to export, from the distill, prune or teacher stage"),
+            Input(
+                "dataset",
+                "dataset",
+                "images on which the file is compared with PyTorch (default: noise)",
+                required=False,
+            ),
         ),
     ),
     "report": Stage(
         "report",
-        "Put a run on one page.",
-        "report.html, and every student's files",
+        "Show a run on one page, and collect the files of its students.",
+        "report.html, and a folder of files per student",
         _report,
         inputs=(
             Input(
                 "evaluations", "evaluate", "output of the evaluate stage; repeatable", option="evaluation", many=True
             ),
-            Input("dataset", "dataset", "packed images", required=False),
-            Input("real_stats", "real_stats", "statistics of real images", required=False),
-            Input("teacher", "teacher", "the teacher", required=False),
+            Input("dataset", "dataset", DATASET.help, required=False),
+            Input("real_stats", "real_stats", REAL_STATS.help, required=False),
+            Input("teacher", "teacher", TEACHER.help, required=False),
             Input("students", "prune", "output of the prune stage; repeatable", False, "student", many=True),
             Input("distilled", "distill", "output of the distill stage; repeatable", False, many=True),
             Input("exports", "export", "output of the export stage; repeatable", False, "export", many=True),

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a base image from Debian's packages, for machines that reach no image registry: `base.sh IMAGE [SUITE]`.
+# Makes a base image from Debian's packages, for machines without access to an image registry: `base.sh IMAGE [SUITE]`.
 # Needs root, debootstrap and a Docker engine.
 set -eu
 image=$1

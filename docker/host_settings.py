@@ -1,4 +1,4 @@
-"""Writes this machine's pip settings for an image build, which gets them as secrets: `host_settings.py FOLDER`.
+"""Writes this machine's pip settings as secrets of an image build: `host_settings.py FOLDER`.
 
 `FOLDER/pip.conf` holds the package indexes and their options, `FOLDER/ca` the certificates that pip trusts. Settings
 that name files or folders of this machine mean nothing inside a build and are left out.
@@ -46,7 +46,7 @@ def usable_in_a_build(value: str) -> str:
 
 
 def write_secrets(folder: Path, settings: dict[str, str]) -> None:
-    """Writes both secrets, readable for the owner only; without anything to say they are empty files."""
+    """Writes both secrets, readable for the owner only; without content they are empty files."""
     config = configparser.RawConfigParser()
     config["global"] = {name: value for name in INDEX_SETTINGS if (value := usable_in_a_build(settings.get(name, "")))}
     certificates = settings.get("cert") or os.environ.get("SSL_CERT_FILE")

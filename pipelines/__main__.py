@@ -1,4 +1,4 @@
-"""Command line of the pipelines: run them here, or submit them to a cluster, watch them and fetch what they made."""
+"""Run a pipeline on this machine, or submit it to a cluster, watch the run and fetch its results."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pipelines.cluster import Connection
 
 PIPELINE_HELP = {
-    "compress": "teacher once, then a student per budget (default)",
-    "distill-only": "students of an earlier or a published teacher: --argument teacher=ADDRESS",
-    "evaluate-only": "scores of earlier models: --argument students=[ADDRESS, …] [--argument teacher=ADDRESS]",
-    "sweep": "a student per budget, variation and seed of the recipe's sweep section: --argument seeds=[0, 1, 2]",
+    "compress": "train a teacher, then make a student per budget (default)",
+    "distill-only": "make students of an earlier or a published teacher; needs --argument teacher=ADDRESS",
+    "evaluate-only": "score earlier models; needs --argument students=[ADDRESS, …], takes --argument teacher=ADDRESS",
+    "sweep": "train a teacher, then make a student per budget, variation and seed of the recipe's section `sweep`",
 }
 
 ETCD_BYTES = 1_500_000
@@ -33,7 +33,7 @@ ETCD_BYTES = 1_500_000
 
 
 Answer = tuple[str, dict[str, object]]
-"""What a command found: lines to print, and the same for `--json`."""
+"""Answer of a command: lines to print, and the same facts for `--json`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,13 +73,13 @@ def _validate(options: argparse.Namespace) -> Answer:
     api.check_arguments(compiled, recipe, _arguments(options))
     size = len(compiled.text.encode())
     share = 100 * size / ETCD_BYTES
-    text = f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of what a cluster stores"
+    text = f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of a cluster's limit"
     return text, {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
 
 
 def _compile(options: argparse.Namespace) -> Answer:
     if options.output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--output {options.output} must end in .yaml.")
+        raise UserError(f"--output {options.output} must end in .yaml or .yml.")
     compiled = api.compile_recipe(options.recipe, **_choices(options))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(compiled.text, encoding="utf-8")
@@ -250,13 +250,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    recipes = commands.add_parser("recipes", help="list the recipes")
+    recipes = commands.add_parser("recipes", **_described("List the recipes."))
     recipes.set_defaults(command=_recipes)
 
-    _add_command(commands, "validate", "check a recipe and arguments without running anything", _validate)
+    _add_command(commands, "validate", "Check a recipe and arguments without running anything.", _validate)
 
-    run = _add_command(commands, "run", "run a pipeline on this machine", _run)
-    run.add_argument("--output", type=Path, help="folder for report and students (default: WORKSPACE/RECIPE)")
+    run = _add_command(commands, "run", "Run a pipeline on this machine.", _run)
+    run.add_argument("--output", type=Path, help="folder for the report and the students (default: WORKSPACE/RECIPE)")
     run.add_argument(
         "--workspace", type=Path, default=Path("runs"), help="folder for artifacts, cache and logs (default: runs)"
     )
@@ -264,10 +264,10 @@ def _parser() -> argparse.ArgumentParser:
         "--runner",
         choices=("process", "docker"),
         default="process",
-        help="run each stage in a process, or in a container of the image (default: process)",
+        help="run each stage in a process, or in a container of --image (default: process)",
     )
 
-    compile_ = _add_command(commands, "compile", "write a pipeline as a file that Kubeflow takes", _compile)
+    compile_ = _add_command(commands, "compile", "Write a pipeline as a file for Kubeflow.", _compile)
     compile_.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
 
     _add_cluster_commands(commands)
@@ -279,40 +279,48 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_cluster_commands(commands: Any) -> None:
     """Adds the commands that reach Kubeflow Pipelines."""
-    submit = _add_command(commands, "submit", "start a pipeline on a cluster", _submit)
-    submit.add_argument("--experiment", help="group of runs (default: the recipe's name)")
+    submit = _add_command(commands, "submit", "Start a pipeline on a cluster.", _submit)
+    submit.add_argument("--experiment", help="experiment (group of runs) of the run (default: the recipe's name)")
     submit.add_argument(
-        "--root", help="address below which the run's artifacts go (default: as the cluster is configured)"
+        "--root", help="address below which the run writes its artifacts (default: as the cluster is configured)"
     )
     submit.add_argument("--service-account", help="service account of the pods (default: as the cluster is configured)")
     submit.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
 
-    upload = _add_command(commands, "upload", "add a pipeline to Kubeflow's interface, where a form starts it", _upload)
+    upload = _add_command(
+        commands, "upload", "Add a pipeline to Kubeflow's interface, which has a form to start it.", _upload
+    )
 
-    status = commands.add_parser("status", help="show the state of a run and its tasks, or list the newest runs")
+    status = commands.add_parser(
+        "status", **_described("Show the state of a run and its tasks, or list the newest runs.")
+    )
     status.add_argument("run", nargs="?", metavar="RUN", help="id of the run (default: list the newest runs)")
     status.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
     status.set_defaults(command=_status)
 
-    logs = commands.add_parser("logs", help="print the log lines of a run's stages")
+    logs = commands.add_parser("logs", **_described("Print the log lines of a run's stages."))
     logs.add_argument("run", metavar="RUN", help="id of the run")
-    logs.add_argument("--task", help="only this task's lines, e.g. train-teacher")
-    logs.add_argument("--follow", action="store_true", help="wait for further lines of stages that are running")
+    logs.add_argument("--task", help="print only the lines of this task, such as train-teacher")
+    logs.add_argument("--follow", action="store_true", help="wait for further lines of running stages")
     logs.set_defaults(command=_logs)
 
     fetch = commands.add_parser(
         "fetch",
-        help="download a run's report and models",
-        epilog="Needs the object store's address and credentials in the environment: S3_ENDPOINT, AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY.",
+        **_described("Download the report and the students of a run."),
+        epilog="The object store's address and credentials come from the environment variables S3_ENDPOINT, "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
     )
     fetch.add_argument("run", metavar="RUN", help="id of the run")
-    fetch.add_argument("--output", type=Path, required=True, help="new folder for report and students")
-    fetch.add_argument("--root", help="address below which the cluster keeps artifacts (its defaultPipelineRoot)")
+    fetch.add_argument("--output", type=Path, required=True, help="new folder for the report and the students")
+    fetch.add_argument(
+        "--root",
+        help="address below which the cluster keeps artifacts, its defaultPipelineRoot (default: that of the run, or "
+        "else of Kubeflow's own manifests)",
+    )
     fetch.set_defaults(command=_fetch)
 
     for command in (submit, upload, status, logs, fetch):
@@ -321,19 +329,27 @@ def _add_cluster_commands(commands: Any) -> None:
 
 def _add_trainjob(commands: Any) -> None:
     """Adds the command that trains on several machines."""
-    trainjob = commands.add_parser("trainjob", help="write manifests that train on several machines (Kubeflow Trainer)")
-    trainjob.add_argument("stage", choices=TRAININGS, help="the stage that trains")
-    trainjob.add_argument("--recipe", required=True, help="name of a recipe in the image (see `recipes`)")
+    trainjob = commands.add_parser(
+        "trainjob", **_described("Write manifests for Kubeflow Trainer, which trains on several machines.")
+    )
+    trainjob.add_argument("stage", choices=TRAININGS, help="stage to run")
+    trainjob.add_argument(
+        "--recipe", required=True, help="name of a recipe in the image (the command `recipes` lists them)"
+    )
     trainjob.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="change one setting; repeatable")
     trainjob.add_argument(
         "--input",
         action="append",
         metavar="NAME=URI",
-        help="artifact that the stage reads, e.g. dataset=s3://bucket/dataset; repeatable",
+        help="artifact that the stage reads, such as dataset=s3://bucket/dataset; repeatable",
     )
-    trainjob.add_argument("--artifact", required=True, metavar="URI", help="s3:// address of the trained artifact")
-    trainjob.add_argument("--nodes", type=int, default=2, help="machines (default: 2)")
-    trainjob.add_argument("--namespace", default="kubeflow", help="namespace of the objects (default: kubeflow)")
+    trainjob.add_argument(
+        "--artifact", required=True, metavar="URI", help="s3:// address to which the training writes its artifact"
+    )
+    trainjob.add_argument("--nodes", type=int, default=2, help="number of machines (default: 2)")
+    trainjob.add_argument(
+        "--namespace", default="kubeflow", help="namespace of the Kubernetes objects (default: kubeflow)"
+    )
     trainjob.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of the pods (default: {DEFAULT_IMAGE})")
     trainjob.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
     trainjob.set_defaults(command=_trainjob)
@@ -342,45 +358,53 @@ def _add_trainjob(commands: Any) -> None:
 def _add_command(commands: Any, name: str, help_text: str, function: Any) -> argparse.ArgumentParser:
     """Adds a command that takes a pipeline and a recipe."""
     pipelines = "; ".join(f"{pipeline}: {meaning}" for pipeline, meaning in PIPELINE_HELP.items())
-    command = commands.add_parser(name, help=help_text)
-    command.add_argument("--recipe", required=True, help="name of a recipe (see `recipes`) or a .yaml file")
+    command = commands.add_parser(name, **_described(help_text))
+    command.add_argument(
+        "--recipe", required=True, help="name of a recipe (the command `recipes` lists them), or path of a .yaml file"
+    )
     command.add_argument("--pipeline", choices=PIPELINE_HELP, default="compress", help=pipelines)
     command.add_argument(
         "--set",
         action="append",
         metavar="SECTION.KEY=VALUE",
-        help="change one setting, e.g. teacher.epochs=2 or resources.profile=gpu; repeatable",
+        help="change one setting, such as teacher.epochs=2 or resources.profile=gpu; repeatable",
     )
     command.add_argument(
         "--budget",
         action="extend",
         nargs="+",
         metavar="B",
-        help="compute budgets instead of the recipe's: MACs such as 2.6e9, or a share of the teacher's such as 0.05x",
+        help="compute budgets instead of the recipe's: MACs such as 2.6e9, or shares of the teacher's such as 0.05x",
     )
     command.add_argument(
         "--argument",
         action="append",
         metavar="NAME=VALUE",
-        help="value of one of the pipeline's parameters; repeatable",
+        help="value of a parameter of the pipeline, as YAML; repeatable",
     )
     command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
     command.set_defaults(command=function)
     return command
 
 
+def _described(text: str) -> dict[str, Any]:
+    """Returns what shows a sentence in the list of commands and in the command's own help."""
+    return {"help": text, "description": text}
+
+
 def _add_connection(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
-        "connection", "Without --host, a pod connects with its service account, another machine with its kubeconfig."
+        "connection",
+        "Without --host, a pod connects with its service account and any other machine with its kubeconfig.",
     )
-    group.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, e.g. http://localhost:8080")
-    group.add_argument("--namespace", help="namespace of your profile, where Kubeflow has profiles")
+    group.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, such as http://localhost:8080")
+    group.add_argument("--namespace", help="namespace of your profile, if Kubeflow has profiles")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="file with a token for Kubeflow")
     group.add_argument("--kube-context", help="context of the kubeconfig (default: the current one)")
     group.add_argument(
         "--kubeflow-namespace", default="kubeflow", help="namespace of Kubeflow Pipelines itself (default: kubeflow)"
     )
-    group.add_argument("--ca-file", metavar="FILE", help="certificates to trust instead of the usual ones")
+    group.add_argument("--ca-file", metavar="FILE", help="file of certificates to trust instead of the usual ones")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be done with the pipelines: the functions that notebooks and the command line call."""
+"""Functions that run, compile and submit pipelines, for notebooks and the command line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _recipe(recipe: str | Recipe, overrides: Sequence[str], budgets: Sequence[st
 
 
 def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> None:
-    """Checks what stages would refuse only after they have started: names, types, settings, budgets, size of a sweep.
+    """Checks before the start what stages would refuse: names, types, settings, budgets, size of a sweep.
 
     Args:
         compiled: A pipeline.
@@ -44,7 +44,7 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
         arguments: Values of its parameters.
 
     Raises:
-        UserError: An argument is not right.
+        UserError: An argument is wrong.
     """
     compiled.check_arguments(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
@@ -55,10 +55,10 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
 
 
 def _check_pruning(recipe: Recipe) -> None:
-    """Refuses, before a teacher is trained, what the prune stage would refuse to do with it: above all, budgets.
+    """Refuses, before a teacher is trained, what the prune stage would refuse later: above all, unreachable budgets.
 
-    A published teacher is what it is, and how many planes label maps have is in the data: their budgets are checked by
-    the prune stage alone.
+    Only the prune stage checks the budgets of published teachers, whose architecture is in their file, and of label
+    maps, whose number of planes is in the data.
     """
     from components.catlib.data.builtin import LABELLED
     from components.catlib.networks.families import architecture_from_config
@@ -68,7 +68,7 @@ def _check_pruning(recipe: Recipe) -> None:
     if recipe.prune.generator == "target_to_source" and teacher.family != "cyclegan":
         raise UserError(
             f"prune.generator is target_to_source, but a teacher of family {teacher.family} has only source_to_target; "
-            "set it to that."
+            "set prune.generator to that."
         )
     if teacher.published is not None:
         return
@@ -80,7 +80,7 @@ def _check_pruning(recipe: Recipe) -> None:
 
 
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the versions of what lies behind addresses to arguments, and checks them all."""
+    """Adds the versions of the content behind addresses to arguments, and checks all arguments."""
     check_arguments(compiled, recipe, arguments)
     complete: dict[str, Any] = {"source_version": dataset_version(recipe)}
     if "model_version" in compiled.parameters:
@@ -96,17 +96,17 @@ def compile_recipe(
     budgets: Sequence[str] | None = None,
     image: str = DEFAULT_IMAGE,
 ) -> Compiled:
-    """Compiles a pipeline to what Kubeflow takes.
+    """Compiles a pipeline for Kubeflow.
 
     Args:
         recipe: A name, the path of a .yaml file, or a loaded recipe.
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
-        budgets: Instead of the recipe's.
+        budgets: Compute budgets that replace the recipe's.
         image: Image of every task.
 
     Raises:
-        UserError: The recipe or an override is not right.
+        UserError: The recipe or an override is wrong.
     """
     from pipelines.compiling import compile_pipeline
 
@@ -131,16 +131,16 @@ def run(
         recipe: A name, the path of a .yaml file, or a loaded recipe.
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
-        budgets: Instead of the recipe's.
+        budgets: Compute budgets that replace the recipe's.
         arguments: Values of the pipeline's parameters that replace the recipe's.
         output: Folder for the report and the students; None: WORKSPACE/RECIPE.
-        workspace: Artifacts, cache and logs of all runs.
-        image: Runs every stage in a container of this image; None: in a process.
-        say: Receives progress lines.
+        workspace: Folder for artifacts, cache and logs of all runs.
+        image: Image in whose containers the stages run; None: they run in processes.
+        say: Function that receives progress lines.
 
     Raises:
-        UserError: The recipe, an argument, or what a stage was given is not right.
-        Interrupted: The run was interrupted; running it again goes on.
+        UserError: The recipe, an argument or the input of a stage is wrong.
+        Interrupted: The run was interrupted; the same call resumes it.
         RunFailed: A stage failed.
     """
     from pipelines.compiling import compile_pipeline
@@ -164,9 +164,9 @@ class Submitted:
     """A run on a cluster.
 
     Attributes:
-        cluster: Where it runs.
-        run_id: Its id.
-        link: Its address in Kubeflow's interface.
+        cluster: The cluster that it runs on.
+        run_id: Kubeflow's id of the run.
+        link: Address of the run in Kubeflow's interface.
     """
 
     cluster: Cluster
@@ -174,19 +174,19 @@ class Submitted:
     link: str
 
     def status(self) -> Run:
-        """Asks for its state and its tasks."""
+        """Reads the state of the run and its tasks."""
         return self.cluster.run(self.run_id)
 
     def wait(self, say: Callable[[str], None] = to_stderr) -> Run:
-        """Waits for it to end, as `Cluster.wait` does."""
+        """Waits until the run ends, as `Cluster.wait` does."""
         return self.cluster.wait(self.run_id, say=say)
 
     def logs(self, task: str | None = None) -> Iterator[tuple[str, str]]:
-        """Reads what its stages wrote, as pairs of task and line."""
+        """Reads the log lines of the run's stages, as pairs of task and line."""
         return self.cluster.logs(self.run_id, task=task)
 
     def fetch(self, folder: Path, *, root: str | None = None) -> Path:
-        """Downloads its report and students, as `Cluster.fetch` does."""
+        """Downloads the report and students of the run, as `Cluster.fetch` does."""
         return self.cluster.fetch(self.run_id, folder, root=root)
 
 
@@ -205,22 +205,22 @@ def submit(
 ) -> Submitted:
     """Starts a pipeline on a cluster.
 
-    Everything is checked before anything is sent: the recipe, the arguments, the image's name.
+    The recipe, the arguments and the image's name are checked before anything is sent.
 
     Args:
         recipe: A name, the path of a .yaml file, or a loaded recipe.
-        connection: Where to and as whom.
+        connection: Address of Kubeflow, and credentials.
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
-        budgets: Instead of the recipe's.
+        budgets: Compute budgets that replace the recipe's.
         arguments: Values of the pipeline's parameters that replace the recipe's.
         image: Image of every task; must hold the code of this checkout.
-        experiment: Group of runs; None: the recipe's name.
-        root: Address below which its artifacts go; None: as the cluster is configured.
-        service_account: Of its pods; None: as the cluster is configured.
+        experiment: Experiment (group of runs) of the run; None: the recipe's name.
+        root: Address below which the run writes its artifacts; None: as the cluster is configured.
+        service_account: Service account of its pods; None: as the cluster is configured.
 
     Raises:
-        UserError: Something is not right, or Kubeflow cannot be reached, or refuses.
+        UserError: The recipe, an argument or the image is wrong, or Kubeflow cannot be reached or refuses.
     """
     from pipelines.cluster import Cluster
     from pipelines.compiling import compile_pipeline

@@ -19,10 +19,10 @@ from pipelines.logs import read_logs, stage_error
 from pipelines.runs import FINISHED, Run, read_run
 
 POLL_SECONDS = 10.0
-"""Between two looks at a run that is watched."""
+"""Time between two looks at a watched run."""
 
 DEFAULT_ROOT = "s3://mlpipeline/v2/artifacts"
-"""Where Kubeflow's own manifests tell it to keep artifacts."""
+"""The place of artifacts in Kubeflow's own manifests."""
 
 
 class Cluster:
@@ -32,11 +32,11 @@ class Cluster:
         """Connects.
 
         Args:
-            connection: Where to and as whom.
+            connection: Address and credentials.
             patience: Seconds for which failing requests are repeated.
 
         Raises:
-            UserError: Nothing answers within ten seconds, or something else than Kubeflow Pipelines, or it refuses.
+            UserError: Nothing answers within ten seconds, or the answer is not from Kubeflow Pipelines or a refusal.
         """
         self.connection = connection
         self._kubeflow = Kubeflow(connection, patience=patience)
@@ -59,11 +59,11 @@ class Cluster:
 
         Args:
             compiled: The pipeline.
-            arguments: Of its parameters; the others keep their defaults.
-            name: Of the run, for people; a few characters are added so that it is unique.
-            experiment: The group of runs that it belongs to; made when there is none.
-            root: Address below which its artifacts go; None: as the cluster is configured.
-            service_account: Of its pods; None: as the cluster is configured.
+            arguments: Values of its parameters; the others keep their defaults.
+            name: Name of the run for people; a few characters are added to make it unique.
+            experiment: Experiment (group of runs) of the run; created if it does not exist.
+            root: Address below which the run writes its artifacts; None: as the cluster is configured.
+            service_account: Service account of its pods; None: as the cluster is configured.
 
         Returns:
             The run's id.
@@ -82,7 +82,7 @@ class Cluster:
             )
 
             def create() -> str:
-                # After an error it is unknown whether the run was made: a second one could cost days of a GPU.
+                # After an error it is unknown whether the run exists: a second one could cost days of a GPU.
                 if found := self._find(name, group.experiment_id):
                     return found
                 made = self._client.run_pipeline(
@@ -98,13 +98,13 @@ class Cluster:
             return self._patiently("creating the run", create)
 
     def upload(self, compiled: Compiled, *, name: str, version: str, description: str) -> str:
-        """Shows a pipeline in the interface, where its form starts runs.
+        """Adds a pipeline to the interface, which has a form to start it.
 
         Args:
             compiled: The pipeline.
-            name: Of the pipeline; made when there is none.
-            version: Name of this version of it, unlike those that are there.
-            description: One sentence.
+            name: Name of the pipeline; it is created if it does not exist.
+            version: Name of this version, which no earlier version has.
+            description: One sentence about the pipeline.
 
         Returns:
             The pipeline's id.
@@ -132,7 +132,7 @@ class Cluster:
     # ----------------------------------------------------------------------------------------------------------- watch
 
     def run(self, run_id: str) -> Run:
-        """Asks for a run.
+        """Reads a run.
 
         Raises:
             UserError: There is no such run, or Kubeflow refuses.
@@ -150,29 +150,29 @@ class Cluster:
         return [read_run(run) for run in listed.runs or []]
 
     def wait(self, run_id: str, *, say: Callable[[str], None]) -> Run:
-        """Watches a run until it ends, and tells of every task that changes its state.
+        """Waits until a run ends, and reports every change of a task's state.
 
         Args:
             run_id: The run.
             say: Receives a line per change.
 
         Returns:
-            The run, which ended well.
+            The run, which succeeded.
 
         Raises:
-            UserError: A stage refused what it was given.
-            RunFailed: The run failed or was ended.
+            UserError: A stage refused its input.
+            RunFailed: The run failed or was stopped.
             Interrupted: This process was interrupted; the run goes on.
         """
-        told: list[str] = []
+        shown: list[str] = []
         try:
             while True:
                 run = self.run(run_id)
                 lines = [f"{task.name}: {task.state.lower()}" for task in run.tasks]
                 for line in sorted(set(lines)):
-                    for _ in range(lines.count(line) - told.count(line)):
+                    for _ in range(lines.count(line) - shown.count(line)):
                         say(line)
-                told = lines
+                shown = lines
                 if run.state in FINISHED:
                     break
                 time.sleep(POLL_SECONDS)
@@ -188,23 +188,23 @@ class Cluster:
             if sentence := stage_error(self._kubeflow, run, task):
                 raise UserError(f"{task.name}: {sentence}")
         what = f" in {failed[0].name}" if failed else ""
-        told = (failed[0].error if failed else "") or run.error
-        reason = f" ({told})" if told else ""
+        error = (failed[0].error if failed else "") or run.error
+        reason = f" ({error})" if error else ""
         where = f" --task {failed[0].name}" if failed else ""
         raise RunFailed(
             f"Run {run.name} {run.state.lower()}{what}{reason}; see: python -m pipelines logs {run.run_id}{where}"
         )
 
     def logs(self, run_id: str, *, task: str | None = None, follow: bool = False) -> Iterator[tuple[str, str]]:
-        """Reads what the stages of a run wrote.
+        """Reads the log lines of a run's stages.
 
         Args:
             run_id: The run.
-            task: Only of this task; None: of all.
-            follow: Wait for further lines of pods that run.
+            task: Task whose lines are read; None: all tasks.
+            follow: Whether to wait for further lines of running pods.
 
         Yields:
-            Name of a pod's task, and a line.
+            Name of a task, and a line.
 
         Raises:
             UserError: There is no such run or task.
@@ -217,8 +217,8 @@ class Cluster:
         """Downloads a run's report with every student's ONNX file, weights and metrics.
 
         Args:
-            run_id: A run that has written its report.
-            folder: Where to put it; must not exist.
+            run_id: Id of a run that has written its report.
+            folder: Where the report goes; must not exist.
             root: Address below which the cluster keeps artifacts; None: the run's own, or else `DEFAULT_ROOT`.
 
         Returns:

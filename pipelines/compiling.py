@@ -1,4 +1,4 @@
-"""From a recipe to what Kubeflow takes: the compiled pipeline, and arguments that are checked against it."""
+"""Compiles a recipe's pipeline for Kubeflow, and checks arguments against it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Compiled:
     """A compiled pipeline.
 
     Attributes:
-        text: The file that Kubeflow takes: the pipeline, and behind `---` what is special to Kubernetes.
+        text: The file for Kubeflow: the pipeline and, after `---`, the part for Kubernetes.
     """
 
     text: str
@@ -71,14 +71,14 @@ class Compiled:
 
     @property
     def platform(self) -> dict[str, Any]:
-        """What is special to Kubernetes; empty when there is nothing."""
+        """The part for Kubernetes; may be empty."""
         return self._documents[1] if len(self._documents) > 1 else {}
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Compares arguments with the parameters; Kubeflow's client would take anything.
+        """Checks arguments against the parameters; Kubeflow's client would take anything.
 
         Raises:
-            UserError: Names an argument that is unknown, missing or of another type.
+            UserError: An argument, which is named, is unknown, missing or of another type.
         """
         name, parameters = self.pipeline, self.parameters
         for given, value in arguments.items():
@@ -98,7 +98,7 @@ def compile_pipeline(pipeline: str, recipe: Recipe, *, image: str) -> Compiled:
 
     Args:
         pipeline: A name in `PIPELINES`.
-        recipe: Its settings become the defaults of parameters, its `resources` what the tasks get.
+        recipe: The recipe; its settings become the defaults of parameters, and the tasks get its `resources`.
         image: Image of every task.
     """
     with tempfile.TemporaryDirectory() as folder:

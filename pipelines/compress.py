@@ -1,4 +1,4 @@
-"""The pipeline: images in, a small generator per compute budget and one report out."""
+"""The main pipeline: makes a small generator per compute budget, and one report, from images."""
 
 from __future__ import annotations
 

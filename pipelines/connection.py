@@ -1,4 +1,4 @@
-"""The connection to Kubeflow Pipelines: its client, with time limits, patience, and errors in a sentence."""
+"""The connection to Kubeflow Pipelines: its client, with time limits, retries, and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from components.catlib.errors import UserError
 from components.catlib.storage.retrying import Retrying
 
 ANSWER_SECONDS = (3, 4)
-"""How long the first request may take to connect, and to be answered; after that nothing can be reached there."""
+"""Time for the first request to connect, and to be answered; after that the address counts as unreachable."""
 
 REQUEST_SECONDS = (10, 60)
-"""How long later requests may take to connect, and to be answered."""
+"""Time for later requests to connect, and to be answered."""
 
 PATIENCE_SECONDS = 600.0
-"""How long the API may be out of reach while a run is watched."""
+"""Time for which the API may be out of reach while a run is watched."""
 
 REQUEST_ERRORS = (kfp_server_api.ApiException, urllib3.exceptions.HTTPError)
-"""How requests fail."""
+"""Exceptions of failed requests."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach Kubeflow Pipelines and as whom.
+    """Address of Kubeflow Pipelines, and credentials.
 
     Attributes:
         host: Address of its API or interface, such as http://localhost:8080; None: through the Kubernetes API, with
             this pod's service account or with the kubeconfig.
-        namespace: Of the experiment and its runs, in a Kubeflow with profiles; None in a Kubeflow for all.
-        kubeflow_namespace: Where Kubeflow Pipelines itself runs, for connections without a host.
-        token: Sent with every request; None: none, or the service account's.
-        kube_context: Of the kubeconfig; None: its current one.
+        namespace: Namespace of the experiment and its runs, if Kubeflow has profiles; else None.
+        kubeflow_namespace: Namespace of Kubeflow Pipelines itself, for connections without a host.
+        token: Token that is sent with every request; None: none, or the service account's.
+        kube_context: Context of the kubeconfig; None: its current one.
         ca_file: Certificates to trust instead of the usual ones.
     """
 
@@ -54,13 +54,13 @@ class Connection:
 
 
 class _Client(Client):
-    """Kubeflow's client, but it fails at once when nothing answers, and waits for no answer forever."""
+    """Kubeflow's client, but it fails at once if nothing answers, and never waits forever."""
 
     def _load_config(self, *arguments: Any, **named: Any) -> Any:
         config: Any = super()._load_config(*arguments, **named)
-        config.retries = 0  # repeating is done here, where it is known what may be repeated
+        config.retries = 0  # `Kubeflow.patiently` repeats requests: it knows which may be repeated
         host = config.host.rstrip("/")
-        config.host = host = host if "://" in host else f"http://{host}"  # within a cluster it has no scheme
+        config.host = host = host if "://" in host else f"http://{host}"  # inside a cluster it has no scheme
         refresh = config.refresh_api_key_hook
         if refresh is not None:
             # Before every request the kubeconfig's hook renews the token and, with it, sets the host to that of the
@@ -80,11 +80,11 @@ class Kubeflow:
     """An open connection.
 
     Attributes:
-        connection: Where to and as whom.
+        connection: Address and credentials.
         client: Kubeflow's client. Its generated models declare everything optional, and the API's own calls are
-            attributes made at run time: to a type checker it can be anything.
-        api: What the client sends its requests with.
-        patiently: Makes requests, each again while it fails for a passing reason.
+            attributes made at run time, so a type checker sees `Any`.
+        api: The part of the client that sends requests.
+        patiently: Sends requests and repeats each while it fails for a passing reason.
     """
 
     client: Any
@@ -94,11 +94,11 @@ class Kubeflow:
         """Connects.
 
         Args:
-            connection: Where to and as whom.
+            connection: Address and credentials.
             patience: Seconds for which failing requests are repeated.
 
         Raises:
-            UserError: Nothing answers within ten seconds, or something else than Kubeflow Pipelines, or it refuses.
+            UserError: Nothing answers within ten seconds, or the answer is not from Kubeflow Pipelines or a refusal.
         """
         self.connection = connection
         self._where = connection.host or "the cluster of this pod or of the kubeconfig"
@@ -126,8 +126,8 @@ class Kubeflow:
             health = None
         if health is None or health.multi_user is None:
             raise UserError(
-                f"{self._where} answers, but not as Kubeflow Pipelines does; check the address, and when a login page "
-                "stands before it, give a token."
+                f"{self._where} answers, but not as Kubeflow Pipelines does; check the address, and give --token-file "
+                "if it is behind a login page."
             )
         if health.multi_user and not connection.namespace:
             raise UserError(f"Kubeflow at {self._where} has profiles; give yours with --namespace.")
@@ -142,11 +142,11 @@ class Kubeflow:
         self.api.rest_client.request = request_in_time
 
     def explain(self, what: str, error: Exception) -> UserError:
-        """Returns the sentence for a request that failed for good.
+        """Returns the error for a request that failed for good.
 
         Args:
-            what: What it was for: "creating the run".
-            error: How it failed.
+            what: The request in words: "creating the run".
+            error: Its exception.
         """
         status = error.status if isinstance(error, kfp_server_api.ApiException) else None
         if status in (401, 403):
@@ -155,28 +155,30 @@ class Kubeflow:
                 f"may use namespace {self.connection.namespace or self.connection.kubeflow_namespace}."
             )
         if status == 404:
-            return UserError(f"Kubeflow at {self._where} does not have what was asked for ({what}: {reason(error)}).")
+            return UserError(
+                f"Kubeflow at {self._where} does not know it ({what}: {reason(error)}); check the id or name."
+            )
         if status in (None, 0) or status >= 500:
             return UserError(
                 f"Kubeflow Pipelines cannot be reached at {self._where} ({what}: {reason(error)}); check the address, "
-                "and that `kubectl port-forward` runs when it is needed."
+                "and that `kubectl port-forward` runs if you need it."
             )
         return UserError(f"Kubeflow at {self._where} refuses ({what}: {reason(error)}).")
 
 
 def _passes(error: Exception) -> bool:
-    """Tells whether a request that failed so may succeed later."""
+    """Returns whether a request that failed with this error may succeed later."""
     if isinstance(error, kfp_server_api.ApiException):
         return error.status is not None and (error.status == 429 or error.status >= 500)
     return True
 
 
 def reason(error: Exception) -> str:
-    """Returns in a few words how a request failed."""
+    """Returns the reason of a failed request in a few words."""
     if isinstance(error, kfp_server_api.ApiException):
         with contextlib.suppress(ValueError, TypeError):
-            told = json.loads(error.body or "")
-            if isinstance(told, dict) and (message := told.get("message") or told.get("error")):
+            answer = json.loads(error.body or "")
+            if isinstance(answer, dict) and (message := answer.get("message") or answer.get("error")):
                 return str(message).split("\n", 1)[0][:300]
         return str(error.reason or error).split("\n", 1)[0][:300]
     cause = getattr(error, "reason", None) or error

@@ -44,10 +44,10 @@ def docker_engine() -> Iterator[DockerClient]:
 
 
 def check_image_code(image: str) -> None:
-    """Checks that an image holds the code of this folder: a task's command comes from here, what it calls does not.
+    """Checks that an image holds the code of this folder, because a task's command comes from here and calls it there.
 
     Raises:
-        UserError: There is no such image on this machine, it is not one of ours, or its code is another.
+        UserError: There is no such image on this machine, it does not hold the stages, or its code differs.
     """
     program = "from components.catlib.artifacts import code_digest; print(code_digest())"
     with docker_engine() as client:
@@ -61,14 +61,14 @@ def check_image_code(image: str) -> None:
         except ContainerError as error:
             raise UserError(f"The image {image} does not hold the stages; make it with `make docker-image`.") from error
     if answer.decode().strip() != code_digest():
-        raise UserError(f"The image {image} holds other code than this folder; make it anew with `make docker-image`.")
+        raise UserError(f"The image {image} holds other code than this folder; make it again with `make docker-image`.")
 
 
 def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunner:
-    """Returns the runner for one run: containers without any privilege, which write as the user who started the run.
+    """Returns the runner of one run: unprivileged containers that write as the user who started the run.
 
     Args:
-        recipe: Files and folders of this machine that it names can be read in the containers.
+        recipe: The recipe; the containers can read the files and folders of this machine that it names.
         run: Name of the run, by which `stop_containers` finds its containers.
         checkpoints: Folder where trainings keep their state.
     """
@@ -79,7 +79,7 @@ def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunne
     checkpoints.mkdir(parents=True, exist_ok=True)
     return local.DockerRunner(
         user=f"{os.getuid()}:{os.getgid()}",
-        entrypoint=[],  # Kubeflow brings the whole command
+        entrypoint=[],  # Kubeflow gives the whole command
         labels={RUN_LABEL: run},
         mounts=[
             Mount(str(checkpoints), str(checkpoints), type="bind"),
@@ -94,7 +94,7 @@ def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunne
 
 
 def stop_containers(run: str) -> None:
-    """Stops what is left of a run's containers."""
+    """Stops the remaining containers of a run."""
     with docker_engine() as client:
         for container in client.containers.list(filters={"label": f"{RUN_LABEL}={run}"}):
             container.stop()

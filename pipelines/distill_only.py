@@ -1,4 +1,4 @@
-"""Students of an earlier run's or a published teacher: distillation without training a teacher."""
+"""Distillation without training: makes students of an earlier run's teacher, or of a published one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scores of generators of earlier runs, on these images."""
+"""Scores generators of earlier runs on given images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.resources import Placement
     title="CAT: {name}, evaluation only",
 )
 def evaluate_only_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.Artifact:
-    """Scores generators of earlier runs, with their teacher beside them or alone.
+    """Scores generators of earlier runs, alone or compared with their teacher.
 
     Returns:
         The report with every generator's metrics.

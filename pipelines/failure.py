@@ -1,5 +1,5 @@
-"""How a run can end."""
+"""The failure of a run."""
 
 
 class RunFailed(Exception):
-    """A run ended for a reason that is not the user's; the message says which, and where to look."""
+    """A run failed through no mistake of the user; the message gives the reason, and where to look."""

@@ -1,4 +1,4 @@
-"""What the four graphs share: how a graph becomes a pipeline, and the chains of tasks from images to an ONNX file."""
+"""Parts of all four graphs: how a graph becomes a pipeline, and the chains of tasks from images to an ONNX file."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def pipeline(
 
     Args:
         name: Name of the pipeline; `PARAMETERS` holds its parameters.
-        description: Of a run, with the recipe's `{description}`.
-        title: Of a run in Kubeflow's interface, with the recipe's `{name}`.
+        description: Description of a run, with the recipe's `{description}`.
+        title: Title of a run in Kubeflow's interface, with the recipe's `{name}`.
     """
 
     def decorate(graph: Graph) -> Callable[[Recipe, Placement], GraphComponent]:
@@ -62,7 +62,7 @@ def pipeline(
 
 @dataclass(frozen=True)
 class Images:
-    """Artifacts that every pipeline begins with."""
+    """The artifacts with which every pipeline begins."""
 
     dataset: Given
     real_stats: Given

@@ -4,8 +4,8 @@ The runner leaves global state behind and does not stop its children, so each ru
 process group. `run_locally` starts it, turns its log into a few readable lines, and stops the whole group when it is
 interrupted.
 
-Everything is kept in a workspace folder: `artifacts/` (one folder per run and task), `cache/` (which task needs no
-second run), `checkpoints/` (of trainings that are not done) and `logs/`.
+A workspace folder keeps everything: `artifacts/` (one folder per run and task), `cache/` (the tasks that need no
+second run), `checkpoints/` (of unfinished trainings) and `logs/`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipelines.containers import check_image_code, docker_runner, stop_container
 from pipelines.failure import RunFailed
 
 STOP_SECONDS = 60.0
-"""How long interrupted stages may take to save their state before they are killed."""
+"""Time for interrupted stages to save their state before they are killed."""
 
 _TASK_STARTED = re.compile(r"Executing task '([\w-]+)'")
 _TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
@@ -46,10 +46,10 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass
 class RunLog:
-    """What a run's process has written so far, read line by line.
+    """The output of a run's process so far, read line by line.
 
     Attributes:
-        say: Receives the lines that are worth showing.
+        say: Function that receives the lines worth showing.
     """
 
     say: Callable[[str], None]
@@ -114,24 +114,26 @@ def run_locally(
     arguments: Mapping[str, Any] | None = None,
     image: str | None = None,
 ) -> LocalRun:
-    """Runs a pipeline here and puts the report and the students into a folder.
+    """Runs a pipeline on this machine and puts the report and the students into a folder.
 
     Args:
         recipe: The settings.
-        output: Where the results go; replaced when it holds results of an earlier run.
-        workspace: Artifacts, cache and logs of all runs.
-        say: Receives progress lines.
-        pipeline: Its name.
+        output: Folder for the results; results of an earlier run in it are replaced.
+        workspace: Folder for artifacts, cache and logs of all runs.
+        say: Function that receives progress lines.
+        pipeline: Name of the pipeline.
         arguments: Values of its parameters; the others have the recipe's settings.
-        image: Runs every stage in a container of this image; None: in a process.
+        image: Image in whose containers the stages run; None: they run in processes.
 
     Raises:
-        UserError: A stage refused what it was given, or `output` holds something else, or there is no such image.
-        Interrupted: The run was interrupted; running it again goes on.
+        UserError: A stage refused its input, `output` holds something else, or there is no such image.
+        Interrupted: The run was interrupted; the same call resumes it.
         RunFailed: A stage failed.
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
-        raise UserError(f"Output {output} exists and holds something else; choose another folder or remove it.")
+        raise UserError(
+            f"Output {output} exists and holds something else than a run; choose another folder or remove it."
+        )
     if image:
         check_image_code(image)
     began = time.monotonic()
@@ -191,14 +193,14 @@ def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:
         except KeyboardInterrupt:
             log.say("interrupted: stopping the stages")
             _stop_group(process, log)
-            raise Interrupted("The run was interrupted; the same command goes on where it stopped.") from None
+            raise Interrupted("The run was interrupted; the same command resumes it.") from None
         except BaseException:
             _stop_group(process, log)
             raise
 
 
 def _stop_group(process: subprocess.Popen[str], log: RunLog) -> None:
-    """Asks the process group to stop, waits for it, then kills what is left."""
+    """Asks the process group to stop, waits for it, then kills the rest."""
     deadline = time.monotonic() + STOP_SECONDS
     _signal_group(process.pid, signal.SIGTERM)
     while time.monotonic() < deadline and _group_is_alive(process):
@@ -232,7 +234,7 @@ def _failure(log: RunLog, log_path: Path) -> str:
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Copies a folder beside its target and renames it, so that the target is old or new but never half."""
+    """Copies a folder beside its target and renames it, so that the target is old or new, never partial."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -243,7 +245,7 @@ def _replace_folder(source: Path, target: Path) -> None:
 
 
 def _run_request(request: Path) -> None:
-    """Body of the run's own process: calls the pipeline with one of Kubeflow's local runners."""
+    """Is the body of a run's own process: calls the pipeline with one of Kubeflow's local runners."""
     from kfp import local
 
     from pipelines.compiling import PIPELINES

@@ -1,4 +1,4 @@
-"""What the stages of a run on a cluster wrote, read through Kubeflow's API."""
+"""Log lines of a run's stages on a cluster, read through Kubeflow's API."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from pipelines.runs import Run, Task
 logger = logging.getLogger(__name__)
 
 NOT_OFFERED = (404, 405, 501)
-"""What a server answers to a path that it does not have."""
+"""Statuses with which a server refuses a path that it does not have."""
 
 _STAGE_ERROR = re.compile(r"\[[\w-]+\] ERROR: (.*)")
 
 
 def read_logs(kubeflow: Kubeflow, run: Run, *, task: str | None = None, follow: bool) -> Iterator[tuple[str, str]]:
-    """Reads what the stages of a run wrote.
+    """Reads the log lines of a run's stages.
 
     Args:
         kubeflow: An open connection.
         run: The run.
-        task: Only of this task; None: of all.
-        follow: Wait for further lines of pods that run.
+        task: Task whose lines are read; None: all tasks.
+        follow: Whether to wait for further lines of running pods.
 
     Yields:
-        Name of a pod's task, and a line.
+        Name of a task, and a line.
 
     Raises:
         UserError: There is no such task.
@@ -51,7 +51,7 @@ def read_logs(kubeflow: Kubeflow, run: Run, *, task: str | None = None, follow: 
 
 
 def stage_error(kubeflow: Kubeflow, run: Run, task: Task) -> str | None:
-    """Returns the sentence with which a stage refused what it was given; None when it did not, or its log is gone."""
+    """Returns the sentence with which a stage refused its input; None if it did not, or its log is gone."""
     if task.pods:
         try:
             for line in _lines(kubeflow, run.run_id, task.pods[-1], follow=False):
@@ -73,7 +73,7 @@ def _lines(kubeflow: Kubeflow, run_id: str, pod: str, *, follow: bool) -> Iterat
 
 
 def _open_log(kubeflow: Kubeflow, run_id: str, pod: str, *, follow: bool) -> Any:
-    """Asks for a pod's log wherever it may be found: releases of the API, and the interface, differ in the path."""
+    """Opens a pod's log at one of several paths: releases of the API, and the interface, differ in the path."""
     query = [("follow", "true")] if follow else []
     place = {"runid": run_id, "podname": pod, "podnamespace": kubeflow.connection.namespace}
     of_interface = [(name, value) for name, value in place.items() if value]

@@ -1,11 +1,11 @@
-"""Every parameter of every pipeline, once: its sentence, and the setting of a recipe that is its default.
+"""Every parameter of every pipeline, once: its description, and the setting of a recipe that is its default.
 
 Kubeflow reads a pipeline from one Python function. It takes names, types and defaults of the parameters from
 `inspect.signature`, their descriptions from the `Args:` of the docstring and the output's from its `Returns:`, in
 Google's style. It then calls the function once, with one placeholder per parameter in the signature's order.
-`with_signature` makes such a function of a graph, so that no graph repeats what stands here.
+`with_signature` makes such a function of a graph, so no graph repeats this table.
 
-A new parameter is a row here and its use in a graph. This module loads no Kubeflow: arguments are checked without it.
+A new parameter is a row here and its use in a graph. Arguments are checked without Kubeflow, which is not loaded here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from components.catlib.config import Recipe, ReportConfig, validate
 
 Given = Any
-"""What Kubeflow takes as an argument: a parameter of the pipeline, an output of a task, or a plain value."""
+"""An argument as Kubeflow takes it: a parameter of the pipeline, an output of a task, or a plain value."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Parameter:
     Attributes:
         name: Its name.
         sentence: Its description in Kubeflow's interface.
-        setting: Dotted path of the setting in a recipe that is the default, and that an argument replaces. Without
-            one the default is an empty text.
+        setting: Dotted path of the setting in a recipe that gives the default and that an argument replaces. "": the
+            default is an empty text.
         annotation: The Python type that Kubeflow turns into its own.
-        required: It has no default and must be given.
-        names_models: Its value is the address, or the addresses, of models of earlier runs.
+        required: Whether it must be given; it then has no default.
+        names_models: Whether its value is one address, or several, of models of earlier runs.
     """
 
     name: str
@@ -70,50 +70,56 @@ _BUDGETS = Parameter(
 )
 _VARIATIONS = Parameter(
     "variations",
-    "Differences to the distill section; `distiller: none` shows what distillation is good for.",
+    "Changes to the distill section, one entry per variation; `distiller: none` shows what distillation adds.",
     setting="sweep.variations",
     annotation=List[dict],
 )
 _SEEDS = Parameter(
     "seeds",
-    "Replace the seed of the students' training; several show how much is chance.",
+    "Seeds of the students' training; several show how much scores vary by chance.",
     setting="sweep.seeds",
     annotation=List[int],
 )
-_DATASET = _section("dataset", "Where the images come from and how they are packed.")
-_REAL_STATS = _section("real_stats", "Which features the distance between image sets uses.")
+_DATASET = _section("dataset", "Source of the images, and how they are packed.")
+_REAL_STATS = _section("real_stats", "Features by which sets of images are compared.")
 _TEACHER = _section("teacher", "The large generator and its training.")
 _EARLIER_TEACHER = Parameter(
     "teacher",
-    "Where its artifact lies: s3://BUCKET/PREFIX or a local folder; or a published .pth, https:// too.",
+    "Address of the teacher's artifact, s3://BUCKET/PREFIX or a local folder, or of a published .pth file, also https://.",
     required=True,
     names_models=True,
 )
 _TEACHER_BESIDE = Parameter(
-    "teacher", "Where their teacher's artifact lies; empty: they are scored alone.", names_models=True
+    "teacher",
+    "Address of the artifact of the students' teacher; empty: the students are scored alone.",
+    names_models=True,
 )
 _TEACHER_SETTINGS = _section(
     "teacher_settings",
-    "The recipe's teacher section, for what a .pth file does not contain: family, padding, the published discriminator "
-    "(without one, a fresh one is used).",
+    "The recipe's teacher section, for what a .pth file does not contain: family, padding, and the published "
+    "discriminator (without one, a fresh one is used).",
     setting="teacher",
 )
 _EARLIER_STUDENTS = Parameter(
     "students",
-    "Where the artifacts of distilled students, or of teachers, lie: s3://BUCKET/PREFIX, or folders when the pipeline "
+    "Addresses of the artifacts of distilled students, or of teachers: s3://BUCKET/PREFIX, or folders if the pipeline "
     "runs locally.",
     annotation=List[str],
     required=True,
     names_models=True,
 )
-_PRUNE = _section("prune", "How the students' channels are chosen, and which direction of a teacher is compressed.")
-_DISTILL = _section("distill", "The students' training.")
-_EVALUATE = _section("evaluate", "What is measured.")
-_EXPORT = _section("export", "The ONNX files.")
+_PRUNE = _section("prune", "How the students' channels are chosen, and which direction of the teacher is compressed.")
+_DISTILL = _section("distill", "Training of the students.")
+_EVALUATE = _section("evaluate", "Measurements on the held-out images.")
+_EXPORT = _section("export", "Settings of the ONNX files.")
 _REPORT = _section("report", "Heading and description of the report.")
-_SOURCE_VERSION = Parameter("source_version", "Part of the dataset's cache key; another text packs the images anew.")
-_MODEL_VERSION = Parameter("model_version", "Part of the cache keys of earlier models; another text fetches them anew.")
-_CODE_DIGEST = Parameter("code_digest", "Part of every cache key; set when a run is submitted.")
+_SOURCE_VERSION = Parameter(
+    "source_version", "Part of the dataset's cache key; with another text the images are packed again."
+)
+_MODEL_VERSION = Parameter(
+    "model_version", "Part of the cache keys of earlier models; with another text they are fetched again."
+)
+_CODE_DIGEST = Parameter("code_digest", "Digest of the code, part of every cache key; set when a run is submitted.")
 
 _IMAGES = (_DATASET, _REAL_STATS)
 _STUDENTS = (_PRUNE, _DISTILL, _EVALUATE, _EXPORT, _REPORT)
@@ -141,11 +147,11 @@ def with_signature(
     Args:
         graph: Takes the parameters' placeholders as attributes of one object. Its docstring is a sentence and, behind
             an empty line, `Returns:`.
-        parameters: What the function takes, in this order.
+        parameters: Parameters of the function, in this order.
         recipe: Gives the defaults.
 
     Returns:
-        A function with the parameters as its signature and in its docstring, and what the graph returns.
+        A function with the parameters in its signature and docstring; it returns the result of the graph.
     """
     names = [parameter.name for parameter in parameters]
 

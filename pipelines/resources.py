@@ -1,7 +1,7 @@
-"""What every stage gets on a cluster: image, cores, memory, accelerators, retries, time limits, secrets.
+"""Resources of every stage on a cluster: image, cores, memory, accelerators, retries, time limits, secrets.
 
 The recipe's `resources` section decides: `PROFILES` holds what a stage gets under each profile, and the section's
-`stages` changes it. Local runs use nothing of this.
+`stages` changes it. Local runs use none of this.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ PROFILES: dict[str, dict[StageName, StageResources]] = {
 }
 
 RETRY_PAUSE_SECONDS = 60
-"""Before the first retry; each later one waits twice as long."""
+"""Pause before the first retry; each later one is twice as long."""
 
 SHARED_MEMORY = "/dev/shm"
-"""Where processes of one training exchange data; a pod has 64 MiB of it unless it is given more."""
+"""Where processes of one training exchange data; a pod has 64 MiB of it by default."""
 
 STORE_VARIABLES = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -65,21 +65,21 @@ def pipeline_config(resources: ResourcesConfig | None) -> PipelineConfig:
 
 
 class Placement:
-    """Gives tasks their image and, on a cluster, what they need there."""
+    """Gives tasks their image and, on a cluster, their resources."""
 
     def __init__(self, image: str, resources: ResourcesConfig | None = None) -> None:
-        """Remembers where tasks go.
+        """Stores where tasks run.
 
         Args:
             image: Image of every task.
-            resources: The recipe's section; None for local runs, where tasks get what is there.
+            resources: The recipe's section; None for local runs, which share this machine.
         """
         self.image = image
         self.resources = resources
 
     @property
     def parallel_students(self) -> int:
-        """How many students are made at a time, 0 meaning all; one on this machine, whose cores they would share."""
+        """Number of students made at the same time, 0 for all; 1 on this machine, whose cores they would share."""
         return 1 if self.resources is None else self.resources.parallel_students
 
     def place(self, stage: StageName, task: PipelineTask) -> PipelineTask:
@@ -113,7 +113,7 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
             # a stage that takes days would never be tried again.
             backoff_max_duration=f"{seconds * (given.retries + 1)}s",
         )
-    # The image runs as a numbered user; saying so is what the restricted pod security standard asks for.
+    # The image runs as a numbered user; the restricted pod security standard wants that declared.
     kubernetes.set_security_context(task, run_as_non_root=True)
     if given.gpus:
         task.set_accelerator_type(resources.accelerator)

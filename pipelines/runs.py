@@ -1,4 +1,4 @@
-"""Runs and their tasks, read from what Kubeflow answers."""
+"""Runs and their tasks, read from Kubeflow's answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Task:
 
     Attributes:
         name: Such as "train-teacher".
-        state: As Kubeflow calls it: PENDING, RUNNING, SUCCEEDED, SKIPPED, FAILED, CANCELED.
+        state: Kubeflow's name for it: PENDING, RUNNING, SUCCEEDED, SKIPPED, FAILED, CANCELED.
         pods: Its pods, the last attempt last.
-        error: What Kubeflow says of its failure.
+        error: Kubeflow's message about its failure; "" without one.
     """
 
     name: str
@@ -29,16 +29,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it was when it was asked for.
+    """A run at the moment when it was read.
 
     Attributes:
-        run_id: Its id.
-        name: For people.
+        run_id: Kubeflow's id of the run.
+        name: Its name for people.
         pipeline: Name of its pipeline.
-        state: As of a `Task`.
-        tasks: In the order in which they began.
-        error: What Kubeflow says of its failure.
-        root: Address below which it was told to put its artifacts; "" when it was not told.
+        state: Its state, named as that of a `Task`.
+        tasks: Its tasks in the order in which they began.
+        error: Kubeflow's message about its failure; "" without one.
+        root: Address below which it was set to write its artifacts; "" if none was set.
     """
 
     run_id: str
@@ -53,7 +53,7 @@ class Run:
 def read_run(raw: Any) -> Run:
     """Reads Kubeflow's model of a run."""
     spec = raw.pipeline_spec or {}
-    spec = spec.get("pipeline_spec", spec)  # it comes with or without what is special to Kubernetes
+    spec = spec.get("pipeline_spec", spec)  # it comes with or without the part for Kubernetes
     return Run(
         run_id=raw.run_id,
         name=raw.display_name or "",
@@ -68,8 +68,8 @@ def read_run(raw: Any) -> Run:
 def _tasks(nodes: list[Any], names: set[str]) -> Iterator[Task]:
     """Yields the tasks of a run.
 
-    Kubeflow lists every node of the workflow; those that bear the name of a task of the pipeline are the tasks, and the
-    pods that do their work are found below them.
+    Kubeflow lists every node of the workflow. The nodes named like a task of the pipeline are the tasks; the pods that
+    do their work are below them.
     """
     by_pod = {node.pod_name: node for node in nodes if node.pod_name}
     found = [node for node in nodes if node.display_name in names]

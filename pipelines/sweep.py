@@ -1,4 +1,4 @@
-"""A small grid: one teacher, and a student for every combination of budget, distillation settings and seed."""
+"""A small grid: one teacher, and a student for each combination of budget, distillation settings and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on several machines: the manifests with which Kubeflow Trainer runs the teacher or the distill stage.
+"""Training on several machines: manifests for Kubeflow Trainer, which runs the teacher or the distill stage.
 
 A pod of a pipeline has one machine. Kubeflow Trainer (v2) starts a pod per machine and gives torch the addresses of
 the others; each runs the same command as everywhere else, `python -m components STAGE`, under `torchrun`. The trained
@@ -36,21 +36,21 @@ def training_manifests(
     """Writes the manifests of a training on several machines.
 
     Args:
-        stage: What is trained, one of `TRAININGS`.
+        stage: Stage to run, one of `TRAININGS`.
         recipe: Name of a recipe in the image.
         overrides: `SECTION.KEY=VALUE` texts.
-        resources: What every machine gives, as for the stage in a pipeline; needs `store_secret`.
-        inputs: Option -> s3:// address of every artifact that the stage reads.
+        resources: Resources of every machine, as for the stage in a pipeline; needs `store_secret`.
+        inputs: Option -> s3:// address, for every artifact that the stage reads.
         output: s3:// address of the artifact that it writes.
-        nodes: Machines.
+        nodes: Number of machines.
         image: Image of the pods.
-        namespace: Namespace of the objects.
+        namespace: Namespace of the Kubernetes objects.
 
     Returns:
         A TrainingRuntime, which describes a machine, and the TrainJob that uses it.
 
     Raises:
-        UserError: An input is missing or not in the object store, or the store's credentials are.
+        UserError: An input is missing or not in the object store, or `store_secret` is missing.
     """
     assert stage in TRAININGS
     _check_reachable(stage, resources, inputs, output)
@@ -74,7 +74,7 @@ def training_manifests(
     runtime = {
         "apiVersion": API_VERSION,
         "kind": "TrainingRuntime",
-        # By these labels Trainer knows the runtime, and which of its jobs the TrainJob's settings are for.
+        # By these labels Trainer finds the runtime, and the job that gets the TrainJob's settings.
         "metadata": {**metadata, "labels": {"trainer.kubeflow.org/framework": "torch"}},
         "spec": {
             "mlPolicy": {"numNodes": nodes, "torch": {}},
@@ -95,17 +95,19 @@ def training_manifests(
 
 
 def _check_reachable(stage: StageName, resources: ResourcesConfig, inputs: Mapping[str, str], output: str) -> None:
-    """Refuses a training whose inputs are not complete, or not where all machines can read and write them."""
+    """Refuses a training with missing inputs, or with addresses that not all machines can reach."""
     if resources.store_secret is None:
         raise UserError(
-            "A training on several machines exchanges artifacts through s3://: give resources.store_secret."
+            "A training on several machines exchanges artifacts through s3://; give resources.store_secret."
         )
     read = [wanted.flag.removeprefix("--") for wanted in STAGES[stage].inputs]
     if set(inputs) != set(read):
-        raise UserError(f"Stage {stage} reads {', '.join(read)}; given are {', '.join(inputs) or 'none'}.")
+        raise UserError(
+            f"Stage {stage} reads {', '.join(read)}, but --input gives {', '.join(inputs) or 'none'}; give each once."
+        )
     for name, address in {**inputs, "output": output}.items():
         if not address.startswith("s3://"):
-            raise UserError(f"{name} {address!r} must be an s3:// address, which all machines can reach.")
+            raise UserError(f"{name} {address!r} must be an s3:// address, so that all machines can reach it.")
 
 
 def _quantities(given: StageResources, accelerator: str) -> dict[str, dict[str, str]]:
@@ -118,7 +120,7 @@ def _quantities(given: StageResources, accelerator: str) -> dict[str, dict[str, 
 
 
 def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
-    """Returns the job of one machine, without what the TrainJob adds: image, command, resources."""
+    """Returns the job of one machine; the TrainJob adds image, command and resources."""
     secret = resources.store_secret
     environment: list[dict[str, Any]] = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in STORE_VARIABLES

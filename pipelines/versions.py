@@ -1,7 +1,7 @@
-"""What lies behind the addresses of a run, as texts that go into Kubeflow's cache keys.
+"""Versions of the content behind a run's addresses, for Kubeflow's cache keys.
 
-Kubeflow's cache knows an address, not its content: new images in the same folder would go unnoticed. So a run is given
-a version of what each address holds, and weights are pinned by their digest.
+Kubeflow's cache knows an address, not its content, and would not notice new images in the same folder. So a run gets
+a version of the content of each address, and weights are pinned by their digest.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def content_version(addresses: Iterable[str]) -> str:
     """Returns a text that changes when a file behind an address does; "" when there are no addresses.
 
     Args:
-        addresses: Files, folders, s3:// addresses. What this machine cannot look into counts with its name alone.
+        addresses: Files, folders and s3:// addresses. One that this machine cannot read counts with its name alone.
 
     Raises:
-        UserError: The object store is named in the environment, and refuses.
+        UserError: The environment names an object store, but the store refuses.
     """
     found = [[address, _fingerprint(address)] for address in addresses]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12] if found else ""
@@ -40,8 +40,8 @@ def content_version(addresses: Iterable[str]) -> str:
 def _fingerprint(address: str) -> list[Any]:
     if is_remote(address) and "S3_ENDPOINT" not in os.environ:
         logger.warning(
-            "%s: its content is taken as unchanged since earlier runs, for this machine is not told how to reach the "
-            "object store; where it has changed, give the parameter source_version or model_version another value",
+            "the content of %s counts as unchanged since earlier runs, because S3_ENDPOINT is not set on this machine; "
+            "if it has changed, give the parameter source_version or model_version another value",
             address,
         )
         return []
@@ -54,7 +54,7 @@ def dataset_version(recipe: Recipe) -> str:
 
 
 def pin_weights(recipe: Recipe) -> Recipe:
-    """Gives the digest to every file of weights on this machine that a recipe names without one."""
+    """Adds the digest of every weights file on this machine that a recipe names without one."""
     return validate(Recipe, _pinned(recipe.model_dump(mode="json")), where=f"Recipe {recipe.name}")
 
 
@@ -67,7 +67,7 @@ def _pinned(settings: Any) -> Any:
 
 
 def check_pinned(image: str) -> None:
-    """Refuses an image whose content may change under its name, for the cache knows the name only.
+    """Refuses an image whose content may change under its name, because the cache knows only the name.
 
     Raises:
         UserError: The image has no tag, or the tag latest.
@@ -75,6 +75,6 @@ def check_pinned(image: str) -> None:
     name = image.rsplit("/", 1)[-1]
     if "@sha256:" not in image and (":" not in name or name.endswith(":latest")):
         raise UserError(
-            f"Image {image} is not pinned, so results of an older one could be taken for its own; "
+            f"Image {image} is not pinned, so the cache could return the results of an older image; "
             "give a tag other than latest, or a digest (NAME@sha256:…)."
         )

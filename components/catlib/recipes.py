@@ -68,8 +68,8 @@ def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
         path = RECIPE_FOLDER / f"{name_or_file}.yaml"
         if not path.is_file():
             raise UserError(
-                f"There is no recipe {name_or_file!r}{nearest(name_or_file, recipe_names())}; "
-                f"known: {', '.join(recipe_names())}; or give the path of a .yaml file."
+                f"There is no recipe {name_or_file!r}{nearest(name_or_file, recipe_names()) or '.'} Known recipes: "
+                f"{', '.join(recipe_names())}; or give the path of a .yaml file."
             )
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -36,17 +36,17 @@ def run(
     Args:
         config: The recipe's `distill` section.
         teacher: A teacher artifact.
-        student: A prune artifact: the student's architecture, its direction and, when they are inherited, its weights.
+        student: A prune artifact: the student's architecture, its direction and, if it inherits them, its weights.
         dataset: The dataset artifact that the teacher was trained on, or one like it.
         real_stats: A real_stats artifact, for scores during training.
         output: Where the distill artifact goes: networks, `log.jsonl`, `tensorboard/`, `samples_<step>.webp`.
-        checkpoint: Folder or `s3://bucket/prefix` where the state of training is kept, so that a killed run resumes;
-            None: nowhere.
+        checkpoint: Folder or `s3://bucket/prefix` where the training keeps its state, so that a killed run resumes;
+            None keeps none.
 
     Raises:
         UserError: The inputs do not fit each other or the configuration, or a checkpoint cannot be used.
         Interrupted: The process got SIGTERM and stopped at the next step.
-        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
+        RuntimeError: A loss, or a weight that would be scored or kept, is not finite.
     """
     teacher_networks, student_networks = open_networks(teacher, "teacher"), open_networks(student, "prune")
     images, statistics = PackedDataset.open(dataset), open_statistics(real_stats)
@@ -62,7 +62,7 @@ def run(
         family = inputs["teacher"].config["family"]
         raise UserError(
             f"distill.family is {config.family}, but the teacher in {teacher} is of family {family}; "
-            f"set teacher.family to {family}, which distill.family follows."
+            f"set teacher.family to {family}; distill.family follows it."
         )
     check_pairing(config.family, images)
     for networks in (teacher_networks, student_networks):

@@ -25,12 +25,12 @@ def evaluate_student(
         config: The recipe's `evaluate` section.
         code_digest: Digest of the code, part of the cache key.
         student: The trained student.
-        teacher: Its teacher; the student itself to measure it alone.
+        teacher: The student's teacher, or the student itself to measure it alone.
         dataset: Packed images.
         real_stats: Statistics of real images.
         evaluation: Metrics with their protocol, and pictures.
         metrics: Headline figures.
-        confusion: Pixels by true class and by the one that the segmenter sees, when there is one.
+        confusion: Pixels by true class and by the class that the segmenter sees; empty without a segmenter.
         summary: Figures and settings.
         page: Samples, and student and teacher side by side.
     """

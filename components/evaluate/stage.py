@@ -1,4 +1,4 @@
-"""The evaluate stage: a student, and its teacher beside it, on the held-out images."""
+"""The evaluate stage: scores a student, and its teacher for comparison, on the held-out images."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def run(
 
 def _warn_of_other_dataset(inputs: dict[str, Manifest]) -> None:
     if inputs["real_stats"].inputs.get("dataset") != inputs["dataset"].digest():
-        logger.warning("the statistics of real images were made from another dataset artifact than the one given")
+        logger.warning("the statistics of real images were computed from another dataset artifact than the given one")
 
 
 def _segmenter(config: EvaluateConfig, dataset: PackedDataset, direction: Direction, device: str) -> Segmenter | None:
@@ -133,14 +133,14 @@ def _lpips(config: EvaluateConfig, dataset: PackedDataset, device: str) -> Lpips
         return None
     if not dataset.test_is_paired:
         raise UserError(
-            f"LPIPS compares with true targets, which the test images of {dataset.folder} do not have; "
+            f"LPIPS compares images with their true targets, but the test images of {dataset.folder} have none; "
             "remove evaluate.lpips."
         )
     lpips = read_lpips(config.lpips, device)
     if min(dataset.crop_size) < lpips.smallest_side:
         raise UserError(
             f"LPIPS with the backbone {lpips.identity.backbone} needs images of at least {lpips.smallest_side} pixels "
-            f"a side, those of {dataset.folder} are {dataset.crop_size}; remove evaluate.lpips."
+            f"a side, but those of {dataset.folder} are {dataset.crop_size}; remove evaluate.lpips."
         )
     return lpips
 
@@ -193,7 +193,7 @@ def _write_samples(
     """Writes the grid (a row per sample: input, target, teacher, student) and each of its pictures.
 
     Returns:
-        Per sample: its name, and the files of its pictures.
+        For each sample its name and the files of its pictures.
     """
     (writer.folder / "samples").mkdir()
     samples: list[dict[str, str]] = []
@@ -213,10 +213,11 @@ def _write_samples(
 def _sample_pictures(
     generators: dict[str, Generator], held_out: HeldOut, *, count: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yields test images spread evenly over the split, with what is made of them.
+    """Yields test images, spread evenly over the split, with their translations.
 
     Yields:
-        Index of the image, and by column uint8 [1, 3, H, W]: input, target if there is a true one, teacher, student.
+        Index of the image, and its pictures by column, uint8 [1, 3, H, W]: input, true target if known, teacher,
+        student.
     """
     dataset = held_out.dataset
     num_inputs = len(held_out.input_names)

@@ -15,14 +15,14 @@ def export_student(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Writes the student as an ONNX file and proves that it computes the same images.
+    """Writes the student as an ONNX file and checks that the file computes the same images.
 
     Args:
         config: The recipe's `export` section.
         code_digest: Digest of the code, part of the cache key.
         student: The trained student.
         dataset: Packed images to compare on.
-        exported: `model.onnx` and what was checked.
+        exported: `model.onnx`, and the results of the check.
         metrics: File size, largest difference, latency.
         summary: Figures and settings.
     """

@@ -34,17 +34,17 @@ TIMED_REPEATS = 10
 
 
 def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | None = None) -> None:
-    """Exports a generator and proves that the file computes the same images.
+    """Exports a generator and checks that the file computes the same images.
 
     Args:
         config: Operator set and tolerance.
         student: A distill artifact, a prune artifact with inherited weights, or a teacher. Of two generators (CycleGAN)
             source_to_target is exported.
         output: Where the artifact goes: `model.onnx` and `export.json`.
-        dataset: Whose held-out images the networks are compared on; noise otherwise.
+        dataset: A dataset artifact, on whose held-out images file and network are compared; None: on noise.
 
     Raises:
-        UserError: No such generator, or the dataset does not fit it.
+        UserError: The artifact holds no such generator, or the dataset does not fit it.
         RuntimeError: ONNX Runtime's images differ from PyTorch's by more than the tolerance.
     """
     networks = open_networks(student, "distill|prune|teacher")

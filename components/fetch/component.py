@@ -19,12 +19,12 @@ def fetch_model(
 
     Args:
         address: A folder or s3://BUCKET/PREFIX that holds the output of an earlier stage.
-        kind: What it must be: teacher, or teacher|distill.
-        version: Part of the cache key: tells one content of the address from another.
+        kind: Expected kind of artifact: teacher, or teacher|distill.
+        version: Part of the cache key; it differs when the content of the address differs.
         model: The artifact, unchanged.
-        metrics: Its headline figures.
-        summary: The figures and settings that it was made with.
-        otherwise: The address to use when `address` is empty.
+        metrics: Headline figures of the model.
+        summary: The model's figures, and the settings that it was made with.
+        otherwise: Address to use when `address` is empty.
     """
     from pathlib import Path
 
@@ -53,14 +53,14 @@ def fetch_teacher(
     Args:
         address: A folder or s3://BUCKET/PREFIX that holds the output of an earlier teacher stage; or a .pth file (a
             path, s3:// or https:// address) with the state dict of a published generator.
-        version: Part of the cache key: tells one content of the address from another.
-        config: The recipe's `teacher` section, for what a published state dict does not tell.
-        prune: The recipe's `prune` section, which says what a published generator translates.
+        version: Part of the cache key; it differs when the content of the address differs.
+        config: The recipe's `teacher` section, for what a published state dict does not contain.
+        prune: The recipe's `prune` section, which names the direction of a published generator.
         code_digest: Digest of the code, part of the cache key.
         dataset: Packed images, which a published generator must fit.
         teacher: Generator(s) and discriminator(s).
-        metrics: Headline figures.
-        summary: The figures and settings that it was made with.
+        metrics: Headline figures of the teacher.
+        summary: The model's figures, and the settings that it was made with.
     """
     from pathlib import Path
 

@@ -16,11 +16,11 @@ STATE_DICTS = (".pth", ".pt")
 
 
 def run(*, address: str, kind: str, output: Path) -> None:
-    """Fetches an artifact as it is, so that its digest, by which others name it, stays the same.
+    """Fetches an artifact unchanged, so that its digest stays the same.
 
     Args:
         address: A folder, or `s3://bucket/prefix`.
-        kind: The kind that is expected; several may be given as "teacher|distill".
+        kind: The expected kind; several may be given as "teacher|distill".
         output: Where the artifact goes; must not exist or be empty.
 
     Raises:
@@ -29,7 +29,7 @@ def run(*, address: str, kind: str, output: Path) -> None:
     if address.endswith(STATE_DICTS):
         raise UserError(
             f"{address} is a published state dict, not an artifact; run the pipeline compress with teacher.epochs=0, "
-            "teacher.decay_epochs=0 and teacher.published.generator.uri set to it: then no teacher is trained."
+            "teacher.decay_epochs=0 and teacher.published.generator.uri set to this file; then no teacher is trained."
         )
     if output.exists():
         output.rmdir()

@@ -19,19 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Path, output: Path) -> None:
-    """Fetches a teacher's artifact as it is, or makes one of a published generator.
+    """Fetches a teacher's artifact unchanged, or makes one from a published generator.
 
     Args:
         address: A folder or `s3://bucket/prefix` that holds an artifact; or a `.pth` file, a path, s3:// or https://
-            address, that holds the state dict of the generator which is to be pruned.
-        config: The recipe's `teacher` section. Of a published teacher it says the family, what tensors cannot tell,
-            and where the discriminator lies, without which a fresh one is used.
-        prune: The recipe's `prune` section, which says what a published generator translates.
+            address, that holds the state dict of the generator to prune.
+        config: The recipe's `teacher` section. For a published teacher it gives the family, what tensors do not show,
+            and the file of the discriminator; without that file a fresh discriminator is used.
+        prune: The recipe's `prune` section, which names the direction of a published generator.
         dataset: A dataset artifact, whose images a published teacher must fit.
         output: Where the artifact goes; must not exist or be empty.
 
     Raises:
-        UserError: There is nothing at the address, or it is neither, or it does not fit the dataset.
+        UserError: The address holds nothing, or neither of the two, or a generator that does not fit the dataset.
     """
     if not address.endswith(stage.STATE_DICTS):
         stage.run(address=address, kind="teacher", output=output)

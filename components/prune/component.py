@@ -26,7 +26,7 @@ def prune_teacher(
         student: The student's architecture (and weights, when inherited).
         metrics: MACs and parameters of teacher and student.
         summary: Figures and settings.
-        page: What survived of every layer.
+        page: The channels that survived in every layer.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The prune stage: from a trained teacher and a compute budget to a student's architecture, in milliseconds.
+"""The prune stage: cuts a trained teacher to a compute budget, in milliseconds.
 
 No network is built and torch is not loaded: scales and weights are read as arrays, MACs are arithmetic.
 """
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> None:
     """Cuts a teacher's generator to a budget and writes the student's artifact.
 
-    The artifact holds `architecture.json` with the one generator that was cut, its weights when they are inherited, and
-    `pruning.json` with the search and what survived of every layer (`components.catlib.pruning.search.describe`).
+    The artifact holds `architecture.json` with the one generator that was cut, its weights if they are inherited, and
+    `pruning.json` with the search and the surviving channels (`components.catlib.pruning.search.describe`).
 
     Args:
-        config: Which generator, bounds on channels, what the student starts from.
+        config: Which generator is cut, the bounds on channels, and the student's first weights.
         teacher: Folder of a teacher artifact.
         budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
         output: Folder to write.
@@ -41,7 +41,7 @@ def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> Non
     if direction not in networks.architectures.generators:
         raise UserError(
             f"prune.generator is {direction}, but the teacher in {teacher} has only "
-            f"{' and '.join(networks.architectures.generators)}; choose one that is there."
+            f"{' and '.join(networks.architectures.generators)}; set it to one that the teacher has."
         )
     architecture = networks.architectures.generator(direction)
     weights = read_generator_weights(networks, direction)

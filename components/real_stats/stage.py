@@ -1,4 +1,4 @@
-"""The real_stats stage: features of real images, the fixed end of every feature distance."""
+"""The real_stats stage: measures the real images that every feature distance is taken from."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
             the feature network if it has any.
 
     Raises:
-        UserError: Fewer than two real images, or weights or published statistics that are not what they should be.
+        UserError: There are fewer than two real images, or the weights or published statistics are not as expected.
     """
     packed = PackedDataset.open(dataset)
     published = None if config.published is None else _published(config.published)
@@ -88,7 +88,7 @@ def _network(config: RealStatsConfig) -> FeatureNetwork:
 
 
 def _statistics(network: FeatureNetwork, dataset: PackedDataset, domain: Domain, *, batch_size: int) -> RealStatistics:
-    """Computes the statistics of one domain from the splits that the protocol asks for."""
+    """Computes the statistics of one domain from the splits that the protocol prescribes."""
     splits: tuple[SplitName, ...] = ("train", "test") if dataset.pairing == "unpaired" else ("test",)
     height, width = dataset.crop_size
     protocol = f"real {' and '.join(splits)} images of the {domain} domain at {height}x{width} (height x width), 8 bits"
@@ -117,7 +117,7 @@ def _images(dataset: PackedDataset, split: SplitName, domain: Domain, batch_size
 
 @dataclass(frozen=True)
 class PublishedMoments:
-    """Published statistics of the target domain: where from, mean [D] and covariance [D, D]."""
+    """Published statistics of the target domain: name of the file, mean [D] and covariance [D, D]."""
 
     file: str
     mu: NDArray[np.float64]
@@ -125,7 +125,7 @@ class PublishedMoments:
 
 
 def _published(config: WeightsConfig) -> PublishedMoments:
-    """Reads and checks published statistics, before anything slow is done."""
+    """Reads and checks published statistics, before any slow work."""
     path = local_copy(config.uri)
     mu, sigma = load_statistics(path, sha256=config.sha256)
     try:
@@ -136,7 +136,7 @@ def _published(config: WeightsConfig) -> PublishedMoments:
 
 
 def _with_moments(computed: RealStatistics, published: PublishedMoments) -> RealStatistics:
-    """Puts published mean and covariance in the place of computed ones.
+    """Replaces the computed mean and covariance by published ones.
 
     The features of the dataset's images stay: KID needs features, which published files do not hold.
     """

@@ -22,10 +22,10 @@ def write_report(
     distilled: dsl.Input[List[dsl.Model]] = None,
     exports: dsl.Input[List[dsl.Model]] = None,
 ) -> None:
-    """Puts the whole run on one page and its deliverables in one folder.
+    """Shows the whole run on one page and collects its deliverables in one folder.
 
     Args:
-        config: What the page is called: the recipe's name and description.
+        config: The recipe's name and description, and its `tracking` section.
         code_digest: Digest of the code, part of the cache key.
         evaluations: Metrics and pictures, one per student.
         report: `report.html`, and per student the ONNX file, weights and metrics.

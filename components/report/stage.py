@@ -1,4 +1,4 @@
-"""The report stage: a run on one page, and what it made for others in one folder."""
+"""The report stage: shows a run on one page and collects its deliverables in one folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DELIVERED = {
     "export": ("model.onnx", "export.json"),
     "distill": ("architecture.json", "generator_*.safetensors"),
 }
-"""Files of a student that are handed on, by the kind of artifact that they lie in."""
+"""Files of a student that go into its folder, by the kind of artifact that holds them."""
 
 
 def run(
@@ -44,7 +44,7 @@ def run(
     whose artifacts were not given are left out.
 
     Args:
-        config: What the page is called, and which registry keeps the students.
+        config: Heading and description of the page, and the registry that records the students.
         evaluations: Evaluate artifacts, at least one.
         output: Where the artifact goes: `report.html` and `students/<budget>/` with metrics, ONNX file and weights.
         dataset: The dataset artifact.
@@ -55,8 +55,8 @@ def run(
         exports: Export artifacts.
 
     Raises:
-        UserError: A folder is not the artifact it should be, artifacts do not belong together, or the MLflow server
-            that the configuration names cannot be reached.
+        UserError: A folder is not the expected artifact, artifacts do not belong together, or the configured MLflow
+            server cannot be reached.
     """
     lineage = trace(
         evaluations=evaluations,
@@ -83,7 +83,7 @@ def run(
 
 
 def _folders(students: Sequence[Contender]) -> list[str]:
-    """Returns a folder name per student: its budget where that is known and its own, else its number."""
+    """Returns a folder name per student: its budget if no other student has it, else its number."""
     budgets = [re.sub(r"[^\w.+-]", "_", budget_of(student.pruned) or "") for student in students]
     return [budget if budget and budgets.count(budget) == 1 else f"student-{i + 1}" for i, budget in enumerate(budgets)]
 

@@ -20,14 +20,14 @@ def plan_sweep(
 
     Args:
         budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
-        variations: Differences to the `distill` section.
-        seeds: Replace its seed.
+        variations: Changes to the `distill` section.
+        seeds: Seeds that replace the one of the `distill` section.
         distill: The recipe's `distill` section.
         code_digest: Digest of the code, part of the cache key.
         summary: The combinations.
 
     Returns:
-        Per combination its budget and its `distill` section.
+        For each combination its budget and its `distill` section.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The plan of a sweep: which students a grid makes."""
+"""The plan of a sweep: the students of a grid."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def plan(
 
     Args:
         budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
-        variations: Differences to the `distill` section.
-        seeds: Replace its seed.
+        variations: Changes to the `distill` section.
+        seeds: Seeds that replace the one of the `distill` section.
         distill: The recipe's `distill` section.
 
     Returns:
-        Per combination its budget and its `distill` section.
+        For each combination its budget and its `distill` section.
 
     Raises:
-        UserError: There are none or too many combinations, or one of them is no valid section.
+        UserError: There are no combinations or too many, or one of them is not a valid section.
     """
     points = [
         {"budget": budget, "distill": varied(distill, variation) | {"seed": seed}}
@@ -38,7 +38,7 @@ def plan(
     if not 0 < len(points) <= MOST_STUDENTS:
         raise UserError(
             f"{len(budgets)} budgets, {len(variations)} variations and {len(seeds)} seeds make {len(points)} "
-            f"students; a sweep makes 1 to {MOST_STUDENTS}, for Kubeflow loses track of longer loops."
+            f"students; a sweep makes 1 to {MOST_STUDENTS}, because Kubeflow loses track of longer loops."
         )
     for point in points:
         validate(DistillConfig, point["distill"], where="sweep.variations")
@@ -46,7 +46,7 @@ def plan(
 
 
 def markdown(budgets: Sequence[str], variations: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
-    """Tells of a plan: a row per student."""
+    """Describes a plan in Markdown, a row per student."""
     rows = [
         f"| {budget} | {', '.join(_differences(variation)) or 'none'} | {seed:.0f} |"
         for budget in budgets

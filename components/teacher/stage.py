@@ -1,4 +1,4 @@
-"""The teacher stage: from packed images to a large generator, or two, and the discriminators that it grew up with."""
+"""The teacher stage: trains one or two large generators, and their discriminators, on packed images."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from components.catlib.training.building import build_teacher_objective
 
 
 def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path, checkpoint: str | None = None) -> None:
-    """Trains a teacher (method section 4), or with no epochs takes over a published one.
+    """Trains a teacher (method section 4); with no epochs, takes over a published one.
 
     Args:
         config: The recipe's `teacher` section.
         dataset: A dataset artifact.
         real_stats: A real_stats artifact, for scores during training.
         output: Where the teacher artifact goes: networks, `log.jsonl`, `tensorboard/`, `samples_<step>.webp`.
-        checkpoint: Folder or `s3://bucket/prefix` where the state of training is kept, so that a killed run resumes;
-            None: nowhere.
+        checkpoint: Folder or `s3://bucket/prefix` where the training keeps its state, so that a killed run resumes;
+            None keeps none.
 
     Raises:
         UserError: The dataset does not fit the configuration, or weights or a checkpoint cannot be used.
         Interrupted: The process got SIGTERM and stopped at the next step.
-        RuntimeError: A loss is not finite, or a weight of what would be scored or kept.
+        RuntimeError: A loss, or a weight that would be scored or kept, is not finite.
     """
     images, statistics = PackedDataset.open(dataset), open_statistics(real_stats)
     inputs = {"dataset": images.manifest, "real_stats": statistics.manifest}

@@ -233,7 +233,7 @@ def test_a_python_without_wheels_is_refused_by_name(version: tuple[int, int], tm
     done = make("setup", f"VENV={tmp_path}/venv", f"PYTHON={python_that_claims(version, tmp_path)}")
     assert done.returncode != 0
     first = done.stderr.splitlines()[0]
-    assert first.startswith(f"Python {version[0]}.{version[1]} is not served")
+    assert first.startswith(f"Python {version[0]}.{version[1]} is not supported")
     assert "wheels for Python 3.11 to 3.14" in first
     assert not (tmp_path / "venv").exists()
 

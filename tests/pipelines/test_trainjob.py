@@ -76,7 +76,7 @@ def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) ->
     ("arguments", "sentence"),
     [
         (["--set", "resources.profile=gpu", *INPUT], "resources.store_secret"),
-        ([*GPU, "--input", "dataset=s3://cat/d"], "reads dataset, real-stats; given are dataset"),
+        ([*GPU, "--input", "dataset=s3://cat/d"], "reads dataset, real-stats, but --input gives dataset"),
         ([*GPU, *INPUT, "--input", "dataset=/data"], "must be an s3:// address"),
         ([*GPU, "--input", "dataset"], "--input 'dataset' is not of the form"),
     ],

@@ -16,7 +16,7 @@ def parse_budget(text: str | float) -> tuple[float, bool]:
         text: MACs such as `2.6e9`, or a share of the teacher's MACs such as `"0.05x"`.
 
     Returns:
-        The number and whether it is a share of the teacher's MACs.
+        The number, and whether it is a share of the teacher's MACs.
 
     Raises:
         UserError: The text is neither, or not positive and finite.
@@ -30,7 +30,7 @@ def parse_budget(text: str | float) -> tuple[float, bool]:
     if not 0 < value < float("inf"):
         raise UserError(
             f"Budget {written!r} is not a compute budget: give MACs such as 2.6e9, "
-            "or a share of the teacher such as 0.05x."
+            "or a share of the teacher's MACs such as 0.05x."
         )
     return value, ratio
 

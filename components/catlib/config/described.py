@@ -1,4 +1,4 @@
-"""Settings as `--help` lists them: name, default, meaning, and the kind that has them where not every kind does."""
+"""Lists settings for `--help`: name, default and meaning, and the kinds that have a setting if not all have it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from components.catlib.config.sections import kind_field, kinds_of, models_in
 
 
 def described(field: FieldInfo, path: str) -> Iterator[tuple[str, str]]:
-    """Yields "path=default" and description of every setting of a section and of the sections in it.
+    """Yields "path=default" and the description of every setting of a section and of its inner sections.
 
     Args:
         field: The section, such as `Recipe.model_fields["teacher"]`.
-        path: What its settings are called by, such as "teacher".
+        path: Prefix of its settings, such as "teacher".
     """
     models = list(models_in(field.annotation))
     if len(models) < 2:
@@ -45,8 +45,8 @@ def _of_model(model: type[BaseModel], path: str, *, without: str = "") -> Iterat
             continue
         key, text = f"{path}.{name}", field.description or ""
         inner = list(described(field, key))
-        if field.is_required() and not inner:
-            yield f"{key} (must be given)", text
+        if field.is_required():
+            yield f"{key} (no default)", text
         elif field.default is None or not inner:
             choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
             listed = f" ({' or '.join(map(str, choices))})" if len(choices) > 1 else ""

@@ -18,8 +18,8 @@ from components.catlib.config.networks import PublishedConfig, PublishedCycleGan
 from components.catlib.config.sections import Count, Positive, default_kind
 from components.catlib.config.training import TrainingConfig
 
-_FAMILY = "that of the teacher; in a recipe the default is teacher.family"
-_PUBLISHED = "published student generator / discriminator"
+_FAMILY = "family of the teacher; a recipe takes teacher.family by default"
+_PUBLISHED = "published networks of a student to start from; with epochs and decay_epochs 0 they are used unchanged"
 
 
 class _Distillation(TrainingConfig):
@@ -34,9 +34,12 @@ class _Distillation(TrainingConfig):
 
     batch_size: Count = Field(default=80, description="images per optimisation step; kernel alignment needs at least 2")
     distiller: DistillerConfig = Field(
-        default=KernelAlignmentConfig(), description="what the student learns from its teacher's features"
+        default=KernelAlignmentConfig(), description="loss between the student's and the teacher's features"
     )
-    discriminator: Literal["teacher", "fresh"] = Field(default="teacher", description="where the discriminator starts")
+    discriminator: Literal["teacher", "fresh"] = Field(
+        default="teacher",
+        description="weights that the discriminator starts from; teacher: the teacher's discriminator; fresh: new ones",
+    )
     init_gain: Positive = Field(
         default=0.02, description="standard deviation (normal) or gain (xavier) of fresh weights"
     )
@@ -48,7 +51,7 @@ class _Distillation(TrainingConfig):
 
 
 class Pix2PixDistillConfig(_Distillation):
-    """A student that translates images, and learns from their targets."""
+    """A student that translates images and learns from their targets."""
 
     moved: ClassVar = _Distillation.moved | {
         "lambda_recon": "reconstruction.weight",
@@ -57,27 +60,27 @@ class Pix2PixDistillConfig(_Distillation):
 
     family: Literal["pix2pix"] = Field(default="pix2pix", description=_FAMILY)
     reconstruction: ReconstructionConfig = Field(
-        default=PixelLossConfig(), description="how far images are from their targets"
+        default=PixelLossConfig(), description="loss between the student's images and their targets"
     )
     init: Literal["normal", "xavier"] = Field(default="normal", description="initialisation of fresh weights")
     published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)
 
 
 class CycleGanDistillConfig(_Distillation):
-    """A student that translates images one way, and learns from what its teacher makes of them."""
+    """A student that translates images in one direction and learns from its teacher's translations."""
 
     moved: ClassVar = Pix2PixDistillConfig.moved
 
     family: Literal["cyclegan"] = Field(default="cyclegan", description=_FAMILY)
     reconstruction: ReconstructionConfig = Field(
-        default=PixelLossConfig(), description="how far images are from the teacher's"
+        default=PixelLossConfig(), description="loss between the student's images and the teacher's"
     )
     init: Literal["normal", "xavier"] = Field(default="normal", description="initialisation of fresh weights")
     published: PublishedCycleGanConfig | None = Field(default=None, description=_PUBLISHED)
 
 
 class SpadeDistillConfig(_Distillation):
-    """A student that paints label maps."""
+    """A student that turns label maps into images."""
 
     moved: ClassVar = _Distillation.moved | {
         "lambda_feature": "feature_matching.weight",
@@ -87,10 +90,11 @@ class SpadeDistillConfig(_Distillation):
 
     family: Literal["spade"] = Field(default="spade", description=_FAMILY)
     feature_matching: FeatureMatchingConfig = Field(
-        default=FeatureMatchingConfig(), description="the discriminator sees the same in generated and real images"
+        default=FeatureMatchingConfig(),
+        description="loss between the discriminator's features of generated and real images",
     )
     perceptual: PerceptualConfig = Field(
-        default=VggPerceptualConfig(), description="a VGG19 sees the same in generated and real images"
+        default=VggPerceptualConfig(), description="loss between the VGG19 features of generated and real images"
     )
     init: Literal["normal", "xavier"] = Field(default="xavier", description="initialisation of fresh weights")
     published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)

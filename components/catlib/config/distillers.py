@@ -15,10 +15,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Figure:
-    """What the log shows of every feature layer, without weight, as `<name>_<layer>`.
+    """A figure that the log shows for every feature layer, without the loss's weight, as `<name>_<layer>`.
 
     Attributes:
-        name: Its name.
+        name: Its name in the log.
         title: Heading of its charts.
         caption: What it means.
     """
@@ -28,7 +28,7 @@ class Figure:
     caption: str
 
     def by_layer(self, losses: Mapping[str, Value]) -> dict[str, Value]:
-        """Picks this figure out of what a log says by name; returns it by layer."""
+        """Picks this figure out of the named values of a log; returns it by layer."""
         prefix = f"{self.name}_"
         return {name.removeprefix(prefix): value for name, value in losses.items() if name.startswith(prefix)}
 
@@ -45,23 +45,23 @@ class FeatureConfig(_DistillerConfig):
 
     figure: ClassVar[Figure]
 
-    weight: NonNegative = Field(default=1.0, description="weight of the distillation loss; 0: the teacher is not asked")
+    weight: NonNegative = Field(default=1.0, description="weight of the distillation loss; 0 turns it off")
     layer_weights: tuple[NonNegative, ...] | None = Field(
-        default=None, description="weight per feature layer; default 1 each"
+        default=None, description="weight of each feature layer; null: 1 each"
     )
 
 
 class KernelAlignmentConfig(FeatureConfig):
-    """The student is to find the same images similar as its teacher does (paper section 3.3)."""
+    """The student learns to find the same images similar as its teacher does (paper section 3.3)."""
 
     figure: ClassVar = Figure(
         "misalignment",
         "Misalignment of features",
-        "1 − KA per feature layer: 0 when the student's features tell images apart just as the teacher's do.",
+        "1 − KA per feature layer; it is 0 when the student finds the same images similar as the teacher.",
     )
 
     kind: Literal["kernel_alignment"] = Field(
-        default="kernel_alignment", description="how teacher features are matched"
+        default="kernel_alignment", description="loss between the student's and the teacher's features"
     )
     centred: bool = Field(default=False, description="centre the kernels (CKA) so that alignment does not saturate")
 
@@ -74,7 +74,7 @@ class KernelAlignmentConfig(FeatureConfig):
 
 
 class MseConfig(FeatureConfig):
-    """The student's features are to be the teacher's, after 1x1 convolutions that are trained with it."""
+    """The student learns features that 1x1 convolutions, trained with it, turn into the teacher's."""
 
     figure: ClassVar = Figure(
         "feature_mse",
@@ -82,13 +82,13 @@ class MseConfig(FeatureConfig):
         "Mean squared difference between the teacher's features and the student's adapted ones, per feature layer.",
     )
 
-    kind: Literal["mse"] = Field(default="mse", description="how teacher features are matched")
+    kind: Literal["mse"] = Field(default="mse", description="loss between the student's and the teacher's features")
 
 
 class NoDistillerConfig(_DistillerConfig):
     """The student learns from images and the discriminator alone."""
 
-    kind: Literal["none"] = Field(default="none", description="how teacher features are matched")
+    kind: Literal["none"] = Field(default="none", description="loss between the student's and the teacher's features")
 
 
 DistillerConfig = Annotated[

@@ -1,6 +1,6 @@
-"""Settings of losses: what the log of a training shows by a name has a section of that name, with its weight.
+"""Settings of losses. A loss that the log of a training shows has a section of the same name, with its weight.
 
-A bare number means a loss of that weight, so `perceptual: 0` turns one off; a bare word means a kind.
+A bare number means a loss of that weight, so `perceptual: 0` turns one off. A bare word means a kind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class GanConfig(Section):
 
 
 class WganGpConfig(Section):
-    """The Wasserstein objective, whose discriminator is held back by a penalty on its slope."""
+    """The Wasserstein objective, with a penalty on the slope of the discriminator."""
 
     kind: Literal["wgangp"] = Field(default="wgangp", description="adversarial objective")
     weight: NonNegative = Field(default=1.0, description="weight of the generator's adversarial loss")
@@ -45,7 +45,7 @@ class PixelLossConfig(Section):
 
 
 class VggLossConfig(Section):
-    """How differently a VGG19 sees generated and wanted images, in place of a loss on pixels."""
+    """How differently a VGG19 sees generated and wanted images; it replaces a loss on pixels."""
 
     kind: Literal["vgg"] = Field(default="vgg", description="reconstruction loss")
     weight: NonNegative = Field(default=100.0, description="weight of the reconstruction loss")
@@ -71,13 +71,13 @@ class _OneKind(Section):
 
 
 class CycleConfig(_OneKind):
-    """How far CycleGAN's images are from where they started, there and back again."""
+    """How far CycleGAN's images are from the originals after translation there and back."""
 
-    weight: NonNegative = Field(default=10.0, description="weight of the cycle loss, each way")
+    weight: NonNegative = Field(default=10.0, description="weight of the cycle loss, in each direction")
 
 
 class IdentityConfig(_OneKind):
-    """How much CycleGAN's generators change images that are of the wanted domain already."""
+    """How much CycleGAN's generators change images that already belong to their output domain."""
 
     weight: NonNegative = Field(default=0.5, description="weight of the identity loss, as a share of cycle.weight")
 
@@ -85,7 +85,9 @@ class IdentityConfig(_OneKind):
 class FeatureMatchingConfig(_OneKind):
     """How differently SPADE's discriminator sees generated and real images."""
 
-    weight: NonNegative = Field(default=10.0, description="weight of discriminator feature matching")
+    weight: NonNegative = Field(
+        default=10.0, description="weight of the loss between the discriminator's features of generated and real images"
+    )
 
 
 class VggPerceptualConfig(_OneKind):
@@ -106,4 +108,4 @@ def _with_weights(loss: VggPerceptualConfig) -> VggPerceptualConfig:
 
 
 PerceptualConfig = Annotated[VggPerceptualConfig, AfterValidator(_with_weights)]
-"""The perceptual loss; its default lacks the weights of VGG19 and is refused where it stays."""
+"""The perceptual loss. Its default lacks the weights of VGG19: a recipe gives them or turns the loss off."""

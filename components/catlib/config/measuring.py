@@ -10,7 +10,7 @@ from components.catlib.config.networks import WeightsConfig
 from components.catlib.config.sections import Count, Positive, Section, Size
 
 Colour = tuple[float, float, float]
-"""A number each for red, green, blue."""
+"""A number each for red, green and blue."""
 
 
 class SegmenterConfig(Section):
@@ -18,52 +18,58 @@ class SegmenterConfig(Section):
 
     architecture: Literal["drn_d_105", "onnx"] = Field(
         default="drn_d_105",
-        description="drn_d_105: the DRN-D-105 that published mIoU is measured with; onnx: any network that makes of "
-        "images [N, 3, H, W] the scores [N, 19, h, w] of Cityscapes' 19 scored classes",
+        description="drn_d_105: the DRN-D-105, with which published mIoU is measured; onnx: any network from images "
+        "[N, 3, H, W] to scores [N, 19, h, w] of Cityscapes' 19 scored classes",
     )
     weights: WeightsConfig = Field(
-        description="drn_d_105: the state dict drn-d-105_ms_cityscapes.pth; onnx: the file, weights included"
+        description="drn_d_105: the state dict drn-d-105_ms_cityscapes.pth; onnx: the ONNX file, weights included"
     )
     input_size: Size | None = Field(
-        default=None, description="resize generated images to this height, width first; None: as they are"
+        default=None, description="height and width to which generated images are resized before; null: not resized"
     )
     mean: Colour | None = Field(
         default=None,
-        description="subtracted from colours in [0, 1]; drn_d_105: None means the network's own; onnx: needed",
+        description="mean of red, green and blue, subtracted from colours in [0, 1]; null: that of drn_d_105; onnx "
+        "needs a value",
     )
     std: tuple[Positive, Positive, Positive] | None = Field(
-        default=None, description="divides colours after that; None as for mean"
+        default=None,
+        description="standard deviation of red, green and blue, which divides the result; null and onnx: as for mean",
     )
 
     @model_validator(mode="after")
     def _check(self) -> SegmenterConfig:
         if self.architecture == "onnx" and (self.mean is None or self.std is None):
             raise ValueError(
-                "architecture: onnx needs mean and std, what the network was trained with; [0, 0, 0] and [1, 1, 1] "
+                "architecture: onnx needs the mean and std that the network was trained with; [0, 0, 0] and [1, 1, 1] "
                 "leave colours in [0, 1]"
             )
         return self
 
 
 class LpipsConfig(Section):
-    """LPIPS, how different two images look to a network (Zhang et al. 2018)."""
+    """LPIPS: how different two images look to a network (Zhang et al. 2018)."""
 
-    backbone: Literal["alex", "vgg"] = Field(default="alex", description="AlexNet, or VGG16")
+    backbone: Literal["alex", "vgg"] = Field(
+        default="alex", description="network that compares images; alex: AlexNet; vgg: VGG16"
+    )
     weights: WeightsConfig = Field(
-        description="torchvision's state dict of it, alexnet-owt-7be5be79.pth or vgg16-397923af.pth"
+        description="torchvision's state dict of the backbone, alexnet-owt-7be5be79.pth or vgg16-397923af.pth"
     )
 
 
 class RealStatsConfig(Section):
-    """Which features the distances between image sets use."""
+    """The features by which sets of images are compared."""
 
     features: Literal["inception", "random"] = Field(
         default="random",
-        description="inception: the FID Inception-v3 (needs weights); random: a fixed random network, which needs none",
+        description="feature network; inception: the Inception-v3 of FID, which needs weights; random: a fixed random "
+        "network, which needs none",
     )
-    weights: WeightsConfig | None = Field(default=None, description="weights of the feature network")
+    weights: WeightsConfig | None = Field(default=None, description="weights of the feature network (inception only)")
     published: WeightsConfig | None = Field(
-        default=None, description="published statistics of the target domain, .npz with mu and sigma (inception only)"
+        default=None,
+        description="published statistics of the target domain, a .npz file with mu and sigma (inception only)",
     )
     batch_size: Count = Field(default=32, description="images per forward pass")
 
@@ -75,7 +81,7 @@ class RealStatsConfig(Section):
                 "without it use features: random, whose distance is not called FID"
             )
         if self.features != "inception" and self.published is not None:
-            raise ValueError("published statistics are of Inception features; they need features: inception")
+            raise ValueError("published statistics describe Inception features; they need features: inception")
         return self
 
 
@@ -83,11 +89,11 @@ class EvaluateConfig(Section):
     """What is measured on the held-out images."""
 
     batch_size: Count = Field(default=8, description="images per forward pass")
-    num_samples: Count = Field(default=8, description="rows of the sample grid")
-    latency_repeats: Count = Field(default=20, description="timed forward passes at batch 1")
+    num_samples: Count = Field(default=8, description="number of held-out images shown as samples")
+    latency_repeats: Count = Field(default=20, description="number of timed forward passes, one image each")
     segmenter: SegmenterConfig | None = Field(
-        default=None, description="Cityscapes only: what mIoU is measured with; None: it is not measured"
+        default=None, description="Cityscapes only: network that measures mIoU; null: mIoU is not measured"
     )
     lpips: LpipsConfig | None = Field(
-        default=None, description="held-out pairs only: what LPIPS is measured with; None: it is not measured"
+        default=None, description="pairs only: network that measures LPIPS; null: LPIPS is not measured"
     )

@@ -12,28 +12,39 @@ from components.catlib.config.sections import Count, Positive, Section, default_
 class NormConfig(Section):
     """Normalisation layers of a network."""
 
-    kind: Literal["instance", "batch", "syncbatch"] = Field(default="instance", description="statistics over what")
+    kind: Literal["instance", "batch", "syncbatch"] = Field(
+        default="instance",
+        description="statistics to normalise by; instance: of each image; batch: of the images in a process; "
+        "syncbatch: of the images in all processes",
+    )
     affine: bool = Field(default=True, description="learn a scale and a bias per channel; pruning needs the scales")
     track_running_stats: bool = Field(default=False, description="normalise with running statistics at evaluation")
     momentum: float = Field(default=0.1, gt=0, le=1, description="weight of the newest batch in running statistics")
-    epsilon: float = Field(default=1e-5, gt=0, description="added to the variance")
+    epsilon: float = Field(default=1e-5, gt=0, description="constant added to the variance")
 
 
 class _GeneratorBase(Section):
     """What generators of every family have in common, before pruning (paper section 3.1)."""
 
     base_channels: Count = Field(
-        default=64, description="ngf: channels of the first layer; the bottleneck has 4x (SPADE: 16x)"
+        default=64,
+        description="channels of the first layer (ngf); the bottleneck has 4 times (SPADE: 16 times) that number",
     )
-    kernel_sizes: tuple[Count, ...] = Field(default=(1, 3, 5), description="odd kernel sizes K of the branches")
+    kernel_sizes: tuple[Count, ...] = Field(
+        default=(1, 3, 5), description="odd kernel sizes of the branches, in pixels"
+    )
     channels_reduction_factor: Count = Field(
-        default=6, description="hidden channels of a branch = block channels // factor"
+        default=6, description="divisor: a branch has block channels // factor hidden channels"
     )
-    norm: NormConfig = Field(default=NormConfig(), description="normalisation (for SPADE: the norms inside branches)")
+    norm: NormConfig = Field(default=NormConfig(), description="norms (for SPADE: those inside branches)")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout rate inside branches")
-    activation: Literal["relu", "leaky_relu"] = Field(default="relu", description="leaky_relu has slope 0.01")
-    init: Literal["normal", "xavier"] = Field(default="normal", description="weight initialisation")
-    init_gain: Positive = Field(default=0.02, description="standard deviation (normal) or gain (xavier)")
+    activation: Literal["relu", "leaky_relu"] = Field(
+        default="relu", description="activation function; leaky_relu has slope 0.01"
+    )
+    init: Literal["normal", "xavier"] = Field(default="normal", description="initialisation of fresh weights")
+    init_gain: Positive = Field(
+        default=0.02, description="standard deviation (normal) or gain (xavier) of fresh weights"
+    )
 
     @field_validator("kernel_sizes")
     @classmethod
@@ -48,7 +59,7 @@ class InceptionConfig(_GeneratorBase):
     """The inception residual generator, which translates images (method section 1.1)."""
 
     family: Literal["inception"] = Field(default="inception", description="network family")
-    num_blocks: Count = Field(default=9, description="inception residual blocks")
+    num_blocks: Count = Field(default=9, description="number of inception residual blocks")
     padding: Literal["reflect", "replicate", "zero"] = Field(default="reflect", description="padding inside the blocks")
 
 
@@ -56,14 +67,16 @@ class InceptionSpadeConfig(_GeneratorBase):
     """The inception SPADE generator, which paints label maps (method section 1.2)."""
 
     family: Literal["inception_spade"] = Field(default="inception_spade", description="network family")
-    num_upsampling_layers: Literal["normal", "more", "most"] = Field(default="more", description="x32, x64 or x128")
+    num_upsampling_layers: Literal["normal", "more", "most"] = Field(
+        default="more", description="factor by which the image grows; normal: 32; more: 64; most: 128"
+    )
     spade_norm: Literal["batch", "syncbatch", "instance"] = Field(
-        default="syncbatch", description="the parameter-free norm that is modulated"
+        default="syncbatch", description="parameter-free norm that SPADE modulates"
     )
     spade_hidden_channels: Count = Field(
-        default=128, description="hidden channels of SPADE norms before division by the factor"
+        default=128, description="hidden channels of SPADE norms, before division by channels_reduction_factor"
     )
-    spectral: bool = Field(default=False, description="spectral norm on convolutions")
+    spectral: bool = Field(default=False, description="use spectral norm on convolutions")
 
 
 GeneratorConfig = Annotated[
@@ -81,16 +94,18 @@ LabelGeneratorConfig = InceptionSpadeConfig
 class _DiscriminatorBase(Section):
     """What discriminators of every family have in common (method section 2)."""
 
-    base_channels: Count = Field(default=64, description="ndf: channels of the first layer")
-    init: Literal["normal", "xavier"] = Field(default="normal", description="weight initialisation")
-    init_gain: Positive = Field(default=0.02, description="standard deviation (normal) or gain (xavier)")
+    base_channels: Count = Field(default=64, description="channels of the first layer (ndf)")
+    init: Literal["normal", "xavier"] = Field(default="normal", description="initialisation of fresh weights")
+    init_gain: Positive = Field(
+        default=0.02, description="standard deviation (normal) or gain (xavier) of fresh weights"
+    )
 
 
 class PatchConfig(_DiscriminatorBase):
     """A PatchGAN, which judges overlapping patches."""
 
     family: Literal["patch"] = Field(default="patch", description="network family")
-    num_layers: Count = Field(default=3, description="strided layers; 3 sees 70x70 pixels")
+    num_layers: Count = Field(default=3, description="number of strided layers; with 3, each logit sees 70x70 pixels")
     norm: NormConfig = Field(default=NormConfig(), description="norm of the middle layers")
 
 
@@ -105,8 +120,10 @@ class MultiscaleConfig(_DiscriminatorBase):
     """PatchGANs at several scales, with spectral norm and instance norm (SPADE)."""
 
     family: Literal["multiscale"] = Field(default="multiscale", description="network family")
-    num_layers: Count = Field(default=3, description="layers of each PatchGAN before the one that makes the logits")
-    num_scales: Count = Field(default=2, description="how many PatchGANs")
+    num_layers: Count = Field(
+        default=3, description="number of layers of each PatchGAN before the one that makes the logits"
+    )
+    num_scales: Count = Field(default=2, description="number of PatchGANs")
 
 
 DiscriminatorConfig = Annotated[
@@ -118,25 +135,25 @@ DiscriminatorConfig = Annotated[
 ImageDiscriminatorConfig = Annotated[
     PatchConfig | PixelConfig, Field(discriminator="family"), default_kind("family", "patch")
 ]
-"""A discriminator that answers with logits alone, as families that translate images need it."""
+"""A discriminator that returns logits alone, as families that translate images need."""
 
 
 class WeightsConfig(Section):
-    """Weights from outside: a file or URI, and the digest that makes them trustworthy."""
+    """Weights from outside: the address of a file, and its expected digest."""
 
     uri: str = Field(description="path, s3:// or https:// address of the file")
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="expected digest of the file")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of the file")
 
 
 class PublishedConfig(Section):
     """Networks published by the reference implementation (`.pth` state dicts) to start from."""
 
-    generator: WeightsConfig | None = Field(default=None, description="generator source -> target")
-    discriminator: WeightsConfig | None = Field(default=None, description="judges target images")
+    generator: WeightsConfig | None = Field(default=None, description="generator from source to target")
+    discriminator: WeightsConfig | None = Field(default=None, description="discriminator of target images")
 
 
 class PublishedCycleGanConfig(PublishedConfig):
     """The same for CycleGAN, which translates both ways."""
 
-    generator_backward: WeightsConfig | None = Field(default=None, description="generator target -> source")
-    discriminator_backward: WeightsConfig | None = Field(default=None, description="judges source images")
+    generator_backward: WeightsConfig | None = Field(default=None, description="generator from target to source")
+    discriminator_backward: WeightsConfig | None = Field(default=None, description="discriminator of source images")

@@ -18,24 +18,26 @@ from components.catlib.config.teacher import Pix2PixConfig, TeacherConfig
 
 
 class SweepConfig(Section):
-    """Which students the sweep pipeline compares; each is made at every budget, with every seed."""
+    """The variations that the sweep pipeline compares; each is made for every budget with every seed."""
 
     variations: tuple[dict[str, Any], ...] = Field(
         default=({"distiller": {"weight": 0.0}}, {}),
         min_length=1,
-        description="differences to the distill section, one per student",
+        description="changes to the distill section, one entry per variation",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(0,), min_length=1, description="replace distill.seed; several show how much is chance"
+        default=(0,),
+        min_length=1,
+        description="seeds that replace distill.seed; several show how much scores vary by chance",
     )
 
 
 def varied(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings with others in their place, those of a loss one by one unless it becomes one of another kind.
+    """Returns settings after changes. Settings of a loss change one by one, unless the loss becomes another kind.
 
     Args:
         settings: A section as JSON values.
-        changes: Differences, in the form of a recipe.
+        changes: The changes, in the form of a recipe.
     """
     result = {**settings, **changes}
     for key in changes:
@@ -52,15 +54,15 @@ class TrackingConfig(Section):
     """A registry of runs beside Kubeflow's."""
 
     uri: str | None = Field(
-        default=None, description="address of an MLflow server that keeps every student; None: none does"
+        default=None, description="address of an MLflow server that records every student; null: none"
     )
-    experiment: str = Field(default="cat", description="group of runs in MLflow")
+    experiment: str = Field(default="cat", description="experiment (group of runs) in MLflow")
 
 
 class ReportConfig(Section):
-    """What the page at the end of a run says about the run; made from the recipe's name and description."""
+    """Heading and description of the report, from the recipe's name and description, and its `tracking` section."""
 
-    name: str = Field(default="run", description="heading")
+    name: str = Field(default="run", description="heading of the page")
     description: str = Field(default="", description="one sentence below the heading")
     tracking: TrackingConfig = TrackingConfig()
 
@@ -68,9 +70,11 @@ class ReportConfig(Section):
 class Recipe(Section):
     """One run of the pipeline, from images to an exported student."""
 
-    name: str = Field(description="short name")
-    description: str = Field(description="one sentence: what is translated, with what, for whom")
-    budgets: tuple[Budget, ...] = Field(min_length=1, description="one student per compute budget")
+    name: str = Field(description="short name of the recipe")
+    description: str = Field(description="one sentence: which images are translated into which, how, and for whom")
+    budgets: tuple[Budget, ...] = Field(
+        min_length=1, description="compute budgets, in MACs or as shares of the teacher's MACs; each makes one student"
+    )
     dataset: DatasetConfig = DatasetConfig()
     real_stats: RealStatsConfig = RealStatsConfig()
     teacher: TeacherConfig = Pix2PixConfig()
@@ -85,7 +89,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _share_segmenter(cls, settings: Any) -> Any:
-        """Lets trainings choose their weights by the mIoU that the evaluation measures, unless they say otherwise."""
+        """Gives trainings the segmenter of the evaluation, to choose their weights by mIoU, unless they name one."""
         evaluate = settings.get("evaluate") if isinstance(settings, dict) else None
         if not isinstance(evaluate, dict) or evaluate.get("segmenter") is None:
             return settings
@@ -96,7 +100,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _share_family(cls, settings: Any) -> Any:
-        """Lets the distillation be one from the teacher's family."""
+        """Gives the distillation the teacher's family, unless it names one."""
         if not isinstance(settings, dict):
             return settings
         teacher, distill = settings.get("teacher", {}), settings.get("distill", {})
@@ -121,5 +125,5 @@ class Recipe(Section):
         return ReportConfig(name=self.name, description=self.description, tracking=self.tracking)
 
     def section(self, name: str) -> dict[str, Any]:
-        """Returns one stage's settings as JSON values without nulls, the form in which a pipeline hands them over."""
+        """Returns one stage's settings as JSON values without nulls, the form that pipelines pass on."""
         return getattr(self, name).model_dump(mode="json", exclude_none=True)

@@ -25,7 +25,7 @@ class StepConfig(Section):
     """The rate drops to a tenth from time to time."""
 
     kind: Literal["step"] = Field(default="step", description="learning-rate schedule")
-    epochs: Count = Field(default=50, description="epochs between drops to a tenth")
+    epochs: Count = Field(default=50, description="epochs between two drops of the learning rate to a tenth")
 
 
 class PlateauConfig(Section):
@@ -33,7 +33,8 @@ class PlateauConfig(Section):
 
     kind: Literal["plateau"] = Field(default="plateau", description="learning-rate schedule")
     patience: Annotated[int, Field(ge=0)] = Field(
-        default=5, description="evaluations in a row that may bring no improvement before the rate falls"
+        default=5,
+        description="number of evaluations in a row that may pass without improvement before the learning rate falls",
     )
 
 

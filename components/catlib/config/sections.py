@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, and no key that it does not know."""
+    """A part of a recipe: immutable, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -32,7 +32,7 @@ Size = Annotated[tuple[Count, Count], BeforeValidator(_as_height_width)]
 
 
 def default_kind(key: str, kind: str) -> BeforeValidator:
-    """Lets settings leave out which member of a union they are of.
+    """Fills in the kind of settings that leave it out.
 
     A section whose settings depend on its kind is a union of models, each with a `Literal` field that names its kind:
 
@@ -40,7 +40,7 @@ def default_kind(key: str, kind: str) -> BeforeValidator:
 
     Args:
         key: The field that names the kind.
-        kind: What it means when it is left out.
+        kind: The kind to fill in.
     """
 
     def fill_in(settings: Any) -> Any:
@@ -76,7 +76,7 @@ def validate(model: Any, settings: Any, *, where: str) -> Any:
     """Validates settings against a model, or a union of models, and turns the first complaint into one sentence.
 
     Raises:
-        UserError: Names the key, what was found and what was expected.
+        UserError: The settings are wrong; the sentence names the key, what was found and what was expected.
     """
     try:
         return TypeAdapter(model).validate_python(settings)
@@ -88,8 +88,8 @@ def first_complaint(model: Any, error: ValidationError) -> str:
     """Returns the first complaint about settings as the end of a sentence.
 
     Args:
-        model: What they were validated against: a model or a union of models.
-        error: What pydantic found.
+        model: The model, or union of models, that the settings were validated against.
+        error: Pydantic's complaints.
     """
     complaints = error.errors(include_url=False)
     complaint = next((found for found in complaints if found["type"] == "extra_forbidden"), complaints[0])
@@ -98,7 +98,8 @@ def first_complaint(model: Any, error: ValidationError) -> str:
     key = place.key
     match complaint["type"]:
         case "extra_forbidden":
-            return f"unknown key {key!r}{place.hint()}."
+            hint = place.hint()
+            return f"unknown key {key!r}{hint}" + ("" if hint.endswith("?") else ".")
         case "missing" if place.model is not None:
             description = place.model.model_fields[place.leaf].description
             return f"{key} must be given{': ' + description if description else ''}."
@@ -149,7 +150,7 @@ class _Place(typing.NamedTuple):
         return cls(".".join(keys), keys[-1] if keys else "", holder, choices)
 
     def hint(self) -> str:
-        """Returns what to write in the place of an unknown key."""
+        """Returns what to write instead of an unknown key."""
         if self.model is None:
             return ""
         new = moved_names(self.model).get(self.leaf)
@@ -170,7 +171,7 @@ def _below(models: list[type[BaseModel]], name: str) -> list[type[BaseModel]]:
 
 
 def moved_names(model: type[BaseModel]) -> dict[str, str]:
-    """Returns the names that settings of a model had in earlier versions, with those that they have now."""
+    """Returns the earlier names of a model's settings, each with today's name."""
     return getattr(model, "moved", {})
 
 

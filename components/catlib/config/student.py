@@ -15,33 +15,42 @@ class PruneConfig(Section):
 
     generator: Literal["source_to_target", "target_to_source"] = Field(
         default="source_to_target",
-        description="which generator of the teacher is compressed; the second exists for CycleGAN",
+        description="generator of the teacher that is compressed; only CycleGAN has target_to_source",
     )
     min_channels: Count = Field(
-        default=16, description="each down/up layer keeps at least this many channels (prune_cin_lb)"
+        default=16, description="smallest number of channels that each down- and upsampling layer keeps (prune_cin_lb)"
     )
     max_first_channels: Count | None = Field(
-        default=None, description="cap on the first layer's channels (prune_cin_ub)"
+        default=None, description="largest number of channels of the first layer (prune_cin_ub); null: no limit"
     )
-    min_feature_channels: Count | None = Field(default=None, description="floor on the feature width (prune_ft_cin_lb)")
+    min_feature_channels: Count | None = Field(
+        default=None, description="smallest feature width (prune_ft_cin_lb); null: as min_channels"
+    )
     student_init: Literal["fresh", "inherit"] = Field(
-        default="fresh", description="fresh weights, or the surviving ones"
+        default="fresh",
+        description="weights that the student starts from; fresh: new ones; inherit: those of the surviving channels",
     )
-    student_norm: NormConfig | None = Field(default=None, description="another norm for the student (fresh only)")
+    student_norm: NormConfig | None = Field(
+        default=None, description="norm of the student (fresh only); null: the teacher's"
+    )
     student_padding: Literal["reflect", "replicate", "zero"] | None = Field(
-        default=None, description="another padding inside the student's blocks"
+        default=None, description="padding inside the student's blocks; null: the teacher's"
     )
-    student_activation: Literal["relu", "leaky_relu"] | None = Field(default=None, description="another activation")
+    student_activation: Literal["relu", "leaky_relu"] | None = Field(
+        default=None, description="activation function of the student; null: the teacher's"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> PruneConfig:
         if self.student_norm is not None and self.student_init == "inherit":
-            raise ValueError("student_norm needs student_init: fresh, since inherited norms are the teacher's")
+            raise ValueError("student_norm needs student_init: fresh, because inherited norms are the teacher's")
         return self
 
 
 class ExportConfig(Section):
     """The ONNX file."""
 
-    opset: int = Field(default=20, ge=18, le=23, description="ONNX operator set")
-    tolerance: Positive = Field(default=1e-4, description="largest allowed difference to PyTorch, images in [-1, 1]")
+    opset: int = Field(default=20, ge=18, le=23, description="version of the ONNX operator set")
+    tolerance: Positive = Field(
+        default=1e-4, description="largest allowed difference to PyTorch, for images in [-1, 1]"
+    )

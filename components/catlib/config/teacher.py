@@ -29,11 +29,11 @@ from components.catlib.config.networks import (
 from components.catlib.config.sections import default_kind
 from components.catlib.config.training import TrainingConfig
 
-_PUBLISHED = "start from published networks (epochs 0: use as is)"
+_PUBLISHED = "published networks to start from; with epochs and decay_epochs 0 they are used unchanged"
 
 
 class Pix2PixConfig(TrainingConfig):
-    """A teacher of paired images."""
+    """A teacher that learns from paired images."""
 
     moved: ClassVar = TrainingConfig.moved | {
         "lambda_recon": "reconstruction.weight",
@@ -42,29 +42,41 @@ class Pix2PixConfig(TrainingConfig):
 
     family: Literal["pix2pix"] = Field(default="pix2pix", description="paired images")
     generator: ImageGeneratorConfig = Field(default=InceptionConfig(), description="the large generator")
-    discriminator: ImageDiscriminatorConfig = Field(default=PatchConfig(), description="its opponent")
+    discriminator: ImageDiscriminatorConfig = Field(
+        default=PatchConfig(), description="the discriminator that it trains against"
+    )
     reconstruction: ReconstructionConfig = Field(
-        default=PixelLossConfig(), description="how far images are from their targets"
+        default=PixelLossConfig(), description="loss between generated images and their targets"
     )
     published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)
 
 
 class CycleGanConfig(TrainingConfig):
-    """A teacher of unpaired images, both ways."""
+    """A teacher that learns from unpaired images and translates in both directions."""
 
     moved: ClassVar = TrainingConfig.moved | {"lambda_cycle": "cycle.weight", "lambda_identity": "identity.weight"}
 
     family: Literal["cyclegan"] = Field(default="cyclegan", description="unpaired images")
-    generator: ImageGeneratorConfig = Field(default=InceptionConfig(), description="the large generator, one each way")
-    discriminator: ImageDiscriminatorConfig = Field(default=PatchConfig(), description="its opponent, one each way")
-    cycle: CycleConfig = Field(default=CycleConfig(), description="there and back again gives the image")
-    identity: IdentityConfig = Field(default=IdentityConfig(), description="images of the wanted domain stay")
-    image_pool_size: Annotated[int, Field(ge=0)] = Field(default=50, description="past fakes shown to discriminators")
+    generator: ImageGeneratorConfig = Field(
+        default=InceptionConfig(), description="the large generators, one per direction"
+    )
+    discriminator: ImageDiscriminatorConfig = Field(
+        default=PatchConfig(), description="the discriminators, one per direction"
+    )
+    cycle: CycleConfig = Field(
+        default=CycleConfig(), description="loss between an image and its translation there and back"
+    )
+    identity: IdentityConfig = Field(
+        default=IdentityConfig(), description="loss that keeps images of a generator's output domain unchanged"
+    )
+    image_pool_size: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="number of earlier generated images kept for the discriminators; 0: none"
+    )
     published: PublishedCycleGanConfig | None = Field(default=None, description=_PUBLISHED)
 
 
 class SpadeConfig(TrainingConfig):
-    """A teacher of label maps (GauGAN)."""
+    """A teacher that turns label maps into images (GauGAN)."""
 
     moved: ClassVar = TrainingConfig.moved | {
         "lambda_feature": "feature_matching.weight",
@@ -74,12 +86,15 @@ class SpadeConfig(TrainingConfig):
 
     family: Literal["spade"] = Field(default="spade", description="label maps")
     generator: LabelGeneratorConfig = Field(default=InceptionSpadeConfig(), description="the large generator")
-    discriminator: MultiscaleConfig = Field(default=MultiscaleConfig(), description="its opponent")
+    discriminator: MultiscaleConfig = Field(
+        default=MultiscaleConfig(), description="the discriminator that it trains against"
+    )
     feature_matching: FeatureMatchingConfig = Field(
-        default=FeatureMatchingConfig(), description="the discriminator sees the same in generated and real images"
+        default=FeatureMatchingConfig(),
+        description="loss between the discriminator's features of generated and real images",
     )
     perceptual: PerceptualConfig = Field(
-        default=VggPerceptualConfig(), description="a VGG19 sees the same in generated and real images"
+        default=VggPerceptualConfig(), description="loss between the VGG19 features of generated and real images"
     )
     published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)
 

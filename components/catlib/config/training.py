@@ -25,71 +25,79 @@ class TrainingConfig(Section):
 
     epochs: Annotated[int, Field(ge=0)] = Field(default=500, description="epochs at the full learning rate")
     decay_epochs: Annotated[int, Field(ge=0)] = Field(
-        default=500, description="epochs over which the rate falls to zero"
+        default=500, description="further epochs, in which the linear schedule lowers the learning rate to zero"
     )
     batch_size: Count = Field(default=32, description="images per optimisation step")
-    learning_rate: Positive = Field(default=2e-4, description="Adam learning rate")
+    learning_rate: Positive = Field(default=2e-4, description="learning rate of Adam")
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.5, 0.999), description="Adam betas"
+        default=(0.5, 0.999), description="betas of Adam: decay rates of its two moving averages"
     )
-    two_time_scales: bool = Field(default=False, description="TTUR: generator rate halved, discriminator rate doubled")
+    two_time_scales: bool = Field(
+        default=False,
+        description="TTUR: halve the learning rate of the generator and double that of the discriminator",
+    )
     schedule: ScheduleConfig = Field(default=LinearConfig(), description="learning-rate schedule")
     flip: bool = Field(default=True, description="mirror training images left-right at random")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of weights, data order and augmentation")
     evaluations: Annotated[int, Field(ge=0)] = Field(
-        default=4, description="how often the held-out images are scored during training, evenly spread"
+        default=4, description="number of times that held-out images are scored during training, evenly spread"
     )
     evaluation_images: Count = Field(
-        default=256, description="at most this many held-out images (the first ones) are scored"
+        default=256, description="largest number of held-out images scored each time; the first ones are used"
     )
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="which weights are the result: those with the best score (method section 4) or the last",
+        description="which weights to keep; best: those of the best score (method section 4); last: the final ones",
     )
     segmenter: SegmenterConfig | None = Field(
         default=None,
-        description="Cityscapes only: the best score is the highest mIoU by this network, not the lowest Fréchet "
-        "distance; in a recipe the default is evaluate.segmenter",
+        description="Cityscapes only: network that measures mIoU; the best score is then the highest mIoU, not the "
+        "lowest Fréchet distance; a recipe takes evaluate.segmenter by default",
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="training ends after this many evaluations in a row without a better score; 0: never early",
+        description="number of evaluations in a row without a better score after which training ends; 0: never early",
     )
     time_limit_seconds: Positive | None = Field(
         default=None,
-        description="training ends with the result so far once it has taken this long, resumed processes together",
+        description="seconds after which training ends with the result so far, over all its processes; null: no limit",
     )
     ema_decay: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="evaluate and keep an exponential moving average of each generator's weights; the share of the "
-        "average that stays in every step, such as 0.999; 0: no average",
+        description="share of a moving average of each generator's weights that stays in every step, such as 0.999; "
+        "the averaged weights are then evaluated and kept; 0: no average",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32",
-        description="what networks compute in; weights, losses and statistics are float32 always; fp16 needs a GPU",
+        description="number format in which networks compute; weights, losses and statistics are always float32; fp16 "
+        "needs a GPU",
     )
-    tf32: bool = Field(default=False, description="let GPUs round the inputs of float32 products to 10 bits, for speed")
+    tf32: bool = Field(
+        default=False, description="let GPUs round the inputs of float32 products to 10 bits, which is faster"
+    )
     channels_last: bool = Field(default=False, description="keep images as NHWC in memory, which suits tensor cores")
     compile: bool = Field(
         default=False, description="compile the trained networks (torch.compile); the first steps take long"
     )
     log_seconds: Positive = Field(default=10.0, description="seconds between progress lines")
     checkpoint_seconds: Positive = Field(
-        default=600.0, description="seconds between checkpoints, besides those at evaluations and at the end"
+        default=600.0, description="seconds between checkpoints; evaluations and the end of training write further ones"
     )
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(
-        default=2, description="how many of the newest checkpoints are kept, besides the best one"
+        default=2, description="number of newest checkpoints to keep, besides the best one"
     )
-    adversarial: AdversarialConfig = Field(default=GanConfig(), description="who trains against whom, and how hard")
+    adversarial: AdversarialConfig = Field(
+        default=GanConfig(), description="objective of generator against discriminator"
+    )
 
     @model_validator(mode="after")
     def _check_compile(self) -> TrainingConfig:
         if self.compile and self.adversarial.kind == "wgangp":
             raise ValueError(
-                "compile: true cannot train with adversarial: wgangp, whose gradient penalty differentiates twice, "
-                "which compiled networks do not allow; set compile: false"
+                "compile: true cannot train with adversarial: wgangp, because its gradient penalty differentiates "
+                "twice and compiled networks cannot; set compile: false"
             )
         return self
 
@@ -97,8 +105,8 @@ class TrainingConfig(Section):
     def _check_plateau(self) -> TrainingConfig:
         if self.schedule.kind == "plateau" and self.evaluations < self.schedule.patience + 3:
             raise ValueError(
-                f"schedule: plateau looks at the scores and needs evaluations of at least schedule.patience + 3 = "
-                f"{self.schedule.patience + 3}, else it never lowers the learning rate"
+                f"schedule: plateau never lowers the learning rate with evaluations: {self.evaluations}; set them "
+                f"to at least schedule.patience + 3 = {self.schedule.patience + 3}"
             )
         return self
 
@@ -106,8 +114,8 @@ class TrainingConfig(Section):
     def _check_patience(self) -> TrainingConfig:
         if self.patience and self.evaluations < self.patience + 2:
             raise ValueError(
-                f"patience: {self.patience} looks at the scores and needs evaluations of at least patience + 2 = "
-                f"{self.patience + 2}, else it never ends the training early"
+                f"patience: {self.patience} never ends the training early with evaluations: {self.evaluations}; set "
+                f"them to at least patience + 2 = {self.patience + 2}"
             )
         return self
 
@@ -117,7 +125,7 @@ class TrainingConfig(Section):
         given = published.model_dump() if published is not None else {}
         if self.epochs + self.decay_epochs == 0 and not (given.get("generator") or given.get("generator_backward")):
             raise ValueError(
-                "epochs and decay_epochs are both 0, which leaves nothing but published weights; "
+                "epochs and decay_epochs are both 0, so nothing is trained and published weights are needed; "
                 "give published.generator.uri or train for at least one epoch"
             )
         return self

@@ -1,6 +1,6 @@
-"""Sections that version 0.1.0 wrote, in the form of today: checkpoints of that version hold them.
+"""Brings sections that version 0.1.0 wrote into today's form; checkpoints of that version hold them.
 
-A section then held the settings of every kind side by side, and those of other kinds had no effect.
+A section of 0.1.0 held the settings of every kind side by side; those of other kinds had no effect.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from components.catlib.config.training import TrainingConfig
 
 
 def upgraded(settings: Mapping[str, Any], model: type[TrainingConfig]) -> dict[str, Any]:
-    """Returns a teacher or distill section in the form of today, not yet validated.
+    """Returns a teacher or distill section in today's form, not yet validated.
 
     Args:
-        settings: As JSON values. Where no name in them has moved they are returned as they are.
-        model: Of the teacher's family.
+        settings: The section as JSON values; it is returned unchanged if none of its names has moved.
+        model: The model of the teacher's family.
     """
     moved = moved_names(model)
     if moved.keys().isdisjoint(settings):
@@ -37,7 +37,7 @@ def upgraded(settings: Mapping[str, Any], model: type[TrainingConfig]) -> dict[s
 
 
 def _with_effect(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Leaves out what a model does not know, and nulls where it knows none any more."""
+    """Leaves out settings that a model does not have, and nulls that it no longer takes."""
     kept = {}
     for name, value in settings.items():
         field = model.model_fields.get(name)

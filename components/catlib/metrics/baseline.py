@@ -1,4 +1,4 @@
-"""What a generator must beat: the best picture of a single colour, and the input handed on unchanged."""
+"""Baselines that a generator must beat: the best picture of a single colour, and the unchanged input."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def best_constant_picture(batches: Iterable[NDArray[np.uint8]]) -> ConstantPictu
 
 
 def baselines(held_out: HeldOut) -> dict[str, Any]:
-    """Measures what takes no network.
+    """Measures the baselines, which need no network.
 
     Returns:
         With true targets the best constant picture: `constant_l1` and its `constant_colour`. Where inputs are pictures,

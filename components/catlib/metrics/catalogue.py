@@ -1,8 +1,8 @@
-"""Every metric in one table: its name, direction and best value, how it is computed, and what it depends on.
+"""Every metric in one table: its name, direction and best value, its computation, and what it depends on.
 
-Scoring, the choice of weights, the evaluation's protocol, the report and Kubeflow's pages read this table. There is no
-other way to a score, so a metric that is missing here does not exist; one that is incomplete stops this module from
-being imported. A new metric is a function in a file of this folder and an entry here.
+Scoring, the choice of weights, the evaluation's protocol, the report and Kubeflow's pages read this table. A metric
+that is missing here does not exist; one that is incomplete stops this module from being imported. A new metric is a
+function in a file of this folder and an entry here.
 
 The functions here load no torch: pages of a report are written without it.
 
@@ -49,7 +49,7 @@ class RealImages:
 
 
 class Distance(NamedTuple):
-    """A distance between two sets of images; `std` is its standard deviation over repeats, if it is a mean of them."""
+    """A distance between two sets of images; `std` is its standard deviation if it is a mean over repeats."""
 
     value: float
     std: float | None = None
@@ -63,7 +63,7 @@ class PerPair:
 
     Attributes:
         measure: Takes generated images and targets, float32 [N, 3, H, W] in [-1, 1], unrounded; returns [N]. None: a
-            network that the recipe names does it (`evaluate.<key>`).
+            network that the recipe names measures it (`evaluate.<key>`).
     """
 
     measure: Callable[[Tensor, Tensor], Tensor] | None
@@ -75,7 +75,7 @@ class FromFeatures:
 
     Attributes:
         network: The feature network whose features are taken.
-        with_labels: Whether it is measured on datasets with label maps or true classes too.
+        with_labels: Whether it is also measured on datasets with label maps or true classes.
         measure: Takes the generated images' features [N, D] and the real images.
         interval: Takes the same, and the distance; returns its confidence interval, None for too few images.
     """
@@ -125,7 +125,7 @@ class Part:
 
     Attributes:
         name: Its key in the `protocol` of `metrics.json`.
-        content: What stands there; None where it depends on images or networks (`protocol.py` describes those).
+        content: Its value there; None if it depends on images or networks (`protocol.py` then describes those).
     """
 
     name: str
@@ -142,7 +142,7 @@ OF_ALL = (
         "maps by nearest pixel; no crop, no mirroring",
     ),
 )
-"""What all metrics depend on."""
+"""Parts that all metrics depend on."""
 
 ROUNDING = Part(
     "rounding", "generated images are rounded to the nearest of 256 grey values before features are computed"
@@ -152,7 +152,7 @@ SIMILARITY = Part(
     "l1, psnr, ssim: per image on unrounded output against the true target, range [-1, 1], then the mean; "
     "SSIM over the Gaussian windows of 11 pixels that lie within the image; PSNR at most 100 dB",
 )
-"""Not to be extended for new metrics: what is written here decides whether L1 can be compared with earlier ones."""
+"""Do not extend it for new metrics: L1 can be compared with earlier values only while this text stays the same."""
 
 FEATURES = (ROUNDING, Part("distance"), Part("features"), Part("real_images"), Part("num_real_images"))
 
@@ -161,7 +161,7 @@ FEATURES = (ROUNDING, Part("distance"), Part("features"), Part("real_images"), P
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A measure of quality. No field has a default, so that none is forgotten.
+    """A measure of quality. No field has a default, so none can be forgotten.
 
     Attributes:
         key: Its name in `metrics.json`, in logs and in Kubeflow.
@@ -169,12 +169,12 @@ class Metric:
         unit: Written behind the number; "" for a plain number.
         better: Which direction is better.
         best: The best possible value.
-        digits: Decimals that are shown.
+        digits: Number of decimals shown.
         prominent: Whether a report shows it among its first figures even when another metric is the headline.
         meaning: One sentence that explains it to a reader of a report.
-        caveat: What a report must add wherever it shows the metric; "" for nothing.
+        caveat: Sentence that a report must add wherever it shows the metric; "" for none.
         measured: How it and its confidence interval are computed.
-        protocol: The parts of the protocol that it depends on, besides those that all do.
+        protocol: Parts of the protocol that it depends on, besides those of all metrics.
     """
 
     key: str
@@ -223,7 +223,7 @@ METRICS = (
         best=100.0,
         digits=2,
         prominent=False,
-        meaning="Mean intersection over union of a segmenter's labels with the true ones.",
+        meaning="Mean intersection over union of the classes that a segmenter sees and the true ones.",
         caveat="",
         measured=FromConfusions(measure=mean_iou),
         protocol=(ROUNDING, Part("segmentation")),
@@ -236,7 +236,7 @@ METRICS = (
         best=0.0,
         digits=2,
         prominent=False,
-        meaning="Fréchet distance of Inception features to real images.",
+        meaning="Fréchet distance between the Inception features of generated and of real images.",
         caveat="",
         measured=FromFeatures(network="inception", with_labels=True, measure=_frechet, interval=_frechet_interval),
         protocol=FEATURES,
@@ -249,10 +249,10 @@ METRICS = (
         best=0.0,
         digits=2,
         prominent=False,
-        meaning="Fréchet distance to real images of the features of a fixed random network. It is not FID and cannot "
-        "be compared with published FIDs.",
-        caveat="The Fréchet distance is measured with the features of a fixed random network: it orders the generators "
-        "of this page, but it is not FID and cannot be compared with published numbers.",
+        meaning="Fréchet distance between the features of generated and of real images in a fixed random network. It "
+        "is not FID and cannot be compared with published FIDs.",
+        caveat="The Fréchet distance uses the features of a fixed random network. It orders the generators of this "
+        "page, but it is not FID and cannot be compared with published numbers.",
         measured=FromFeatures(network="random", with_labels=True, measure=_frechet, interval=_frechet_interval),
         protocol=FEATURES,
     ),
@@ -264,7 +264,8 @@ METRICS = (
         best=0.0,
         digits=4,
         prominent=False,
-        meaning="Kernel distance of Inception features to real images, mean over random subsets.",
+        meaning="Kernel distance between the Inception features of generated and of real images, mean over random "
+        "subsets.",
         caveat="",
         measured=FromFeatures(network="inception", with_labels=False, measure=_kernel, interval=_kernel_interval),
         protocol=(*FEATURES, Part("kernel_distance")),
@@ -277,7 +278,7 @@ METRICS = (
         best=0.0,
         digits=3,
         prominent=True,
-        meaning="Mean absolute difference to the true target; 0 is equal, 2 black for white.",
+        meaning="Mean absolute difference to the true target; 0 for equal images, 2 for black in place of white.",
         caveat="",
         measured=PerPair(measure=l1_distance),
         protocol=(SIMILARITY,),
@@ -290,7 +291,7 @@ METRICS = (
         best=HIGHEST_PSNR,
         digits=2,
         prominent=False,
-        meaning="Peak signal-to-noise ratio to the true target.",
+        meaning="Peak signal-to-noise ratio against the true target.",
         caveat="",
         measured=PerPair(measure=psnr),
         protocol=(SIMILARITY,),
@@ -303,7 +304,7 @@ METRICS = (
         best=1.0,
         digits=3,
         prominent=True,
-        meaning="Structural similarity to the true target; 1 is equal.",
+        meaning="Structural similarity to the true target; 1 for equal images.",
         caveat="",
         measured=PerPair(measure=ssim),
         protocol=(SIMILARITY,),
@@ -316,13 +317,13 @@ METRICS = (
         best=0.0,
         digits=3,
         prominent=False,
-        meaning="How different a recognition network finds it from the true target; 0 is equal.",
+        meaning="How different a recognition network finds an image from its true target; 0 for equal images.",
         caveat="",
         measured=PerPair(measure=None),
         protocol=(SIMILARITY, Part("lpips")),
     ),
 )
-"""The first of them that was measured is the headline: training keeps the weights that are best by it."""
+"""The first of them that was measured is the headline; training keeps the weights that it finds best."""
 
 
 def by_key(metrics: Sequence[Metric]) -> dict[str, Metric]:
@@ -347,7 +348,7 @@ BY_KEY = by_key(METRICS)
 
 
 def measured_among(figures: Collection[str]) -> tuple[Metric, ...]:
-    """Returns the metrics whose keys are there, the headline first."""
+    """Returns the metrics whose keys are among the figures, the headline first."""
     return tuple(metric for metric in METRICS if metric.key in figures)
 
 

@@ -1,7 +1,7 @@
-"""How far a number measured on a set of images may be trusted: 95 % bootstrap intervals over the images.
+"""How much a number measured on a set of images can be trusted: 95 % bootstrap intervals over the images.
 
-They answer how much the number varies over another sample of the same size. They do not cover what all numbers of a
-comparison share: that a Fréchet distance of few images is too large, and which real images it is measured from.
+They answer how much the number varies over another sample of the same size. They do not cover what all
+numbers of a comparison share: a Fréchet distance of few images is too large, and the real images are a choice.
 
 The mean of a score per image is resampled directly (Efron 1979), and so is mIoU. Distances between sets are not:
 an image that is drawn twice has no variance and is its own neighbour, so resampled sets lie much further from the real
@@ -25,7 +25,7 @@ LEVEL = 0.95
 SEED = 0
 
 MOST_GROUPS = 128
-"""More images than this are left out in groups, which bounds the time that many images take."""
+"""Above this number, images are left out in groups, which bounds the time."""
 
 FEWEST_IMAGES = 3
 """With fewer images, none can be left out."""

@@ -1,4 +1,4 @@
-"""What a generator costs, and how many times more its teacher: multiply-accumulates, parameters, time on the CPU."""
+"""Costs of a generator, and ratios to its teacher: multiply-accumulates, parameters, time on the CPU."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cost_ratios(facts: Mapping[str, dict[str, Any]], latencies: Mapping[str, Lat
     """Divides each cost of the teacher by the student's; empty without a teacher.
 
     Args:
-        facts: "student", and maybe "teacher" -> what `costs` counted.
+        facts: "student", and maybe "teacher" -> the costs from `costs`.
         latencies: The same names -> times, measured in turn.
     """
     if "teacher" not in facts:

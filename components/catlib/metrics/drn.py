@@ -10,7 +10,7 @@ begins and ends with plain convolutions against gridding). The names of its tens
     base.3   3 bottlenecks, 256, ÷2 base.8   conv 3×3, 512
     base.4   4 bottlenecks, 512, ÷2 seg      conv 1×1, 19 classes; up: ×8
 
-A 256×512 image has 32×64 features behind `base.4` and ever after, and scores [19, 256, 512].
+A 256×512 image has 32×64 features from `base.4` on, and scores [19, 256, 512].
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STD = (0.1829540508368939, 0.18656561047509476, 0.18447508988480435)
 """Mean and standard deviation of the colours of Cityscapes in [0, 1], which the published weights were trained with."""
 
 EXPANSION = 4
-"""A bottleneck has this many times more channels outside than inside."""
+"""Channels of a bottleneck outside, as a multiple of those inside."""
 
 BATCHES_SEEN = "num_batches_tracked"
 """A counter of norms that newer files have and older ones lack; nothing depends on it."""
@@ -99,8 +99,8 @@ def read_drn(path: Path, *, sha256: str | None = None) -> DilatedResidualNetwork
         sha256: Digest the file must have; it is checked before anything is read from the file.
 
     Raises:
-        UserError: The file is missing, another one or no state dict, or a tensor (which is named) is missing, unknown
-            or has another shape.
+        UserError: The file is missing, has another digest or is no state dict, or a tensor (which is named) is missing,
+            unknown or of another shape.
     """
     state = read_state_dict(path, sha256=sha256)
     state = {name: tensor for name, tensor in state.items() if not name.endswith(BATCHES_SEEN)}

@@ -1,4 +1,4 @@
-"""Feature networks: images in, one vector per image out; distances between image sets are distances of such vectors.
+"""Feature networks turn each image into a vector; distances between sets of images are distances of such vectors.
 
 Two networks share one interface, `FeatureNetwork`. *inception* is the Inception-v3 that defines FID and KID; its
 weights come from outside. *random* needs nothing from outside: a small convolutional network with fixed random weights.
@@ -31,7 +31,7 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.catalogue import distance_of
 
 FID_WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Digest of `pt_inception-2015-12-05-6726825d.pth`, the weights that FID is defined with."""
+"""Digest of `pt_inception-2015-12-05-6726825d.pth`, the weights that define FID."""
 
 INCEPTION_SIDE = 299
 INCEPTION_FEATURES = 2048
@@ -183,7 +183,7 @@ def read_inception(weights: Path, sha256: str = FID_WEIGHTS_SHA256) -> Inception
         network.load_state_dict(state, assign=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights} does not hold the FID Inception-v3: {reason}") from error
+        raise UserError(f"{weights} does not hold the FID Inception-v3: {reason.rstrip('.')}.") from error
     return network
 
 
@@ -195,13 +195,13 @@ def load_feature_network(identity: FeatureIdentity, weights: Path | None) -> Fea
         weights: The weights file; needed by `inception`.
 
     Raises:
-        UserError: The weights are missing, or the network that results is not the one named.
+        UserError: The weights are missing, or this release makes another network of that name.
     """
     match identity.name:
         case "inception":
             if weights is None:
                 raise UserError(
-                    f"The weights of the Inception network {identity.sha256[:12]}… do not lie beside the statistics; "
+                    f"The weights of the Inception network {identity.sha256[:12]}… are missing beside the statistics; "
                     "run the real-stats stage again."
                 )
             network: FeatureNetwork = read_inception(weights, identity.sha256)
@@ -209,7 +209,7 @@ def load_feature_network(identity: FeatureIdentity, weights: Path | None) -> Fea
             network = RandomFeatures()
     if network.identity != identity:
         raise UserError(
-            f"The statistics were made with the feature network {_described(identity)}, this release has "
+            f"The statistics were made with the feature network {_described(identity)}, but this release has "
             f"{_described(network.identity)}; run the real-stats stage again."
         )
     return network

@@ -104,7 +104,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
         second: The other one, with the same number of features.
 
     Returns:
-        A finite number ≥ 0; exactly 0 when it is smaller than what float64 can tell from 0.
+        A finite number ≥ 0; exactly 0 when float64 cannot distinguish it from 0.
 
     Raises:
         ValueError: The distributions have different numbers of features.

@@ -1,4 +1,4 @@
-"""The held-out images and what generated ones are measured with.
+"""The held-out images, and the networks and statistics that score generated images.
 
 Shape suffixes: N images, C channels, H height, W width.
 """
@@ -21,12 +21,12 @@ from components.catlib.networks.directions import Direction, Domain
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What generators are measured with.
+    """The images, statistics and networks that score a generator.
 
     Attributes:
-        dataset: Its test split.
+        dataset: The dataset, whose test split is used.
         statistics: Statistics of real images of the domain that is generated.
-        direction: What the generators translate.
+        direction: Direction in which the generators translate.
         batch_size: Images per forward pass.
         device: Where generators run while images are scored.
         segmenter: Reads classes off generated street scenes, for mIoU; None: mIoU is not measured.
@@ -49,7 +49,7 @@ class HeldOut:
 
 
 def is_labelled(dataset: PackedDataset) -> bool:
-    """Tells whether a dataset has label maps or true classes; then KID is not measured (method section 7)."""
+    """Returns whether a dataset has label maps or true classes; then KID is not measured (method section 7)."""
     return dataset.pairing == "labels" or dataset.has_ground_truth
 
 
@@ -59,8 +59,8 @@ def held_out_images(
     """Yields batches of a generator's input images and of the images it should make of them.
 
     Args:
-        dataset: Whose test split is used, in its order.
-        direction: What the generator translates.
+        dataset: The dataset, whose test split is used in order.
+        direction: Direction in which the generator translates.
         limit: At most this many images.
         batch_size: Images per batch.
 

@@ -19,7 +19,7 @@ class Latency:
 
     Attributes:
         seconds: Time of every repeat, in the order in which they ran.
-        threads: CPU threads torch used.
+        threads: CPU threads that torch used.
     """
 
     seconds: tuple[float, ...]
@@ -48,7 +48,7 @@ class Latency:
 def measure_latency(
     calls: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = WARMUP
 ) -> dict[str, Latency]:
-    """Times calls in turn, so that a machine that slows down or speeds up meanwhile treats all of them alike.
+    """Times calls in turn, so that a machine that slows down or speeds up affects all of them alike.
 
     With teacher and student the order is teacher, student, teacher, student, …
 

@@ -40,11 +40,11 @@ PREFIX = "features."
 
 
 class Backbone(NamedTuple):
-    """Where features are taken.
+    """The places in a network where features are taken.
 
     Attributes:
-        ends: Layers of torchvision's `features` behind the five ReLUs.
-        smallest_side: Height and width that images need at least.
+        ends: Numbers of the layers of torchvision's `features` after the five ReLUs.
+        smallest_side: Smallest height and width of images, in pixels.
     """
 
     ends: tuple[int, ...]
@@ -68,16 +68,16 @@ class Lpips(nn.Module):
     """The distance, as a frozen network.
 
     Attributes:
-        identity: What it is.
+        identity: Which network it is.
     """
 
     def __init__(self, layers: nn.Sequential, heads: list[Tensor], identity: LpipsIdentity) -> None:
-        """Takes the networks apart.
+        """Splits the backbone after each feature.
 
         Args:
             layers: torchvision's `features` of the backbone.
             heads: Weight per channel [1, C, 1, 1] of each of the five features.
-            identity: What it is.
+            identity: Which network it is.
         """
         super().__init__()
         ends = BACKBONES[identity.backbone].ends
@@ -92,7 +92,7 @@ class Lpips(nn.Module):
 
     @property
     def smallest_side(self) -> int:
-        """Height and width that images need at least."""
+        """Smallest height and width of images, in pixels."""
         return BACKBONES[self.identity.backbone].smallest_side
 
     @torch.inference_mode()
@@ -117,10 +117,10 @@ def read_lpips(config: LpipsConfig, device: str | torch.device = "cpu") -> Lpips
 
     Args:
         config: Which backbone, and its weights.
-        device: Where images will be.
+        device: Device of the images.
 
     Raises:
-        UserError: The file is missing, another one, or does not hold this network.
+        UserError: The file is missing, has another digest, or does not hold this network.
     """
     path = local_copy(config.weights.uri)
     state = read_state_dict(path, sha256=config.weights.sha256)

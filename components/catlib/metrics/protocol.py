@@ -1,7 +1,7 @@
-"""How an evaluation was made, part by part: what a report compares before it shows two numbers beside each other.
+"""How an evaluation was made, part by part; a report compares the parts before it shows two numbers side by side.
 
-The catalogue names the parts that a metric depends on. Their sentences are there; the parts that describe the images
-and networks at hand are made here.
+The catalogue names the parts that a metric depends on and holds the fixed ones; this module makes those that describe
+the images and networks.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def protocol(held_out: HeldOut, figures: Collection[str], latency: Latency) -> d
     """Describes how numbers were made, so that they are compared with others only where that makes sense.
 
     Args:
-        held_out: What was measured with.
+        held_out: The images and networks of the evaluation.
         figures: Names of the scores; parts that only other metrics depend on are left out.
         latency: A generator's time, for threads and repeats.
 

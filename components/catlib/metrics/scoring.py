@@ -45,7 +45,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ImageScores:
-    """What was measured of each generated image.
+    """Measurements of each generated image.
 
     Attributes:
         similarities: Metric -> its value for each image, float64 [N]; empty when there are no true targets.
@@ -59,7 +59,7 @@ class ImageScores:
 
     @property
     def num_images(self) -> int:
-        """How many images were generated."""
+        """Number of generated images."""
         return len(self.features)
 
 
@@ -77,14 +77,14 @@ def score_generator(
     """Translates held-out images and scores the result.
 
     Args:
-        generator: From input images [N, C, H, W] to images [N, 3, H, W] in [-1, 1]. It is run in eval mode and left in
-            the mode it came in.
-        dataset: Whose test split is used.
+        generator: From input images [N, C, H, W] to images [N, 3, H, W] in [-1, 1]. It runs in eval mode and is
+            left in its earlier mode.
+        dataset: The dataset, whose test split is used.
         statistics: Statistics of real images of the domain that the generator translates to.
-        direction: What the generator translates.
-        limit: Use only this many images, from the first; None uses all.
+        direction: Direction in which the generator translates.
+        limit: Number of images to use, from the first; None uses all.
         batch_size: Images per forward pass.
-        device: Where the generator is.
+        device: Device of the generator.
         segmenter: Reads classes off the generated images, for mIoU.
 
     Returns:
@@ -150,7 +150,7 @@ def score_images(
         generator.train(was_training)
     count = sum(map(len, features))
     if count < 2:
-        raise UserError(f"Dataset {dataset.folder} has {count} held-out images to translate, scores need at least two.")
+        raise UserError(f"Dataset {dataset.folder} has {count} held-out images to translate; scores need at least two.")
     return ImageScores(
         similarities={name: torch.cat(values).numpy() for name, values in similarities.items()},
         features=torch.cat(features).numpy(),
@@ -193,7 +193,7 @@ def summarise(scores: ImageScores, statistics: RealStatistics, *, labelled: bool
 
 
 def quality(scores: ImageScores, held_out: HeldOut) -> dict[str, Any]:
-    """Returns the scores, how many `images` they are of, and by metric the `confidence` intervals that are known."""
+    """Returns the scores, the number of `images`, and the known `confidence` intervals by metric."""
     summary = summarise(scores, held_out.statistics, labelled=is_labelled(held_out.dataset))
     intervals = {
         key: _interval(BY_KEY[key], scores, held_out.statistics, value)
@@ -218,8 +218,8 @@ def _interval(metric: Metric, scores: ImageScores, statistics: RealStatistics, v
 def _check_generated(generated: Tensor, targets: Tensor) -> None:
     if generated.shape[1:] != targets.shape[1:]:
         raise UserError(
-            f"The generator makes images of (channels, height, width) {tuple(generated.shape[1:])}, the dataset has "
-            f"{tuple(targets.shape[1:])}; use the dataset it was trained on."
+            f"The generator makes images of (channels, height, width) {tuple(generated.shape[1:])}, but the dataset "
+            f"has {tuple(targets.shape[1:])}; use the dataset that it was trained on."
         )
     if not torch.isfinite(generated).all():
         raise UserError("The generator makes images that hold NaN or infinity; its training has diverged.")

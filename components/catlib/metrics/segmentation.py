@@ -46,13 +46,13 @@ def confusion_matrix(
 
 
 def intersection_over_union(confusion: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Computes per class: pixels of it that were found / pixels that are or were taken for it.
+    """Computes per class: pixels of the class that were found / pixels that are of it or were taken for it.
 
     Args:
         confusion: [C, C] from `confusion_matrix`.
 
     Returns:
-        [C] in [0, 1]; NaN for a class that is neither there nor predicted, 0 for one that is only predicted.
+        [C] in [0, 1]; NaN for a class that is neither true nor predicted anywhere, 0 for one that is only predicted.
     """
     hits = np.diag(confusion).astype(np.float64)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - np.diag(confusion)
@@ -84,7 +84,7 @@ def by_class(confusions: Mapping[str, NDArray[np.integer]]) -> dict[str, Any]:
 
     Returns:
         `classes`, their names, and for each of the `generators` the `iou` of every class in percent (None for a class
-        that is neither there nor seen) and the `confusion`, pixels by true and by seen class.
+        that is neither true nor seen anywhere) and the `confusion`, pixels by true and by seen class.
     """
     return {
         "classes": list(CLASS_NAMES),

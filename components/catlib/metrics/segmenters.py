@@ -1,10 +1,10 @@
-"""Segmenters: networks that read classes off generated images. What they see is compared with the true classes.
+"""Segmenters: networks that read classes off generated images, to compare them with the true classes.
 
 The protocol (method section 7): the image, rounded to 8 bits, is normalised as the segmenter was trained; its logits
 are resized bilinearly to the size of the ground truth (Cityscapes: 1024×2048); each pixel gets the class of the largest
 logit; pixels are counted in a confusion matrix of 19 classes, pixels without a scored class are not.
 
-Differs: the published implementation cuts colours to 8 bits where here they are rounded.
+Differs: the published implementation truncates colours to 8 bits; here they are rounded.
 
 Shape suffixes: N images, C channels or classes, H height, W width.
 """
@@ -55,7 +55,7 @@ class Segmenter:
     """A frozen network that gives every pixel one of Cityscapes' scored classes.
 
     Attributes:
-        identity: What it is.
+        identity: Which network it is.
     """
 
     def __init__(self, network: Network, identity: SegmenterIdentity, device: torch.device) -> None:
@@ -78,7 +78,7 @@ class Segmenter:
             uint8 [height, width], 0 … 18.
 
         Raises:
-            UserError: The network does not take the image, or does not make 19 finite scores per pixel of it.
+            UserError: The network does not take the image, or does not return 19 finite scores per pixel.
         """
         assert image_CHW.dtype == torch.uint8, f"segmenters take uint8 images, got {image_CHW.dtype}"
         image_NCHW = image_CHW[None].to(self._device).float() / 255
@@ -87,8 +87,8 @@ class Segmenter:
         logits_NCHW = self._network((image_NCHW - self._mean) / self._std)
         if logits_NCHW.ndim != 4 or logits_NCHW.shape[:2] != (1, CITYSCAPES_CLASSES):
             raise UserError(
-                f"The segmenter gives scores of shape {list(logits_NCHW.shape)} for one image, expected "
-                f"[1, {CITYSCAPES_CLASSES}, height, width], one for each of Cityscapes' scored classes."
+                f"The segmenter gives scores of shape {list(logits_NCHW.shape)} for one image; expected "
+                f"[1, {CITYSCAPES_CLASSES}, height, width], a score for each of Cityscapes' scored classes."
             )
         if not torch.isfinite(logits_NCHW).all():
             raise UserError("The segmenter gives scores that hold NaN or infinity; check its weights, mean and std.")
@@ -99,7 +99,7 @@ class Segmenter:
 
         Args:
             images_NCHW: uint8 RGB [N, 3, H, W].
-            labels: For each the true classes, [height, width] each; 255 is not counted.
+            labels: True classes [height, width] of each image; 255 is not counted.
 
         Returns:
             [N, 19, 19]: row = true class, column = seen class.
@@ -115,10 +115,10 @@ def read_segmenter(config: SegmenterConfig, device: str | torch.device = "cpu") 
 
     Args:
         config: Which network, its file and its normalisation.
-        device: Where it computes; one in an ONNX file computes on the CPU.
+        device: Device that it computes on; an ONNX file computes on the CPU.
 
     Raises:
-        UserError: The file is missing, another one, or does not hold such a network.
+        UserError: The file is missing, has another digest, or does not hold such a network.
     """
     device = torch.device(device)
     path = local_copy(config.weights.uri)
@@ -147,11 +147,12 @@ def check_segmentable(dataset: PackedDataset, *, direction: Direction) -> None:
     advice = "remove evaluate.segmenter, and segmenter from teacher and distill"
     if dataset.split("test").ground_truth is None:
         raise UserError(
-            f"Dataset {dataset.folder} has no true classes, which mIoU is measured with (only Cityscapes has them); "
-            f"{advice}."
+            f"Dataset {dataset.folder} has no true classes, which mIoU needs (only Cityscapes has them); {advice}."
         )
     if direction.input is Domain.TARGET or (dataset.pairing != "labels" and dataset.summary.direction != "BtoA"):
-        raise UserError(f"A segmenter reads photographs, but those of {dataset.folder} are not generated; {advice}.")
+        raise UserError(
+            f"A segmenter reads photographs, but no photographs are generated from {dataset.folder}; {advice}."
+        )
 
 
 class _OnnxNetwork:
@@ -160,7 +161,7 @@ class _OnnxNetwork:
     def __init__(self, path: Path, *, sha256: str | None) -> None:
         check_file(path, sha256=sha256)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # what matters comes as an exception
+        options.log_severity_level = 3  # errors come as exceptions
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # an untrusted file can make the reader fail in any way
@@ -182,7 +183,7 @@ class _OnnxNetwork:
         except Exception as error:  # as above
             raise UserError(
                 f"Segmenter {self._path} fails on images of height × width {images_NCHW.shape[2]}×"
-                f"{images_NCHW.shape[3]} ({_first_line(error)}); segmenter.input_size resizes them to what it takes."
+                f"{images_NCHW.shape[3]} ({_first_line(error)}); set segmenter.input_size to a size that it takes."
             ) from error
         return torch.from_numpy(outputs[0])
 

@@ -1,4 +1,4 @@
-"""How close generated images are to the true ones, image by image: L1, PSNR, SSIM.
+"""Similarity of generated images to the true ones, image by image: L1, PSNR, SSIM.
 
 All take two batches [N, C, H, W], float32 in [-1, 1], and return [N].
 """

@@ -1,4 +1,4 @@
-"""Statistics of real images: what the feature distances of generated images are measured from.
+"""Statistics of real images, from which the feature distances of generated images are measured.
 
 A statistics file (`.npz`) holds `mu` [D] and `sigma` [D, D], the layout in which others publish them, and beside them
 `count`, `features` [N, D], `identity` and `protocol`. The real_stats stage writes one for the target domain and, when a
@@ -29,10 +29,10 @@ STATISTICS_FILES = {
     Direction.SOURCE_TO_TARGET: "real_stats.npz",
     Direction.TARGET_TO_SOURCE: "real_stats_source.npz",
 }
-"""By the direction of the generator that is measured: statistics of the target domain, of the source domain."""
+"""Files of statistics, of the target and of the source domain, by the direction of the generator to measure."""
 
 WEIGHTS_FILE = "feature_network.pth"
-"""Weights of a feature network that has any, beside the statistics."""
+"""Weights of the feature network, beside the statistics; the random network has none."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RealStatistics:
     Attributes:
         mu: Mean feature vector [D], float64.
         sigma: Covariance [D, D] with divisor N − 1, float64.
-        count: How many images `mu` and `sigma` describe; None for published ones, which do not tell.
+        count: Number of images that `mu` and `sigma` describe; None for published ones, which do not record it.
         features: Features of the dataset's real images [N, D], float32; unless `mu` and `sigma` are published ones,
             they describe these.
         identity: The feature network.
@@ -145,7 +145,7 @@ class RealStatistics:
 
     @cached_property
     def network(self) -> FeatureNetwork:
-        """The feature network, loaded when it is first asked for.
+        """The feature network, loaded on first use.
 
         Raises:
             UserError: Its weights are missing, or this release has another network of that name.
@@ -159,7 +159,7 @@ class OpenedStatistics:
 
     Attributes:
         folder: Where the files lie.
-        manifest: Of the artifact.
+        manifest: Manifest of the artifact.
     """
 
     folder: Path
@@ -177,7 +177,7 @@ class OpenedStatistics:
         file = STATISTICS_FILES[direction]
         if file not in self.manifest.files:
             raise UserError(
-                f"{self.folder} has no {file}, which a generator {direction} is measured with; "
+                f"{self.folder} has no {file}, which the scores of a generator {direction} need; "
                 "the real-stats stage writes it for unpaired datasets only."
             )
         return RealStatistics.load(self.folder / file)
@@ -187,7 +187,7 @@ def open_statistics(folder: Path) -> OpenedStatistics:
     """Opens a real_stats artifact.
 
     Raises:
-        UserError: Not such an artifact, or files are missing.
+        UserError: The folder is not such an artifact, or files are missing.
     """
     return OpenedStatistics(folder, read_manifest(folder, "real_stats"))
 

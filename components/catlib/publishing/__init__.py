@@ -1,1 +1,1 @@
-"""What keeps finished runs and models for others."""
+"""Records finished runs and models for others."""

@@ -1,7 +1,7 @@
 """Keeps a run's students in an MLflow server, beside those of other runs: settings, figures, models.
 
 Kubeflow's interface compares a few runs; a registry keeps all of them and can be searched. One student is one MLflow
-run, for a student is what is compared.
+run, because students are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from components.catlib.reporting.lineage import Artifact, Lineage
 logger = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
-"""Parameters that MLflow takes in one request."""
+"""Largest number of parameters that MLflow takes in one request."""
 
 
 def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, experiment: str) -> None:
@@ -29,7 +29,7 @@ def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, exp
         lineage: The artifacts of the run.
         page: The report.
         uri: Address of the MLflow server.
-        experiment: The group of runs that it belongs to; made when there is none.
+        experiment: The group of runs; created if it does not exist.
 
     Raises:
         UserError: The package mlflow-skinny is not installed, or the server cannot be reached or refuses.
@@ -38,7 +38,7 @@ def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, exp
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ImportError as error:
-        raise UserError("Tracking needs the extra mlflow: pip install 'cat-pipeline[mlflow]'.") from error
+        raise UserError("Tracking needs the package mlflow-skinny; install it, or remove tracking.uri.") from error
     client = MlflowClient(tracking_uri=uri)
     try:
         found = client.get_experiment_by_name(experiment)
@@ -47,10 +47,10 @@ def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, exp
             run_id = client.create_run(group, run_name=student.name).info.run_id
             _record(client, run_id, student, lineage, page)
             client.set_terminated(run_id)
-            logger.info("%s is kept as MLflow run %s of experiment %s", student.name, run_id, experiment)
+            logger.info("%s is recorded as MLflow run %s of experiment %s", student.name, run_id, experiment)
     except (MlflowException, OSError) as error:
         reason = str(error).split("\n", 1)[0][:300]
-        raise UserError(f"The MLflow server at {uri} does not take the run ({reason}); check tracking.uri.") from error
+        raise UserError(f"The MLflow server at {uri} did not record the run ({reason}); check tracking.uri.") from error
 
 
 def _record(client: Any, run_id: str, student: Contender, lineage: Lineage, page: Path) -> None:

@@ -1,7 +1,7 @@
 """The report's charts: matplotlib figures as inline SVG that take their colours and font from the page around them.
 
 matplotlib draws in placeholder colours; the SVG names CSS variables in their place (`--teacher`, `--ink`, …), so that
-one chart is right on a light and on a dark page. Text stays text: it can be selected and read aloud. All that comes
+a chart suits a light and a dark page. Text stays text: it can be selected and read aloud. Everything
 from outside is escaped.
 """
 
@@ -28,13 +28,13 @@ WIDTH = 380
 """Width of a chart in CSS pixels; a phone shows it at nearly this size, so its text keeps the page's size."""
 
 STUDENT_COLOURS = 6
-"""How many students get different colours."""
+"""Number of colours for students."""
 
 MOST_POINTS = 240
 """A longer curve is drawn as means over this many pieces."""
 
 MOST_NAMES = 5
-"""How many networks a chart of cost against quality names."""
+"""Largest number of networks that a chart of cost against quality names."""
 
 LOG_RANGE = 30
 """A curve whose largest value is this many times its smallest gets a logarithmic axis."""

@@ -1,4 +1,4 @@
-"""Street scenes by class: how much of each a segmenter recognises in the generated images, and which it confuses."""
+"""Street scenes by class: which classes a segmenter recognises in the generated images, and which it confuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ConfusionRow:
-    """A true class, and the percentages of its pixels that are taken for each class; None when it has no pixels."""
+    """A true class, and the percentage of its pixels that is taken for each class; None if it has no pixels."""
 
     name: str
     shares: list[float | None]

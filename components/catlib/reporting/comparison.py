@@ -1,7 +1,7 @@
-"""Teacher and students side by side: what each costs, how good it is, and which numbers may be compared.
+"""Teacher and students side by side: their costs, their scores, and which numbers may be compared.
 
-Numbers are compared only when they were made alike. `metrics.json` describes how its numbers were made (the protocol);
-where that differs from the other evaluations, a number is withheld and a note names what differs.
+Numbers are compared only if they were measured alike. `metrics.json` describes how its numbers were measured (the
+protocol). If that differs from the other evaluations, a number is withheld and a note names the difference.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Contender:
         ratio: The teacher's costs divided by its own; empty for the teacher, or without one.
         teacher_latency: Time of the teacher, measured in turn with it, as `latency_ms` in `metrics.json`; None without
             a teacher. Times of different evaluations cannot be compared.
-        evaluation: Where it was measured.
-        protocol: How.
+        evaluation: The evaluation that measured it.
+        protocol: How it was measured.
         trained: The artifact with its weights; None when it was not given.
         pruned: The artifact with a student's architecture; None when it was not given.
         exported: The artifact with a student's ONNX file; None when it was not given.
@@ -63,7 +63,7 @@ class Contender:
 
     @property
     def budget(self) -> str | None:
-        """The budget that it was cut to, as it was given."""
+        """The budget that it was cut to, as the recipe gives it."""
         return budget_of(self.pruned)
 
     @property
@@ -91,11 +91,11 @@ class Comparison:
     """All generators of a run.
 
     Attributes:
-        teacher: None when no evaluation has one.
-        students: From most to fewest MACs.
-        metrics: Those that were measured, the headline first.
+        teacher: The teacher; None if no evaluation has one.
+        students: The students, from most to fewest MACs.
+        metrics: The measured metrics, the headline first.
         withheld: (name of a contender, key of a metric) -> the parts of the protocol that differ.
-        baseline: Scores of what takes no network, as in `metrics.json`, measured like the teacher.
+        baseline: Scores of the baselines, as in `metrics.json`, measured like the teacher.
     """
 
     teacher: Contender | None
@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def smallest(self) -> Contender:
-        """The student with the fewest MACs; the first if several have as few."""
+        """The student with the fewest MACs; the first of them if several are equal."""
         return min(self.students, key=lambda student: student.macs)
 
     @property
@@ -126,7 +126,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """Returns a sentence for every withheld number."""
         return [
-            f"The {BY_KEY[key].label} of {name} is withheld: it was measured differently ({', '.join(parts)}), and "
+            f"The {BY_KEY[key].label} of {name} is withheld because it was measured differently ({', '.join(parts)}); "
             "numbers of different protocols cannot be compared."
             for (name, key), parts in self.withheld.items()
         ]
@@ -187,7 +187,7 @@ def compare_generators(lineage: Lineage) -> Comparison:
 
 
 def budget_of(pruned: Artifact | None) -> str | None:
-    """Returns the budget that a student was cut to, as it was given."""
+    """Returns the budget that a student was cut to, as the recipe gives it."""
     return pruned.read_json("pruning.json")["budget"] if pruned else None
 
 

@@ -15,7 +15,7 @@ from components.catlib.reporting.formatting import short_number, words
 from components.catlib.reporting.lineage import Artifact
 
 DOTTED_BELOW = 15
-"""Curves of fewer points show each of them."""
+"""A curve with fewer points marks each of them."""
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Positions and values by name."""
@@ -23,7 +23,7 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and what it is called."""
+    """A chart and its title."""
 
     title: str
     svg: str
@@ -35,7 +35,7 @@ class ChartGroup:
 
     Attributes:
         title: Heading.
-        caption: What is drawn.
+        caption: What the charts show.
         legend: Name and colour of every network, when there are several.
         charts: At least one.
     """
@@ -54,7 +54,7 @@ class TrainingLog:
         generator: The teacher or a student.
         scores: Scores of the compressed direction, by epoch.
         losses: Losses, by step.
-        figures: What the distiller measures at every feature layer, by the figure's name, by step.
+        figures: Values that the distiller measures at every feature layer, by the figure's name, by step.
     """
 
     generator: Contender
@@ -112,12 +112,12 @@ def training_charts(comparison: Comparison) -> list[ChartGroup]:
     logs = [TrainingLog.read(generator, generator.trained) for generator in comparison.contenders if generator.trained]
     teacher = [log for log in logs if log.generator is comparison.teacher]
     students = [log for log in logs if log.generator is not comparison.teacher]
-    means = "Means between two lines of the log; every part of a loss is shown after weighting."
+    means = "Each point is the mean since the previous line of the log. Every part of a loss includes its weight."
     groups = [
         _group(
             "Scores on held-out images",
-            "Measured during training on the number of held-out images that the recipe sets (evaluation_images); the "
-            "table of results is measured on all of them.",
+            "Measured during training on a number of held-out images that the recipe sets (evaluation_images); the "
+            "table of results uses all of them.",
             [(log.generator, log.scores) for log in logs],
             x_label="epoch",
         ),

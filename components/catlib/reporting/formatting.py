@@ -55,7 +55,7 @@ def short_number(value: float) -> str:
 
 
 def with_minus(text: str) -> str:
-    """Puts the minus sign in the place of hyphens."""
+    """Replaces hyphens by minus signs."""
     return text.replace("-", "−")
 
 
@@ -79,5 +79,5 @@ def as_text(value: Any) -> str:
 
 
 def setting_text(key: str, value: Any) -> str:
-    """Writes a setting in few words: a word as it is, a number behind its name."""
+    """Writes a setting in few words: a word alone, a number after its name."""
     return value.replace("_", " ") if isinstance(value, str) else f"{key.replace('_', ' ').replace('.', ' ')} {value}"

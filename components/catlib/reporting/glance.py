@@ -1,7 +1,6 @@
 """One artifact at a glance: a page of charts and pictures for the interface of Kubeflow.
 
-The page stands alone as the report does: it needs no network, no script and no other file, and is small enough to be
-shown inside Kubeflow's interface.
+Like the report, the page needs no network, no script and no other file, and is small enough for Kubeflow's interface.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from components.catlib.reporting.pictures import Pictures
 from components.catlib.reporting.summary import TITLES, figures
 
 MOST_PAIRS = 6
-"""Pairs of training images that are shown of a dataset."""
+"""Largest number of training images of each domain on a dataset's page."""
 
 MOST_DOUBLES = 3
-"""Held-out images that occur in training too and are named on a dataset's page."""
+"""Largest number of held-out images, also used in training, that a dataset's page names."""
 
 MOST_STEPS = 6
-"""Evaluations of a training whose samples are shown."""
+"""Largest number of evaluations of a training whose samples are shown."""
 
 
 @dataclass
@@ -105,7 +104,7 @@ def _fill_histograms(report: dict[str, Any], content: Content) -> None:
     Training images give a line, held-out ones dots. The first images that are in both splits are named.
     """
     for double in report["duplicates"]["first"][:MOST_DOUBLES]:
-        content.facts.append(("held out, and in training too", f"{double['test']} is {double['train']}"))
+        content.facts.append(("held out, but also in training", f"{double['test']} is {double['train']}"))
     series: dict[tuple[str, str], dict[str, list[float]]] = {}
     for split, roles in report["images"].items():
         for role, facts in roles.items():

@@ -1,4 +1,4 @@
-"""Which artifact was made from which: the artifacts of a run, put together by the digests in their manifests.
+"""Traces which artifact was made from which, by the digests in the manifests.
 
 Kubeflow hands over the artifacts of parallel students in no promised order, so position means nothing. Every manifest
 names the digests of the artifacts it was made from; following them backwards from an evaluation gives
@@ -38,15 +38,15 @@ class Artifact:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the whole artifact; what its descendants name it by."""
+        """Digest of the whole artifact, by which its descendants name it."""
         return self.manifest.digest()
 
 
 def varied_settings(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the settings that are not the same in all sections of a recipe, in their order, the seed last.
+    """Returns the settings that differ between several sections of a recipe, in their order, the seed last.
 
-    A setting within a section is named by its path, such as "distiller.weight". Where kinds differ, what only one kind
-    has is no difference of its own.
+    A setting within a section is named by its path, such as "distiller.weight". If kinds differ, a setting that
+    only one kind has does not count as a difference.
     """
     return sorted(dict.fromkeys(_varied(configs)), key="seed".__eq__)
 
@@ -70,7 +70,7 @@ def _joined(path: str, key: str) -> str:
 
 
 def setting_texts(config: dict[str, Any], paths: Sequence[str]) -> list[str]:
-    """Writes those settings of a section in few words that it has; paths are those of `varied_settings`."""
+    """Writes the settings at some paths (from `varied_settings`) that a section has, in few words each."""
     values = {path: _at(config, path) for path in paths}
     return [setting_text(path, value) for path, value in values.items() if value is not None]
 
@@ -83,7 +83,7 @@ def _at(config: Any, path: str) -> Any:
 
 @dataclass(frozen=True)
 class EvaluatedStudent:
-    """An evaluation and what belongs to the student that it is of; None where it was not given.
+    """An evaluation and the artifacts of its student; None for an artifact that was not given.
 
     Attributes:
         evaluation: Its scores.
@@ -100,13 +100,13 @@ class EvaluatedStudent:
 
 @dataclass(frozen=True)
 class Lineage:
-    """The artifacts of a run; None where one was not given.
+    """The artifacts of a run; None for one that was not given.
 
     Attributes:
         dataset: Packed images.
         real_stats: Statistics of real images.
         teacher: The teacher.
-        students: From most to fewest MACs, in whatever order they were given.
+        students: The students, from most to fewest MACs.
     """
 
     dataset: Artifact | None
@@ -147,7 +147,7 @@ def trace(
         exports: Export artifacts.
 
     Raises:
-        UserError: A folder is not the artifact it should be, or artifacts do not belong together; both are named.
+        UserError: A folder is not the expected artifact, or artifacts do not belong together; both are named.
     """
     single = {
         name: Artifact.read(folder, name) if folder else None
@@ -171,18 +171,20 @@ def trace(
         if origin and pruned and origin not in pruned:
             raise UserError(
                 f"The student {weights and weights.folder} was trained from a pruned architecture that was not given; "
-                "give --student with the prune artifact that it was made from."
+                "give --student with the prune artifact that it was trained from."
             )
         found.append(EvaluatedStudent(evaluation, weights, pruned.get(origin or ""), exported.get(evaluated)))
     if not found:
-        raise UserError("A report needs at least one evaluation; give --evaluation with the output of that stage.")
+        raise UserError(
+            "A report needs at least one evaluation; give --evaluation with an output of the evaluate stage."
+        )
     lineage = Lineage(**single, students=tuple(_ordered(found)))
     used = {artifact.digest for artifact in lineage.artifacts()}
     for artifact in (*trained.values(), *pruned.values(), *exported.values()):
         if artifact.digest not in used:
             raise UserError(
                 f"The {artifact.manifest.kind} artifact {artifact.folder} belongs to none of the given evaluations; "
-                "give the evaluation of its student too, or leave it out."
+                "also give the evaluation of its student, or leave it out."
             )
     _check_ancestors(lineage, single)
     return lineage

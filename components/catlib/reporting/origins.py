@@ -1,4 +1,4 @@
-"""Where everything came from: images, protocols, exported files, the recipe, and the chain of artifacts."""
+"""Origin of the results: images, protocols, exported files, the recipe, and the chain of artifacts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPE_SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "eval
 
 
 def dataset_facts(lineage: Lineage) -> list[tuple[str, str]]:
-    """Returns name and value of the facts about the images; nothing without a dataset."""
+    """Returns name and value of facts about the images; empty without a dataset."""
     if lineage.dataset is None:
         return []
     manifest = lineage.dataset.manifest
@@ -86,7 +86,7 @@ def protocols(comparison: Comparison) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The recipe as YAML; `remark` when parts of the run were made with other settings."""
+    """The recipe as YAML; `remark` is not empty if parts of the run were made with other settings."""
 
     text: str
     remark: str
@@ -106,7 +106,9 @@ def recipe(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> Re
         if any(other != settings[0] for other in settings):
             deviating.append(words(kind))
     remark = (
-        f"Students differ in their settings of {', '.join(deviating)}; one student's are shown." if deviating else ""
+        f"The students differ in the settings of {', '.join(deviating)}; those of one student are shown."
+        if deviating
+        else ""
     )
     return Recipe(as_yaml(content), remark)
 
@@ -126,9 +128,9 @@ class Origin:
         student: The students that it belongs to, when there are several.
         digest: Digest of the whole artifact.
         code_digest: Digest of the code that wrote it.
-        inputs: Name and digest of what it was made from.
+        inputs: Name and digest of the artifacts that it was made from.
         size: Size of all files.
-        num_files: How many files it has.
+        num_files: Number of its files.
         metrics: Its headline figures; empty for an evaluation, whose figures are elsewhere on the page.
     """
 

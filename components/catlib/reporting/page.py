@@ -1,4 +1,4 @@
-"""The page: all sections, filled into one HTML file that needs no network, no script and no other file."""
+"""Renders the page: all sections in one HTML file that needs no network, no script and no other file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.catlib.reporting.lineage import Lineage
 FOLDER = Path(__file__).parent
 
 LARGEST_PAGE = 3_000_000
-"""Bytes; Kubeflow's interface shows pages up to this size."""
+"""Largest page in bytes that Kubeflow's interface shows."""
 
 
 def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> str:

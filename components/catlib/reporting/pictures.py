@@ -1,4 +1,4 @@
-"""The pictures of the page: samples of what every generator makes, and how that changed during training."""
+"""The pictures of the page: samples of every generator's images, and how they changed during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MOST_SAMPLES = 12
 MOST_TIMELINE_STEPS = 6
 ENCODINGS = ((256, 88), (256, 78), (192, 76), (128, 74), (96, 70), (64, 60), (48, 40))
-"""Largest height in pixels and WebP quality of the pictures; the first pair with which all of them fit is used."""
+"""Largest height in pixels and WebP quality of the pictures; the first pair with which all pictures fit is used."""
 
 
 class Pictures:
@@ -39,7 +39,7 @@ class Pictures:
 
         Args:
             limit: Characters that all addresses in the page may have.
-            used: Numbers of the pictures that are shown; one that is shown twice counts twice. Default: all, once.
+            used: Numbers of the pictures that are shown; a picture shown twice counts twice. None: all, once.
         """
         shown = range(len(self._images)) if used is None else used
         uris: list[str] = []
@@ -47,7 +47,7 @@ class Pictures:
             uris = [_data_uri(image, height, quality) for image in self._images]
             if sum(len(uris[picture]) for picture in shown) <= limit:
                 return uris
-        logger.warning("the report is larger than intended: %d pictures cannot be made any smaller", len(uris))
+        logger.warning("the report is larger than intended: its %d pictures cannot be made smaller", len(uris))
         return uris
 
 
@@ -64,7 +64,7 @@ class Shown:
     """A picture with its caption.
 
     Attributes:
-        caption: What it is.
+        caption: What the picture shows.
         picture: Its number among the pictures of the page.
         colour: Colour of the generator that made it; "" for data.
     """

@@ -1,4 +1,4 @@
-"""What a run achieved: the headline, the table of all generators, charts of cost against quality, and caveats."""
+"""Results of a run: the headline, the table of all generators, charts of cost against quality, and caveats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Fact:
     """A headline figure.
 
     Attributes:
-        label: What it is.
+        label: Name of the figure.
         student: The student's value.
         teacher: The teacher's, if known.
         remark: A few words about it.
@@ -87,7 +87,7 @@ def _cost_fact(label: str, key: str, student: Contender, teacher: Contender | No
 
 
 def _quality_facts(comparison: Comparison) -> list[Fact]:
-    """The first metric, and those that show how close each image is to the true one, which it cannot."""
+    """Returns the headline metric and the prominent ones, which show how close each image is to its target."""
     first, *others = comparison.metrics
     facts = []
     for metric in (first, *(metric for metric in others if metric.prominent)):
@@ -122,7 +122,7 @@ def _time_facts(student: Contender) -> list[Fact]:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: heading, which direction is better ("" where that is obvious), and what it means."""
+    """A column of the table: heading, better direction ("" if that is obvious), and meaning."""
 
     label: str
     better: str = ""
@@ -149,7 +149,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All generators, the teacher first, then what takes no network."""
+    """All generators, the teacher first, then the baselines."""
 
     columns: list[Column]
     rows: list[Row]
@@ -163,7 +163,7 @@ def table(comparison: Comparison) -> Table:
     any_exported = any(student.exported for student in comparison.students)
     columns = [
         Column("MACs", meaning="Multiply-accumulates of one image, counted as budgets and papers count them."),
-        Column("MACs executed", meaning="Multiply-adds that a device does for one image, a stricter count."),
+        Column("MACs executed", meaning="Multiply-adds that a device executes for one image; a stricter count."),
         Column("Parameters", meaning="Learned values of the generator."),
         *(Column(metric.label, metric.better, metric.meaning) for metric in comparison.metrics),
         Column("Time per image", "lower", "Median on the CPU, one image at a time, student and teacher in turn."),
@@ -219,7 +219,7 @@ def _onnx_cell(contender: Contender) -> Cell:
 
 
 def _baseline_rows(comparison: Comparison, columns: list[Column]) -> list[Row]:
-    """Returns the rows of baselines, which take no network; cells of metrics that were not measured stay empty."""
+    """Returns the rows of the baselines; cells of metrics that were not measured stay empty."""
     measured = {"Input unchanged": comparison.baseline.get("unchanged_input", {})}
     if "constant_l1" in comparison.baseline:
         measured["Best single colour"] = {L1.key: comparison.baseline["constant_l1"]}
@@ -258,7 +258,7 @@ def cost_charts(comparison: Comparison) -> list[tuple[Metric, str]]:
 
 
 def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
-    """Returns what a reader must know before trusting the numbers, one or two sentences each."""
+    """Returns the caveats that a reader needs before trusting the numbers, one or two sentences each."""
     notes = comparison.notes()
     notes += [metric.caveat for metric in comparison.metrics if metric.caveat]
     street_scenes = lineage.dataset is not None and lineage.dataset.manifest.summary.get("has_ground_truth")
@@ -284,4 +284,4 @@ def _beaten_by_a_colour(comparison: Comparison) -> list[str]:
     colour = L1.text(comparison.baseline["constant_l1"])
     *others, last = beaten
     names = f"{', '.join(others)} and {last}" if others else last
-    return [f"By {L1.label}, {names} did not do better than a picture of the best single colour ({colour})."]
+    return [f"By {L1.label}, {names} did not beat a picture of the best single colour ({colour})."]

@@ -38,7 +38,7 @@ def figures(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _figure(name: str, value: float) -> tuple[str, str]:
-    """Writes a figure, a score as the catalogue has it: "student_l1" and 0.25 as "student L1" and "0.250"."""
+    """Writes a figure, a score as the catalogue does: "student_l1" and 0.25 as "student L1" and "0.250"."""
     owner, _, rest = name.partition("_")
     for before, key in (("", name), (f"{owner} ", rest)):
         if key in BY_KEY:

@@ -1,4 +1,4 @@
-"""What pruning kept of the teacher: the channels of every layer and of every branch."""
+"""What pruning kept: the channels of every layer and of every branch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ LAYER_LABELS = {
     "fc_norm": "first layer",
 }
 
+_FIRST_WEIGHTS = {"fresh": "fresh", "inherit": "inherited"}
+
 
 @dataclass(frozen=True)
 class KeptChannels:
@@ -37,7 +39,7 @@ class KeptChannels:
 
 @dataclass(frozen=True)
 class Survivors:
-    """What survived at a budget.
+    """The channels that survived at a budget.
 
     Attributes:
         name: Name of the student, or of the budget when several students share the architecture.
@@ -45,7 +47,7 @@ class Survivors:
         facts: Name and value of what the search found.
         layers: Layers that always stay.
         columns: Kinds of branches.
-        blocks: Name of a block, and its branch of every kind; None where the teacher has none.
+        blocks: Name of a block, and its branch of every kind; None if the teacher has no such branch.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Survivors:
 
 
 def survivors(lineage: Lineage, students: tuple[Contender, ...]) -> list[Survivors]:
-    """Reads what survived in every architecture whose prune artifact was given."""
+    """Reads the surviving channels of every architecture whose prune artifact was given."""
     sharing: dict[str, list[Contender]] = {}
     for student in students:
         if student.pruned:
@@ -115,5 +117,5 @@ def _search_facts(described: dict[str, Any], pruned: Artifact) -> list[tuple[str
         ("teacher", f"{quantity(described['teacher']['paper_macs'])} MACs"),
         ("threshold on |γ|", "none, nothing was cut" if threshold is None else f"{threshold:.4g}"),
         ("steps of the search", str(len(described["steps"]))),
-        ("student starts from", f"{pruned.manifest.config['student_init']} weights"),
+        ("student starts from", f"{_FIRST_WEIGHTS[pruned.manifest.config['student_init']]} weights"),
     ]

@@ -1,4 +1,4 @@
-"""Students that differ by how they were distilled: the scores of each variation, as mean and spread over its seeds."""
+"""Variations of the distillation: the scores of each, as mean and spread over its seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Variation:
 
     Attributes:
         name: The settings that set it apart, such as "mse".
-        students: Made this way, one per seed.
+        students: The students made this way, one per seed.
     """
 
     name: str

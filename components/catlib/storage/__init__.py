@@ -1,7 +1,7 @@
-"""Files that lie elsewhere, by address: artifacts in an object store, files of the web; nothing else uses the network.
+"""Files elsewhere, by address: artifacts in an object store, files of the web; nothing else uses the network.
 
-`Storage` takes every kind of address. Below it a `Store` is a place of named files, each whole or absent: a folder or
-`s3://bucket/prefix` (`minio://` is read as `s3://`). Requests that fail for a passing reason are repeated.
+`Storage` takes every kind of address. Below it, a `Store` holds named files, each whole or absent: a folder or
+`s3://bucket/prefix` (`minio://` means the same). Requests that fail for a passing reason are repeated.
 """
 
 from components.catlib.storage.addresses import Location, is_web, shown

@@ -1,4 +1,4 @@
-"""What an address looks like: `s3://bucket/prefix`, `https://host/file`."""
+"""The form of addresses: `s3://bucket/prefix`, `https://host/file`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _BUCKET = re.compile(r"(?!.*(\.\.|\.-|-\.))(?!(\d+\.){3}\d+$)[A-Za-z0-9][A-Za-z0
 
 
 def is_web(address: str) -> bool:
-    """Tells whether an address names a file of the web."""
+    """Returns whether an address names a file of the web."""
     return address.startswith(WEB_SCHEMES)
 
 
 def shown(address: str) -> str:
-    """Returns an address as messages and manifests may show it: without passwords and signatures."""
+    """Returns an address without passwords and signatures, for messages and manifests."""
     if not is_web(address):
         return address
     try:
         parts = urlsplit(address)
     except ValueError as error:
-        raise UserError(f"{address.partition('?')[0]} is no web address ({error}).") from error
+        raise UserError(f"{address.partition('?')[0]} is not a web address ({error}).") from error
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def split(address: str) -> tuple[str, str]:
     """Returns the address of the folder that a file lies in, and the file's name: ("s3://bucket/a", "b").
 
-    Both `s3://bucket` and `s3://bucket/` are folders and no files: the name is then "".
+    Both `s3://bucket` and `s3://bucket/` are folders, not files: the name is then "".
     """
     scheme, separator, path = address.partition("://")
     folder, slash, name = path.rstrip("/").rpartition("/")
@@ -56,7 +56,7 @@ class Location:
         """Reads `s3://bucket/prefix`.
 
         Raises:
-            UserError: There is no bucket, no bucket can have that name, or the prefix has empty or relative parts.
+            UserError: The bucket is missing or has an impossible name, or the prefix has empty or relative parts.
         """
         bucket, _, prefix = address.partition("://")[2].partition("/")
         prefix = prefix.strip("/")

@@ -1,10 +1,10 @@
-"""Files that others publish (data, weights), downloaded once and kept by their content.
+"""Keeps files that others publish (data, weights) by their content, so that each is downloaded once.
 
 They lie in the user's cache folder: `~/.cache/cat-pipeline`, or `$XDG_CACHE_HOME/cat-pipeline`.
 
     content/SHA256            a file, named after its digest
-    addresses/KEY.json        which content an address had, and its version (ETag) then
-    partial/KEY/…             what has arrived of a download that is under way, or broke off
+    addresses/KEY.json        the content that an address had, and its version (ETag) then
+    partial/KEY/…             the part of an unfinished download that has arrived
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Source(Protocol):
     """A file elsewhere: `web.WebFile` or `transfer.StoredFile`."""
 
     def version(self) -> str:
-        """Returns what tells one content of the file from another; "" when that is unknown."""
+        """Returns a text that differs when the file's content differs; "" if none is known."""
         ...
 
     def download(self, path: Path, sha256: str | None = None) -> str:
@@ -40,13 +40,13 @@ class Source(Protocol):
 
 
 class Cache:
-    """Keeps files of others in a folder that processes of a user share."""
+    """Keeps downloaded files in a folder that the processes of a user share."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """Makes the folder.
 
         Args:
-            folder: Where files are kept; None: the user's cache folder.
+            folder: Folder for the files; None: the user's cache folder.
 
         Raises:
             UserError: The folder cannot be written.
@@ -56,23 +56,23 @@ class Cache:
             (self._folder / "partial").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"Downloads cannot be kept in {self._folder} ({error.strerror}); set XDG_CACHE_HOME to a folder for "
-                "them."
+                f"Downloads cannot be kept in {self._folder} ({error.strerror}); set XDG_CACHE_HOME to a writable "
+                "folder."
             ) from error
 
     def get(self, address: str, source: Source, sha256: str | None = None) -> Path:
-        """Returns a file from the cache, where it is put first if need be.
+        """Returns a file from the cache, after a download if needed.
 
-        With a digest, a file of that content is taken wherever it once came from. Without, the file is taken that was
-        downloaded from this address before, as long as the server names the same version of it (or cannot be reached).
+        With a digest, any cached file of that content serves. Without one, an earlier download from this address serves
+        while the server names the same version of it (or cannot be reached).
 
         Args:
-            address: Where the file lies; other spellings of it are other files.
+            address: Address of the file; another spelling counts as another file.
             source: The file.
             sha256: Expected digest.
 
         Raises:
-            UserError: There is nothing, it cannot be reached, or it has another digest.
+            UserError: There is nothing at the address, it cannot be reached, or the file has another digest.
         """
         content, partial = self._folder / "content", self._folder / "partial" / _key(address)
         with filelock.FileLock(partial.with_name(f"{partial.name}.lock")):
@@ -93,11 +93,11 @@ class Cache:
         return content / digest
 
     def known_version(self, address: str) -> str:
-        """Returns the version that a file had when it was downloaded; "" when it was not."""
+        """Returns the version that a file had when it was downloaded; "" if it never was."""
         return (self._noted(address) or {"version": ""})["version"]
 
     def _kept(self, address: str, source: Source) -> Path | None:
-        """Returns the content that an address had before, if it still has it and nothing happened to the copy."""
+        """Returns the earlier content of an address, if it is still current and the copy is intact."""
         noted = self._noted(address)
         if noted is None:
             return None
@@ -107,7 +107,7 @@ class Cache:
         try:
             version = source.version()
         except UserError as error:
-            logger.warning("%s Taking the copy of %s that was downloaded before", error, shown(address))
+            logger.warning("%s Using the copy of %s that was downloaded earlier", error, shown(address))
             return kept
         return kept if version and version == noted["version"] else None
 
@@ -118,7 +118,7 @@ class Cache:
             partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
     def _noted(self, address: str) -> dict[str, str] | None:
-        """Returns version and digest of the content that an address had; None when nothing is known."""
+        """Returns version and digest of the content that an address had; None if nothing is known."""
         try:
             record = json.loads(self._note_path(address).read_text(encoding="utf-8"))
             return {key: str(record[key]) for key in ("version", "sha256")}

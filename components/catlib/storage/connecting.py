@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def connections(ca_file: str | None) -> PoolManager:
-    """Returns a pool of connections that never waits forever and repeats nothing.
+    """Returns a pool of connections with time limits, which repeats nothing.
 
     Args:
         ca_file: Certificates to trust instead of the usual ones.
@@ -22,7 +22,7 @@ def connections(ca_file: str | None) -> PoolManager:
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=10, read=60),
         maxsize=4 * PARALLEL,
-        retries=False,  # `retrying` does that, with a time limit and a log line
+        retries=False,  # `retrying` repeats requests, with a time limit and a log line
         cert_reqs="CERT_REQUIRED",
         ca_certs=ca_file or certifi.where(),
     )

@@ -25,7 +25,7 @@ class FolderStore:
     server = "this machine"
 
     def __init__(self, address: str) -> None:
-        """Makes the folder and clears away what an earlier process left half-written.
+        """Makes the folder and removes files that an earlier process left half-written.
 
         Raises:
             UserError: No folder can be made there.
@@ -47,7 +47,7 @@ class FolderStore:
         return [entry for entry in found if entry is not None]
 
     def entry(self, name: str) -> Entry | None:
-        """Returns one file's size, and its time of change and inode as its version; None when it is not there."""
+        """Returns one file's size, and its time of change and inode as its version; None if there is none."""
         path = self._path(name)
         if not path.is_file():
             return None
@@ -75,7 +75,7 @@ class FolderStore:
         yield path
 
     def write(self, name: str, source: bytes | Path) -> None:
-        """Writes a file beside, then gives it its name."""
+        """Writes a file under another name beside its place, then renames it."""
         with self.writing(name) as path:
             if isinstance(source, bytes):
                 path.write_bytes(source)
@@ -91,7 +91,7 @@ class FolderStore:
             yield partial
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes a file beside and links it under its name, which fails when there is a file."""
+        """Writes a file beside its place and links it under its name, which fails if the name is taken."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
@@ -107,7 +107,7 @@ class FolderStore:
         return True
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file if it exists."""
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:

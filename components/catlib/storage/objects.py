@@ -32,12 +32,12 @@ class Objects:
     """A connection to an object store; nothing is sent before the first request.
 
     Attributes:
-        server: Which store it is, for messages.
-        patiently: Makes requests, each again while the store is away.
+        server: Name of the store, for messages.
+        patiently: Sends requests and repeats each while the store is out of reach.
     """
 
     def __init__(self, settings: StoreSettings, *, patience: float = retrying.PATIENCE_SECONDS) -> None:
-        """Remembers where the store is.
+        """Stores the settings.
 
         Args:
             settings: How to reach it.
@@ -68,7 +68,7 @@ class Objects:
         )
 
     def make_bucket(self, bucket: str) -> bool:
-        """Creates a bucket and returns True, or False when it is there already."""
+        """Creates a bucket and returns True, or False if it exists."""
 
         def make() -> bool:
             if self.client.bucket_exists(bucket):
@@ -79,7 +79,7 @@ class Objects:
         return self.patiently(f"creating bucket {bucket}", make)
 
     def link(self, location: Location, *, lifetime: timedelta) -> str:
-        """Returns a web address under which an object can be read without credentials for a time (7 days at most)."""
+        """Returns a web address at which an object can be read without credentials for a time, at most 7 days."""
         return self.client.presigned_get_object(location.bucket, location.prefix, expires=lifetime)
 
     def _explain(self, what: str, error: Exception, seconds: float) -> UserError:
@@ -90,8 +90,8 @@ class Objects:
                 return NotThere(f"There is no object {error.object_name!r} in bucket {error.bucket_name!r} ({what}).")
             if error.response.status == 403:
                 return UserError(
-                    f"{self.server} refuses the credentials or the right ({what}: {error.code}); "
-                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what this user may do."
+                    f"{self.server} refuses the credentials or the action ({what}: {error.code}); "
+                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights of this user."
                 )
         if isinstance(error, SSLError):
             return retrying.untrusted(self.server, error)
@@ -109,7 +109,7 @@ class S3Store:
     """
 
     def __init__(self, objects: Objects, location: Location) -> None:
-        """Remembers the place; nothing is asked of the store yet."""
+        """Stores the place; nothing is sent yet."""
         self.address = str(location)
         self.server = objects.server
         self._objects = objects
@@ -129,14 +129,14 @@ class S3Store:
         return self._ask(f"listing {self.address}", list_objects)
 
     def entry(self, name: str) -> Entry | None:
-        """Asks for one object's size and ETag; None when it is not there."""
+        """Returns one object's size and ETag; None if there is none."""
 
         def stat(client: Minio) -> Entry:
             found = client.stat_object(self._location.bucket, self._location.key(name))
             return Entry(name, found.size or 0, found.etag or "")
 
         try:
-            return self._ask(f"asking for {self.address}/{name}", stat)
+            return self._ask(f"looking up {self.address}/{name}", stat)
         except NotThere:
             return None
 
@@ -206,7 +206,7 @@ class S3Store:
             self.write(name, path)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Uploads an object on the condition that there is none."""
+        """Uploads an object unless there is one."""
         bucket, key = self._location.bucket, self._location.key(name)
 
         def put(client: Minio) -> bool:
@@ -221,13 +221,13 @@ class S3Store:
 
         if self._ask(f"creating {self.address}/{name}", put):
             return True
-        # Either somebody else's, or ours of an attempt whose answer was lost.
+        # The object is somebody else's, or ours from an attempt whose answer was lost.
         with contextlib.suppress(NotThere):
             return self.read(name) == content
         return False
 
     def remove(self, name: str) -> None:
-        """Deletes an object, if it is there."""
+        """Deletes an object if it exists."""
         self._ask(
             f"deleting {self.address}/{name}",
             lambda client: client.remove_object(self._location.bucket, self._location.key(name)),
@@ -238,7 +238,7 @@ class S3Store:
 
 
 def _passes(error: Exception) -> bool:
-    """Tells whether a request that failed so may succeed later."""
+    """Returns whether a request that failed with this error may succeed later."""
     match error:
         case S3Error():
             return error.response.status >= 500 or error.code in (

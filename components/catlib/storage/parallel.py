@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from components.catlib.storage.retrying import until
 
 PARALLEL = 8
-"""Requests that are under way at once."""
+"""Largest number of requests at the same time."""
 
 
 def in_parallel(tasks: Iterable[Callable[[], object]]) -> None:

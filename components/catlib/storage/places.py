@@ -1,4 +1,4 @@
-"""Which store an address names: the one place that knows all kinds of stores."""
+"""Opens the store that an address names; only this module knows all kinds of stores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Places:
     """Opens stores; those of one server share their connections."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ, *, patience: float = PATIENCE_SECONDS) -> None:
-        """Remembers where settings come from.
+        """Stores where settings come from.
 
         Args:
             environment: Variables that `StoreSettings` reads.
@@ -63,11 +63,11 @@ REMOTE: dict[str, Callable[[Places, str], Store]] = {
     "s3": Places._in_object_store,
     "minio": Places._in_object_store,
 }
-"""Schemes of addresses, and how their stores are opened."""
+"""The function that opens a store, by the scheme of its address."""
 
 
 def is_remote(address: str | Path) -> bool:
-    """Tells whether an address names something in a store elsewhere rather than on this machine."""
+    """Returns whether an address names something in a store elsewhere rather than on this machine."""
     scheme, separator, _ = str(address).partition("://")
     return bool(separator) and scheme in REMOTE
 

@@ -1,4 +1,4 @@
-"""Requests are repeated while they fail for a passing reason: one policy for the store, the web and Kubeflow."""
+"""Repeats requests that fail for a passing reason: one policy for the store, the web and Kubeflow."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from components.catlib.errors import UserError
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 120.0
-"""How long a server may be out of reach before the stage gives up."""
+"""Seconds for which a server may be out of reach before the stage gives up."""
 FIRST_PAUSE_SECONDS = 0.5
-"""Longest first pause; later ones may be twice as long each time. Pauses are drawn at random, so that threads and pods
-that failed together do not come back together."""
+"""Longest first pause; each later one may be twice as long. Pauses are random, so that threads and pods that failed
+together do not come back together."""
 LONGEST_PAUSE_SECONDS = 10.0
 QUIET_SECONDS = 5.0
-"""Between two warnings, however many requests fail."""
+"""Shortest time between two warnings, however many requests fail."""
 
 Result = TypeVar("Result")
 
@@ -31,11 +31,11 @@ _NEVER = threading.Event()
 
 
 class Unreachable(UserError):
-    """A server did not answer for as long as patience lasts; later it may."""
+    """A server did not answer before patience ran out; it may answer later."""
 
 
 class Retrying:
-    """Makes requests of one server, each again while it fails for a passing reason."""
+    """Sends requests to one server and repeats each while it fails for a passing reason."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Retrying:
         explain: Callable[[str, Exception, float], UserError],
         reason: Callable[[Exception], str] = str,
     ) -> None:
-        """Takes what differs from one kind of server to another.
+        """Takes the differences between kinds of servers.
 
         Args:
-            patience: Seconds for which a request is repeated, from its beginning.
-            errors: How requests fail; other exceptions are left alone.
-            passes: Tells whether a request that failed so may succeed later.
-            explain: Makes the final error of what was done, the last exception, and the seconds since the beginning.
+            patience: Seconds for which a request is repeated, counted from its start.
+            errors: Exceptions of failed requests; others are not caught.
+            passes: Returns whether a request that failed with this exception may succeed later.
+            explain: Makes the final error from the action, the last exception, and the seconds since the start.
             reason: Returns an exception in a few words, for the log.
         """
         self._patience = patience
@@ -66,11 +66,11 @@ class Retrying:
         """Makes a request.
 
         Args:
-            what: What it does, for messages: "reading s3://…".
+            what: The action in words, for messages: "reading s3://…".
             action: The request; safe to repeat.
 
         Raises:
-            UserError: It failed for good, or for too long; the cause is the last error.
+            UserError: The request failed for good, or for too long; the cause is the last error.
         """
         stopping, began = _stopping.get(_NEVER), time.monotonic()
         attempts = tenacity.Retrying(
@@ -94,7 +94,7 @@ class Retrying:
 
 
 def until(stopping: threading.Event, action: Callable[[], Result]) -> Result:
-    """Runs something whose requests are no longer repeated, and no longer wait, once an event is set."""
+    """Runs an action; once an event is set, its requests are no longer repeated and no longer wait."""
     previous = _stopping.set(stopping)
     try:
         return action()
@@ -103,7 +103,7 @@ def until(stopping: threading.Event, action: Callable[[], Result]) -> Result:
 
 
 def passes(error: Exception) -> bool:
-    """Tells whether a connection that failed so may succeed later."""
+    """Returns whether a connection that failed with this error may succeed later."""
     from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
     match error:
@@ -122,12 +122,12 @@ def first_line(error: Exception) -> str:
 
 
 def untrusted(server: str, error: Exception) -> UserError:
-    """Returns the sentence for a server whose certificate is not trusted, or that has none."""
+    """Returns the error for a server whose certificate is not trusted, or that has none."""
     return UserError(
-        f"{server} is not trusted, or speaks no TLS ({first_line(error)}); check its address and AWS_CA_BUNDLE."
+        f"{server} is not trusted, or does not use TLS ({first_line(error)}); check its address and AWS_CA_BUNDLE."
     )
 
 
 def silent(server: str, what: str, reason: str, seconds: float) -> Unreachable:
-    """Returns the sentence for a server that did not answer for too long."""
+    """Returns the error for a server that did not answer for too long."""
     return Unreachable(f"{server} did not answer for {seconds:.0f} s ({what}: {reason}); is it up?")

@@ -17,11 +17,11 @@ class StoreSettings:
 
     Attributes:
         host: Host name, with the port unless it is the usual one.
-        secure: Use TLS.
-        access_key: Who we are.
-        secret_key: The proof.
-        session_token: Further proof, with temporary credentials.
-        region: The store's region.
+        secure: Whether to use TLS.
+        access_key: The access key, which names the user.
+        secret_key: The secret key.
+        session_token: The token that temporary credentials have besides.
+        region: The region of the store.
         ca_file: Certificates to trust instead of the usual ones.
     """
 
@@ -37,12 +37,11 @@ class StoreSettings:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> StoreSettings:
         """Reads S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, when set, the optional variables.
 
-        Those are AWS_SESSION_TOKEN, AWS_REGION (or AWS_DEFAULT_REGION) and those of `ca_file`. Instead of a variable
-        NAME there may be NAME_FILE, the path of a file with its value, which is how secrets are mounted into
-        containers.
+        The optional ones are AWS_SESSION_TOKEN, AWS_REGION (or AWS_DEFAULT_REGION) and those of `ca_file`. NAME_FILE
+        may stand for any variable NAME: it is the path of a file with the value. Containers get secrets in this way.
 
         Raises:
-            UserError: Names the variable that is missing or not of its form.
+            UserError: A variable, which is named, is missing or malformed.
         """
         endpoint = _required(
             environment, "S3_ENDPOINT", "the address of the object store, such as http://localhost:9000"

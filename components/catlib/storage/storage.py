@@ -1,4 +1,4 @@
-"""Artifacts and files by address, so that a caller need not care where they lie."""
+"""Artifacts and files by address, wherever they lie."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from components.catlib.storage.web import Web, WebFile
 
 
 class Storage:
-    """Reads and writes artifacts here and elsewhere; connects when the first remote address comes by."""
+    """Reads and writes artifacts on this machine and elsewhere; connects at the first remote address."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class Storage:
         patience: float = PATIENCE_SECONDS,
         cache: Path | None = None,
     ) -> None:
-        """Remembers where settings come from.
+        """Stores where settings come from.
 
         Args:
             environment: Variables that `StoreSettings` reads.
             patience: Seconds for which failing requests are repeated.
-            cache: Where files of others are kept; None: the user's cache folder.
+            cache: Folder for downloaded files; None: the user's cache folder.
         """
         self._places = Places(environment, patience=patience)
         self._web = Web(environment, patience=patience)
@@ -51,7 +51,7 @@ class Storage:
 
         Args:
             address: A folder, or `s3://bucket/prefix`.
-            kind: The kind that is expected; several may be given as "teacher|distill".
+            kind: The expected kind; several may be given as "teacher|distill".
 
         Raises:
             UserError: There is no such artifact, it is of another kind, or the store refuses.
@@ -66,13 +66,14 @@ class Storage:
         Args:
             address: A folder, which is used where it is, or `s3://bucket/prefix`, which is downloaded and verified.
             folder: Where to put a download; must not exist.
-            kind: The kind that is expected.
+            kind: The expected kind.
 
         Returns:
             The local folder.
 
         Raises:
-            UserError: No such artifact, another kind, or a file that is missing or does not match its checksum.
+            UserError: There is no such artifact, it is of another kind, or a file is missing or does not match its
+                checksum.
         """
         if not is_remote(address):
             read_manifest(Path(address), kind)
@@ -84,10 +85,10 @@ class Storage:
 
         Args:
             address: A folder, or `s3://bucket/prefix`.
-            request: Digest of all that determines the artifact, as in `Manifest.request`.
+            request: Digest of everything that determines the artifact, as in `Manifest.request`.
 
         Returns:
-            Its manifest; None when there is none, it answers another request, or a file is missing or cut short.
+            Its manifest; None if there is none, it was made for another request, or a file is missing or incomplete.
         """
         if is_remote(address):
             return transfer.find(self._places.open(address), request)
@@ -114,7 +115,7 @@ class Storage:
             The downloaded file in `folder`, or `folder` with the tree below the prefix.
 
         Raises:
-            UserError: There is nothing.
+            UserError: There is nothing at the address.
         """
         file = self._file(address)
         if file is not None and (found := file.store.entry(file.name)):
@@ -128,7 +129,7 @@ class Storage:
         return folder
 
     def upload_file(self, path: Path, address: str) -> None:
-        """Writes a file to `s3://bucket/key`, whole or not at all; what was there is replaced.
+        """Writes a file to `s3://bucket/key`, whole or not at all; an earlier file is replaced.
 
         Raises:
             UserError: The store refuses, or there is no such bucket.
@@ -149,12 +150,12 @@ class Storage:
         return [entry.name for entry in self._places.open(address).entries()]
 
     def is_file(self, address: str) -> bool:
-        """Tells whether `s3://bucket/key` names a file rather than a folder of files."""
+        """Returns whether `s3://bucket/key` names a file rather than a folder of files."""
         file = self._file(address)
         return file is not None and file.store.entry(file.name) is not None
 
     def fingerprint(self, address: str) -> list[list[str | int]]:
-        """Returns name, size and version of every file at or below an address: what tells one state from another.
+        """Returns name, size and version of every file at or below an address; they differ when the content differs.
 
         A file of the web counts as unchanged while its server cannot be reached.
         """
@@ -172,14 +173,14 @@ class Storage:
         return [[path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
     def cached(self, address: str, sha256: str | None = None) -> Path:
-        """Returns a file of the web or of a store from the cache, where it is put first if need be; see `Cache.get`.
+        """Returns the cached copy of a file of the web or of a store, after a download if needed; see `Cache.get`.
 
         Args:
             address: https://…, http://… or `s3://bucket/key`.
             sha256: Expected digest.
 
         Raises:
-            UserError: There is nothing, it cannot be reached, or it has another digest.
+            UserError: There is nothing at the address, it cannot be reached, or the file has another digest.
         """
         source = WebFile(self._web, address) if is_web(address) else self._file(address)
         if source is None:
@@ -189,12 +190,12 @@ class Storage:
     # ------------------------------------------------------------------------------------------------ the object store
 
     def make_bucket(self, address: str) -> bool:
-        """Creates the bucket of `s3://bucket` and returns True, or False when it is there already."""
+        """Creates the bucket of `s3://bucket` and returns True, or False if it exists."""
         bucket = Location.parse(address).bucket
         return self._places.objects.make_bucket(bucket)
 
     def link(self, address: str, *, lifetime: timedelta) -> str:
-        """Returns a web address under which an object can be read without credentials for a time (7 days at most)."""
+        """Returns a web address at which an object can be read without credentials for a time, at most 7 days."""
         location = Location.parse(address)
         return self._places.objects.link(location, lifetime=lifetime)
 

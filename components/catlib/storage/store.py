@@ -1,4 +1,4 @@
-"""What every store can do: the protocol that artifacts and checkpoints share."""
+"""The protocol of stores, which artifacts and checkpoints share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Entry(NamedTuple):
     Attributes:
         name: Its path below the store's address, with slashes.
         bytes: Its size.
-        version: Differs from one content to another, as far as the store can tell without reading it.
+        version: A text that differs when the content differs, as far as the store knows without reading it.
     """
 
     name: str
@@ -28,14 +28,14 @@ class Entry(NamedTuple):
 
 
 class Store(Protocol):
-    """A place for named files, each of which is there whole or not at all.
+    """A place for named files, each whole or absent.
 
-    Operations are safe to repeat, and to use from several threads. A store that is out of reach is waited for by the
-    store itself.
+    Operations may be repeated, and may run in several threads. A store that is out of reach is waited for here, not
+    by the caller.
 
     Attributes:
         address: Where the files lie: a folder or `s3://bucket/prefix`.
-        server: Who keeps them, for messages.
+        server: The server that keeps them, for messages.
     """
 
     address: str
@@ -46,7 +46,7 @@ class Store(Protocol):
         ...
 
     def entry(self, name: str) -> Entry | None:
-        """Returns one file's size and version; None when it is not there."""
+        """Returns one file's size and version; None if there is none."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -74,25 +74,25 @@ class Store(Protocol):
         ...
 
     def write(self, name: str, source: bytes | Path) -> None:
-        """Writes a whole file, from memory or from a local file; what was there is replaced at once."""
+        """Writes a whole file, from memory or from a local file; an earlier file is replaced at once."""
         ...
 
     def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """Gives a local path to fill; when the context ends, the file appears whole under its name.
 
-        When the body raises, nothing appears and what was there stays.
+        If the body raises, nothing appears and an earlier file stays.
         """
         ...
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes a small file unless there is one already.
+        """Writes a small file unless there is one.
 
         Returns:
-            Whether the file holds this content now. So two owners that write different contents never both get True,
-            and asking again after a lost answer gives the same result.
+            Whether the file holds this content now. Two owners that write different contents never both get
+            True, and a repeated call after a lost answer returns the same.
         """
         ...
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file if it exists."""
         ...

@@ -1,8 +1,8 @@
-"""Artifacts and files between a store and this machine, several parts at once.
+"""Moves artifacts and files between a store and this machine, several parts at once.
 
-An artifact is published in an order that makes it appear whole or not at all: the manifest of what was there before is
-deleted, the files are written, and the new manifest, which names every file with its SHA-256, is written last. Readers
-begin with the manifest.
+An artifact appears whole or not at all, by the order of publishing: the manifest of an earlier artifact is deleted,
+the files are written, and the new manifest, which names every file with its SHA-256, is written last. Readers begin
+with the manifest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.catlib.storage.store import NotThere, Store
 logger = logging.getLogger(__name__)
 
 PART_BYTES = 64 * 2**20
-"""Larger files are moved in parts of this size, several at a time."""
+"""Larger files are moved in parts of this size, several at the same time."""
 
 
 def manifest(store: Store, kind: str | None = None) -> Manifest:
@@ -31,7 +31,7 @@ def manifest(store: Store, kind: str | None = None) -> Manifest:
 
     Args:
         store: Where the artifact lies.
-        kind: The kind that is expected; several may be given as "teacher|distill".
+        kind: The expected kind; several may be given as "teacher|distill".
 
     Raises:
         UserError: There is no artifact, it is of another kind, or the store refuses.
@@ -45,13 +45,13 @@ def fetch(store: Store, folder: Path, kind: str | None = None) -> Path:
     Args:
         store: Where the artifact lies.
         folder: Where to put it; must not exist.
-        kind: The kind that is expected.
+        kind: The expected kind.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: No artifact, another kind, or a file that is missing or does not match its checksum.
+        UserError: There is no artifact, it is of another kind, or a file is missing or does not match its checksum.
     """
     began = time.monotonic()
     content = _read_manifest(store)
@@ -71,10 +71,10 @@ def find(store: Store, request: str) -> Manifest | None:
 
     Args:
         store: Where to look.
-        request: Digest of all that determines the artifact, as in `Manifest.request`.
+        request: Digest of everything that determines the artifact, as in `Manifest.request`.
 
     Returns:
-        Its manifest; None when there is none, it answers another request, or a file is missing or cut short.
+        Its manifest; None if there is none, it was made for another request, or a file is missing or incomplete.
     """
     try:
         content = store.read(MANIFEST)
@@ -89,7 +89,7 @@ def find(store: Store, request: str) -> Manifest | None:
         return None
     present = {entry.name: entry.bytes for entry in store.entries()}
     if any(present.get(name) != record.bytes for name, record in found.files.items()):
-        logger.warning("%s is not complete and is made anew", store.address)
+        logger.warning("%s is incomplete and is made again", store.address)
         return None
     return found
 
@@ -97,7 +97,7 @@ def find(store: Store, request: str) -> Manifest | None:
 def publish(folder: Path, store: Store) -> None:
     """Uploads an artifact: the files first, then the manifest that names them.
 
-    Files of an earlier artifact at this place that the new one does not have are deleted; any other file is left alone.
+    Files that only an earlier artifact at this place has are deleted; any other file is left alone.
 
     Args:
         folder: A complete artifact folder.
@@ -125,14 +125,16 @@ def download(store: Store, sizes: Mapping[str, int], folder: Path) -> None:
         folder: Where to put them; must not exist.
 
     Raises:
-        UserError: One is missing, or its name leads out of the folder.
+        UserError: A file is missing, or its name leads out of the folder.
     """
     tasks: list[Callable[[], None]] = []
     folder.mkdir(parents=True)
     for name, size in sizes.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{store.address} holds the object {name!r}, which has no place inside a folder.")
+            raise UserError(
+                f"{store.address} holds the object {name!r}, whose name leads out of the folder; remove it."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         make_room(path, size)
         tasks += [functools.partial(store.read_part, name, path, *part) for part in parts(size)]
@@ -140,7 +142,7 @@ def download(store: Store, sizes: Mapping[str, int], folder: Path) -> None:
 
 
 def make_room(path: Path, size: int) -> None:
-    """Makes a file of that many bytes, to be filled in any order."""
+    """Makes a file of `size` bytes, to be filled in any order."""
     with path.open("wb") as file:
         file.truncate(size)
 
@@ -153,7 +155,7 @@ def parts(size: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in a store that somebody else may replace.
+    """A file in a store, which others may replace.
 
     Attributes:
         store: The store.
@@ -165,19 +167,18 @@ class StoredFile:
 
     @property
     def address(self) -> str:
-        """Where it lies."""
+        """Its address."""
         return f"{self.store.address}/{self.name}"
 
     def version(self) -> str:
-        """Returns what tells one content from another; "" when there is nothing."""
+        """Returns a text that differs when the content differs; "" if there is no file."""
         found = self.store.entry(self.name)
         return found.version if found else ""
 
     def download(self, path: Path, sha256: str | None = None) -> str:
-        """Downloads the file, going on with the parts that an earlier attempt, even of another process, did not get.
+        """Downloads the parts of the file that an earlier attempt, even of another process, did not get.
 
-        What has arrived lies in `path` with `.partial` added; beside it is noted which parts of which version those
-        are.
+        The parts that have arrived lie in `path` with `.partial` added; a file beside it lists them and the version.
 
         Args:
             path: Where the file goes; its folder is made.
@@ -187,7 +188,7 @@ class StoredFile:
             The file's version.
 
         Raises:
-            UserError: There is nothing, the store cannot be reached, or the file has another digest or changes.
+            UserError: There is no such file, the store cannot be reached, or the file has another digest or changes.
         """
         began, found = time.monotonic(), self.store.entry(self.name)
         if found is None:
@@ -212,11 +213,11 @@ class StoredFile:
         notes.unlink()
         if self.version() != found.version:
             partial.unlink()
-            raise UserError(f"{self.address} changed while it was downloaded; run this again.")
+            raise UserError(f"{self.address} changed while it was downloaded; run the command again.")
         partial.replace(path)
         if sha256 is not None and (digest := file_sha256(path)) != sha256:
             path.unlink()
-            raise UserError(f"{self.address} has the SHA-256 {digest}, expected is {sha256}; is it another file now?")
+            raise UserError(f"{self.address} has the SHA-256 {digest}, expected {sha256}; has the file changed?")
         logger.info("%s: %.1f MB in %.1f s", self.address, found.bytes / 1e6, time.monotonic() - began)
         return found.version
 
@@ -236,7 +237,7 @@ def _read_manifest(store: Store) -> bytes:
 
 
 def _withdraw(store: Store) -> frozenset[str]:
-    """Deletes the manifest that is there, if any, and returns the names of the files that it listed."""
+    """Deletes an earlier manifest, if there is one, and returns the names of the files that it listed."""
     try:
         content = store.read(MANIFEST)
     except NotThere:
@@ -245,13 +246,13 @@ def _withdraw(store: Store) -> frozenset[str]:
     try:
         return frozenset(parse_manifest(content, where=store.address).files)
     except UserError:
-        logger.warning("%s had a manifest that cannot be read; its objects are left where they are", store.address)
+        logger.warning("%s had an unreadable manifest; its objects are left in place", store.address)
         return frozenset()
 
 
 def _verify(path: Path, sha256: str, address: str) -> None:
     if file_sha256(path) != sha256:
-        raise UserError(f"{address} does not match its checksum; it is damaged or another file, make it anew.")
+        raise UserError(f"{address} does not match its checksum, so it is damaged or another file; make it again.")
 
 
 def _pace(moved: Manifest, began: float) -> str:

@@ -1,4 +1,4 @@
-"""Files of the web: which version a server has, and downloads that go on where they broke off."""
+"""Files of the web: their versions, and downloads that resume where they stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MEANINGS = {401: "needs a password", 403: "may not be read", 404: "is not there"}
+_MEANINGS = {401: "needs a password", 403: "may not be read", 404: "does not exist"}
 
 
 class Web:
@@ -34,7 +34,7 @@ class Web:
     def __init__(
         self, environment: Mapping[str, str] = os.environ, *, patience: float = retrying.PATIENCE_SECONDS
     ) -> None:
-        """Remembers whom to trust.
+        """Stores which certificates to trust.
 
         Args:
             environment: Variables that `settings.ca_file` reads.
@@ -63,16 +63,16 @@ class WebFile:
 
     @property
     def address(self) -> str:
-        """Where it lies, as messages may show it."""
+        """Its address without passwords and signatures, for messages."""
         return shown(self.url)
 
     def version(self) -> str:
-        """Returns what its server calls the file's present version; may be empty.
+        """Returns the server's name for the file's present version; may be empty.
 
         Raises:
-            UserError: There is nothing, or the server cannot be reached.
+            UserError: There is no such file, or the server cannot be reached.
         """
-        return self._patiently()(f"asking for {self.address}", self._head)
+        return self._patiently()(f"looking up {self.address}", self._head)
 
     def version_now(self) -> str | None:
         """Returns the same after one attempt; None when the server cannot be reached or has no such file."""
@@ -84,20 +84,20 @@ class WebFile:
             return None
 
     def download(self, path: Path, sha256: str | None = None) -> str:
-        """Downloads the file, going on where an earlier attempt, even of another process, broke off.
+        """Downloads the file and resumes where an earlier attempt, even of another process, stopped.
 
-        What has arrived lies in `path` with `.partial` added until it is complete and its digest is right.
+        The part that has arrived lies in `path` with `.partial` added, until it is complete and its digest is right.
 
         Args:
             path: Where the file goes; its folder is made.
             sha256: Expected digest.
 
         Returns:
-            What the server calls this version of the file; may be empty.
+            The server's name for this version of the file; may be empty.
 
         Raises:
-            UserError: There is nothing, the server cannot be reached or is silent for too long, the disk is full, or
-                the file has another digest.
+            UserError: There is no such file, the server cannot be reached or is silent for too long, the disk is full,
+                or the file has another digest.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, began = path.with_name(f"{path.name}.partial"), time.monotonic()
@@ -106,11 +106,11 @@ class WebFile:
         attempt = functools.partial(self._download_rest, partial, verified=sha256 is not None)
         patiently = self._patiently()
         while not patiently(f"downloading {self.address}", attempt):
-            logger.warning("downloading %s broke off after %.1f MB; going on", self.address, _size(partial) / 1e6)
+            logger.warning("downloading %s stopped after %.1f MB; resuming", self.address, _size(partial) / 1e6)
         if sha256 is not None and (found := file_sha256(partial)) != sha256:
             partial.unlink()
             _version_file(partial).unlink()
-            raise UserError(f"{self.address} has the SHA-256 {found}, expected is {sha256}; is it another file now?")
+            raise UserError(f"{self.address} has the SHA-256 {found}, expected {sha256}; has the file changed?")
         partial.replace(path)
         logger.info("%s: %.1f MB in %.1f s", self.address, _size(path) / 1e6, time.monotonic() - began)
         version = _version_file(partial).read_text(encoding="utf-8")
@@ -118,14 +118,14 @@ class WebFile:
         return version
 
     def _download_rest(self, partial: Path, *, verified: bool) -> bool:
-        """Downloads what is missing of a file.
+        """Downloads the missing part of a file.
 
         Args:
-            partial: What has arrived so far; may be missing.
-            verified: Whether a digest will tell that all is there, should the server not say how much that is.
+            partial: The part that has arrived; may be missing.
+            verified: Whether a digest will be checked; else the server must state the length.
 
         Returns:
-            Whether it is complete; False when the answer broke off after more had arrived than ever before.
+            Whether it is complete; False if the answer stopped early but the part has grown.
         """
         from urllib3.exceptions import HTTPError
 
@@ -163,7 +163,7 @@ class WebFile:
         """Sends a request; the answer's body is not read yet.
 
         Raises:
-            UserError: The server is unknown, refuses, has no such file, or leads from https to http.
+            UserError: The server is unknown, refuses, has no such file, or redirects from https to http.
             ConnectionError: It cannot answer now.
         """
         import urllib3
@@ -181,22 +181,22 @@ class WebFile:
                 retries=redirects_only,
             )
         except LocationValueError as error:
-            raise UserError(f"{self.address} is no web address; expected https://HOST/FILE.") from error
+            raise UserError(f"{self.address} is not a web address; expected https://HOST/FILE.") from error
         except MaxRetryError as error:
             match error.reason:
                 case NameResolutionError():
                     raise UserError(f"{self._server()} cannot be found; is this machine online?") from error
                 case ResponseError():
-                    raise UserError(f"{self.address} leads from one address to the next without end.") from error
+                    raise UserError(f"{self.address} redirects without end; check the address.") from error
                 case reason:
                     raise reason or error from error
         if self.url.startswith("https://") and (response.geturl() or self.url).startswith("http://"):
-            raise UserError(f"{self.address} leads to an address without TLS; give that address if you trust it.")
+            raise UserError(f"{self.address} redirects to an address without TLS; give that address if you trust it.")
         if response.status >= 500 or response.status in (408, 429):
-            raise ConnectionError(f"answer {response.status}")
+            raise ConnectionError(f"HTTP status {response.status}")
         if response.status not in (200, 206, 416):
             meaning = _MEANINGS.get(response.status, "fails")
-            raise UserError(f"{self.address} {meaning} (answer {response.status}); check the address.")
+            raise UserError(f"{self.address} {meaning} (HTTP status {response.status}); check the address.")
         return response
 
     def _patiently(self) -> retrying.Retrying:
@@ -229,12 +229,12 @@ def _size(path: Path) -> int:
 
 
 def _version_file(partial: Path) -> Path:
-    """Where the version of a half-downloaded file is noted."""
+    """Returns the path of the file that holds the version of a half-downloaded file."""
     return partial.with_name(f"{partial.name}.version")
 
 
 def _version(response: BaseHTTPResponse) -> str:
-    """Returns a strong validator of an answer's content: what may stand in If-Range."""
+    """Returns a strong validator of an answer's content, as If-Range takes it."""
     tag = response.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -243,7 +243,9 @@ def _check_answer(response: BaseHTTPResponse, address: str, folder: Path, *, ver
     """Refuses an answer that the disk cannot take, or whose truncation cannot be detected."""
     length = response.headers.get("Content-Length")
     if length is None and "chunked" not in response.headers.get("Transfer-Encoding", "") and not verified:
-        raise UserError(f"{address} comes without its length; give its digest (sha256) to know when all is there.")
+        raise UserError(
+            f"{address} comes without its length; give its digest (sha256), so that truncation is detected."
+        )
     needed, free = int(length or 0) / 1e9, shutil.disk_usage(folder).free / 1e9
     if needed > free:
-        raise UserError(f"{address} needs {needed:.1f} GB, only {free:.1f} GB are free in {folder}.")
+        raise UserError(f"{address} needs {needed:.1f} GB, but only {free:.1f} GB are free in {folder}.")

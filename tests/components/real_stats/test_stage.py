@@ -93,7 +93,7 @@ def test_the_weights_of_the_feature_network_travel_with_the_statistics(tmp_path:
     assert read_manifest(tmp_path / "stats").summary["distance"] == "fid"
 
     (tmp_path / "stats/feature_network.pth").unlink()
-    with pytest.raises(UserError, match="do not lie beside the statistics"):
+    with pytest.raises(UserError, match="are missing beside the statistics"):
         _ = RealStatistics.load(tmp_path / "stats/real_stats.npz").network
 
 

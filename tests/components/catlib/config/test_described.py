@@ -30,4 +30,4 @@ def test_kinds_are_listed_with_their_default() -> None:
 
 def test_optional_sections_and_needed_settings() -> None:
     assert "teacher.published=null" in dict(TEACHER)
-    assert "teacher.published.generator.uri (must be given)" in dict(TEACHER)
+    assert "teacher.published.generator.uri (no default)" in dict(TEACHER)

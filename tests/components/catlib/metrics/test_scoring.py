@@ -137,7 +137,7 @@ def test_only_unpaired_data_goes_backwards(paired: PackedDataset):
 
 
 def test_one_image_has_no_distance(paired: PackedDataset):
-    with pytest.raises(UserError, match="1 held-out images to translate, scores need at least two"):
+    with pytest.raises(UserError, match="1 held-out images to translate; scores need at least two"):
         score_generator(Negative(), paired, statistics_of(paired.split("test").target), limit=1)
 
 
@@ -237,7 +237,7 @@ def test_every_image_is_compared_with_its_own_true_classes(streets: PackedDatase
 def test_only_generated_photographs_with_true_classes_have_an_miou(
     streets: PackedDataset, paired: PackedDataset, segmenter_config: SegmenterConfig
 ):
-    with pytest.raises(UserError, match="has no true classes, which mIoU is measured with"):
+    with pytest.raises(UserError, match="has no true classes, which mIoU needs"):
         miou(Painter(), paired, segmenter_config)
     maps = pack_folder(
         streets.folder.parent / "data",

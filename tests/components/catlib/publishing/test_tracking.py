@@ -90,6 +90,6 @@ def test_an_experiment_that_is_there_is_joined(server: str, run: SmallRun, tmp_p
 
 def test_a_server_that_is_not_there_is_named(run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 does not take the run"):
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 did not record the run"):
         report(run, tmp_path, "http://127.0.0.1:9")
     assert (tmp_path / "report" / "report.html").is_file()

@@ -49,7 +49,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     download(server.url("/a.zip"), tmp_path / "a.zip", DIGEST)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert bodies(server) == [None, "bytes=1200000-", "bytes=1200000-", "bytes=1900000-"]
-    assert "broke off after 1.2 MB" in caplog.text
+    assert "stopped after 1.2 MB" in caplog.text
 
 
 def test_another_process_goes_on_too(server: WebServer, tmp_path: Path) -> None:
@@ -114,14 +114,15 @@ def test_errors_that_pass_are_waited_for(server: WebServer, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("status", "meaning"), [(404, "is not there"), (403, "may not be read"), (401, "needs a password"), (410, "fails")]
+    ("status", "meaning"),
+    [(404, "does not exist"), (403, "may not be read"), (401, "needs a password"), (410, "fails")],
 )
 def test_errors_that_stay_are_one_sentence_without_secrets(
     server: WebServer, tmp_path: Path, status: int, meaning: str
 ) -> None:
     server.errors = [status]
     url = server.url("/a.zip?signature=secret").replace("//", "//user:secret@")
-    with pytest.raises(UserError, match=rf"/a\.zip {meaning} \(answer {status}\)") as caught:
+    with pytest.raises(UserError, match=rf"/a\.zip {meaning} \(HTTP status {status}\)") as caught:
         download(url, tmp_path / "a.zip")
     assert "secret" not in str(caught.value)
     assert list(tmp_path.glob("a.zip*")) == []
@@ -135,7 +136,7 @@ def test_redirects_are_followed_to_an_end(server: WebServer, tmp_path: Path) -> 
 
 
 def test_another_digest_is_refused_and_nothing_is_left(server: WebServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"/a\.zip has the SHA-256 {DIGEST}, expected is {'0' * 64}"):
+    with pytest.raises(UserError, match=rf"/a\.zip has the SHA-256 {DIGEST}, expected {'0' * 64}"):
         download(server.url("/a.zip"), tmp_path / "a.zip", "0" * 64)
     assert list(tmp_path.glob("a.zip*")) == []
 

@@ -1,7 +1,7 @@
 """The families of generators: the one list of their settings, their architectures and their networks.
 
-A family is a folder here with an architecture (`GeneratorArchitecture` says what that answers for), a network
-(`Generator`) and, where somebody published weights of it, the layout of those. Importing this loads no torch.
+A family is a folder here with an architecture (a `GeneratorArchitecture`), a network (a `Generator`) and, where
+somebody published weights of it, the layout of those. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, Section, validate
+from components.catlib.config import Section, validate
+from components.catlib.config.networks import GeneratorConfig, InceptionConfig, InceptionSpadeConfig
 from components.catlib.networks.architecture import GeneratorArchitecture
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.inception.published import INCEPTION_LAYOUT

@@ -75,8 +75,8 @@ class PrunableNorm(NamedTuple):
         name: Module path of the norm; its scales are the state-dict entry `<name>.weight`.
         group: What it normalises, for the report: "first", "down", "feature", "up", "fc", "branch", "spade_branch".
         channels: How many scales.
-        floor: The setting of a recipe's prune section that says how many channels it keeps at least; None for a branch,
-            which may vanish.
+        floor: The setting of a recipe's prune section that bounds its channels from below; None for a branch, which may
+            vanish.
         capped: Whether the prune section's max_first_channels bounds it.
         unit: How many channels one channel of those settings stands for.
         multiple: Its channels come in multiples of this.

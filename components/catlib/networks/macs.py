@@ -23,7 +23,7 @@ def layer_paper_macs(layer: Layer) -> int:
 
 
 def layer_true_macs(layer: Layer) -> int:
-    """Returns the multiply-adds of one layer for one image: half of what torch's FLOP counter says."""
+    """Returns the multiply-adds of one layer for one image: half of what torch's FLOP counter counts."""
     if layer.kind == "norm":
         return 0
     height, width = layer.input_size if layer.kind == "conv_transpose" else layer.output_size

@@ -20,7 +20,7 @@ def build_with_state(build: Callable[[], Network], state: Mapping[str, Tensor], 
         where: What to call `state` in a message.
 
     Raises:
-        UserError: As [check_state][].
+        UserError: As for `check_state`.
     """
     with torch.device("meta"):
         expected = build().state_dict()

@@ -191,7 +191,7 @@ def check_budget(architecture: Architecture, *, input_size: tuple[int, int], bud
         The budget in MACs.
 
     Raises:
-        UserError: The budget is below the smallest reachable MACs, or what [smallest_student][] refuses.
+        UserError: The budget is below the smallest reachable MACs, or what `smallest_student` refuses.
     """
     smallest_macs = paper_macs(smallest_student(architecture, config), *input_size)
     teacher_macs = paper_macs(architecture, *input_size)

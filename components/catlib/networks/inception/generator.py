@@ -70,7 +70,7 @@ class InceptionBlock(nn.Module):
         )
 
     def _convolution(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Conv2d:
-        """Makes a convolution that keeps the size, padded as the architecture says."""
+        """Makes a convolution that keeps the size, padded as the architecture has it."""
         padding = self._architecture.padding
         return nn.Conv2d(
             in_channels,

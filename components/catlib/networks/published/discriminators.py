@@ -29,7 +29,7 @@ def load_discriminator(
         sha256: Expected digest of the file.
 
     Raises:
-        UserError: The file is not such a network, or not the expected file; it says why.
+        UserError: The file is not such a network, or not the expected file; the message names the reason.
     """
     return discriminator_from_state(read_state_dict(path, sha256=sha256), like=like, where=str(path))
 
@@ -41,7 +41,7 @@ def discriminator_from_state(
 
     Args:
         state: float32 tensors by published name, int64 batch counters.
-        like: As in [load_discriminator][].
+        like: As for `load_discriminator`.
         where: What to call the state dict in a message.
 
     Raises:

@@ -32,7 +32,7 @@ def load_generator(
         sha256: Expected digest of the file.
 
     Raises:
-        UserError: The file is not such a network, or not the expected file; it says why.
+        UserError: The file is not such a network, or not the expected file; the message names the reason.
     """
     state = read_state_dict(path, sha256=sha256)
     return generator_from_state(state, like=like, input_size=input_size, where=str(path))
@@ -47,7 +47,7 @@ def generator_from_state(
 
     Args:
         state: float32 tensors by published name, int64 batch counters.
-        like: As in [load_generator][].
+        like: As for `load_generator`.
         input_size: Height, width in pixels.
         where: What to call the state dict in a message.
 
@@ -55,13 +55,13 @@ def generator_from_state(
         UserError: Names what is missing, unexpected or not finite.
     """
     names = StateNames(state, where)
-    layouts = {family: family.published for family in FAMILIES if family.published}
-    family = next((family for family, layout in layouts.items() if layout.marker in state), None)
-    if family is None:
-        markers = " nor ".join(layout.marker for layout in layouts.values())
+    layouts = [(family.config, family.published) for family in FAMILIES if family.published]
+    found = next(((config, layout) for config, layout in layouts if layout.marker in state), None)
+    if found is None:
+        markers = " nor ".join(layout.marker for _, layout in layouts)
         raise UserError(f"{where} is not a generator: it has neither {markers} but {names.some()}.")
-    layout = layouts[family]
-    described = layout.architecture(names, settings_of(family.config, like), input_size)
+    config, layout = found
+    described = layout.architecture(names, settings_of(config, like), input_size)
     architecture = validate(AnyArchitecture, described, where=f"{where} is not a generator")
     unread = tuple(layout.unread(architecture))
     read = {name: value for name, value in state.items() if not name.startswith(unread)}

@@ -47,7 +47,7 @@ def load_statistics(path: Path, *, sha256: str | None = None) -> FeatureStatisti
         sha256: Expected digest of the file.
 
     Raises:
-        UserError: The file holds something else, or is not the expected file; it says why.
+        UserError: The file holds something else, or is not the expected file; the message names the reason.
     """
     check_file(path, sha256=sha256)
     try:
@@ -73,7 +73,7 @@ def check_file(path: Path, *, sha256: str | None = None) -> None:
     """Checks a file from outside before it is read: that it exists, its size and, when known, its digest.
 
     Raises:
-        UserError: It says what is wrong.
+        UserError: The file is missing, too large, damaged or another one.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
@@ -103,7 +103,7 @@ def read_state_dict(path: Path, *, sha256: str | None = None) -> dict[str, Tenso
 
     Raises:
         UserError: The file is not a dictionary of finite, dense tensors, holds code, is too large or not the expected
-            file; it says why.
+            file; the message names the reason.
     """
     check_file(path, sha256=sha256)
     try:
@@ -139,7 +139,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
-    """Returns what a reader's error says without the paragraphs of advice that unpicklers add."""
+    """Returns the message of a reader's error without the paragraphs of advice that unpicklers add."""
     refused = re.search(r"(Trying to load )?[Uu]nsupported .*", str(error))
     lines = (refused[0] if refused else str(error)).strip().splitlines()
     return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, Section
+from components.catlib.config import Section
+from components.catlib.config.networks import GeneratorConfig, InceptionConfig, InceptionSpadeConfig
 from components.catlib.networks.architecture import GeneratorArchitecture
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.inception.published import INCEPTION_LAYOUT

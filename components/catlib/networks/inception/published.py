@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.catlib.config import InceptionConfig
+from components.catlib.config.networks import InceptionConfig
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import ImageSize
 from components.catlib.networks.published.names import (

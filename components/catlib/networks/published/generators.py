@@ -55,13 +55,13 @@ def generator_from_state(
         UserError: A tensor is missing, unexpected or not finite; the message names it.
     """
     names = StateNames(state, where)
-    layouts = {family: family.published for family in FAMILIES if family.published}
-    family = next((family for family, layout in layouts.items() if layout.marker in state), None)
-    if family is None:
-        markers = " nor ".join(layout.marker for layout in layouts.values())
+    layouts = [(family.config, family.published) for family in FAMILIES if family.published]
+    found = next(((config, layout) for config, layout in layouts if layout.marker in state), None)
+    if found is None:
+        markers = " nor ".join(layout.marker for _, layout in layouts)
         raise UserError(f"{where} is not a generator: it has neither {markers} but {names.some()}.")
-    layout = layouts[family]
-    described = layout.architecture(names, settings_of(family.config, like), input_size)
+    config, layout = found
+    described = layout.architecture(names, settings_of(config, like), input_size)
     architecture = validate(AnyArchitecture, described, where=f"{where} is not a generator")
     unread = tuple(layout.unread(architecture))
     read = {name: value for name, value in state.items() if not name.startswith(unread)}

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from components.catlib.config import Count, InceptionSpadeConfig, NormConfig, Section
+from components.catlib.config import Count, NormConfig, Section
+from components.catlib.config.networks import InceptionSpadeConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture import InputKind, example_labels
 from components.catlib.networks.layers import (

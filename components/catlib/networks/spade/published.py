@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from components.catlib.config import InceptionSpadeConfig
+from components.catlib.config.networks import InceptionSpadeConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.layers import ImageSize
 from components.catlib.networks.published.names import (

@@ -149,7 +149,7 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
         ).replace("%", "%%"),
     )
     command.add_argument(
-        "--recipe", help="name of a recipe, or path of a .yaml file (default: every setting has its default)"
+        "--recipe", help="name of a recipe, or path of a .yaml file (default: the default of every setting)"
     )
     command.add_argument(
         "--set",

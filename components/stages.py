@@ -161,7 +161,7 @@ STAGES: dict[str, Stage] = {
             (
                 "--dataset out/dataset --set real_stats.features=inception "
                 "--set real_stats.weights.uri=weights/pt_inception-2015-12-05-6726825d.pth",
-                "uses Inception, for FID and KID; the SHA-256 of the weights is checked before they are read",
+                "uses Inception, for FID and KID; the weights' SHA-256 is checked before they are read",
             ),
             (
                 "--dataset out/dataset --recipe horse2zebra --set real_stats.published.uri=weights/horse2zebra_B.npz",

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pipelines.cluster import Connection
 
 PIPELINE_HELP = {
-    "compress": "train a teacher, then make a student per budget (default)",
-    "distill-only": "make students of an earlier or a published teacher; needs --argument teacher=ADDRESS",
-    "evaluate-only": "score earlier models; needs --argument students=[ADDRESS, …], takes --argument teacher=ADDRESS",
-    "sweep": "train a teacher, then make a student per budget, variation and seed of the recipe's section `sweep`",
+    "compress": "train a teacher and make a student per budget (the default)",
+    "distill-only": "make students of an earlier or a published teacher (--argument teacher=ADDRESS)",
+    "evaluate-only": "score earlier models (--argument students=[ADDRESS, …], optionally --argument teacher=ADDRESS)",
+    "sweep": "train a teacher and make a student per budget, variation and seed of the recipe's section `sweep`",
 }
 
 ETCD_BYTES = 1_500_000

@@ -90,7 +90,7 @@ def make_teacher(given: SimpleNamespace, placement: Placement, images: Images) -
 
 
 @dataclass(frozen=True)
-class Student:
+class StudentTasks:
     """Tasks that make one student."""
 
     pruned: dsl.PipelineTask
@@ -107,7 +107,7 @@ def make_student(
     teacher: Given,
     budget: Given,
     distill: Given = None,
-) -> Student:
+) -> StudentTasks:
     """Prunes a teacher to a budget, distils it into the student, evaluates the student and exports it.
 
     Args:
@@ -139,7 +139,7 @@ def make_student(
     exported = export_student(
         config=given.export, code_digest=code_digest, student=distilled.outputs["distilled"], dataset=images.dataset
     )
-    return Student(
+    return StudentTasks(
         placement.place("prune", pruned),
         placement.place("distill", distilled),
         placement.place("evaluate", evaluated),
@@ -148,7 +148,7 @@ def make_student(
 
 
 def report_students(
-    given: SimpleNamespace, placement: Placement, *, images: Images, student: Student, teacher: Given = None
+    given: SimpleNamespace, placement: Placement, *, images: Images, student: StudentTasks, teacher: Given = None
 ) -> Given:
     """Reports on all students of the loop that made `student`; returns the report's artifact."""
     written = write_report(

@@ -25,7 +25,7 @@ class SegmenterConfig(Section):
         description="drn_d_105: the state dict drn-d-105_ms_cityscapes.pth; onnx: the ONNX file, weights included"
     )
     input_size: Size | None = Field(
-        default=None, description="height and width to which generated images are resized before; null: not resized"
+        default=None, description="height and width to which images are resized for the network; null: not resized"
     )
     mean: Colour | None = Field(
         default=None,

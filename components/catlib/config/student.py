@@ -15,7 +15,7 @@ class PruneConfig(Section):
 
     generator: Literal["source_to_target", "target_to_source"] = Field(
         default="source_to_target",
-        description="generator of the teacher that is compressed; only CycleGAN has target_to_source",
+        description="which generator of the teacher is compressed; only CycleGAN has target_to_source",
     )
     min_channels: Count = Field(
         default=16, description="smallest number of channels that each down- and upsampling layer keeps (prune_cin_lb)"

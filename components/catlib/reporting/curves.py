@@ -47,7 +47,7 @@ class ChartGroup:
 
 
 @dataclass(frozen=True)
-class TrainingLog:
+class LoggedTraining:
     """A generator and the curves in the log of its training.
 
     Attributes:
@@ -63,7 +63,7 @@ class TrainingLog:
     figures: Mapping[str, Series]
 
     @classmethod
-    def read(cls, generator: Contender, artifact: Artifact) -> TrainingLog:
+    def read(cls, generator: Contender, artifact: Artifact) -> LoggedTraining:
         """Reads `log.jsonl`; a network that was not trained has none."""
         records = []
         if "log.jsonl" in artifact.manifest.files:
@@ -109,7 +109,9 @@ def chart_title(name: str) -> str:
 
 def training_charts(comparison: Comparison) -> list[ChartGroup]:
     """Draws the logs of all generators whose artifacts were given."""
-    logs = [TrainingLog.read(generator, generator.trained) for generator in comparison.contenders if generator.trained]
+    logs = [
+        LoggedTraining.read(generator, generator.trained) for generator in comparison.contenders if generator.trained
+    ]
     teacher = [log for log in logs if log.generator is comparison.teacher]
     students = [log for log in logs if log.generator is not comparison.teacher]
     means = "Each point is the mean since the previous line of the log. Every part of a loss includes its weight."

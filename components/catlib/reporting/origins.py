@@ -85,14 +85,14 @@ def protocols(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RecipeText:
     """The recipe as YAML; `remark` is not empty if parts of the run were made with other settings."""
 
     text: str
     remark: str
 
 
-def recipe(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> Recipe:
+def recipe(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> RecipeText:
     """Reassembles the recipe from the settings in the artifacts' manifests."""
     content: dict[str, Any] = {"name": config.name, "description": config.description}
     budgets = dict.fromkeys(student.budget for student in comparison.students if student.budget)
@@ -110,7 +110,7 @@ def recipe(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> Re
         if deviating
         else ""
     )
-    return Recipe(as_yaml(content), remark)
+    return RecipeText(as_yaml(content), remark)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -75,14 +75,14 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShownSample:
     """A held-out image: the input, the true target if there is one, and every generator's translation."""
 
     name: str
     pictures: list[Shown]
 
 
-def samples(comparison: Comparison, pictures: Pictures) -> list[Sample]:
+def samples(comparison: Comparison, pictures: Pictures) -> list[ShownSample]:
     """Returns the samples on which every student was evaluated."""
     by_student = [
         {sample["name"]: sample for sample in student.evaluation.read_json("metrics.json")["samples"]}
@@ -101,11 +101,11 @@ def samples(comparison: Comparison, pictures: Pictures) -> list[Sample]:
         for student, files in zip(comparison.students, by_student, strict=True):
             image = Image.open(student.evaluation.folder / files[name]["student"])
             shown.append(Shown(student.name.lower(), pictures.add(image), student.colour))
-        found.append(Sample(name, shown))
+        found.append(ShownSample(name, shown))
     return found
 
 
-def triptych(shown: Sequence[Sample], comparison: Comparison) -> list[Shown]:
+def triptych(shown: Sequence[ShownSample], comparison: Comparison) -> list[Shown]:
     """Returns the first sample: its input, and the translations by the smallest student and the teacher, if any."""
     wanted = ("input", "teacher", comparison.smallest.name.lower())
     return [picture for sample in shown[:1] for picture in sample.pictures if picture.caption in wanted]

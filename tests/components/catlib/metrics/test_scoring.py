@@ -108,10 +108,11 @@ def test_a_limit_takes_the_first_images(paired: PackedDataset):
 
 
 @pytest.mark.parametrize(
-    ("direction", "domain", "count"), [("source_to_target", "target", 3), ("target_to_source", "source", 5)]
+    ("direction", "domain", "count"),
+    [(Direction.SOURCE_TO_TARGET, "target", 3), (Direction.TARGET_TO_SOURCE, "source", 5)],
 )
 def test_unpaired_data_is_translated_both_ways_and_compared_as_a_set(
-    unpaired: PackedDataset, direction: str, domain: str, count: int
+    unpaired: PackedDataset, direction: Direction, domain: str, count: int
 ):
     statistics = statistics_of(getattr(unpaired.split("test"), domain))
     scores = score_images(Negative(), unpaired, statistics, direction=direction, limit=None, batch_size=2, device="cpu")

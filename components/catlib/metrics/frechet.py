@@ -24,7 +24,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
@@ -158,6 +157,8 @@ def _factor(covariance_DD: Array) -> Array:
     Cholesky with pivoting stops at the rank: D·R² operations. A covariance that was stored with few digits is not quite
     positive semi-definite any more; there the eigenvalues are computed and the slightly negative ones left out.
     """
+    import scipy.linalg  # takes a fifth of the time in which the pages of a report load, and they factor nothing
+
     num_features = len(covariance_DD)
     # Fortran order, which LAPACK wants, is the transpose of a symmetric matrix: nothing has to be moved.
     (pivoted_cholesky,) = scipy.linalg.get_lapack_funcs(("pstrf",), (covariance_DD,))

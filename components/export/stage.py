@@ -20,10 +20,9 @@ from components.catlib.exporting.onnx_file import OnnxModel, export_generator
 from components.catlib.exporting.parity import OnnxGenerator, Parity, compare, parity_batches, time_both
 from components.catlib.fitting import check_channels
 from components.catlib.metrics.latency import Latency
-from components.catlib.networks.architecture import INPUT_DESCRIPTIONS
+from components.catlib.networks.architecture import INPUT_DESCRIPTIONS, GeneratorArchitecture
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.networks.directions import Direction, Domain
-from components.catlib.networks.families import Architecture
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_generator
 
@@ -103,7 +102,7 @@ def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:
 
 
 def _metadata(
-    architecture: Architecture, direction: Direction, input_size: tuple[int, int], inputs: dict[str, Manifest]
+    architecture: GeneratorArchitecture, direction: Direction, input_size: tuple[int, int], inputs: dict[str, Manifest]
 ) -> dict[str, str]:
     """Returns what a user of the file needs to know, kept within it."""
     metadata = {
@@ -119,7 +118,7 @@ def _metadata(
     return metadata | {name: str(value) for name, value in _cost(architecture, input_size).items()}
 
 
-def _cost(architecture: Architecture, input_size: tuple[int, int]) -> dict[str, int]:
+def _cost(architecture: GeneratorArchitecture, input_size: tuple[int, int]) -> dict[str, int]:
     return {
         "paper_macs": paper_macs(architecture, *input_size),
         "true_macs": true_macs(architecture, *input_size),

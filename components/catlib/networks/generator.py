@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from components.catlib.networks.families import Architecture
+from components.catlib.networks.architecture import GeneratorArchitecture
 
 
 class Generator(nn.Module):
@@ -17,7 +17,7 @@ class Generator(nn.Module):
         distillation_layers: Paths of the modules whose outputs are compared with another generator's.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: GeneratorArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         self.distillation_layers: tuple[str, ...] = tuple(architecture.feature_widths)

@@ -11,7 +11,7 @@ In both, biases, padding, activations, resizing and sums are free. A 3x3 convolu
 8x8 pixels costs 2·4·9·64 = 4608 MACs.
 """
 
-from components.catlib.networks.families import Architecture
+from components.catlib.networks.architecture import GeneratorArchitecture
 from components.catlib.networks.layers import Layer
 
 
@@ -37,7 +37,7 @@ def layer_parameters(layer: Layer) -> int:
     return _weights(layer) + (layer.out_channels if layer.affine else 0)
 
 
-def paper_macs(architecture: Architecture, height: int, width: int) -> int:
+def paper_macs(architecture: GeneratorArchitecture, height: int, width: int) -> int:
     """Returns the MACs of a generator for one image of this size in pixels, as budgets count them.
 
     Differs: a SPADE block without branches counts as its shortcut alone; the published implementation still reports the
@@ -46,12 +46,12 @@ def paper_macs(architecture: Architecture, height: int, width: int) -> int:
     return sum(map(layer_paper_macs, architecture.layers(height, width)))
 
 
-def true_macs(architecture: Architecture, height: int, width: int) -> int:
+def true_macs(architecture: GeneratorArchitecture, height: int, width: int) -> int:
     """Returns the multiply-adds of a generator for one image of this size in pixels."""
     return sum(map(layer_true_macs, architecture.layers(height, width)))
 
 
-def parameters(architecture: Architecture) -> int:
+def parameters(architecture: GeneratorArchitecture) -> int:
     """Returns the number of learned values of a generator."""
     any_size = (4, 4)
     return sum(map(layer_parameters, architecture.layers(*any_size)))

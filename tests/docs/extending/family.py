@@ -1,4 +1,4 @@
-"""Run in a copy that has the residual family: a teacher, its student, and the student's ONNX file."""
+"""Run in a copy that has the residual family: a teacher, its student, the student's ONNX file, and the report."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.catlib.config import ExportConfig, GeneratorConfig, validate
+from components.catlib.config import EvaluateConfig, ExportConfig, ReportConfig, validate
+from components.catlib.config.networks import GeneratorConfig
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.macs import parameters
 from components.distill import stage as distill_stage
+from components.evaluate import stage as evaluate_stage
 from components.export import stage as export_stage
+from components.report import stage as report_stage
 from tests.components.catlib.networks.layers import check_against_table
 from tests.components.small_trainings import (
     distill_config,
@@ -35,7 +38,7 @@ def test_the_table_describes_teachers_and_students(norm: dict[str, object]) -> N
     assert parameters(student) < parameters(teacher)
 
 
-def test_a_residual_teacher_is_trained_pruned_distilled_and_exported(tmp_path: Path) -> None:
+def test_a_residual_teacher_goes_through_all_stages(tmp_path: Path) -> None:
     data = make_dataset(tmp_path, "paired")
     short = {"epochs": 1, "decay_epochs": 0, "evaluations": 1}
     teacher = make_teacher(data, tmp_path / "teacher", teacher_config("pix2pix", generator=GENERATOR, **short))
@@ -52,3 +55,19 @@ def test_a_residual_teacher_is_trained_pruned_distilled_and_exported(tmp_path: P
     pruning = json.loads((student / "pruning.json").read_text())
     assert facts["parity"]["largest_difference"] < 1e-4
     assert facts["paper_macs"] == pruning["student"]["paper_macs"] <= 0.4 * pruning["teacher"]["paper_macs"]
+
+    quick = EvaluateConfig(batch_size=2, num_samples=1, latency_repeats=2)
+    evaluation, report = tmp_path / "evaluation", tmp_path / "report"
+    evaluate_stage.run(quick, student=distilled, teacher=teacher, output=evaluation, **inputs)
+    report_stage.run(
+        ReportConfig(),
+        evaluations=[evaluation],
+        teacher=teacher,
+        students=[student],
+        distilled=[distilled],
+        exports=[tmp_path / "exported"],
+        output=report,
+        **inputs,
+    )
+    page = (report / "report.html").read_text()
+    assert all(name in page for name in ("blocks.2.layers.1", "hidden channels", "residual"))

@@ -110,7 +110,7 @@ def _check_output(address: str) -> None:
     if "://" in address and not storage.is_remote(address):
         raise UserError(f"--output {address} cannot be written to; give a folder or s3://BUCKET/PREFIX.")
     if storage.is_remote(address):
-        storage.Location.parse(address)
+        storage.open_store(address)
 
 
 def _fetch(sources: Sequence[_Source], scratch: Path, store: storage.Storage) -> dict[str, Path | list[Path]]:

@@ -19,7 +19,7 @@ from components.catlib.config import Recipe, validate
 from components.catlib.data.locating import local_copies
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
-from components.catlib.storage import Storage, is_remote
+from components.catlib.storage import Storage, is_in_object_store
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def content_version(addresses: Iterable[str]) -> str:
 
 
 def _fingerprint(address: str) -> list[Any]:
-    if is_remote(address) and "S3_ENDPOINT" not in os.environ:
+    if is_in_object_store(address) and "S3_ENDPOINT" not in os.environ:
         logger.warning(
             "the content of %s counts as unchanged since earlier runs, because S3_ENDPOINT is not set on this machine; "
             "if it has changed, give the parameter source_version or model_version another value",

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from components.catlib.config import GeneratorConfig, Section
+from components.catlib.config import InceptionConfig, InceptionSpadeConfig, Section
 
 HiddenChannels = Annotated[int, Field(ge=0)]
 ImageSize = tuple[int, int]
@@ -233,7 +233,7 @@ def existing_branches(channels: BranchChannels, kernel_sizes: tuple[int, ...], p
                 number += 1
 
 
-def unpruned(channels: int, config: GeneratorConfig) -> BranchChannels:
+def unpruned(channels: int, config: InceptionConfig | InceptionSpadeConfig) -> BranchChannels:
     """Returns the branches of a block with this number of channels: every kernel size, both kinds, equally wide."""
     hidden_channels = (channels // config.channels_reduction_factor,) * len(config.kernel_sizes)
     return BranchChannels(res=hidden_channels, dw=hidden_channels)

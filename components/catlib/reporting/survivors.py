@@ -90,10 +90,12 @@ def _survivors(lineage: Lineage, owners: list[Contender], pruned: Artifact) -> S
 def _place(identity: str) -> tuple[str, str]:
     """Returns the block and the kind of a branch.
 
-    "features.0.res_3x3" is the "conv 3×3" of "block 0", "up_0.spade.dw_1x1" the "SPADE depthwise 1×1" of "up_0".
+    "features.0.res_3x3" is the "conv 3×3" of "block 0", "up_0.spade.dw_1x1" the "SPADE depthwise 1×1" of "up_0". A name
+    of another form, such as "blocks.0.layers.1", is a block with the "hidden channels" alone.
     """
     match = re.match(r"(?P<block>.+?)(\.(?P<part>[a-z]+))?\.(?P<kind>res|dw)_(?P<which>\d+x\d+|ops\.\d+)", identity)
-    assert match is not None, f"{identity} is not a branch"
+    if match is None:
+        return identity, "hidden channels"
     kind = {"res": "conv", "dw": "depthwise"}[match["kind"]]
     which = match["which"].replace("x", "×").replace("ops.", "branch ")
     part = f"{match['part'].upper()} " if match["part"] else ""

@@ -72,6 +72,11 @@ def is_remote(address: str | Path) -> bool:
     return bool(separator) and scheme in REMOTE
 
 
+def is_in_object_store(address: str) -> bool:
+    """Tells whether an address names something in an object store, which is reached with settings."""
+    return REMOTE.get(address.partition("://")[0]) is Places._in_object_store
+
+
 def open_store(address: str, *, patience: float = PATIENCE_SECONDS) -> Store:
     """Returns the store at an address, reached with settings from the environment.
 

@@ -15,7 +15,7 @@ from tests.docker.conftest import IMAGE, ROOT, Engine
 pytestmark = pytest.mark.docker
 
 STAGES = ("dataset", "real-stats", "teacher", "prune", "distill", "evaluate", "export", "report")
-THERE_ALREADY = "exists already, made from"
+THERE_ALREADY = "exists and was made from"
 
 
 def report_address(output: str) -> str:

@@ -166,7 +166,7 @@ def test_another_server_is_not_taken_for_kubeflow(server: KubeflowServer, capsys
 
 def test_a_login_page_is_not_taken_for_kubeflow(server: KubeflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_health", lambda **_: (200, "<html>Log in</html>"))
-    with pytest.raises(UserError, match="give a token"):
+    with pytest.raises(UserError, match="give --token-file"):
         Cluster(Connection(host=server.host))
 
 

@@ -209,7 +209,7 @@ def test_arguments_that_kubeflows_client_would_take_are_refused(arguments: dict[
 
 def test_an_argument_without_a_default_must_be_given() -> None:
     made = compiled("distill-only")
-    with pytest.raises(UserError, match="needs teacher: Where its artifact lies"):
+    with pytest.raises(UserError, match="needs teacher: Address of the teacher's artifact"):
         made.check_arguments({})
     made.check_arguments({"teacher": "s3://b/t", "budgets": ["0.1x"]})
 

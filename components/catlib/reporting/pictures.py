@@ -47,7 +47,7 @@ class Pictures:
             uris = [_data_uri(image, height, quality) for image in self._images]
             if sum(len(uris[picture]) for picture in shown) <= limit:
                 return uris
-        logger.warning("the report is larger than intended: its %d pictures cannot be made smaller", len(uris))
+        logger.warning("the report is larger than intended: %d pictures cannot be made smaller", len(uris))
         return uris
 
 

@@ -235,7 +235,7 @@ def test_a_teacher_without_the_student_s_direction_is_refused(unpaired: Run):
 
 def test_statistics_of_other_images_are_told(paired: Run, unpaired: Run, caplog: pytest.LogCaptureFixture):
     paired.evaluate(real_stats=unpaired.folder / "real_stats")
-    assert "made from another dataset" in caplog.text
+    assert "computed from another dataset" in caplog.text
 
 
 def test_statistics_of_another_feature_network_are_refused(paired: Run, tmp_path: Path):
@@ -261,7 +261,7 @@ def test_lpips_is_measured_of_pairs_when_its_backbone_is_given(labelled: Run, un
         assert 0 < low < metrics[name]["lpips"] < high
     assert metrics["protocol"]["lpips"]["sha256"] == artifacts.file_sha256(tmp_path / "alex.pth")
     assert read_manifest_metrics(labelled)["student_lpips"] == metrics["student"]["lpips"]
-    with pytest.raises(UserError, match="LPIPS compares with true targets"):
+    with pytest.raises(UserError, match="LPIPS compares images with their true targets"):
         unpaired.evaluate(config=config)
 
 

@@ -203,7 +203,7 @@ def test_an_identity_brings_its_network_back(inception_file: Path):
 
 def test_another_network_of_the_same_name_is_refused():
     other = FeatureIdentity(name="random", dims=192, sha256="1" * 64, preprocessing="none")
-    with pytest.raises(UserError, match=r"random \(192 features, weights 1111.*, this release has .*62d8"):
+    with pytest.raises(UserError, match=r"random \(192 features, weights 1111.*, but this release has .*62d8"):
         load_feature_network(other, None)
     with pytest.raises(UserError, match="are missing beside the statistics"):
         load_feature_network(other.model_copy(update={"name": "inception"}), None)

@@ -142,7 +142,7 @@ def test_one_image_has_no_distance(paired: PackedDataset):
 
 
 def test_a_generator_of_another_size_is_refused(paired: PackedDataset):
-    with pytest.raises(UserError, match=r"\(3, 8, 8\), the dataset has \(3, 16, 16\)"):
+    with pytest.raises(UserError, match=r"\(3, 8, 8\), but the dataset has \(3, 16, 16\)"):
         score_generator(nn.AvgPool2d(2), paired, statistics_of(paired.split("test").target))
 
 

@@ -55,7 +55,7 @@ def test_logits_not_classes_are_resized_as_pillow_does(tmp_path: Path, size: tup
 def test_normalisation_and_input_size_are_what_the_configuration_says(tmp_path: Path):
     path = write_onnx(tmp_path / "s.onnx", COLOURS, size=(12, 18))
     classes = np.random.default_rng(2).integers(0, 4, (3, 3)).repeat(2, axis=0).repeat(3, axis=1)
-    with pytest.raises(UserError, match=r"fails on images of height × width 6×9 .*input_size resizes"):
+    with pytest.raises(UserError, match=r"fails on images of height × width 6×9 .*set segmenter.input_size"):
         read_segmenter(onnx_config(path)).classes(scene(classes), (6, 9))
     fitting = read_segmenter(onnx_config(path, input_size=(12, 18)))
     assert (fitting.classes(scene(classes), (6, 9)) == classes).mean() > 0.9
@@ -102,5 +102,5 @@ def test_files_that_are_no_networks_are_refused(tmp_path: Path):
 
 
 def test_the_normalisation_of_an_onnx_network_must_be_given():
-    with pytest.raises(UserError, match="onnx needs mean and std"):
+    with pytest.raises(UserError, match="onnx needs the mean and std"):
         validate(SegmenterConfig, {"architecture": "onnx", "weights": {"uri": "s.onnx"}}, where="segmenter")

@@ -53,7 +53,7 @@ def test_a_dataset_shows_histograms_and_doubles(dataset: Path, tmp_path: Path) -
     for place in ("train/a.png", "train/b.png", "test/c.png"):
         write(tmp_path / "images" / place, noise(place == "train/b.png", 16, 32))
     pack(DatasetConfig(source=str(tmp_path / "images"), load_size=16, crop_size=16), output=tmp_path / "packed")
-    assert re.search(r"in training too.{0,60}c is a", html(tmp_path / "packed"), re.DOTALL)
+    assert re.search(r"also in training.{0,60}c is a", html(tmp_path / "packed"), re.DOTALL)
 
 
 def test_a_dataset_of_label_maps_shows_how_frequent_classes_are(tmp_path: Path) -> None:

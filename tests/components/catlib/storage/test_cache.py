@@ -61,7 +61,7 @@ def test_a_kept_file_is_used_when_the_server_is_gone(
     kept = store.cached(server.url("/a.zip"))
     server.errors = [404]
     assert store.cached(server.url("/a.zip")) == kept
-    assert "Taking the copy" in caplog.text
+    assert "Using the copy" in caplog.text
 
 
 @pytest.mark.parametrize("digest", [DIGEST, None], ids=["digest", "no digest"])

@@ -1,4 +1,4 @@
-"""Issue 8: the Fréchet distance at 120 × 2048 takes at most a fiftieth of the time of scipy's matrix square root."""
+"""The Fréchet distance at 120 × 2048 takes at most a fiftieth of the time of scipy's matrix square root."""
 
 import time
 

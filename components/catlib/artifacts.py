@@ -245,7 +245,7 @@ def parse_manifest(content: bytes, *, where: str, kind: str | None = None) -> Ma
             "run the stage again."
         )
     if kind is not None and manifest.kind not in kind.split("|"):
-        raise UserError(f"{where} is a {manifest.kind} artifact, expected {_wanted(kind)}.")
+        raise UserError(f"{where} is {_wanted(manifest.kind)}, expected {_wanted(kind)}.")
     for name in manifest.files:
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise UserError(f"{path} names the file {name!r} outside its folder; do not trust this artifact.")
@@ -253,7 +253,9 @@ def parse_manifest(content: bytes, *, where: str, kind: str | None = None) -> Ma
 
 
 def _wanted(kind: str | None) -> str:
-    return f"a {kind.replace('|', ' or ')} artifact" if kind else "an artifact"
+    if not kind:
+        return "an artifact"
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind.replace('|', ' or ')} artifact"
 
 
 def stamp(folder: Path, request: str) -> None:

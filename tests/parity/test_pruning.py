@@ -95,7 +95,7 @@ def test_full_size_spade_search(case: Case) -> None:
 
 @pytest.mark.cases("prune_spade*.json")
 def test_vanished_spade_block_costs_what_is_there(case: Case) -> None:
-    """The reference adds the teacher's MACs of a SPADE norm that no longer runs (known bug 2)."""
+    """The reference adds the teacher's MACs of a SPADE norm that no longer runs."""
     facts, config = case.facts["vanished_block_case"], case.facts["config"]
     size = size_of(config["data"])
     teacher = spade_teacher(config, size)
@@ -153,7 +153,7 @@ def test_small_search(case: Case) -> None:
 
 @pytest.mark.cases("prune_small_*.json")
 def test_cut_weights(case: Case) -> None:
-    """Every tensor is the reference's, but for output norms, which the reference does not copy (known bug 7)."""
+    """Every tensor is the reference's, but for output norms, which the reference does not copy."""
     pruning, state = prune_small(case)
     inherited, reference = inherit_weights(state, pruning), case.group("student")
     assert {k for k in inherited if not is_output_norm(k)} == {k for k in reference if not is_output_norm(k)}

@@ -21,7 +21,7 @@ class SweepConfig(Section):
     """The variations that the sweep pipeline compares; each is made for every budget with every seed."""
 
     variations: tuple[dict[str, Any], ...] = Field(
-        default=({"distiller": {"weight": 0.0}}, {}),
+        default=({"distiller": "none"}, {}),
         min_length=1,
         description="changes to the distill section, one entry per variation",
     )

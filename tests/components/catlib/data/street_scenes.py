@@ -35,7 +35,7 @@ def write_climate_scenes(folder: Path, counts: dict[str, int]) -> None:
     """Writes scenes of 128×64 pixels: tiles of the built-in climate map stand for streets, its zones for classes.
 
     Args:
-        folder: As for [write_scene][].
+        folder: As for `write_scene`.
         counts: Scenes by split.
     """
     name = "builtin:climate-to-satellite"

@@ -17,9 +17,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, and without unknown keys."""
+    """A part of a recipe: immutable, without unknown keys, and with finite numbers only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def _as_height_width(value: Any) -> Any:

@@ -238,3 +238,10 @@ def test_recipes_of_street_scenes_say_how_to_get_miou(name: str, tmp_path: Path)
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
     assert recipe == load_recipe(name, [SEGMENTER])
     assert recipe.distill.segmenter is not None
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e400"])
+@pytest.mark.parametrize("setting", ["teacher.learning_rate", "teacher.adversarial.weight", "distill.distiller"])
+def test_numbers_that_are_not_finite_are_refused(setting: str, value: str):
+    with pytest.raises(UserError, match=setting):
+        load_recipe("smoke", [f"{setting}={value}"])

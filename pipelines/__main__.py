@@ -81,9 +81,17 @@ def _compile(options: argparse.Namespace) -> Answer:
     if options.output.suffix not in (".yaml", ".yml"):
         raise UserError(f"--output {options.output} must end in .yaml or .yml.")
     compiled = api.compile_recipe(options.recipe, **_choices(options))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(compiled.text, encoding="utf-8")
+    _write(options.output, compiled.text)
     return str(options.output), {"output": str(options.output)}
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file, its folder included; raises UserError where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {path} cannot be written ({error.strerror}); choose another path.") from error
 
 
 def _choices(options: argparse.Namespace) -> dict[str, Any]:
@@ -238,8 +246,7 @@ def _trainjob(options: argparse.Namespace) -> Answer:
         image=options.image,
         namespace=options.namespace,
     )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(yaml.safe_dump_all(manifests, sort_keys=False), encoding="utf-8")
+    _write(options.output, yaml.safe_dump_all(manifests, sort_keys=False))
     return str(options.output), {"output": str(options.output)}
 
 

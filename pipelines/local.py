@@ -139,7 +139,12 @@ def run_locally(
     began = time.monotonic()
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     logs = workspace / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Workspace {workspace} cannot be made ({error.strerror}); choose another folder with --workspace."
+        ) from error
     request, answer, log_path = (logs / f"{name}.{end}" for end in ("request.json", "answer.json", "log"))
     asked = {
         "name": name,

@@ -20,7 +20,7 @@ from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
 from components.catlib.errors import Interrupted, UserError
-from components.catlib.exits import EXIT_INTERRUPTED, EXIT_USER_ERROR, sigterm_like_ctrl_c
+from components.catlib.exits import EXIT_INTERRUPTED, sigterm_like_ctrl_c
 from components.catlib.recipes import load_recipe
 from components.kubeflow import CHECKPOINTS_VARIABLE
 from components.running import run_stage
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             answer, details = options.command(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except Interrupted as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         return EXIT_INTERRUPTED

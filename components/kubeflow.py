@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
-from components.catlib.errors import Interrupted, UserError
-from components.catlib.exits import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from components.catlib.errors import Interrupted, Unavailable, UserError
+from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.storage import Storage
 
 if TYPE_CHECKING:
@@ -33,12 +33,22 @@ CHECKPOINTS_VARIABLE = "CAT_CHECKPOINTS"
 place makes no stage run again."""
 
 
+_REFUSALS: Mapping[str, type[UserError]] = {"ERROR": UserError, "UNAVAILABLE": Unavailable}
+"""The word that marks the last log line of a stage that ends with an error of this kind."""
+
+
+def refusal(message: str) -> UserError | None:
+    """Returns the error that ended a stage, from the message of its last log line; None for other messages."""
+    mark, _, sentence = message.partition(": ")
+    return _REFUSALS[mark](sentence) if mark in _REFUSALS else None
+
+
 @contextlib.contextmanager
 def stage_process(stage: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
     Raises:
-        SystemExit: 2 after a `UserError`, 75 after an interruption.
+        SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
     """
     root, logger = logging.getLogger(), logging.getLogger(stage)
     handler = logging.StreamHandler(sys.stderr)
@@ -49,8 +59,9 @@ def stage_process(stage: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        logger.error("ERROR: %s", error)
-        raise SystemExit(EXIT_USER_ERROR) from error
+        mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
+        logger.error("%s: %s", mark, error)
+        raise SystemExit(error.exit_code) from error
     except Interrupted as interruption:
         logger.warning("INTERRUPTED: %s", interruption)
         raise SystemExit(EXIT_INTERRUPTED) from interruption

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.catlib.errors import Interrupted, UserError
-from components.catlib.exits import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.recipes import load_recipe, recipe_names
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         text, details = options.command(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except Interrupted as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         return EXIT_INTERRUPTED

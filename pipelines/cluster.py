@@ -185,8 +185,8 @@ class Cluster:
     def _raise_failure(self, run: Run) -> None:
         failed = [task for task in run.tasks if task.state == "FAILED"]
         for task in failed:
-            if sentence := stage_error(self._kubeflow, run, task):
-                raise UserError(f"{task.name}: {sentence}")
+            if error := stage_error(self._kubeflow, run, task):
+                raise type(error)(f"{task.name}: {error}")
         what = f" in {failed[0].name}" if failed else ""
         error = (failed[0].error if failed else "") or run.error
         reason = f" ({error})" if error else ""

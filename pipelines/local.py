@@ -30,7 +30,7 @@ from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
-from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE
+from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE, refusal
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
 
@@ -56,7 +56,7 @@ class RunLog:
     cached: list[str] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    user_error: str | None = None
+    user_error: UserError | None = None
     interruption: str | None = None
     started: dict[str, float] = field(default_factory=dict)
 
@@ -79,8 +79,8 @@ class RunLog:
 
     def _read_stage_line(self, line: str) -> None:
         _, _, message = line.partition("] ")
-        if message.startswith("ERROR: "):
-            self.user_error = message.removeprefix("ERROR: ")
+        if error := refusal(message):
+            self.user_error = error
         elif message.startswith("INTERRUPTED: "):
             self.interruption = message.removeprefix("INTERRUPTED: ")
         else:
@@ -163,7 +163,7 @@ def run_locally(
         if image:
             stop_containers(name)
     if log.user_error is not None:
-        raise UserError(log.user_error)
+        raise log.user_error
     if log.interruption is not None:
         raise Interrupted(log.interruption)
     if exit_code != 0:

@@ -11,6 +11,7 @@ from typing import Any
 import kfp_server_api
 
 from components.catlib.errors import UserError
+from components.kubeflow import refusal
 from pipelines.connection import REQUEST_ERRORS, REQUEST_SECONDS, Kubeflow, reason
 from pipelines.runs import Run, Task
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 NOT_OFFERED = (404, 405, 501)
 """Statuses with which a server refuses a path that it does not have."""
 
-_STAGE_ERROR = re.compile(r"\[[\w-]+\] ERROR: (.*)")
+_STAGE_LINE = re.compile(r"\[[\w-]+\] (.*)")
 
 
 def read_logs(kubeflow: Kubeflow, run: Run, *, task: str | None = None, follow: bool) -> Iterator[tuple[str, str]]:
@@ -50,13 +51,13 @@ def read_logs(kubeflow: Kubeflow, run: Run, *, task: str | None = None, follow: 
                 yield each.name, f"(the log of pod {pod} cannot be read: {reason(error)})"
 
 
-def stage_error(kubeflow: Kubeflow, run: Run, task: Task) -> str | None:
-    """Returns the sentence with which a stage refused its input; None if it did not, or its log is gone."""
+def stage_error(kubeflow: Kubeflow, run: Run, task: Task) -> UserError | None:
+    """Returns the error with which a stage ended; None if it did not end with one, or its log is gone."""
     if task.pods:
         try:
             for line in _lines(kubeflow, run.run_id, task.pods[-1], follow=False):
-                if found := _STAGE_ERROR.search(line):
-                    return found[1]
+                if (found := _STAGE_LINE.search(line)) and (error := refusal(found[1])):
+                    return error
         except REQUEST_ERRORS as error:
             logger.info("the log of %s cannot be read: %s", task.pods[-1], reason(error))
     return None

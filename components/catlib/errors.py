@@ -5,8 +5,19 @@ class UserError(ValueError):
     """A mistake in the user's input, such as a recipe, an argument, a folder, an image or a checkpoint.
 
     The message is one sentence that names what is wrong, where, and what to do. The command line prints only this
-    sentence, to stderr, and exits with code 2.
+    sentence, to stderr, and exits with `exit_code`.
     """
+
+    exit_code = 2
+
+
+class Unavailable(UserError):
+    """Something outside is not there now and may be later: a store, a server, a place that another process holds.
+
+    The message is one sentence, as every `UserError`'s. Running the same command again may succeed.
+    """
+
+    exit_code = 75
 
 
 class Interrupted(Exception):

@@ -7,11 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-EXIT_USER_ERROR = 2
-"""The user made a mistake; one sentence on stderr names what to change."""
-
 EXIT_INTERRUPTED = 75
-"""The command was interrupted, or the object store is out of reach; running the same command again resumes."""
+"""The command was interrupted; running it again resumes. `errors` holds the exit codes of errors."""
 
 
 @contextlib.contextmanager

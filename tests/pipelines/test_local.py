@@ -42,7 +42,7 @@ def test_the_log_says_what_ran_what_was_cached_and_what_went_wrong() -> None:
     ):
         log.read(line)
     assert (log.cached, log.executed, log.failed) == (["prepare-dataset"], [], ["train-teacher"])
-    assert log.user_error == "There is no folder /nowhere."
+    assert str(log.user_error) == "There is no folder /nowhere."
     assert said[:3] == ["prepare-dataset: from the cache", "train-teacher: started", "[teacher] step 1/10"]
 
 

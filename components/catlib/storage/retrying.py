@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import tenacity
 
-from components.catlib.errors import UserError
+from components.catlib.errors import Unavailable, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _stopping: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("sto
 _NEVER = threading.Event()
 
 
-class Unreachable(UserError):
+class Unreachable(Unavailable):
     """A server did not answer before patience ran out; it may answer later."""
 
 

@@ -22,7 +22,7 @@ from components.catlib.config.described import described
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, sigterm_like_ctrl_c
 from components.catlib.recipes import load_recipe
-from components.kubeflow import CHECKPOINTS_VARIABLE
+from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
 from components.running import run_stage
 from components.stages import ALIASES, STAGES, Stage
 
@@ -60,13 +60,16 @@ def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict
     """Runs a stage. Returns, as every command does, the line to print (may be empty) and the same facts as JSON."""
     recipe = load_recipe(options.recipe, options.set)
     given = {wanted: getattr(options, wanted.name) for wanted in stage.inputs}
-    outcome = run_stage(
-        stage,
-        getattr(recipe, stage.section),
-        inputs={wanted.name: value if wanted.many else [value] for wanted, value in given.items() if value is not None},
-        options=_further_options(stage, options, recipe),
-        output=options.output,
-    )
+    with handed_over(recipe.resources):
+        outcome = run_stage(
+            stage,
+            getattr(recipe, stage.section),
+            inputs={
+                wanted.name: value if wanted.many else [value] for wanted, value in given.items() if value is not None
+            },
+            options=_further_options(stage, options, recipe),
+            output=options.output,
+        )
     if outcome is None:
         return "", {}
     metrics = outcome.manifest.summary.get("metrics", {})
@@ -145,7 +148,7 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{stage.help}\nThe recipe's section `{section}` holds the settings.",
         epilog="\n".join(
-            ["A URI is a folder or s3://BUCKET/PREFIX.", *_examples(name, stage), *_settings(section)]
+            ["A URI is a folder or s3://BUCKET/PREFIX.", *_examples(name, stage), *_settings(section, stage)]
         ).replace("%", "%%"),
     )
     command.add_argument(
@@ -185,10 +188,16 @@ def _examples(name: str, stage: Stage) -> list[str]:
     return ["", "examples:", *lines] if lines else []
 
 
-def _settings(section: str) -> list[str]:
-    """Returns the lines of `--help` that explain the settings of a section."""
+def _settings(section: str, stage: Stage) -> list[str]:
+    """Returns the lines of `--help` that explain the settings of a section, and of a training's upkeep."""
     lines = ["", "settings (--set, or in the recipe) and their defaults:"]
-    for setting, description in described(Recipe.model_fields[section], section):
+    settings = list(described(Recipe.model_fields[section], section))
+    if stage.trains:
+        upkeep = tuple(f"resources.{name}=" for name in VARIABLES)
+        settings += [
+            each for each in described(Recipe.model_fields["resources"], "resources") if each[0].startswith(upkeep)
+        ]
+    for setting, description in settings:
         lines += [f"  {setting}", textwrap.indent(textwrap.fill(description, _HELP_WIDTH - 6), " " * 6)]
     return lines
 

@@ -1,37 +1,27 @@
-"""What every Kubeflow component does around its stage: logging, exit codes, checkpoints, and what the UI shows."""
+"""What every Kubeflow component does around its stage: logging, exit codes, and what the UI shows."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import json
 import logging
 import math
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import BaseModel
 
 from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
-from components.catlib.storage import Storage
 
 if TYPE_CHECKING:
     from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
 
 DEFAULT_IMAGE = f"cat-pipeline:{__version__}"
 """The image of every task unless another is named when the pipeline is compiled."""
-
-CHECKPOINTS_VARIABLE = "CAT_CHECKPOINTS"
-"""Environment variable with the place of checkpoints. Kubeflow leaves the environment out of its cache keys, so another
-place makes no stage run again."""
-
 
 _REFUSALS: Mapping[str, type[UserError]] = {"ERROR": UserError, "UNAVAILABLE": Unavailable}
 """The word that marks the last log line of a stage that ends with an error of this kind."""
@@ -68,39 +58,6 @@ def stage_process(stage: str) -> Iterator[None]:
     finally:
         root.handlers = kubeflows_handlers
         gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
-
-
-@contextlib.contextmanager
-def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Iterator[str | None]:
-    """Gives a training the place where it keeps its state, or None when the environment names none.
-
-    The name is a digest of the settings and inputs, so that another attempt, or the same run submitted again, finds
-    the state, and no other training does. Once the training is done, the state is removed.
-
-    Args:
-        stage: The stage.
-        config: Its section of the recipe.
-        inputs: The artifacts that it reads.
-    """
-    if not os.environ.get(CHECKPOINTS_VARIABLE):
-        yield None
-        return
-    facts = [stage, config.model_dump_json(), *(read_manifest(Path(given.path)).digest() for given in inputs)]
-    address = checkpoint_place(stage, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
-    assert address is not None
-    yield address
-    Storage().remove(address)
-
-
-def checkpoint_place(stage: str, digest: str) -> str | None:
-    """Returns the address of a training's state below the place that the environment names; None without one.
-
-    Args:
-        stage: The training's section.
-        digest: Digest of everything that determines the training.
-    """
-    root = os.environ.get(CHECKPOINTS_VARIABLE)
-    return f"{root.rstrip('/')}/{stage}-{digest[:16]}" if root else None
 
 
 def publish(

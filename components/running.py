@@ -1,4 +1,4 @@
-"""Runs one stage on addresses: fetches its inputs, runs it, publishes its output, clears its checkpoints.
+"""Runs one stage on addresses: fetches its inputs, runs it, publishes its output.
 
 Inputs and the output are folders or `s3://BUCKET/PREFIX`. A stage whose output already exists, made from the same
 inputs with the same settings by the same code, does not run again.
@@ -24,7 +24,6 @@ from components.catlib.artifacts import Manifest, code_digest, read_manifest, st
 from components.catlib.data.locating import local_copies
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
-from components.kubeflow import checkpoint_place
 from components.stages import CHECKPOINT, Input, Stage
 
 logger = logging.getLogger(__name__)
@@ -91,15 +90,12 @@ def run_stage(
         folders = _fetch(sources, Path(scratch), store)
         remote = storage.is_remote(output)
         made = Path(scratch) / "output" if remote else Path(output)
-        state = _checkpoints(stage, request, options)
-        stage.load()(config, output=made, **folders, **options, **state)
+        stage.load()(config, output=made, **folders, **options)
         if os.environ.get("RANK", "0") != "0":
             return None
         stamp(made, request)
         if remote:
             store.publish(made, output)
-        for address in state.values():
-            store.remove(address)
         return Outcome(read_manifest(made), reused=False)
 
 
@@ -134,17 +130,6 @@ def _fetch(sources: Sequence[_Source], scratch: Path, store: storage.Storage) ->
         else:
             folders[source.input.name] = future.result()
     return folders
-
-
-def _checkpoints(stage: Stage, request: str, options: Mapping[str, str]) -> dict[str, str]:
-    """Chooses where a training keeps its state, unless the command line names a place.
-
-    It differs for every request, so that a run with other settings neither finds nor overwrites it.
-    """
-    if not stage.trains or CHECKPOINT.name in options:
-        return {}
-    place = checkpoint_place(stage.section, request)
-    return {} if place is None else {CHECKPOINT.name: place}
 
 
 def _request_digest(

@@ -12,7 +12,7 @@ from components.catlib.artifacts import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
-from components.kubeflow import CHECKPOINTS_VARIABLE
+from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -85,7 +85,7 @@ def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunne
             Mount(str(checkpoints), str(checkpoints), type="bind"),
             *(Mount(str(path), str(path), type="bind", read_only=True) for path in sorted(paths)),
         ],
-        environment={CHECKPOINTS_VARIABLE: str(checkpoints)},
+        environment={CHECKPOINTS_VARIABLE: str(checkpoints), **variables(recipe.resources)},
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],

@@ -5,7 +5,7 @@ process group. `run_locally` starts it, turns its log into a few readable lines,
 interrupted.
 
 A workspace folder keeps everything: `artifacts/` (one folder per run and task), `cache/` (the tasks that need no
-second run), `checkpoints/` (of unfinished trainings) and `logs/`.
+second run), `checkpoints/` (of trainings) and `logs/`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
-from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE, refusal
+from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
+from components.kubeflow import DEFAULT_IMAGE, refusal
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
 
@@ -260,7 +261,7 @@ def _run_request(request: Path) -> None:
     recipe = Recipe.model_validate(asked["recipe"])
     workspace = Path(asked["workspace"])
     checkpoints = workspace / "checkpoints"
-    os.environ[CHECKPOINTS_VARIABLE] = str(checkpoints)
+    os.environ |= {CHECKPOINTS_VARIABLE: str(checkpoints), **variables(recipe.resources)}
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="kfp")
     local.init(

@@ -1,7 +1,7 @@
 """Resources of every stage on a cluster: image, cores, memory, accelerators, retries, time limits, secrets.
 
 The recipe's `resources` section decides: `PROFILES` holds what a stage gets under each profile, and the section's
-`stages` changes it. Local runs use none of this.
+`stages` changes it. Local runs use only how often trainings save and log.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from kfp import kubernetes
 from kfp.dsl import PipelineConfig, PipelineTask
 
 from components.catlib.config import ResourcesConfig, StageName, StageResources
-from components.kubeflow import CHECKPOINTS_VARIABLE
+from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.stages import TRAININGS
 
 _SMALL = StageResources(cpu="1", memory="4Gi", gpus=0, hours=6, retries=2)
@@ -126,5 +126,8 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
         kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, medium="Memory", size_limit="2Gi")
         if resources.checkpoints:
             task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
+        # Kubeflow leaves the environment out of its cache keys, so none of this makes a stage run again.
+        for name, value in variables(resources, on_cluster=True).items():
+            task.set_env_variable(name, value)
     if resources.store_secret:
         kubernetes.use_secret_as_env(task, resources.store_secret, {name: name for name in STORE_VARIABLES})

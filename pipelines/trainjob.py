@@ -12,7 +12,7 @@ from typing import Any
 
 from components.catlib.config import ResourcesConfig, StageName, StageResources
 from components.catlib.errors import UserError
-from components.kubeflow import CHECKPOINTS_VARIABLE
+from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.stages import STAGES, TRAININGS
 from pipelines.resources import SHARED_MEMORY, STORE_VARIABLES, stage_resources
 
@@ -127,6 +127,7 @@ def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
     ]
     if resources.checkpoints:
         environment.append({"name": CHECKPOINTS_VARIABLE, "value": resources.checkpoints})
+    environment += [{"name": name, "value": value} for name, value in variables(resources, on_cluster=True).items()]
     container = {
         "name": "node",
         "env": environment,

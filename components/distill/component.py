@@ -39,19 +39,17 @@ def distill_student(
     from components.catlib.config import DistillConfig, validate
     from components.catlib.distributed.launching import on_every_gpu
     from components.distill.stage import run
-    from components.kubeflow import checkpoint, publish, stage_process
+    from components.kubeflow import publish, stage_process
 
     with stage_process("distill"):
         section = validate(DistillConfig, config, where="distill")
-        with checkpoint("distill", section, [teacher, student, dataset, real_stats]) as state:
-            on_every_gpu(
-                run,
-                section,
-                teacher=Path(teacher.path),
-                student=Path(student.path),
-                dataset=Path(dataset.path),
-                real_stats=Path(real_stats.path),
-                output=Path(distilled.path),
-                checkpoint=state,
-            )
+        on_every_gpu(
+            run,
+            section,
+            teacher=Path(teacher.path),
+            student=Path(student.path),
+            dataset=Path(dataset.path),
+            real_stats=Path(real_stats.path),
+            output=Path(distilled.path),
+        )
         publish(distilled, metrics=metrics, summary=summary, page=page, tensorboard=mlpipeline_ui_metadata)

@@ -34,18 +34,16 @@ def train_teacher(
 
     from components.catlib.config import TeacherConfig, validate
     from components.catlib.distributed.launching import on_every_gpu
-    from components.kubeflow import checkpoint, publish, stage_process
+    from components.kubeflow import publish, stage_process
     from components.teacher.stage import run
 
     with stage_process("teacher"):
         section = validate(TeacherConfig, config, where="teacher")
-        with checkpoint("teacher", section, [dataset, real_stats]) as state:
-            on_every_gpu(
-                run,
-                section,
-                dataset=Path(dataset.path),
-                real_stats=Path(real_stats.path),
-                output=Path(teacher.path),
-                checkpoint=state,
-            )
+        on_every_gpu(
+            run,
+            section,
+            dataset=Path(dataset.path),
+            real_stats=Path(real_stats.path),
+            output=Path(teacher.path),
+        )
         publish(teacher, metrics=metrics, summary=summary, page=page, tensorboard=mlpipeline_ui_metadata)

@@ -1,4 +1,4 @@
-"""Settings of the resources that stages get on a cluster."""
+"""Settings of the resources that stages get on a cluster, and of how often trainings save and log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class Toleration(Section):
 
 
 class ResourcesConfig(Section):
-    """What the stages get on a cluster; nothing here changes a result, and no stage sees it."""
+    """What the stages get on a cluster, and how often trainings save and log; nothing here changes a result.
+
+    No stage sees this section, and no cache key holds it.
+    """
 
     profile: Literal["cpu", "gpu", "multi-gpu"] = Field(
         default="cpu",
@@ -59,6 +62,17 @@ class ResourcesConfig(Section):
     checkpoints: str | None = Field(
         default=None,
         description="s3:// address below which trainings keep their state, so that a retry resumes; null: none is kept",
+    )
+    checkpoint_seconds: Positive | None = Field(
+        default=None,
+        description="seconds between the checkpoints of a training; evaluations and its end write further ones; null: "
+        "600 here, 120 on a cluster",
+    )
+    keep_checkpoints: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="number of newest checkpoints to keep, besides the best one; null: 2"
+    )
+    log_seconds: Positive | None = Field(
+        default=None, description="seconds between the progress lines of a training; null: 10"
     )
     parallel_students: Annotated[int, Field(ge=0)] = Field(
         default=0, description="number of students made at the same time; 0: all"

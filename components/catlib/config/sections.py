@@ -156,6 +156,8 @@ class _Place(typing.NamedTuple):
         new = moved_names(self.model).get(self.leaf)
         if new is not None:
             return f"; it is {self.key.removesuffix(self.leaf) + new!r} now"
+        if self.leaf in moved_out_names(self.model):
+            return f"; it is {moved_out_names(self.model)[self.leaf]!r} now"
         for chosen, kinds in self.choices:
             others = [kind for kind, options in kinds.items() if any(self.leaf in _known(option) for option in options)]
             if others:
@@ -173,6 +175,11 @@ def _below(models: list[type[BaseModel]], name: str) -> list[type[BaseModel]]:
 def moved_names(model: type[BaseModel]) -> dict[str, str]:
     """Returns the earlier names of a model's settings, each with today's name."""
     return getattr(model, "moved", {})
+
+
+def moved_out_names(model: type[BaseModel]) -> dict[str, str]:
+    """Returns a model's earlier settings that are in another section of the recipe today, each with its path there."""
+    return getattr(model, "moved_out", {})
 
 
 def _known(model: type[BaseModel]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -22,10 +23,20 @@ class TrainingConfig(Section):
         "step_epochs": "schedule.epochs",
         "plateau_patience": "schedule.patience",
     }
+    moved_out: ClassVar[dict[str, str]] = {
+        "log_seconds": "resources.log_seconds",
+        "checkpoint_seconds": "resources.checkpoint_seconds",
+        "keep_checkpoints": "resources.keep_checkpoints",
+    }
 
     epochs: Annotated[int, Field(ge=0)] = Field(default=500, description="epochs at the full learning rate")
     decay_epochs: Annotated[int, Field(ge=0)] = Field(
         default=500, description="further epochs, in which the linear schedule lowers the learning rate to zero"
+    )
+    goes_on_from: tuple[Count, ...] = Field(
+        default=(),
+        description="epochs (epochs + decay_epochs) after which earlier trainings with the same other settings ended, "
+        "oldest first; this one goes on from the checkpoint of the last of them; []: it starts at step 0",
     )
     batch_size: Count = Field(default=32, description="images per optimisation step")
     learning_rate: Positive = Field(default=2e-4, description="learning rate of Adam")
@@ -81,13 +92,6 @@ class TrainingConfig(Section):
     compile: bool = Field(
         default=False, description="compile the trained networks (torch.compile); the first steps take long"
     )
-    log_seconds: Positive = Field(default=10.0, description="seconds between progress lines")
-    checkpoint_seconds: Positive = Field(
-        default=600.0, description="seconds between checkpoints; evaluations and the end of training write further ones"
-    )
-    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(
-        default=2, description="number of newest checkpoints to keep, besides the best one"
-    )
     adversarial: AdversarialConfig = Field(
         default=GanConfig(), description="objective of generator against discriminator"
     )
@@ -116,6 +120,16 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"patience: {self.patience} never ends the training early with evaluations: {self.evaluations}; set "
                 f"them to at least patience + 2 = {self.patience + 2}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_goes_on_from(self) -> TrainingConfig:
+        lengths = (*self.goes_on_from, self.epochs + self.decay_epochs)
+        if any(later <= earlier for earlier, later in itertools.pairwise(lengths)):
+            raise ValueError(
+                f"goes_on_from: {list(self.goes_on_from)} does not lead to epochs + decay_epochs = {lengths[-1]}; give "
+                "the total epochs of each earlier training in increasing order, all below that number"
             )
         return self
 

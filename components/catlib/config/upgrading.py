@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from components.catlib.config.sections import kind_field, kinds_of, models_in, moved_names, spelled_out
+from components.catlib.config.sections import kind_field, kinds_of, models_in, moved_names, moved_out_names, spelled_out
 from components.catlib.config.training import TrainingConfig
 
 
@@ -21,8 +21,8 @@ def upgraded(settings: Mapping[str, Any], model: type[TrainingConfig]) -> dict[s
         settings: The section as JSON values; it is returned unchanged if none of its names has moved.
         model: The model of the teacher's family.
     """
-    moved = moved_names(model)
-    if moved.keys().isdisjoint(settings):
+    moved, moved_out = moved_names(model), moved_out_names(model)
+    if settings.keys().isdisjoint({*moved, *moved_out}):
         return dict(settings)
     result: dict[str, Any] = {"family": kinds_of(model)[0]}
     for name, value in settings.items():

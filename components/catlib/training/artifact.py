@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from components.catlib.artifacts import ArtifactWriter, Manifest
-from components.catlib.config import TrainingConfig, validate
-from components.catlib.config.upgrading import upgraded
+from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.distributed.processes import from_main
 from components.catlib.metrics.statistics import OpenedStatistics
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.model_files import write_networks
 from components.catlib.training.checkpoints import Checkpoints, open_checkpoints
+from components.catlib.training.going_on import Beginning, Place, how_to_train_on, place_of
 from components.catlib.training.loop import train
+from components.catlib.training.origin import Length, Origin
 from components.catlib.training.progress import Objective, Progress
+from components.catlib.training.upkeep import Upkeep
 from components.catlib.training.validation import Validation
 
-UNRELATED_TO_WEIGHTS = {"log_seconds", "checkpoint_seconds", "keep_checkpoints", "patience", "time_limit_seconds"}
-"""Settings that a resumed training may change: the weights after a step do not depend on them."""
-
-DATA_SUFFIXES = {".npy", ".npz", ".pth", ".safetensors"}
-"""Files of an input artifact that weights depend on; its logs and pictures may differ between equal runs."""
+logger = logging.getLogger(__name__)
 
 
 def train_and_write(
@@ -56,29 +52,28 @@ def train_and_write(
         statistics: Statistics of real images, for scores during training.
         inputs: Manifests of all input artifacts; a checkpoint made from others is refused.
         accelerator: Device, precision and processes.
-        checkpoint: Folder or `s3://bucket/prefix` for the state of training; None keeps none.
+        checkpoint: Folder or `s3://bucket/prefix` for the state of training; None: the place that follows from what
+            determines the weights, below the one that the environment names, if it names one.
         writer: Receives the artifact's files.
 
     Returns:
         How far the training came; a new one if nothing was trained.
 
     Raises:
-        UserError: The dataset is too small, or the checkpoint belongs to another training.
+        UserError: The dataset is too small, the checkpoint belongs to another training, an earlier training to go on
+            from is not there, or a variable of the environment is wrong.
         Interrupted: The process got SIGTERM.
         RuntimeError: A loss is not finite, or a weight that would be scored or kept is not.
     """
     validation = None
     progress = Progress()
     if config.epochs + config.decay_epochs > 0:
+        upkeep = Upkeep.from_environment()
         batches = TrainingBatches(dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed)
-        checkpoints = None
-        if checkpoint is not None:
-            checkpoints = Checkpoints(
-                open_checkpoints(checkpoint),
-                origin=_origin(stage, config, inputs),
-                keep=config.keep_checkpoints,
-                read_origin=partial(_origin_of_today, stage, type(config)),
-            )
+        # What the main process finds out holds for all.
+        origin = from_main(accelerator, lambda: Origin(stage, config, inputs))
+        place = place_of(origin, chosen=checkpoint, root=from_main(accelerator, lambda: upkeep.checkpoints))
+        beginning = None if place is None else _beginning(origin, place, keep=upkeep.keep_checkpoints)
         if config.evaluations:
             validation = Validation(
                 dataset,
@@ -94,8 +89,14 @@ def train_and_write(
             evaluate=validation,
             folder=writer.folder,
             accelerator=accelerator,
-            checkpoints=checkpoints,
+            upkeep=upkeep,
+            checkpoints=beginning and beginning.checkpoints,
+            begin=beginning and beginning.state,
         )
+        if place is not None and accelerator.is_main_process:
+            logger.info(
+                "training ended (%s); to train on: %s", progress.ended, how_to_train_on(origin, config, progress)
+            )
     write_result(
         writer,
         generators=cast("Mapping[Direction, Generator]", objective.generators),
@@ -132,37 +133,21 @@ def write_result(
     writer.summary = _summary(progress, config)
 
 
-def _origin(stage: str, config: TrainingConfig, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Returns the facts in which a checkpoint and the training that continues it must agree."""
-    return {
-        stage: config.model_dump(mode="json", exclude=UNRELATED_TO_WEIGHTS),
-        "inputs": {name: _data_digest(manifest) for name, manifest in inputs.items()},
-    }
+def _beginning(origin: Origin, place: Place, *, keep: int) -> Beginning:
+    """Opens the checkpoints of a training, and those that it may go on from."""
 
+    def open_(address: str, length: Length) -> Checkpoints:
+        return Checkpoints(open_checkpoints(address), origin=origin.as_json(length), keep=keep, read_origin=origin.read)
 
-def _origin_of_today(stage: str, model: type[TrainingConfig], origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the origin of a checkpoint in today's form, even if version 0.1.0 wrote it."""
-    section = origin.get(stage, {})
-    now = upgraded(section, model)
-    if now == section:
-        return dict(origin)
-    settings = validate(model, now, where=stage).model_dump(mode="json", exclude=UNRELATED_TO_WEIGHTS)
-    return {**origin, stage: settings}
-
-
-def _data_digest(manifest: Manifest) -> str:
-    data = {
-        name: record.sha256 for name, record in sorted(manifest.files.items()) if Path(name).suffix in DATA_SUFFIXES
-    }
-    return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+    return Beginning(origin, place, open_)
 
 
 def _summary(progress: Progress, config: TrainingConfig) -> dict[str, Any]:
-    """Returns the manifest's summary: headline metrics, the weights kept for every generator, and why it ended."""
+    """Returns the manifest's summary: headline metrics, the weights kept for every generator, its end, its history."""
     metrics: dict[str, float] = {"steps": progress.step, "seconds": round(progress.seconds, 3)}
     if progress.step:
         metrics["images_per_second"] = round(progress.step * config.batch_size / progress.seconds, 3)
     kept = {direction: {"step": kept["step"], "scores": kept["scores"]} for direction, kept in progress.kept.items()}
     if kept:
         metrics |= next(iter(kept.values()))["scores"]
-    return {"metrics": metrics, "kept": kept, "ended": progress.ended}
+    return {"metrics": metrics, "kept": kept, "ended": progress.ended, "history": progress.history}

@@ -31,6 +31,8 @@ from components.catlib.storage import Store, open_store
 logger = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
+LENGTH = "length"
+"""The part of an origin in which checkpoints in one place may differ; those of another length are left alone."""
 STORE_PATIENCE_SECONDS = 1800.0
 """Training goes on for this long while its object store is out of reach. Then it ends with an error, because everything
 that it computes could be lost."""
@@ -95,6 +97,7 @@ class Checkpoints:
         self._read_origin = read_origin
         self._keep = keep
         self._scores: dict[int, float | None] = {}
+        self._of_other_lengths: dict[int, Any] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._lock = threading.Lock()
         self._next: _Job | None = None
@@ -170,7 +173,8 @@ class Checkpoints:
         self._scores[step] = score
         kept = {name for wanted in self._wanted() for name in _file_names(wanted)}
         for entry in self._store.entries():
-            if _step_of(entry.name) is not None and entry.name not in kept:
+            other = _step_of(entry.name)
+            if other is not None and other not in self._of_other_lengths and entry.name not in kept:
                 self._store.remove(entry.name)
         self._scores = {wanted: self._scores[wanted] for wanted in self._wanted()}
 
@@ -183,7 +187,8 @@ class Checkpoints:
     def load_newest(self) -> dict[str, Any] | None:
         """Returns the state of the newest whole checkpoint, its tensors on the CPU; None when there is none.
 
-        A damaged checkpoint is skipped with a warning.
+        A damaged checkpoint is skipped with a warning. One of a training that differs in length alone is skipped and
+        never removed, because a training may go on from it.
 
         Raises:
             UserError: The checkpoint belongs to another training; the message names the first difference.
@@ -191,18 +196,29 @@ class Checkpoints:
         names = {entry.name for entry in self._store.entries()}
         steps = {step for name in names if (step := _step_of(name)) is not None}
         facts = {step: self._facts(step) for step in steps if names.issuperset(_file_names(step))}
+        whole = sorted((found for found in facts.values() if found), key=lambda found: -found.step)
+        lengths = {found.step: self._length(found) for found in whole}
+        own = self._origin.get(LENGTH)
+        self._of_other_lengths = {step: length for step, length in lengths.items() if length != own}
+        steps -= self._of_other_lengths.keys()
         for step in sorted(steps, reverse=True):
             state = self._state(step, facts.get(step))
             if state is None:
                 logger.warning("checkpoint of step %d is incomplete or damaged, looking for the one before", step)
                 continue
             self._scores = {
-                earlier: found.score for earlier, found in facts.items() if found is not None and earlier <= step
+                earlier: found.score
+                for earlier, found in facts.items()
+                if found is not None and earlier <= step and earlier in steps
             }
             return state
         if steps:
             logger.warning("no checkpoint in %s is whole, training starts from the beginning", self._store.address)
         return None
+
+    def other_lengths(self) -> dict[int, Any]:
+        """Returns the steps of checkpoints that `load_newest` has skipped, each with its origin's `LENGTH`."""
+        return dict(self._of_other_lengths)
 
     def _facts(self, step: int) -> _Facts | None:
         content = self._store.read(_file_names(step)[1])
@@ -215,22 +231,30 @@ class Checkpoints:
         """Returns the state of a checkpoint of this training; None when it is damaged."""
         if facts is None:
             return None
-        self._check_origin(facts)
         with self._store.reading(_file_names(step)[0]) as path:
             return torch.load(path, map_location="cpu", weights_only=True) if _record(path) == facts.tensors else None
 
-    def _check_origin(self, facts: _Facts) -> None:
+    def _length(self, facts: _Facts) -> Any:
+        """Returns the length in the origin of a checkpoint, which agrees with this training in everything else.
+
+        Raises:
+            UserError: It does not; the message names the first difference.
+        """
         where = f"The checkpoint of step {facts.step} in {self._store.address}"
         advice = "give another checkpoint folder, or the settings it was made with"
         if facts.layout_version != LAYOUT_VERSION:
             raise UserError(f"{where} has layout version {facts.layout_version}, not {LAYOUT_VERSION}; {advice}.")
-        here, there = dict(_leaves(self._origin)), dict(_leaves(self._read_origin(facts.origin)))
+        ours, theirs = dict(self._origin), dict(self._read_origin(facts.origin))
+        ours.pop(LENGTH, None)
+        length = theirs.pop(LENGTH, None)
+        here, there = dict(_leaves(ours)), dict(_leaves(theirs))
         for key in [*here, *there]:
             if key not in here or key not in there or here[key] != there[key]:
                 raise UserError(
                     f"{where} belongs to another training: {key} is {_shown(there, key)} there and "
                     f"{_shown(here, key)} here; {advice}."
                 )
+        return length
 
 
 def on_cpu(value: Any) -> Any:

@@ -42,6 +42,7 @@ from components.catlib.training.log import LogWriter, open_log
 from components.catlib.training.moving_average import MovingAverages
 from components.catlib.training.progress import Evaluation, Objective, Progress, opponents
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
+from components.catlib.training.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ def train(
     evaluate: Callable[[Mapping[str, nn.Module]], Evaluation] | None,
     folder: Path,
     accelerator: Accelerator,
+    upkeep: Upkeep,
     checkpoints: Checkpoints | None = None,
+    begin: Callable[[], dict[str, Any] | None] | None = None,
 ) -> Progress:
     """Trains an objective, from its newest checkpoint if there is one, and leaves the result in its networks.
 
@@ -73,7 +76,9 @@ def train(
             global random numbers. It is called `config.evaluations` times, evenly spread; None: never.
         folder: The folder that gets `log.jsonl`, `tensorboard/` and `samples_<step>.webp` of every evaluation.
         accelerator: Device, precision and processes.
+        upkeep: How often to save and to log.
         checkpoints: The checkpoints of this training; without them a killed training starts anew.
+        begin: Returns the state to begin with, in the main process; None: that of the newest checkpoint.
 
     Returns:
         How far the training came, its scores, and the result of each direction.
@@ -90,14 +95,15 @@ def train(
     rows = share_of_batch(accelerator, config.batch_size)
     torch.manual_seed(config.seed + accelerator.process_index)
     averages = MovingAverages(objective.generators, decay=config.ema_decay)
-    progress = _resume(objective, averages, checkpoints, accelerator)
+    begin = begin or (checkpoints.load_newest if checkpoints else None)
+    progress = _resume(objective, averages, begin, accelerator)
     started = time.monotonic() - progress.seconds
     progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=progress.seconds >= time_limit)
     steps = range(progress.step, progress.step if progress.ended else total_steps)
 
     termination = threading.Event()
     with (
-        _reporting(folder, progress, config=config, total_steps=total_steps) as log,
+        _reporting(folder, progress, config=config, total_steps=total_steps, seconds=upkeep.log_seconds) as log,
         on_sigterm(termination.set),
         checkpoints or contextlib.nullcontext(),
         _read_ahead(batches, steps, rows) as upcoming,
@@ -119,7 +125,7 @@ def train(
                 accelerator,
                 progress.seconds >= time_limit,
                 termination.is_set(),
-                accelerator.is_main_process and checkpoints is not None and checkpoints.due(config.checkpoint_seconds),
+                accelerator.is_main_process and checkpoints is not None and checkpoints.due(upkeep.checkpoint_seconds),
             )
 
             evaluated = evaluate is not None and (progress.step in evaluation_steps or out_of_time)
@@ -225,15 +231,18 @@ def _state(
 
 
 def _resume(
-    objective: Objective, averages: MovingAverages, checkpoints: Checkpoints | None, accelerator: Accelerator
+    objective: Objective,
+    averages: MovingAverages,
+    begin: Callable[[], dict[str, Any] | None] | None,
+    accelerator: Accelerator,
 ) -> Progress:
-    """Puts an objective into the state of the newest checkpoint; without one, training starts at step 0.
+    """Puts an objective into the state to begin with, such as that of the newest checkpoint; without one, step 0.
 
     The number of processes may have changed. Weights, optimisers and the order of images do not depend on it. But every
     process has its own random numbers and image pools; these are then shared out anew, and the rest of the training is
     as good as without the change, but not the same.
     """
-    state = from_main(accelerator, checkpoints.load_newest) if checkpoints else None
+    state = from_main(accelerator, begin) if begin else None
     if state is None:
         same_weights(accelerator, objective.networks.values())
         return Progress()
@@ -259,13 +268,13 @@ def _resume(
 
 
 @contextlib.contextmanager
-def _reporting(folder: Path, progress: Progress, *, config: TrainingConfig, total_steps: int) -> Iterator[LogWriter]:
+def _reporting(
+    folder: Path, progress: Progress, *, config: TrainingConfig, total_steps: int, seconds: float
+) -> Iterator[LogWriter]:
     """Opens the log, and writes the reports and pictures of earlier processes."""
     for step, picture in progress.pictures.items():
         _picture_path(folder, step).write_bytes(picture)
-    with open_log(
-        folder, total_steps=total_steps, batch_size=config.batch_size, line_seconds=config.log_seconds
-    ) as log:
+    with open_log(folder, total_steps=total_steps, batch_size=config.batch_size, line_seconds=seconds) as log:
         log.begin(progress.records, step=progress.step)
         progress.records = log.records
         yield log

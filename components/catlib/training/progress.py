@@ -108,6 +108,8 @@ class Progress:
         pictures: Step -> sample translations, a WebP file.
         records: The log.
         ended: Why training is over: "epochs", "patience" or "time limit"; empty while it goes on.
+        history: The ends of the earlier trainings that this one goes on from, oldest first: `epochs`, `decay_epochs`,
+            `steps`, and why each was over.
     """
 
     step: int = 0
@@ -117,6 +119,7 @@ class Progress:
     pictures: dict[int, bytes] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     ended: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, evaluation: Evaluation, objective: Objective, *, keep: Literal["best", "last"]) -> None:
         """Records an evaluation of the objective's present weights, and these weights if they are the new result.

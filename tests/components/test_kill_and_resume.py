@@ -23,10 +23,11 @@ from tests.components.small_trainings import (
 )
 from tests.object_stores import SeaweedServer, seaweed_server
 
+SAVING_ALWAYS = {"CAT_CHECKPOINT_SECONDS": "1e-9"}
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.components.small_trainings", "components.distill.stage"])
 
-LENGTH: dict[str, Any] = {"epochs": 3, "decay_epochs": 3, "evaluations": 2, "checkpoint_seconds": 1e-9}
+LENGTH: dict[str, Any] = {"epochs": 3, "decay_epochs": 3, "evaluations": 2}
 KILLS = 4
 
 Training = Callable[[Path, str | None], None]
@@ -63,7 +64,7 @@ class Distillation:
 
 def in_process(training: Training, output: Path, checkpoint: str, environment: dict[str, str] | None = None) -> Any:
     """Starts the training in a process of its own."""
-    process = PROCESSES.Process(target=_train, args=(training, output, checkpoint, environment or {}))
+    process = PROCESSES.Process(target=_train, args=(training, output, checkpoint, SAVING_ALWAYS | (environment or {})))
     process.start()
     return process
 
@@ -87,7 +88,9 @@ def training(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         Distillation(folder) if request.param == "distill" else Teacher(folder, request.param, pairings[request.param])
     )
     began = time.monotonic()
-    made(folder / "whole", str(folder / "checkpoint"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CAT_CHECKPOINT_SECONDS", SAVING_ALWAYS["CAT_CHECKPOINT_SECONDS"])
+        made(folder / "whole", str(folder / "checkpoint"))
     return made, folder / "whole", time.monotonic() - began
 
 

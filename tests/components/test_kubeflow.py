@@ -8,10 +8,10 @@ import pytest
 from kfp import dsl
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import EvaluateConfig, Pix2PixConfig, RealStatsConfig
+from components.catlib.config import EvaluateConfig, RealStatsConfig
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
-from components.kubeflow import CHECKPOINTS_VARIABLE, checkpoint, publish, stage_process
+from components.kubeflow import publish, stage_process
 
 
 def artifact(folder: Path, metrics: dict | None = None) -> dsl.Artifact:
@@ -64,26 +64,6 @@ def test_an_output_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "file").unlink()
     with pytest.raises(UserError, match="missing or has the wrong size"):
         publish(output)
-
-
-def test_checkpoints_are_kept_where_the_environment_says_until_the_training_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = artifact(tmp_path / "dataset")
-    monkeypatch.delenv(CHECKPOINTS_VARIABLE, raising=False)
-    with checkpoint("teacher", Pix2PixConfig(), [dataset]) as address:
-        assert address is None
-    monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(tmp_path / "states"))
-    with pytest.raises(Interrupted), checkpoint("teacher", Pix2PixConfig(), [dataset]) as address:
-        assert address is not None
-        Path(address).mkdir(parents=True)
-        raise Interrupted("killed")
-    with checkpoint("teacher", Pix2PixConfig(), [dataset]) as again:
-        assert again == address
-        assert Path(again).is_dir()
-    assert not Path(again).exists()
-    with checkpoint("teacher", Pix2PixConfig(epochs=1), [dataset]) as other:
-        assert other != address
 
 
 @pytest.mark.parametrize(

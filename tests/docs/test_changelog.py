@@ -10,7 +10,7 @@ import yaml
 
 from components import __version__
 from components.catlib.config import DistillConfig, Pix2PixDistillConfig, TeacherConfig, validate
-from components.catlib.config.sections import models_in, moved_names
+from components.catlib.config.sections import models_in, moved_names, moved_out_names
 from components.catlib.config.upgrading import upgraded
 from components.catlib.errors import UserError
 
@@ -24,7 +24,8 @@ Move = tuple[str, str, str]
 def moves_of_the_code() -> Iterator[Move]:
     for section, union in (("teacher", TeacherConfig), ("distill", DistillConfig)):
         for model in models_in(get_args(union)[0]):
-            yield from ((old, new, section) for old, new in moved_names(model).items())
+            moved = moved_names(model) | moved_out_names(model)
+            yield from ((old, new, section) for old, new in moved.items())
 
 
 def moves_of_the_changelog() -> Iterator[Move]:

@@ -1,7 +1,7 @@
 """Where a training begins: at its own newest checkpoint, where an earlier, shorter training ended, or at step 0.
 
-A longer training goes on from a shorter one only if its settings say so (`goes_on_from`), because its weights are others
-than those of a training that had this length from the start: its learning rate followed the shorter schedule first.
+A longer training goes on from a shorter one only if its settings say so (`goes_on_from`). Its weights are others than
+those of a training that had this length from the start, because its learning rate followed the shorter schedule first.
 """
 
 from __future__ import annotations

@@ -100,9 +100,10 @@ def test_one_seed_gives_one_teacher(request: pytest.FixtureRequest, tmp_path: Pa
         assert_same_weights(tmp_path / "first", other)
 
 
-def test_training_lowers_the_reconstruction_loss(paired: Path, tmp_path: Path):
+def test_training_lowers_the_reconstruction_loss(paired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Targets are the inverted sources, so even a tiny generator soon does better than at the start."""
-    config = teacher_config("pix2pix", epochs=15, decay_epochs=5, learning_rate=0.005, evaluations=0, log_seconds=1e-9)
+    monkeypatch.setenv("CAT_LOG_SECONDS", "1e-9")
+    config = teacher_config("pix2pix", epochs=15, decay_epochs=5, learning_rate=0.005, evaluations=0)
     teacher = make_teacher(paired, tmp_path / "teacher", config)
     losses = [line["losses"]["reconstruction"] for line in lines(teacher)]
     assert len(losses) == 60
@@ -171,8 +172,9 @@ def _signal_after_a_checkpoint(command: list[str], checkpoint: Path, signal_numb
     return process.wait(60), process.communicate()[1]
 
 
-def test_a_process_killed_for_good_resumes_bit_by_bit(paired: Path, tmp_path: Path):
-    config = teacher_config("pix2pix", epochs=10, decay_epochs=10, checkpoint_seconds=1e-9)
+def test_a_process_killed_for_good_resumes_bit_by_bit(paired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CAT_CHECKPOINT_SECONDS", "1e-9")
+    config = teacher_config("pix2pix", epochs=10, decay_epochs=10)
     whole = make_teacher(paired, tmp_path / "whole", config)
     command = _command(paired, config, tmp_path)
     code, _ = _signal_after_a_checkpoint(command, tmp_path / "checkpoint", signal.SIGKILL)
@@ -180,13 +182,14 @@ def test_a_process_killed_for_good_resumes_bit_by_bit(paired: Path, tmp_path: Pa
     assert not (tmp_path / "teacher").exists()
     newest = sorted((tmp_path / "checkpoint").glob("step-*.json"))[-1]
     assert 4 <= int(newest.stem[len("step-") :]) < 60
-    rarer = config.model_copy(update={"checkpoint_seconds": 100.0})
-    resumed = make_teacher(paired, tmp_path / "teacher", rarer, tmp_path / "checkpoint")
+    monkeypatch.setenv("CAT_CHECKPOINT_SECONDS", "100")
+    resumed = make_teacher(paired, tmp_path / "teacher", config, tmp_path / "checkpoint")
     assert_same_weights(whole, resumed)
 
 
-def test_a_process_asked_to_stop_ends_with_75(paired: Path, tmp_path: Path):
-    config = teacher_config("pix2pix", epochs=200, decay_epochs=0, evaluations=0, checkpoint_seconds=0.05)
+def test_a_process_asked_to_stop_ends_with_75(paired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CAT_CHECKPOINT_SECONDS", "0.05")
+    config = teacher_config("pix2pix", epochs=200, decay_epochs=0, evaluations=0)
     command = _command(paired, config, tmp_path)
     code, errors = _signal_after_a_checkpoint(command, tmp_path / "checkpoint", signal.SIGTERM)
     assert code == 75
@@ -198,21 +201,21 @@ def test_a_process_asked_to_stop_ends_with_75(paired: Path, tmp_path: Path):
 def test_a_checkpoint_of_other_settings_or_data_is_refused(
     paired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = teacher_config("pix2pix", checkpoint_seconds=1e-9)
+    monkeypatch.setenv("CAT_CHECKPOINT_SECONDS", "1e-9")
+    config = teacher_config("pix2pix")
     with monkeypatch.context() as patched, pytest.raises(_Kill):
         _raise_after(patched, 2)
         make_teacher(paired, tmp_path / "teacher", config, tmp_path / "checkpoint")
 
     def again(data: Path, **settings: Any) -> None:
-        config = teacher_config("pix2pix", **({"checkpoint_seconds": 1e-9} | settings))
-        make_teacher(data, tmp_path / "teacher", config, tmp_path / "checkpoint")
+        make_teacher(data, tmp_path / "teacher", teacher_config("pix2pix", **settings), tmp_path / "checkpoint")
 
     with pytest.raises(UserError, match=r"teacher\.batch_size is 2 there and 3 here"):
         again(paired, batch_size=3)
     other = make_dataset(tmp_path / "other", "paired", max_images=5)
     with pytest.raises(UserError, match=r"inputs\.dataset is "):
         again(other)
-    again(paired, log_seconds=1.0, checkpoint_seconds=100.0)
+    again(paired, patience=0, time_limit_seconds=1000.0)
     assert read_manifest(tmp_path / "teacher", "teacher").summary["metrics"]["steps"] == 12
 
 

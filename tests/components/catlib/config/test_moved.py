@@ -83,6 +83,12 @@ MOVED = {
     "distill.centred_kernels": "distill.distiller.centred",
     "distill.layer_weights": "distill.distiller.layer_weights",
 }
+MOVED_OUT = {
+    f"{section}.{name}": f"resources.{name}"
+    for section in ("teacher", "distill")
+    for name in ("log_seconds", "checkpoint_seconds", "keep_checkpoints")
+}
+"""What is in another section now."""
 RECIPES = {"feature": "demo-labels", "vgg": "demo-labels", "cycle": "demo-unpaired", "identity": "demo-unpaired"}
 """Which recipe has a setting, where not every one has it: part of its name, and the recipe."""
 
@@ -113,9 +119,10 @@ TODAY = set(_paths(Recipe))
 
 @pytest.mark.parametrize("setting", SETTINGS.split())
 def test_a_setting_is_there_or_has_moved(setting: str) -> None:
-    others = MOVED.keys() | MOVED_OTHERWISE | GONE
+    moved = MOVED | MOVED_OUT
+    others = moved.keys() | MOVED_OTHERWISE | GONE
     assert (setting in TODAY) != (setting in others)
-    assert setting not in MOVED or MOVED[setting] in TODAY
+    assert setting not in moved or moved[setting] in TODAY
 
 
 @pytest.mark.parametrize("kept", ["dataset", "resources", "evaluate", "export", "tracking"])
@@ -123,7 +130,7 @@ def test_sections_that_keep_all_their_names(kept: str) -> None:
     assert not [setting for setting in MOVED.keys() | GONE if setting.startswith(kept)]
 
 
-@pytest.mark.parametrize(("old", "new"), MOVED.items())
+@pytest.mark.parametrize(("old", "new"), (MOVED | MOVED_OUT).items())
 def test_an_old_name_is_refused_with_the_new_one(old: str, new: str) -> None:
     recipe = next((name for part, name in RECIPES.items() if part in old.split(".")[1]), "smoke")
     with pytest.raises(UserError) as refused:
@@ -157,3 +164,5 @@ def test_a_recipe_of_version_0_1_0_is_told_of_its_first_old_name_before_anything
 def test_old_names_in_variations_of_a_sweep_are_refused_too() -> None:
     with pytest.raises(UserError, match=r"variations: unknown key 'distillation'; it is 'distiller\.kind' now"):
         load_recipe("smoke", ["sweep.variations=[{distillation: mse}]"])
+    with pytest.raises(UserError, match=r"variations: unknown key 'log_seconds'; it is 'resources\.log_seconds' now"):
+        load_recipe("smoke", ["sweep.variations=[{log_seconds: 1}]"])

@@ -102,3 +102,8 @@ def test_what_had_an_effect_is_kept_under_its_new_name(
 
 def test_what_version_0_1_0_did_not_write_stays_and_is_compared() -> None:
     assert upgraded({"epochs": 3, "unheard_of": 1}, SpadeConfig) == {"epochs": 3, "unheard_of": 1}
+
+
+def test_what_is_in_another_section_now_is_left_out() -> None:
+    old = {"family": "spade", "epochs": 3, "log_seconds": 5.0, "checkpoint_seconds": 60.0, "keep_checkpoints": 4}
+    assert upgraded(old, SpadeConfig) == {"family": "spade", "epochs": 3}

@@ -51,11 +51,12 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "pairing"), [("pix2pix", "paired"), ("cyclegan", "unpaired")])
-def test_two_processes_train_like_one(tmp_path: Path, family: Any, pairing: Any):
+def test_two_processes_train_like_one(tmp_path: Path, family: Any, pairing: Any, monkeypatch: pytest.MonkeyPatch):
     """Instance norm and means over images do not care how a batch is shared out; image pools would."""
     data = make_dataset(tmp_path / "data", pairing)
     pool = {"image_pool_size": 0} if family == "cyclegan" else {}
-    config = teacher_config(family, epochs=2, decay_epochs=0, log_seconds=1e-9, ema_decay=0.9, **pool)
+    monkeypatch.setenv("CAT_LOG_SECONDS", "1e-9")
+    config = teacher_config(family, epochs=2, decay_epochs=0, ema_decay=0.9, **pool)
     alone = make_teacher(data, tmp_path / "alone", config)
     finished = subprocess.run(
         command(data, config, tmp_path, processes=2),

@@ -26,6 +26,7 @@ from components.catlib.storage.folders import FolderStore
 from components.catlib.training.checkpoints import Checkpoints
 from components.catlib.training.loop import train
 from components.catlib.training.progress import Evaluation, Progress
+from components.catlib.training.upkeep import Upkeep
 
 STEPS_PER_EPOCH = 3
 
@@ -115,7 +116,6 @@ def config(**changes: Any) -> TrainingConfig:
             "batch_size": 5,
             "evaluations": 3,
             "keep": "last",
-            "log_seconds": 1e-9,
             **changes,
         }
     )
@@ -127,6 +127,8 @@ def run(
     *,
     checkpoint: Path | Store | None = None,
     evaluate: Callable[[Mapping[str, nn.Module]], Evaluation] | None = weight_sum,
+    checkpoint_seconds: float = 600.0,
+    log_seconds: float = 1e-9,
     **changes: Any,
 ) -> Progress:
     folder.mkdir(exist_ok=True)
@@ -138,6 +140,7 @@ def run(
         evaluate=evaluate,
         folder=folder,
         accelerator=Accelerator(cpu=True),
+        upkeep=Upkeep(checkpoint_seconds=checkpoint_seconds, log_seconds=log_seconds),
         checkpoints=None if checkpoint is None else opened(checkpoint, settings),
     )
 
@@ -265,7 +268,7 @@ def test_training_does_not_wait_for_a_slow_store(tmp_path: Path, caplog: pytest.
         checkpoint_seconds=1e-9,
     )
     assert "checkpoint of step 3 is left out" in caplog.text
-    found = opened(tmp_path / "checkpoint", config(evaluations=4, checkpoint_seconds=1e-9)).load_newest()
+    found = opened(tmp_path / "checkpoint", config(evaluations=4)).load_newest()
     assert found is not None
     assert found["progress"]["step"] == 12
     assert torch.equal(

@@ -24,7 +24,12 @@ from tests.components.small_trainings import (
     weights,
 )
 
-SHORT: dict[str, Any] = {"epochs": 1, "decay_epochs": 0, "evaluations": 1, "log_seconds": 1e-9}
+SHORT: dict[str, Any] = {"epochs": 1, "decay_epochs": 0, "evaluations": 1}
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAT_LOG_SECONDS", "1e-9")
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +157,10 @@ def test_more_time_goes_on_where_the_limit_stopped(paired: Path, tmp_path: Path)
     assert_same_weights(whole, make_teacher(paired, tmp_path / "resumed", config, tmp_path / "state"))
 
 
-def test_keep_checkpoints_counts_the_newest(paired: Path, tmp_path: Path):
-    config = teacher_config("pix2pix", evaluations=4, keep_checkpoints=3, checkpoint_seconds=1e9)
-    make_teacher(paired, tmp_path / "teacher", config, tmp_path / "state")
+def test_keep_checkpoints_counts_the_newest(paired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CAT_KEEP_CHECKPOINTS", "3")
+    monkeypatch.setenv("CAT_CHECKPOINT_SECONDS", "1e9")
+    make_teacher(paired, tmp_path / "teacher", teacher_config("pix2pix", evaluations=4), tmp_path / "state")
     steps = sorted(int(path.stem[5:]) for path in (tmp_path / "state").glob("*.json"))
     assert 2 <= len(steps) <= 4
     assert steps[-1] == 12

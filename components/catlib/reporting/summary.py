@@ -32,9 +32,13 @@ def markdown(folder: Path) -> str:
 
 
 def figures(manifest: Manifest) -> list[tuple[str, str]]:
-    """Returns name and value of an artifact's headline figures."""
-    metrics = manifest.summary.get("metrics", {})
-    return [_figure(name, value) for name, value in metrics.items() if value is not None]
+    """Returns name and value of an artifact's headline figures, and the ends of the trainings that it goes on from."""
+    metrics, history = manifest.summary.get("metrics", {}), manifest.summary.get("history", [])
+    earlier = [f"{end['epochs'] + end['decay_epochs']} epochs ({end['steps']} steps)" for end in history]
+    return [
+        *(_figure(name, value) for name, value in metrics.items() if value is not None),
+        *([("goes on from", ", then ".join(earlier))] if earlier else []),
+    ]
 
 
 def _figure(name: str, value: float) -> tuple[str, str]:

@@ -59,7 +59,8 @@ class Length(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the folder with its checkpoints, such as `500+200` or `900+0-after-500-700`."""
-        return "-after-".join([f"{self.epochs}+{self.decay_epochs}", *filter(None, ["-".join(map(str, self[2]))])])
+        earlier = f"-after-{'-'.join(map(str, self.goes_on_from))}" if self.goes_on_from else ""
+        return f"{self.epochs}+{self.decay_epochs}{earlier}"
 
     @property
     def on_from_here(self) -> tuple[int, ...]:

@@ -175,3 +175,27 @@ def test_one_process_talks_to_itself():
     check_norms(accelerator, [nn.SyncBatchNorm(3)])
     with pytest.raises(UserError):
         from_main(accelerator, Raises())
+
+
+@pytest.mark.slow
+def test_processes_agree_on_where_to_begin(tmp_path: Path):
+    """A place that follows from the weights, a longer training, and an end that is not there."""
+    data = make_dataset(tmp_path / "data", "paired")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CAT_CHECKPOINTS": str(tmp_path / "states")}
+
+    def run(**settings: Any) -> subprocess.CompletedProcess[str]:
+        words = command(data, teacher_config("pix2pix", decay_epochs=0, **settings), tmp_path, processes=2)
+        place = words.index("--checkpoint")
+        del words[place : place + 2]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    missing = run(epochs=2, goes_on_from=[1])
+    assert missing.returncode != 0
+    assert "error: teacher.goes_on_from names a training of 1 epochs" in missing.stderr
+    for settings, steps in ({"epochs": 1}, 3), ({"epochs": 2, "goes_on_from": [1]}, 6):
+        finished = run(**settings)
+        assert finished.returncode == 0, finished.stderr
+        assert json.loads(finished.stdout)["metrics"]["steps"] == steps
+        assert finished.stderr.count("to train on: give more") == 1
+    assert read_manifest(tmp_path / "teacher").summary["history"][0]["steps"] == 3
+    assert sorted(path.name for path in (tmp_path / "states").glob("*/*")) == ["1+0", "2+0-after-1"]

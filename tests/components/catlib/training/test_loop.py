@@ -395,7 +395,7 @@ def test_a_loss_scale_is_part_of_the_state(tmp_path: Path):
         return made
 
     settings, objective = config(evaluations=0), SmallObjective()
-    common = {"config": settings, "batches": RandomBatches(), "evaluate": None, "folder": tmp_path}
+    common = {"config": settings, "batches": RandomBatches(), "evaluate": None, "folder": tmp_path, "upkeep": Upkeep()}
     train(objective, accelerator=accelerator(64.0), checkpoints=opened(tmp_path / "state", settings), **common)  # type: ignore[arg-type]
     resumed = accelerator(2.0)
     train(objective, accelerator=resumed, checkpoints=opened(tmp_path / "state", settings), **common)  # type: ignore[arg-type]

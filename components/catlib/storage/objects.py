@@ -28,15 +28,17 @@ from components.catlib.storage.uploads import UploadLost, put_in_parts
 Result = TypeVar("Result")
 
 _PASSING = frozenset(
-    "BadDigest BandwidthLimitExceeded ConditionalRequestConflict IncompleteBody InternalError OperationAborted "
-    "PriorRequestNotComplete RequestLimitExceeded RequestThrottled RequestTimeTooSkewed RequestTimeout "
-    "ServerBusy ServiceUnavailable SlowDown SlowDownRead SlowDownWrite Throttling ThrottlingException TooManyRequests "
-    "XAmzContentSHA256Mismatch".split()
+    {
+        *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),  # damaged on the way
+        *("ConditionalRequestConflict", "OperationAborted", "PriorRequestNotComplete"),  # another request was faster
+        *("BandwidthLimitExceeded", "RequestLimitExceeded", "RequestThrottled", "ServerBusy", "ServiceUnavailable"),
+        *("SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "TooManyRequests"),
+        *("InternalError", "RequestTimeTooSkewed", "RequestTimeout"),  # the next attempt is signed anew
+    }
 )
-"""Codes of errors that pass, whatever their HTTP status; a request is signed anew when it is repeated."""
+"""Codes of errors that pass, whatever their HTTP status."""
 _FULL = frozenset(
-    "InsufficientStorage QuotaExceeded StorageFull XMinioAdminBucketQuotaExceeded XMinioStorageFull "
-    "XRateLimitStorageFull".split()
+    {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
 )
 _FULL_IN_WORDS = re.compile(
     r"no space left|disk( is)? full|storage( is)? full|quota|insufficient (storage|space)|no (free|writable) volumes|"
@@ -314,6 +316,12 @@ class S3Store:
         )
 
     def ask(self, what: str, request: Callable[[Minio], Result]) -> Result:
+        """Makes a request, patiently.
+
+        Args:
+            what: The request in words, for messages.
+            request: The request; safe to repeat.
+        """
         return self._objects.patiently(what, lambda: request(self._objects.client))
 
 

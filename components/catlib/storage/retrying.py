@@ -86,7 +86,7 @@ class Retrying:
         """Takes the differences between kinds of servers.
 
         Args:
-            patience: Seconds for which a request is repeated, counted from its first failure; then it is made once more.
+            patience: Seconds for which a request is repeated, counted from its first failure.
             errors: Exceptions of failed requests; others are not caught.
             passes: Returns whether a request that failed with this exception may succeed later.
             explain: Makes the final error from the action, the last exception, and the seconds since the first failure
@@ -128,7 +128,7 @@ class Retrying:
 
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._may_pass),
-            stop=tenacity.stop_any(lambda _: left() <= 0, tenacity.stop_when_event_set(stopping)),
+            stop=lambda _: left() <= 0 or stopping.is_set(),
             wait=wait,
             sleep=tenacity.sleep_using_event(stopping),
             before_sleep=lambda state: self._complain(what, state),

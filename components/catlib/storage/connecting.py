@@ -30,7 +30,7 @@ def has_answered(url: str) -> bool:
     return _server(url) in _answered
 
 
-def connections(ca_file: str | None, *, waits: bool) -> urllib3.PoolManager:
+def connections(ca_file: str | None, *, waits: bool, service: str | None = None) -> urllib3.PoolManager:
     """Returns a pool of connections with time limits, which repeats nothing.
 
     An answer that the server cannot serve the request now raises `retrying.Busy`, unless it is XML, in which a store
@@ -39,11 +39,14 @@ def connections(ca_file: str | None, *, waits: bool) -> urllib3.PoolManager:
     Args:
         ca_file: Certificates to trust instead of the usual ones.
         waits: Whether servers that have never answered get the usual time; else they get a few seconds.
+        service: Address that stands for all servers reached through the pool, because the SDK gives every bucket of
+            Amazon's its own host; None: every server stands for itself.
     """
     import certifi
 
     return _Connections(
         waits=waits,
+        service=service,
         timeout=urllib3.Timeout(connect=10, read=60),
         maxsize=4 * PARALLEL,
         retries=False,  # `retrying` repeats requests, with a time limit and a log line
@@ -53,18 +56,20 @@ def connections(ca_file: str | None, *, waits: bool) -> urllib3.PoolManager:
 
 
 class _Connections(urllib3.PoolManager):
-    def __init__(self, *, waits: bool, **named: Any) -> None:
+    def __init__(self, *, waits: bool, service: str | None, **named: Any) -> None:
         super().__init__(**named)
         self._waits = waits
+        self._service = service
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **named: Any) -> urllib3.BaseHTTPResponse:
-        if not self._waits and not has_answered(url):
+        service = self._service or url
+        if not self._waits and not has_answered(service):
             _try_to_connect(url)
             named["timeout"] = urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS)
         if body := named.get("body"):
             named["body"] = _blocks(body)
         response = super().urlopen(method, url, redirect, **named)
-        _answered.add(_server(url))
+        _answered.add(_server(service))
         explained = "xml" in response.headers.get("Content-Type", "") and response.headers.get("Content-Length") != "0"
         if passing(response.status) and (method == "HEAD" or not explained):
             response.drain_conn()

@@ -14,7 +14,7 @@ from typing import TypeVar
 from xml.etree.ElementTree import ParseError
 
 from minio import Minio
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError, SSLError
 
 from components.catlib.errors import UserError
@@ -41,11 +41,14 @@ _FULL = frozenset(
     {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
 )
 _FULL_IN_WORDS = re.compile(
-    r"no space left|disk( is)? full|storage( is)? full|quota|insufficient (storage|space)|no (free|writable) volumes|"
+    r"no space left|(disk|storage|bucket) (is )?full|quota|insufficient (storage|space)|no (free|writable) volumes|"
     r"read.?only volume",
     re.IGNORECASE,
 )
-"""What servers say that have no code for it."""
+"""What servers say that have no code for it. (SeaweedFS says no more than InternalError.)"""
+
+_NO_XML = (ParseError, UnicodeDecodeError)
+"""What the SDK raises on answers that are not of S3's form."""
 
 
 class Objects:
@@ -68,7 +71,7 @@ class Objects:
         # Errors of local files are no errors of the store: urllib3 wraps those of its connections.
         self.patiently = retrying.Retrying(
             patience,
-            errors=(MinioException, HTTPError, ConnectionError, TimeoutError, ParseError),
+            errors=(MinioException, HTTPError, ConnectionError, TimeoutError, *_NO_XML),
             passes=_passes,
             explain=self._explain,
             reason=_reason,
@@ -92,7 +95,7 @@ class Objects:
                 session_token=settings.session_token,
                 secure=settings.secure,
                 region=settings.region,
-                http_client=connecting.connections(settings.ca_file, waits=settings.waits),
+                http_client=connecting.connections(settings.ca_file, waits=settings.waits, service=settings.url),
             )
         except ValueError as error:
             raise UserError(f"S3_ENDPOINT {settings.url} is no address of a server ({error}); correct it.") from error
@@ -135,6 +138,8 @@ class Objects:
                     f"{self.server} refuses the credentials or the action ({what}: {error.code}); "
                     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights of this user."
                 )
+        if isinstance(error, _NO_XML):
+            return UserError(f"{self.server} answers, but not in XML ({what}); check that S3_ENDPOINT is an S3 server.")
         if isinstance(error, SSLError):
             return retrying.untrusted(self.server, error)
         if not _passes(error):
@@ -329,30 +334,19 @@ def _headers(name: str) -> dict[str, str]:
     return {"Content-Type": mimetypes.guess_type(name)[0] or "application/octet-stream"}
 
 
-def _status(error: Exception) -> int:
-    """Returns the HTTP status of the answer that an error reports; 0 if there was no answer."""
-    match error:
-        case S3Error():
-            return error.response.status
-        case ServerError():
-            return error.status_code
-        case InvalidResponseError():
-            return error._code  # not S3's XML: a proxy in between, or another kind of server
-        case _:
-            return 0
-
-
 def _is_full(error: Exception) -> bool:
+    if sdk.status(error) in (429, 503):
+        return False  # too many requests at a time
     if isinstance(error, S3Error) and (error.code in _FULL or _FULL_IN_WORDS.search(error.message or "")):
         return True
-    return _status(error) == 507
+    return sdk.status(error) == 507
 
 
 def _passes(error: Exception) -> bool:
     """Returns whether a request that failed with this error may succeed later."""
     if isinstance(error, MinioException):
         code = error.code if isinstance(error, S3Error) else None
-        return not _is_full(error) and (code in _PASSING or retrying.passing(_status(error)))
+        return not _is_full(error) and (code in _PASSING or retrying.passing(sdk.status(error)))
     return retrying.passes(error)
 
 

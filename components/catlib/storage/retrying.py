@@ -230,7 +230,10 @@ def silent(server: str, what: str, reason: str, seconds: float) -> Unreachable:
 
 def busy(server: str, what: str, reason: str, seconds: float) -> Unreachable:
     """Returns the error for a server that answered for too long that it cannot serve a request."""
-    return Unreachable(f"{server} was busy or out of order for {seconds:.0f} s ({what}: {reason}); try again later.")
+    return Unreachable(
+        f"{server} could not serve a request for {seconds:.0f} s ({what}: {reason}); it may be overloaded, starting or "
+        "full: see its log, and run the command again later."
+    )
 
 
 def never_reached(server: str, what: str, error: Exception, seconds: float, *, advice: str) -> UserError:

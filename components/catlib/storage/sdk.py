@@ -1,4 +1,4 @@
-"""Requests that the S3 SDK can send, but keeps to itself; its private methods are used here and nowhere else.
+"""Requests that the S3 SDK can send, but keeps to itself; nothing private of it is used elsewhere.
 
 Its public `put_object` cannot send a condition, uploads the parts of a file in threads of its own, three parts of every
 file in memory, and has to be repeated as a whole when one part fails.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from minio import Minio
 from minio.datatypes import Part
+from minio.error import InvalidResponseError, S3Error, ServerError
 
 from components.catlib.storage.retrying import Busy
 
@@ -43,3 +44,16 @@ def finish_upload(client: Minio, bucket: str, key: str, upload: str, etags: Sequ
 def abandon_upload(client: Minio, bucket: str, key: str, upload: str) -> None:
     """Removes the parts of an upload."""
     client._abort_multipart_upload(bucket, key, upload)
+
+
+def status(error: Exception) -> int:
+    """Returns the HTTP status of the answer that an error reports; 0 if there was no answer."""
+    match error:
+        case S3Error():
+            return error.response.status
+        case ServerError():
+            return error.status_code
+        case InvalidResponseError():
+            return error._code  # not S3's XML: a proxy in between, or another kind of server
+        case _:
+            return 0

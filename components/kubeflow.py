@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.code_digest import code_digest
 from components.catlib.errors import Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.storage import Storage
@@ -44,8 +45,13 @@ def refusal(message: str) -> UserError | None:
 
 
 @contextlib.contextmanager
-def stage_process(stage: str) -> Iterator[None]:
+def stage_process(stage: str, code: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
+
+    Args:
+        stage: Name of the stage.
+        code: Digest of its code that the task's cache key holds. Other code is a mistake, because its results would be
+            taken from the cache for those of that code.
 
     Raises:
         SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
@@ -57,6 +63,7 @@ def stage_process(stage: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
+        _check_code(stage, code)
         yield
     except UserError as error:
         mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
@@ -68,6 +75,17 @@ def stage_process(stage: str) -> Iterator[None]:
     finally:
         root.handlers = kubeflows_handlers
         gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
+
+
+def _check_code(stage: str, code: str) -> None:
+    wanted, _, _ = code.partition("+")  # what follows tells libraries apart, for which an image stands
+    found = code_digest(stage)
+    if found != wanted:
+        raise UserError(
+            f"The code of stage {stage} has the digest {found} here, but this run was made for {wanted or 'none'}; build "
+            "and push the image of the version that you compile with, or compile with the version that is in the image "
+            "(if you changed the code during a local run, start the run again)."
+        )
 
 
 @contextlib.contextmanager

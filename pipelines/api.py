@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.catlib.artifacts import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
@@ -232,7 +231,7 @@ def submit(
     cluster = Cluster(connection)
     run_id = cluster.submit(
         compiled,
-        {"code_digest": code_digest(), **complete},
+        complete,
         name=f"{pipeline} {settings.name}",
         experiment=experiment or settings.name,
         root=root,

@@ -82,9 +82,9 @@ def _check_code(stage: str, code: str) -> None:
     found = code_digest(stage)
     if found != wanted:
         raise UserError(
-            f"The code of stage {stage} has the digest {found} here, but this run was made for {wanted or 'none'}; build "
-            "and push the image of the version that you compile with, or compile with the version that is in the image "
-            "(if you changed the code during a local run, start the run again)."
+            f"The code of stage {stage} is {found} here, but the run was compiled for {wanted or 'no code'}; build and "
+            "push the image of the version that compiles the run (`make docker-image`), or compile the run with the "
+            "version of the image; after a change of code during a local run, start the run again."
         )
 
 

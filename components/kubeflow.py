@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.errors import Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.storage import Storage
+from components.image import image_name
 
 if TYPE_CHECKING:
     from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
 
-DEFAULT_IMAGE = f"cat-pipeline:{__version__}"
+DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
 
 CHECKPOINTS_VARIABLE = "CAT_CHECKPOINTS"

@@ -218,6 +218,7 @@ def submit(
     experiment: str | None = None,
     root: str | None = None,
     service_account: str | None = None,
+    say: Callable[[str], None] = to_stderr,
 ) -> Submitted:
     """Starts a pipeline on a cluster.
 
@@ -234,6 +235,7 @@ def submit(
         experiment: Experiment (group of runs) of the run; None: the recipe's name.
         root: Address below which the run writes its artifacts; None: as the cluster is configured.
         service_account: Service account of its pods; None: as the cluster is configured.
+        say: Function that receives a line on what runs anew because image or code changed.
 
     Raises:
         UserError: The recipe, an argument or the image is wrong, or Kubeflow cannot be reached or refuses.
@@ -246,6 +248,8 @@ def submit(
     compiled = compile_pipeline(pipeline, settings, image=image)
     complete = _complete(compiled, settings, arguments or {}, here=False)
     cluster = Cluster(connection)
+    if changes := cluster.changes_since_newest(compiled):
+        say(changes)
     run_id = cluster.submit(
         compiled,
         complete,

@@ -151,10 +151,10 @@ def writing(
         yield writer
         manifest = Manifest(
             kind=kind,
-            code_digest=code_digest(stage or kind),
             config=config.model_dump(mode="json"),
             inputs={name: given.digest() for name, given in (inputs or {}).items()},
             summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
+            code_digest=code_digest(stage or kind),
             files={
                 path.relative_to(staging).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
                 for path in sorted(staging.rglob("*"))

@@ -40,8 +40,8 @@ STAGES: dict[str, str] = {
 }
 """Where the code of each stage begins."""
 
-DATA_SUFFIXES = frozenset({".csv", ".css", ".html", ".json", ".yaml", ".yml"})
-"""Files of a package that are no code but decide what the code does."""
+DATA_SUFFIXES = frozenset({".csv", ".css", ".html", ".yaml"})
+"""Files of a package that are no code but decide what the code does; `pyproject.toml` installs them."""
 
 _WITHOUT_EFFECT = frozenset(
     {"certifi", "filelock", "minio", "mlflow", "platformdirs", "pydantic", "tenacity", "tqdm", "urllib3", "yaml"}
@@ -54,13 +54,15 @@ _DISTRIBUTIONS = {"PIL": ("pillow",), "skimage": ("scikit-image",), "onnx": ("on
 torch writes ONNX files with onnxscript, which nothing here imports."""
 
 
-def code_digest(stage: str) -> str:
+@functools.cache
+def code_digest(stage: str, root: Path = ROOT) -> str:
     """Returns a digest over the code of a stage (12 hex digits).
 
     Args:
         stage: A name in `STAGES`; "-" may stand for "_".
+        root: Folder of the project's packages.
     """
-    return _code_digest(STAGES[stage.replace("-", "_")], ROOT)
+    return digest_of_files(closure(STAGES[stage.replace("-", "_")], root).files, root)
 
 
 def code_digests() -> dict[str, str]:
@@ -101,11 +103,6 @@ def digest_of_files(files: Iterable[Path], root: Path) -> str:
     """
     named = sorted((path.relative_to(root).as_posix(), path) for path in files)
     return _digest(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in named)
-
-
-@functools.cache
-def _code_digest(module: str, root: Path) -> str:
-    return digest_of_files(closure(module, root).files, root)
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -14,7 +14,11 @@ FLAVOUR ?= cpu
 STORE ?= minio
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' components/__init__.py)
 REVISION := $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null || echo unknown)
-IMAGE ?= cat-pipeline:$(VERSION)$(if $(filter cuda,$(FLAVOUR)),-cuda)
+SUFFIX := $(if $(filter cuda,$(FLAVOUR)),-cuda)
+# The tag holds a digest of the code and the lock files. Runs use this name.
+IMAGE ?= $(shell $(PYTHON) -m components.image)$(SUFFIX)
+# The newest build has this name too, for manifests that cannot know a digest.
+NEWEST_IMAGE := cat-pipeline:$(VERSION)$(SUFFIX)
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -101,8 +105,8 @@ CAT_COMPOSE = CAT_IMAGE=$(IMAGE) $(COMPOSE) --env-file docker/compose.env $(COMP
 
 docker-image: ## Build the image of the stages: FLAVOUR=cpu|cuda, TORCH_INDEX=URL of CPU wheels, BASE_IMAGE=…
 	$(PYTHON) docker/host_settings.py build/docker
-	$(BUILD) --file docker/Dockerfile --tag $(IMAGE) --build-arg FLAVOUR=$(FLAVOUR) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+	$(BUILD) --file docker/Dockerfile --tag $(IMAGE) $(if $(filter file,$(origin IMAGE)),--tag $(NEWEST_IMAGE)) \
+		--build-arg FLAVOUR=$(FLAVOUR) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
 	for file in sbom.cdx.json licences.csv; do \
 		$(DOCKER) run --rm --entrypoint cat $(IMAGE) /usr/local/share/cat/$$file > build/docker/$(FLAVOUR)-$$file || exit 1; done
 	@echo "$(IMAGE): $$($(DOCKER) image inspect --format '{{.Size}}' $(IMAGE)) bytes; contents: build/docker/$(FLAVOUR)-*"

@@ -12,16 +12,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.code_digest import code_digest
 from components.catlib.errors import Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.storage.settings import waiting_for_servers
+from components.image import image_name
 
 if TYPE_CHECKING:
     from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
 
-DEFAULT_IMAGE = f"cat-pipeline:{__version__}"
+DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
 
 _REFUSALS: Mapping[str, type[UserError]] = {"ERROR": UserError, "UNAVAILABLE": Unavailable}
@@ -35,10 +36,15 @@ def refusal(message: str) -> UserError | None:
 
 
 @contextlib.contextmanager
-def stage_process(stage: str) -> Iterator[None]:
+def stage_process(stage: str, code: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
     Servers that do not answer yet are waited for, because they may be starting.
+
+    Args:
+        stage: Name of the stage.
+        code: Digest of its code that the task's cache key holds. Other code is a mistake, because its results would be
+            taken from the cache for those of that code.
 
     Raises:
         SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
@@ -50,6 +56,7 @@ def stage_process(stage: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
+        _check_code(stage, code)
         with waiting_for_servers():
             yield
     except UserError as error:
@@ -62,6 +69,17 @@ def stage_process(stage: str) -> Iterator[None]:
     finally:
         root.handlers = kubeflows_handlers
         gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
+
+
+def _check_code(stage: str, code: str) -> None:
+    wanted, _, _ = code.partition("+")  # what follows tells libraries apart, for which an image stands
+    found = code_digest(stage)
+    if found != wanted:
+        raise UserError(
+            f"The code of stage {stage} is {found} here, but the run was compiled for {wanted or 'no code'}; build and "
+            "push the image of the version that compiles the run (`make docker-image`), or compile the run with the "
+            "version of the image; after a change of code during a local run, start the run again."
+        )
 
 
 def publish(

@@ -20,10 +20,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from components.catlib import storage
-from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
-from components.catlib.data.locating import local_copies
+from components.catlib.artifacts import Manifest, read_manifest, stamp
+from components.catlib.code_digest import code_and_library_digest
+from components.catlib.data.locating import content_of
 from components.catlib.errors import UserError
-from components.catlib.recipes import named_files
+from components.catlib.recipes import named_files, with_files
 from components.stages import CHECKPOINT, Input, Stage
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def run_stage(
         for number, address in enumerate(inputs.get(wanted.name, ()))
     ]
     manifests = [store.manifest(source.address, source.input.kinds) for source in sources]
-    request = _request_digest(stage, config, sources, manifests, options, store)
+    request = _request_digest(stage, config, sources, manifests, options)
     if found := store.find(output, request):
         logger.info("%s exists and was made from the same inputs and settings; nothing to do", output)
         return Outcome(found, reused=True)
@@ -146,29 +147,29 @@ def _request_digest(
     sources: Sequence[_Source],
     manifests: Sequence[Manifest],
     options: Mapping[str, str],
-    store: storage.Storage,
 ) -> str:
     """Returns a digest of everything that determines a stage's output.
 
-    These are the code, the settings, the inputs, the options, and the state of the outside files that settings and
-    options name. The place of checkpoints does not count, because it does not change the result.
+    These are the code, the libraries, the settings, the inputs, the options, and the content of the outside files that
+    settings and options name, wherever they lie. The place of checkpoints does not count, because it does not change
+    the result.
     """
     settings = config.model_dump(mode="json")
     decisive: dict[str, Any] = {name: value for name, value in options.items() if name != CHECKPOINT.name}
     if "source" in decisive:
-        settings.pop("source")
+        settings["source"] = decisive.pop("source")
     facts = {
         "stage": stage.section,
-        "code": code_digest(),
-        "settings": settings,
+        "code": code_and_library_digest(stage.section),
+        "settings": with_files(settings, _with_content, path=stage.section),
         "options": decisive,
         "inputs": [
             [source.input.name, source.number, manifest.digest()]
             for source, manifest in zip(sources, manifests, strict=True)
         ],
-        "outside": [
-            [address, *(store.fingerprint(str(place)) for place in local_copies(address) or [address])]
-            for address in [*named_files(settings), *named_files(decisive)]
-        ],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _with_content(settings: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+    return settings | {key: content_of(settings[key], settings.get("sha256"), f"{path}.sha256")}

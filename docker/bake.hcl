@@ -1,5 +1,13 @@
-# Both flavours for both architectures: `docker buildx bake --file docker/bake.hcl --push` with REGISTRY=… in the
-# environment. A single image for this machine: `make docker-image`.
+# Both flavours for both architectures, with REGISTRY=… in the environment:
+#   IMAGE=$(python3 -m components.image) docker buildx bake --file docker/bake.hcl --push
+# A single image for this machine: `make docker-image`.
+variable "IMAGE" {
+  default = ""
+  validation {
+    condition     = IMAGE != ""
+    error_message = "Set IMAGE to what `python3 -m components.image` prints."
+  }
+}
 variable "REGISTRY" { default = "" }
 variable "VERSION" { default = "0.2.0" }
 variable "REVISION" { default = "unknown" }
@@ -23,11 +31,11 @@ target "image" {
 target "cpu" {
   inherits = ["image"]
   args     = { FLAVOUR = "cpu", TORCH_INDEX = TORCH_INDEX }
-  tags     = ["${REGISTRY}cat-pipeline:${VERSION}"]
+  tags     = ["${REGISTRY}${IMAGE}", "${REGISTRY}cat-pipeline:${VERSION}"]
 }
 
 target "cuda" {
   inherits = ["image"]
   args     = { FLAVOUR = "cuda" }
-  tags     = ["${REGISTRY}cat-pipeline:${VERSION}-cuda"]
+  tags     = ["${REGISTRY}${IMAGE}-cuda", "${REGISTRY}cat-pipeline:${VERSION}-cuda"]
 }

@@ -68,7 +68,7 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 
 def _validate(options: argparse.Namespace) -> Answer:
-    compiled = api.compile_recipe(options.recipe, **_choices(options))
+    compiled = api.compile_recipe(options.recipe, pin=False, **_choices(options))
     recipe = load_recipe(options.recipe, options.set, options.budget)
     api.check_arguments(compiled, recipe, _arguments(options))
     size = len(compiled.text.encode())

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.catlib.artifacts import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
-from pipelines.parameters import model_addresses, with_arguments
+from pipelines.parameters import PARAMETERS, model_addresses, with_arguments
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 
 if TYPE_CHECKING:
@@ -79,13 +78,27 @@ def _check_pruning(recipe: Recipe) -> None:
             check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
 
 
-def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the versions of the content behind addresses to arguments, and checks all arguments."""
+def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, here: bool) -> dict[str, Any]:
+    """Checks arguments, pins the weights that they name, and adds the versions of the content behind addresses.
+
+    Args:
+        compiled: A pipeline.
+        recipe: The recipe that it was compiled from.
+        arguments: Values of its parameters.
+        here: Whether its stages run in processes of this machine.
+    """
     check_arguments(compiled, recipe, arguments)
-    complete: dict[str, Any] = {"source_version": dataset_version(recipe)}
+    complete = dict(arguments)
+    changed = with_arguments(recipe, compiled.pipeline, arguments)
+    pinned = pin_weights(changed)
+    for parameter in PARAMETERS[compiled.pipeline]:
+        if parameter.name in arguments and parameter.default(changed) != parameter.default(pinned):
+            complete[parameter.name] = parameter.default(pinned)
+    complete.setdefault("source_version", dataset_version(changed, here=here))
     if "model_version" in compiled.parameters:
-        complete["model_version"] = content_version(model_addresses(compiled.pipeline, arguments))
-    return complete | dict(arguments)
+        addresses = model_addresses(compiled.pipeline, arguments)
+        complete.setdefault("model_version", content_version(addresses, parameter="model_version", here=here))
+    return complete
 
 
 def compile_recipe(
@@ -95,6 +108,7 @@ def compile_recipe(
     overrides: Sequence[str] = (),
     budgets: Sequence[str] | None = None,
     image: str = DEFAULT_IMAGE,
+    pin: bool = True,
 ) -> Compiled:
     """Compiles a pipeline for Kubeflow.
 
@@ -103,14 +117,16 @@ def compile_recipe(
         pipeline: compress, distill-only, evaluate-only or sweep.
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Compute budgets that replace the recipe's.
-        image: Image of every task.
+        image: Image of every task; must hold the code of this checkout.
+        pin: Whether to look up the digests of weights that the recipe names without one.
 
     Raises:
         UserError: The recipe or an override is wrong.
     """
     from pipelines.compiling import compile_pipeline
 
-    return compile_pipeline(pipeline, pin_weights(_recipe(recipe, overrides, budgets)), image=image)
+    settings = _recipe(recipe, overrides, budgets)
+    return compile_pipeline(pipeline, pin_weights(settings) if pin else settings, image=image)
 
 
 def run(
@@ -151,7 +167,7 @@ def run(
     return run_locally(
         settings,
         pipeline=pipeline,
-        arguments=_complete(compiled, settings, arguments or {}),
+        arguments=_complete(compiled, settings, arguments or {}, here=image is None),
         output=(output or workspace / settings.name).resolve(),
         workspace=workspace.resolve(),
         say=say,
@@ -202,6 +218,7 @@ def submit(
     experiment: str | None = None,
     root: str | None = None,
     service_account: str | None = None,
+    say: Callable[[str], None] = to_stderr,
 ) -> Submitted:
     """Starts a pipeline on a cluster.
 
@@ -218,6 +235,7 @@ def submit(
         experiment: Experiment (group of runs) of the run; None: the recipe's name.
         root: Address below which the run writes its artifacts; None: as the cluster is configured.
         service_account: Service account of its pods; None: as the cluster is configured.
+        say: Function that receives a line on what runs anew because image or code changed.
 
     Raises:
         UserError: The recipe, an argument or the image is wrong, or Kubeflow cannot be reached or refuses.
@@ -228,11 +246,13 @@ def submit(
     check_pinned(image)
     settings = pin_weights(_recipe(recipe, overrides, budgets))
     compiled = compile_pipeline(pipeline, settings, image=image)
-    complete = _complete(compiled, settings, arguments or {})
+    complete = _complete(compiled, settings, arguments or {}, here=False)
     cluster = Cluster(connection)
+    if changes := cluster.changes_since_newest(compiled):
+        say(changes)
     run_id = cluster.submit(
         compiled,
-        {"code_digest": code_digest(), **complete},
+        complete,
         name=f"{pipeline} {settings.name}",
         experiment=experiment or settings.name,
         root=root,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 import uuid
@@ -12,11 +13,14 @@ from typing import Any
 
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.storage import Storage
+from pipelines.anew import changes_since
 from pipelines.compiling import Compiled
 from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, Kubeflow, quiet
 from pipelines.failure import RunFailed
 from pipelines.logs import read_logs, stage_error
-from pipelines.runs import FINISHED, Run, read_run
+from pipelines.runs import FINISHED, Run, pipeline_of, read_run
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
 """Time between two looks at a watched run."""
@@ -148,6 +152,23 @@ class Cluster:
             ),
         )
         return [read_run(run) for run in listed.runs or []]
+
+    def changes_since_newest(self, compiled: Compiled) -> str:
+        """Returns a sentence on the stages that run anew because image or code differ from the newest run's.
+
+        It is "" if nothing differs, there is no earlier run of this pipeline, or that cannot be read.
+        """
+        try:
+            listed = self._client.list_runs(
+                page_size=20, sort_by="created_at desc", namespace=self.connection.namespace
+            )
+            for run in listed.runs or []:
+                earlier = pipeline_of(run)
+                if earlier.get("pipelineInfo", {}).get("name") == compiled.pipeline:
+                    return changes_since(run.display_name, earlier, compiled.spec)
+        except (*REQUEST_ERRORS, KeyError, TypeError, AttributeError):
+            logger.debug("earlier runs cannot be read", exc_info=True)
+        return ""
 
     def wait(self, run_id: str, *, say: Callable[[str], None]) -> Run:
         """Waits until a run ends, and reports every change of a task's state.

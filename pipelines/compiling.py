@@ -13,6 +13,7 @@ import yaml
 from kfp import compiler
 from kfp.dsl.graph_component import GraphComponent
 
+from components.catlib.code_digest import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from pipelines.compress import compress_pipeline
@@ -93,15 +94,19 @@ class Compiled:
                 raise UserError(f"Pipeline {name} needs {wanted}: {parameter['description']}")
 
 
-def compile_pipeline(pipeline: str, recipe: Recipe, *, image: str) -> Compiled:
+def compile_pipeline(
+    pipeline: str, recipe: Recipe, *, image: str, code_digest: Callable[[str], str] = code_digest
+) -> Compiled:
     """Compiles a pipeline for a cluster.
 
     Args:
         pipeline: A name in `PIPELINES`.
         recipe: The recipe; its settings become the defaults of parameters, and the tasks get its `resources`.
         image: Image of every task.
+        code_digest: Returns the digest of a stage's code, which its tasks carry; the image must hold this code.
     """
+    placement = Placement(image, recipe.resources, code_digest=code_digest)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(PIPELINES[pipeline](recipe, Placement(image, recipe.resources)), str(file))
+        compiler.Compiler().compile(PIPELINES[pipeline](recipe, placement), str(file))
         return Compiled(file.read_text(encoding="utf-8"))

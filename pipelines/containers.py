@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.catlib.artifacts import code_digest
+from components.catlib.code_digest import code_digests
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
@@ -45,12 +46,12 @@ def docker_engine() -> Iterator[DockerClient]:
 
 
 def check_image_code(image: str) -> None:
-    """Checks that an image holds the code of this folder, because a task's command comes from here and calls it there.
+    """Checks that an image holds the stages of this folder, because tasks carry the digests of their code from here.
 
     Raises:
-        UserError: There is no such image on this machine, it does not hold the stages, or its code differs.
+        UserError: There is no such image on this machine, it does not hold the stages, or the code of a stage differs.
     """
-    program = "from components.catlib.artifacts import code_digest; print(code_digest())"
+    program = "import json; from components.catlib.code_digest import code_digests; print(json.dumps(code_digests()))"
     with docker_engine() as client:
         from docker.errors import ContainerError, ImageNotFound
 
@@ -60,9 +61,15 @@ def check_image_code(image: str) -> None:
         except ImageNotFound as error:
             raise UserError(f"There is no image {image} on this machine; make it with `make docker-image`.") from error
         except ContainerError as error:
-            raise UserError(f"The image {image} does not hold the stages; make it with `make docker-image`.") from error
-    if answer.decode().strip() != code_digest():
-        raise UserError(f"The image {image} holds other code than this folder; make it again with `make docker-image`.")
+            raise UserError(
+                f"The image {image} does not hold the stages of this version; make it with `make docker-image`."
+            ) from error
+    found: dict[str, str] = json.loads(answer)
+    if other := [stage for stage, digest in code_digests().items() if found.get(stage) != digest]:
+        raise UserError(
+            f"The image {image} holds other code than this folder, for {', '.join(other)}; make it again with "
+            "`make docker-image`."
+        )
 
 
 def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunner:

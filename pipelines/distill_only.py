@@ -28,7 +28,7 @@ def distill_only_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.A
         version=given.model_version,
         config=given.teacher_settings,
         prune=given.prune,
-        code_digest=given.code_digest,
+        code_digest=placement.code_digest("fetch_teacher"),
         dataset=images.dataset,
     )
     teacher = placement.place("other", fetched).outputs["teacher"]

@@ -25,15 +25,15 @@ def evaluate_only_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.
         The report with every generator's metrics.
     """
     images = prepare_images(given, placement)
-    version = given.model_version
+    model = {"kind": "teacher|distill", "version": given.model_version, "code_digest": placement.code_digest("fetch")}
     with dsl.ParallelFor(given.students, name="students", parallelism=placement.parallel_students) as student:
-        fetched_student = fetch_model(address=student, kind="teacher|distill", version=version)
+        fetched_student = fetch_model(address=student, **model)
         # Kubeflow has no optional artifacts: without a teacher, the student stands in for it, and the evaluation
         # recognises that both are one model.
-        fetched_teacher = fetch_model(address=given.teacher, otherwise=student, kind="teacher|distill", version=version)
+        fetched_teacher = fetch_model(address=given.teacher, otherwise=student, **model)
         evaluated = evaluate_student(
             config=given.evaluate,
-            code_digest=given.code_digest,
+            code_digest=placement.code_digest("evaluate"),
             student=fetched_student.outputs["model"],
             teacher=fetched_teacher.outputs["model"],
             dataset=images.dataset,
@@ -44,7 +44,7 @@ def evaluate_only_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.
         placement.place("evaluate", evaluated)
     written = write_report(
         config=given.report,
-        code_digest=given.code_digest,
+        code_digest=placement.code_digest("report"),
         dataset=images.dataset,
         real_stats=images.real_stats,
         evaluations=dsl.Collected(evaluated.outputs["evaluation"]),

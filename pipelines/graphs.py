@@ -72,11 +72,19 @@ def prepare_images(given: SimpleNamespace, placement: Placement) -> Images:
     """Packs the images and computes their statistics; returns both artifacts."""
     packed = placement.place(
         "dataset",
-        prepare_dataset(config=given.dataset, code_digest=given.code_digest, source_version=given.source_version),
+        prepare_dataset(
+            config=given.dataset,
+            code_digest=placement.code_digest("dataset"),
+            source_version=given.source_version,
+        ),
     )
     measured = placement.place(
         "real_stats",
-        measure_real_images(config=given.real_stats, code_digest=given.code_digest, dataset=packed.outputs["dataset"]),
+        measure_real_images(
+            config=given.real_stats,
+            code_digest=placement.code_digest("real_stats"),
+            dataset=packed.outputs["dataset"],
+        ),
     )
     return Images(packed.outputs["dataset"], measured.outputs["real_stats"])
 
@@ -84,7 +92,10 @@ def prepare_images(given: SimpleNamespace, placement: Placement) -> Images:
 def make_teacher(given: SimpleNamespace, placement: Placement, images: Images) -> Given:
     """Trains the teacher; returns its artifact."""
     trained = train_teacher(
-        config=given.teacher, code_digest=given.code_digest, dataset=images.dataset, real_stats=images.real_stats
+        config=given.teacher,
+        code_digest=placement.code_digest("teacher"),
+        dataset=images.dataset,
+        real_stats=images.real_stats,
     )
     return placement.place("teacher", trained).outputs["teacher"]
 
@@ -118,11 +129,11 @@ def make_student(
         budget: The student's compute budget.
         distill: Settings of the training; None: the pipeline's.
     """
-    code_digest = given.code_digest
-    pruned = prune_teacher(config=given.prune, budget=budget, code_digest=code_digest, teacher=teacher)
+    code_digest = placement.code_digest
+    pruned = prune_teacher(config=given.prune, budget=budget, code_digest=code_digest("prune"), teacher=teacher)
     distilled = distill_student(
         config=given.distill if distill is None else distill,
-        code_digest=code_digest,
+        code_digest=code_digest("distill"),
         teacher=teacher,
         student=pruned.outputs["student"],
         dataset=images.dataset,
@@ -130,14 +141,17 @@ def make_student(
     )
     evaluated = evaluate_student(
         config=given.evaluate,
-        code_digest=code_digest,
+        code_digest=code_digest("evaluate"),
         student=distilled.outputs["distilled"],
         teacher=teacher,
         dataset=images.dataset,
         real_stats=images.real_stats,
     )
     exported = export_student(
-        config=given.export, code_digest=code_digest, student=distilled.outputs["distilled"], dataset=images.dataset
+        config=given.export,
+        code_digest=code_digest("export"),
+        student=distilled.outputs["distilled"],
+        dataset=images.dataset,
     )
     return StudentTasks(
         placement.place("prune", pruned),
@@ -153,7 +167,7 @@ def report_students(
     """Reports on all students of the loop that made `student`; returns the report's artifact."""
     written = write_report(
         config=given.report,
-        code_digest=given.code_digest,
+        code_digest=placement.code_digest("report"),
         dataset=images.dataset,
         real_stats=images.real_stats,
         students=dsl.Collected(student.pruned.outputs["student"]),

@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
+from components.catlib.artifacts import MANIFEST, read_manifest
+from components.catlib.code_digest import code_and_library_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
@@ -274,8 +275,10 @@ def _run_request(request: Path) -> None:
         enable_caching=True,
         cache_root=str(workspace / "cache"),
     )
-    pipeline = PIPELINES[asked["pipeline"]](recipe, Placement(asked["image"] or DEFAULT_IMAGE))
-    finished: Any = pipeline(**asked["arguments"], code_digest=code_digest())
+    placement = (
+        Placement(asked["image"]) if asked["image"] else Placement(DEFAULT_IMAGE, code_digest=code_and_library_digest)
+    )
+    finished: Any = PIPELINES[asked["pipeline"]](recipe, placement)(**asked["arguments"])
     Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
 
 

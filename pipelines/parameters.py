@@ -119,22 +119,21 @@ _SOURCE_VERSION = Parameter(
 _MODEL_VERSION = Parameter(
     "model_version", "Part of the cache keys of earlier models; with another text they are fetched again."
 )
-_CODE_DIGEST = Parameter("code_digest", "Digest of the code, part of every cache key; set when a run is submitted.")
 
 _IMAGES = (_DATASET, _REAL_STATS)
 _STUDENTS = (_PRUNE, _DISTILL, _EVALUATE, _EXPORT, _REPORT)
 
 PARAMETERS: dict[str, tuple[Parameter, ...]] = {
-    "compress": (_BUDGETS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION, _CODE_DIGEST),
+    "compress": (_BUDGETS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION),
     "distill-only": (
         *(_EARLIER_TEACHER, _BUDGETS, *_IMAGES, _TEACHER_SETTINGS, *_STUDENTS),
-        *(_SOURCE_VERSION, _MODEL_VERSION, _CODE_DIGEST),
+        *(_SOURCE_VERSION, _MODEL_VERSION),
     ),
     "evaluate-only": (
         *(_EARLIER_STUDENTS, _TEACHER_BESIDE, *_IMAGES, _EVALUATE, _REPORT),
-        *(_SOURCE_VERSION, _MODEL_VERSION, _CODE_DIGEST),
+        *(_SOURCE_VERSION, _MODEL_VERSION),
     ),
-    "sweep": (_BUDGETS, _VARIATIONS, _SEEDS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION, _CODE_DIGEST),
+    "sweep": (_BUDGETS, _VARIATIONS, _SEEDS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION),
 }
 """The parameters of each pipeline, in the order of Kubeflow's form; those without a default come first."""
 

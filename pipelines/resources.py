@@ -6,9 +6,12 @@ The recipe's `resources` section decides: `PROFILES` holds what a stage gets und
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kfp import kubernetes
 from kfp.dsl import PipelineConfig, PipelineTask
 
+from components.catlib.code_digest import code_digest
 from components.catlib.config import ResourcesConfig, StageName, StageResources
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.stages import TRAININGS
@@ -65,17 +68,25 @@ def pipeline_config(resources: ResourcesConfig | None) -> PipelineConfig:
 
 
 class Placement:
-    """Gives tasks their image and, on a cluster, their resources."""
+    """Gives tasks their image, the digests of their code and, on a cluster, their resources."""
 
-    def __init__(self, image: str, resources: ResourcesConfig | None = None) -> None:
+    def __init__(
+        self,
+        image: str,
+        resources: ResourcesConfig | None = None,
+        *,
+        code_digest: Callable[[str], str] = code_digest,
+    ) -> None:
         """Stores where tasks run.
 
         Args:
             image: Image of every task.
             resources: The recipe's section; None for local runs, which share this machine.
+            code_digest: Returns what the cache key of a task of a stage holds for the stage's code.
         """
         self.image = image
         self.resources = resources
+        self.code_digest = code_digest
 
     @property
     def parallel_students(self) -> int:

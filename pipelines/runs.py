@@ -50,10 +50,15 @@ class Run:
     root: str
 
 
+def pipeline_of(raw: Any) -> dict[str, Any]:
+    """Returns the pipeline in Kubeflow's model of a run; empty for a run that was started from the form."""
+    spec = raw.pipeline_spec or {}
+    return spec.get("pipeline_spec", spec)  # it comes with or without the part for Kubernetes
+
+
 def read_run(raw: Any) -> Run:
     """Reads Kubeflow's model of a run."""
-    spec = raw.pipeline_spec or {}
-    spec = spec.get("pipeline_spec", spec)  # it comes with or without the part for Kubernetes
+    spec = pipeline_of(raw)
     return Run(
         run_id=raw.run_id,
         name=raw.display_name or "",

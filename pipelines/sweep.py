@@ -23,7 +23,7 @@ def sweep_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.Artifact
         variations=given.variations,
         seeds=given.seeds,
         distill=given.distill,
-        code_digest=given.code_digest,
+        code_digest=placement.code_digest("sweep"),
     )
     points = placement.place("other", planned).outputs["Output"]
     images = prepare_images(given, placement)

@@ -9,61 +9,85 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import Recipe, validate
-from components.catlib.data.locating import local_copies
+from components.catlib.data.locating import content_of
 from components.catlib.errors import UserError
-from components.catlib.recipes import named_files
-from components.catlib.storage import Storage, is_in_object_store
+from components.catlib.recipes import named_files, with_files
+from components.catlib.storage import Storage, is_remote, is_web, shown
 
 logger = logging.getLogger(__name__)
 
+LOOKING_SECONDS = 10.0
+"""Time for which failing requests for weights are repeated; a run can do without their digests."""
 
-def content_version(addresses: Iterable[str]) -> str:
+
+def content_version(addresses: Iterable[str], *, parameter: str = "source_version", here: bool = False) -> str:
     """Returns a text that changes when a file behind an address does; "" when there are no addresses.
 
     Args:
-        addresses: Files, folders and s3:// addresses. One that this machine cannot read counts with its name alone.
+        addresses: Files, folders, and addresses of the web or of an object store. One that cannot be read from here
+            counts with its name alone, with a warning.
+        parameter: The parameter of the pipeline that gets this text, for the warning.
+        here: Whether this machine will read them; False: pods or containers.
 
     Raises:
-        UserError: The environment names an object store, but the store refuses.
+        UserError: The environment names an object store, but the store refuses; or a file cannot be read.
     """
-    found = [[address, _fingerprint(address)] for address in addresses]
+    found = [content_of(address, None, parameter, here=here) for address in addresses]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12] if found else ""
 
 
-def _fingerprint(address: str) -> list[Any]:
-    if is_in_object_store(address) and "S3_ENDPOINT" not in os.environ:
-        logger.warning(
-            "the content of %s counts as unchanged since earlier runs, because S3_ENDPOINT is not set on this machine; "
-            "if it has changed, give the parameter source_version or model_version another value",
-            address,
-        )
-        return []
-    return [entry for place in local_copies(address) or [address] for entry in Storage().fingerprint(str(place))]
+def dataset_version(recipe: Recipe, *, here: bool = False) -> str:
+    """Returns the version of the images that a recipe names; "" if the recipe decides alone.
 
+    So it is for built-in data, which is part of the code, and for an archive with `dataset.sha256`.
 
-def dataset_version(recipe: Recipe) -> str:
-    """Returns the version of the images that a recipe names; "" for built-in data, which is part of the code."""
-    return content_version(named_files(recipe.section("dataset")))
+    Args:
+        recipe: The recipe.
+        here: As for `content_version`.
+    """
+    section = recipe.section("dataset")
+    return "" if section.get("sha256") else content_version(named_files(section), parameter="source_version", here=here)
 
 
 def pin_weights(recipe: Recipe) -> Recipe:
-    """Adds the digest of every weights file on this machine that a recipe names without one."""
-    return validate(Recipe, _pinned(recipe.model_dump(mode="json")), where=f"Recipe {recipe.name}")
+    """Adds the digest of every weights file that a recipe names without one, so that cache keys hold its content.
+
+    A file elsewhere is downloaded for that, once: it stays in the user's cache folder. One that is out of reach counts
+    as unchanged since earlier runs, with a warning that names the setting for its digest.
+    """
+    settings = with_files(recipe.model_dump(mode="json"), _pinned, path="")
+    return validate(Recipe, settings, where=f"Recipe {recipe.name}")
 
 
-def _pinned(settings: Any) -> Any:
-    if not isinstance(settings, dict):
+def _pinned(settings: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+    if key == "source" or settings.get("sha256") is not None:
         return settings
-    if "uri" in settings and settings.get("sha256", "") is None and Path(settings["uri"]).is_file():
-        return settings | {"sha256": file_sha256(Path(settings["uri"]))}
-    return {key: _pinned(value) for key, value in settings.items()}
+    return settings | {"sha256": _digest(settings[key], f"{path}.sha256")}
+
+
+def _digest(address: str, setting: str) -> str | None:
+    """Returns the SHA-256 of a file; None if it cannot be read from here."""
+    try:
+        if is_web(address) or is_remote(address):
+            return Storage(patience=LOOKING_SECONDS).cached(address).name
+        if Path(address).is_file():
+            return file_sha256(Path(address))
+        reason = "There is no such file on this machine."
+    except UserError as error:
+        reason = str(error)
+    logger.warning(
+        "the content of %s counts as unchanged since earlier runs, because its digest is unknown (%s); give it as %s",
+        shown(address),
+        reason.rstrip("."),
+        setting,
+    )
+    return None
 
 
 def check_pinned(image: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import glob
 import hashlib
 import json
@@ -23,6 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.catlib.code_digest import code_digest
 from components.catlib.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -49,7 +49,7 @@ class Manifest(BaseModel):
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="layout version of artifact folders")
     kind: str = Field(description="the stage that wrote it")
-    code_digest: str = Field(description="digest of the package's source when it was written")
+    code_digest: str = Field(description="digest of the code of the stage that wrote it")
     config: dict[str, Any] = Field(description="the stage's section of the recipe")
     inputs: dict[str, str] = Field(description="digest of the manifest of every input artifact")
     summary: dict[str, Any] = Field(description="facts about the content, by kind of artifact")
@@ -59,20 +59,6 @@ class Manifest(BaseModel):
     def digest(self) -> str:
         """Returns a digest of the whole artifact: content, configuration and origin."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
-
-
-@functools.cache
-def code_digest() -> str:
-    """Returns a digest over the source files of the `components` package (12 hex digits).
-
-    It is part of every stage's cache key, so results of other code are not reused.
-    """
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and path.suffix in {".py", ".html", ".css", ".csv"}:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
 
 
 def file_sha256(path: Path) -> str:
@@ -129,7 +115,12 @@ class ArtifactWriter:
 
 @contextlib.contextmanager
 def writing(
-    output: Path, *, kind: str, config: BaseModel, inputs: dict[str, Manifest] | None = None
+    output: Path,
+    *,
+    kind: str,
+    config: BaseModel,
+    inputs: dict[str, Manifest] | None = None,
+    stage: str | None = None,
 ) -> Iterator[ArtifactWriter]:
     """Writes an artifact: files beside the output folder, then the manifest, then one rename.
 
@@ -137,9 +128,10 @@ def writing(
 
     Args:
         output: The folder to make. An existing artifact, or an empty folder, is replaced.
-        kind: Name of the stage.
+        kind: Kind of the artifact.
         config: The stage's configuration.
         inputs: Manifests of the artifacts that this one is made from, by name.
+        stage: The stage that writes it, by its name in `code_digest.STAGES`; None: the one named as the kind.
 
     Raises:
         UserError: `output` is something else than an artifact, or cannot be written.
@@ -160,10 +152,10 @@ def writing(
         yield writer
         manifest = Manifest(
             kind=kind,
-            code_digest=code_digest(),
             config=config.model_dump(mode="json"),
             inputs={name: given.digest() for name, given in (inputs or {}).items()},
             summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
+            code_digest=code_digest(stage or kind),
             files={
                 path.relative_to(staging).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
                 for path in sorted(staging.rglob("*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from components.catlib.config.sections import nearest, spelled_out, validate
 from components.catlib.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
+
+BUILT_IN = "builtin:"
+"""How the names of built-in data begin, whose content is part of the code."""
 
 DEFAULTS = {"name": "defaults", "description": "The default of every setting.", "budgets": ["0.1x"]}
 """The settings that stand in for a recipe when none is given."""
@@ -34,9 +38,33 @@ def named_files(settings: Any) -> list[str]:
     here = [
         value
         for key, value in settings.items()
-        if key in ("source", "uri") and isinstance(value, str) and not value.startswith("builtin:")
+        if key in ("source", "uri") and isinstance(value, str) and not value.startswith(BUILT_IN)
     ]
     return here + [address for value in settings.values() for address in named_files(value)]
+
+
+def with_files(settings: Any, change: Callable[[dict[str, Any], str, str], dict[str, Any]], *, path: str) -> Any:
+    """Returns settings with a change wherever they name a file outside a run; see `named_files`.
+
+    Args:
+        settings: A recipe, a section of it or arguments of a pipeline, as JSON values.
+        change: Takes the part that names a file, the key of the file's address in it (`source` or `uri`), and the
+            part's own name, such as "evaluate.lpips.weights"; returns what replaces the part.
+        path: Name of the settings; "" for a recipe.
+    """
+    if isinstance(settings, list):
+        return [with_files(value, change, path=f"{path}[{number}]") for number, value in enumerate(settings)]
+    if not isinstance(settings, dict):
+        return settings
+    changed = {
+        # `tracking.uri` names a server, not a file.
+        key: value if key == "tracking" else with_files(value, change, path=f"{path}.{key}".removeprefix("."))
+        for key, value in settings.items()
+    }
+    for key in ("source", "uri"):
+        if isinstance(settings.get(key), str) and not settings[key].startswith(BUILT_IN):
+            return change(changed, key, path)
+    return changed
 
 
 def load_recipe(

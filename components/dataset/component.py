@@ -19,19 +19,20 @@ def prepare_dataset(
 
     Args:
         config: The recipe's `dataset` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         source_version: Version of the source's content, part of the cache key.
         dataset: The packed images.
         metrics: The numbers of images.
         summary: The figures and the settings.
         page: A sample of the images.
     """
-    from pathlib import Path
-
-    from components.catlib.config import DatasetConfig, validate
-    from components.dataset.stage import run
     from components.kubeflow import publish, stage_process
 
-    with stage_process("dataset"):
+    with stage_process("dataset", code_digest):
+        from pathlib import Path
+
+        from components.catlib.config import DatasetConfig, validate
+        from components.dataset.stage import run
+
         run(validate(DatasetConfig, config, where="dataset"), output=Path(dataset.path))
         publish(dataset, metrics=metrics, summary=summary, page=page)

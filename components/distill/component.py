@@ -23,7 +23,7 @@ def distill_student(
 
     Args:
         config: The recipe's `distill` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         teacher: The trained teacher.
         student: The student's architecture, from pruning.
         dataset: Packed images.
@@ -34,14 +34,15 @@ def distill_student(
         page: Curves, and samples as they changed during training.
         mlpipeline_ui_metadata: Link to TensorBoard.
     """
-    from pathlib import Path
-
-    from components.catlib.config import DistillConfig, validate
-    from components.catlib.distributed.launching import on_every_gpu
-    from components.distill.stage import run
     from components.kubeflow import publish, stage_process
 
-    with stage_process("distill"):
+    with stage_process("distill", code_digest):
+        from pathlib import Path
+
+        from components.catlib.config import DistillConfig, validate
+        from components.catlib.distributed.launching import on_every_gpu
+        from components.distill.stage import run
+
         section = validate(DistillConfig, config, where="distill")
         on_every_gpu(
             run,

@@ -15,7 +15,7 @@ from components.catlib.fitting import check_fits, check_pairing
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.training.artifact import train_and_write
-from components.catlib.training.building import build_distillation_objective
+from components.catlib.training.distilling import build_distillation_objective
 from components.catlib.training.progress import Progress
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ def evaluate_student(
 
     Args:
         config: The recipe's `evaluate` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         student: The trained student.
         teacher: The student's teacher, or the student itself to measure it alone.
         dataset: Packed images.
@@ -34,14 +34,15 @@ def evaluate_student(
         summary: Figures and settings.
         page: Samples, and student and teacher side by side.
     """
-    from pathlib import Path
-
-    from components.catlib.artifacts import read_manifest
-    from components.catlib.config import EvaluateConfig, validate
-    from components.evaluate.stage import run
     from components.kubeflow import publish, stage_process
 
-    with stage_process("evaluate"):
+    with stage_process("evaluate", code_digest):
+        from pathlib import Path
+
+        from components.catlib.artifacts import read_manifest
+        from components.catlib.config import EvaluateConfig, validate
+        from components.evaluate.stage import run
+
         digests = {read_manifest(Path(model.path)).digest() for model in (student, teacher)}
         run(
             validate(EvaluateConfig, config, where="evaluate"),

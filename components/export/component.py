@@ -19,20 +19,21 @@ def export_student(
 
     Args:
         config: The recipe's `export` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         student: The trained student.
         dataset: Packed images to compare on.
         exported: `model.onnx`, and the results of the check.
         metrics: File size, largest difference, latency.
         summary: Figures and settings.
     """
-    from pathlib import Path
-
-    from components.catlib.config import ExportConfig, validate
-    from components.export.stage import run
     from components.kubeflow import publish, stage_process
 
-    with stage_process("export"):
+    with stage_process("export", code_digest):
+        from pathlib import Path
+
+        from components.catlib.config import ExportConfig, validate
+        from components.export.stage import run
+
         run(
             validate(ExportConfig, config, where="export"),
             student=Path(student.path),

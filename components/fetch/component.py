@@ -10,6 +10,7 @@ def fetch_model(
     address: str,
     kind: str,
     version: str,
+    code_digest: str,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
@@ -21,17 +22,19 @@ def fetch_model(
         address: A folder or s3://BUCKET/PREFIX that holds the output of an earlier stage.
         kind: Expected kind of artifact: teacher, or teacher|distill.
         version: Part of the cache key; it differs when the content of the address differs.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         model: The artifact, unchanged.
         metrics: Headline figures of the model.
         summary: The model's figures, and the settings that it was made with.
         otherwise: Address to use when `address` is empty.
     """
-    from pathlib import Path
-
-    from components.fetch.stage import run
     from components.kubeflow import publish, stage_process
 
-    with stage_process("fetch"):
+    with stage_process("fetch", code_digest):
+        from pathlib import Path
+
+        from components.fetch.stage import run
+
         run(address=address or otherwise, kind=kind, output=Path(model.path))
         publish(model, metrics=metrics, summary=summary)
 
@@ -56,19 +59,20 @@ def fetch_teacher(
         version: Part of the cache key; it differs when the content of the address differs.
         config: The recipe's `teacher` section, for what a published state dict does not contain.
         prune: The recipe's `prune` section, which names the direction of a published generator.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         dataset: Packed images, which a published generator must fit.
         teacher: Generator(s) and discriminator(s).
         metrics: Headline figures of the teacher.
         summary: The model's figures, and the settings that it was made with.
     """
-    from pathlib import Path
-
-    from components.catlib.config import PruneConfig, TeacherConfig, validate
-    from components.fetch.teacher import run
     from components.kubeflow import publish, stage_process
 
-    with stage_process("fetch"):
+    with stage_process("fetch-teacher", code_digest):
+        from pathlib import Path
+
+        from components.catlib.config import PruneConfig, TeacherConfig, validate
+        from components.fetch.teacher import run
+
         run(
             address,
             config=validate(TeacherConfig, config, where="teacher"),

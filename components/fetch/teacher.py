@@ -50,7 +50,8 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
         out_channels=images.out_channels,
         crop_size=images.crop_size,
     )
-    with writing(output, kind="teacher", config=taken_over, inputs={"dataset": images.manifest}) as writer:
+    inputs = {"dataset": images.manifest}
+    with writing(output, kind="teacher", config=taken_over, inputs=inputs, stage="fetch_teacher") as writer:
         write_result(
             writer,
             generators={direction: generator},

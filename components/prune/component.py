@@ -21,20 +21,21 @@ def prune_teacher(
     Args:
         config: The recipe's `prune` section.
         budget: MACs such as 2.6e9, or a share of the teacher's such as 0.05x.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         teacher: The trained teacher.
         student: The student's architecture (and weights, when inherited).
         metrics: MACs and parameters of teacher and student.
         summary: Figures and settings.
         page: The channels that survived in every layer.
     """
-    from pathlib import Path
-
-    from components.catlib.config import PruneConfig, validate
     from components.kubeflow import publish, stage_process
-    from components.prune.stage import run
 
-    with stage_process("prune"):
+    with stage_process("prune", code_digest):
+        from pathlib import Path
+
+        from components.catlib.config import PruneConfig, validate
+        from components.prune.stage import run
+
         run(
             validate(PruneConfig, config, where="prune"),
             teacher=Path(teacher.path),

@@ -18,19 +18,20 @@ def measure_real_images(
 
     Args:
         config: The recipe's `real_stats` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         dataset: Packed images.
         real_stats: Mean, covariance and features.
         metrics: Image count and feature dimensions.
         summary: Figures and settings.
     """
-    from pathlib import Path
-
-    from components.catlib.config import RealStatsConfig, validate
     from components.kubeflow import publish, stage_process
-    from components.real_stats.stage import run
 
-    with stage_process("real-stats"):
+    with stage_process("real-stats", code_digest):
+        from pathlib import Path
+
+        from components.catlib.config import RealStatsConfig, validate
+        from components.real_stats.stage import run
+
         run(
             validate(RealStatsConfig, config, where="real_stats"),
             dataset=Path(dataset.path),

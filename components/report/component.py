@@ -26,7 +26,7 @@ def write_report(
 
     Args:
         config: The recipe's name and description, and its `tracking` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         evaluations: Metrics and pictures, one per student.
         report: `report.html`, and per student the ONNX file, weights and metrics.
         metrics: The smallest student's headline figures.
@@ -38,14 +38,15 @@ def write_report(
         distilled: The trained students.
         exports: Their ONNX files.
     """
-    import shutil
-    from pathlib import Path
-
-    from components.catlib.config import ReportConfig, validate
     from components.kubeflow import publish, stage_process
-    from components.report.stage import run
 
-    with stage_process("report"):
+    with stage_process("report", code_digest):
+        import shutil
+        from pathlib import Path
+
+        from components.catlib.config import ReportConfig, validate
+        from components.report.stage import run
+
         run(
             validate(ReportConfig, config, where="report"),
             dataset=Path(dataset.path) if dataset else None,

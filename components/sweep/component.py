@@ -23,18 +23,19 @@ def plan_sweep(
         variations: Changes to the `distill` section.
         seeds: Seeds that replace the one of the `distill` section.
         distill: The recipe's `distill` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         summary: The combinations.
 
     Returns:
         For each combination its budget and its `distill` section.
     """
-    from pathlib import Path
-
     from components.kubeflow import stage_process
-    from components.sweep.stage import markdown, plan
 
-    with stage_process("sweep"):
+    with stage_process("sweep", code_digest):
+        from pathlib import Path
+
+        from components.sweep.stage import markdown, plan
+
         points = plan(budgets, variations, seeds, distill)
         Path(summary.path).write_text(markdown(budgets, variations, seeds), encoding="utf-8")
         return points

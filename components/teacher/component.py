@@ -21,7 +21,7 @@ def train_teacher(
 
     Args:
         config: The recipe's `teacher` section.
-        code_digest: Digest of the code, part of the cache key.
+        code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         dataset: Packed images.
         real_stats: Statistics of real images, for scores during training.
         teacher: Generator(s) and discriminator(s).
@@ -30,14 +30,15 @@ def train_teacher(
         page: Curves, and samples as they changed during training.
         mlpipeline_ui_metadata: Link to TensorBoard.
     """
-    from pathlib import Path
-
-    from components.catlib.config import TeacherConfig, validate
-    from components.catlib.distributed.launching import on_every_gpu
     from components.kubeflow import publish, stage_process
-    from components.teacher.stage import run
 
-    with stage_process("teacher"):
+    with stage_process("teacher", code_digest):
+        from pathlib import Path
+
+        from components.catlib.config import TeacherConfig, validate
+        from components.catlib.distributed.launching import on_every_gpu
+        from components.teacher.stage import run
+
         section = validate(TeacherConfig, config, where="teacher")
         on_every_gpu(
             run,

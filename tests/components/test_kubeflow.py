@@ -1,13 +1,18 @@
 """What every Kubeflow component does around its stage."""
 
+import importlib
+import inspect
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 from kfp import dsl
+from kfp.dsl.python_component import PythonComponent
 
 from components.catlib.artifacts import read_manifest, writing
+from components.catlib.code_digest import code_and_library_digest, code_digest
 from components.catlib.config import EvaluateConfig, RealStatsConfig
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
@@ -77,8 +82,53 @@ def test_an_end_is_one_line_and_an_exit_code(
     error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handlers = logging.getLogger().handlers
-    with pytest.raises(SystemExit) as ended, stage_process("teacher"):
+    with pytest.raises(SystemExit) as ended, stage_process("teacher", code_digest("teacher")):
         raise error
     assert ended.value.code == code
     assert capsys.readouterr().err == line + "\n"
     assert logging.getLogger().handlers == handlers
+
+
+def test_libraries_in_a_key_leave_the_check_of_the_code_alone() -> None:
+    with stage_process("real-stats", code_and_library_digest("real_stats")):
+        pass
+
+
+COMPONENTS = [
+    each
+    for stage in (
+        "dataset",
+        "real_stats",
+        "teacher",
+        "prune",
+        "distill",
+        "evaluate",
+        "export",
+        "report",
+        "fetch",
+        "sweep",
+    )
+    for each in vars(importlib.import_module(f"components.{stage}.component")).values()
+    if isinstance(each, PythonComponent)
+]
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+@pytest.mark.parametrize("digest", ["", "0123456789ab", "0123456789ab+0123456789ab"])
+def test_a_task_is_refused_when_the_image_holds_other_code(
+    component: PythonComponent, digest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    function = component.python_func
+    given = dict.fromkeys(inspect.signature(function).parameters)
+    with pytest.raises(SystemExit) as ended:
+        function(**{**given, "code_digest": digest})
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(
+        r"\[[a-z-]+\] ERROR: The code of stage [a-z-]+ is [0-9a-f]{12} here, but the run was compiled", line
+    )
+    assert "build and push the image" in line
+
+
+def test_there_are_eleven_components() -> None:
+    assert len(COMPONENTS) == 11

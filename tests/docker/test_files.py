@@ -11,10 +11,13 @@ from types import ModuleType
 
 import pytest
 
+from components import __version__
 from components.__main__ import _parser
-from components.kubeflow import DEFAULT_IMAGE
 from components.stages import STAGES
 from tests.docker.conftest import ROOT
+
+NEWEST_IMAGE = f"cat-pipeline:{__version__}"
+"""What `make docker-image` also calls its image, for files that cannot know the digest of the code."""
 
 ACCESS = {"STORE_ACCESS_KEY": "key", "STORE_SECRET_KEY": "secret"}
 
@@ -42,7 +45,7 @@ def test_every_stage_is_a_service_with_a_valid_command(variables: dict[str, str]
         given = [getattr(options, item.name) for item in stage.inputs if item.required or name == "report"]
         flat = [address for item in given for address in (item if isinstance(item, list) else [item])]
         assert set(flat) <= set(written.values())
-        assert services[name]["image"] == DEFAULT_IMAGE
+        assert services[name]["image"] == NEWEST_IMAGE
     assert getattr(_parser().parse_args(services["prune"]["command"]), "budget", None) == variables.get("BUDGET")
 
 
@@ -62,7 +65,7 @@ def test_overrides_change_the_store_and_add_gpus() -> None:
     assert services["store"]["command"][0] == "mini"
     devices = services["teacher"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"capabilities": ["gpu"], "driver": "nvidia", "count": 2}]
-    assert services["teacher"]["image"] == f"{DEFAULT_IMAGE}-cuda"
+    assert services["teacher"]["image"] == f"{NEWEST_IMAGE}-cuda"
     assert int(services["teacher"]["shm_size"]) == 2 * 2**30
 
 

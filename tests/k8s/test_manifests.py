@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from components.kubeflow import DEFAULT_IMAGE
+from components import __version__
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = ("local", "gpu", "existing-s3", "kubeflow")
@@ -156,7 +156,7 @@ def test_sizes_follow_the_cluster(rendered: dict[str, Rendered]) -> None:
         "kubeflow": "100Gi",
     }
     image = rendered["gpu"]["Job", "cat-bucket"]["spec"]["template"]["spec"]["containers"][0]["image"]
-    assert image == f"{DEFAULT_IMAGE}-cuda"
+    assert image == f"cat-pipeline:{__version__}-cuda"
 
 
 def test_no_credentials_are_committed() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.artifacts import code_digest
 from components.catlib.errors import Interrupted, UserError
 from pipelines import submit
 from pipelines.__main__ import main
@@ -49,7 +48,7 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
     (run,) = server.runs
     assert run["display_name"].startswith("compress smoke ")
     assert run["runtime_config"] == {
-        "parameters": {"code_digest": code_digest(), "source_version": ""},
+        "parameters": {"source_version": ""},
         "pipeline_root": "s3://b/runs",
     }
     spec = run["pipeline_spec"]["pipeline_spec"]

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.catlib.code_digest import code_digest
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
 from pipelines.__main__ import ETCD_BYTES, PIPELINE_HELP
@@ -74,20 +75,46 @@ def test_a_stage_depends_on_its_own_section_the_code_and_what_lies_behind_addres
         name: {
             key: value["componentInputParameter"].removeprefix("pipelinechannel--")
             for key, value in task["inputs"]["parameters"].items()
+            if key != "code_digest"
         }
         for name, task in all_tasks(compiled("compress").spec).items()
     }
-    code = {"code_digest": "code_digest"}
     assert keys == {
-        "prepare-dataset": {"config": "dataset", "source_version": "source_version", **code},
-        "measure-real-images": {"config": "real_stats", **code},
-        "train-teacher": {"config": "teacher", **code},
-        "prune-teacher": {"config": "prune", "budget": "budgets-loop-item", **code},
-        "distill-student": {"config": "distill", **code},
-        "evaluate-student": {"config": "evaluate", **code},
-        "export-student": {"config": "export", **code},
-        "write-report": {"config": "report", **code},
+        "prepare-dataset": {"config": "dataset", "source_version": "source_version"},
+        "measure-real-images": {"config": "real_stats"},
+        "train-teacher": {"config": "teacher"},
+        "prune-teacher": {"config": "prune", "budget": "budgets-loop-item"},
+        "distill-student": {"config": "distill"},
+        "evaluate-student": {"config": "evaluate"},
+        "export-student": {"config": "export"},
+        "write-report": {"config": "report"},
     }
+
+
+STAGE_OF_TASK = {
+    "prepare-dataset": "dataset",
+    "measure-real-images": "real_stats",
+    "train-teacher": "teacher",
+    "prune-teacher": "prune",
+    "distill-student": "distill",
+    "evaluate-student": "evaluate",
+    "export-student": "export",
+    "write-report": "report",
+    "fetch-teacher": "fetch_teacher",
+    "fetch-model": "fetch",
+    "fetch-model-2": "fetch",
+    "plan-sweep": "sweep",
+}
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_task_carries_the_digest_of_its_stages_code(pipeline: str) -> None:
+    made = compiled(pipeline)
+    found = {name: task["inputs"]["parameters"]["code_digest"] for name, task in all_tasks(made.spec).items()}
+    wanted = {name: {"runtimeValue": {"constant": code_digest(STAGE_OF_TASK[name])}} for name in found}
+    assert found == wanted
+    assert len(found) >= 5
+    assert "code_digest" not in made.parameters
 
 
 def test_a_fetched_teacher_depends_on_what_lies_behind_its_address_and_on_what_a_state_dict_does_not_tell() -> None:
@@ -199,7 +226,8 @@ def test_no_pod_runs_as_root_and_trainings_share_enough_memory() -> None:
         ({"budget": ["0.1x"]}, "has no parameter 'budget'"),
         ({"budgets": "0.1x"}, "is a list, not '0.1x'"),
         ({"teacher": "s3://b/t"}, "is a mapping, not 's3://b/t'"),
-        ({"code_digest": True}, "is a text, not True"),
+        ({"source_version": True}, "is a text, not True"),
+        ({"code_digest": ""}, "has no parameter 'code_digest'"),
     ],
 )
 def test_arguments_that_kubeflows_client_would_take_are_refused(arguments: dict[str, Any], sentence: str) -> None:

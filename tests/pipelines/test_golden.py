@@ -47,7 +47,9 @@ def recipe_of(name: str | None, *overrides: str) -> Recipe:
 
 @functools.cache
 def compiled(pipeline: str, recipe: str, *overrides: str) -> Compiled:
-    return compile_pipeline(pipeline, recipe_of(recipe, *CLUSTER, *overrides), image=IMAGE)
+    return compile_pipeline(
+        pipeline, recipe_of(recipe, *CLUSTER, *overrides), image=IMAGE, code_digest="code of {}".format
+    )
 
 
 def compare(path: str, found: dict[str, Any], request: pytest.FixtureRequest) -> None:

@@ -7,6 +7,8 @@ from the web or the object store are downloaded once into the cache, which ident
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -17,7 +19,9 @@ from components.catlib.data import archives
 from components.catlib.data.files import FileTree, folder_tree, is_image_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
 from components.catlib.errors import UserError
-from components.catlib.storage import Storage, is_remote, is_web, shown
+from components.catlib.storage import Storage, is_in_object_store, is_remote, is_web, shown
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -57,10 +61,46 @@ def open_source(location: str, *, sha256: str | None = None) -> Iterator[tuple[F
         yield _tree(path, name, stack), facts
 
 
-def local_copies(location: str) -> list[Path]:
-    """Returns the existing local paths of a source: the path itself, or the local copies of a known dataset."""
-    known = KNOWN.get(location) if not Path(location).exists() else None
-    return [place for place in (known.places if known else (Path(location),)) if place.exists()]
+def content_of(location: str, sha256: str | None, setting: str, *, here: bool = True) -> list[Any]:
+    """Returns facts that differ when the content of a source differs, for cache keys.
+
+    The same files at another path give the same facts, so that people share results. A source whose content cannot be
+    looked up counts as unchanged, with a warning.
+
+    Args:
+        location: As for `open_source`, or the address of weights or of an artifact.
+        sha256: Its expected digest. Nothing else counts then, because no other content is accepted.
+        setting: Name of the setting or parameter that tells this content from another, for the warning.
+        here: Whether this machine will read it; False: a pod, which has no local copies of known datasets.
+
+    Raises:
+        UserError: A file cannot be read, or the object store refuses.
+    """
+    if sha256 is not None:
+        return [sha256]
+    known = KNOWN.get(location)
+    if known is not None and not here:
+        return [known.name, known.sha256]
+    if known is not None and not Path(location).exists():
+        location = str(_local_copy(known) or known.url or location)
+    if is_in_object_store(location) and not here and "S3_ENDPOINT" not in os.environ:
+        facts, reason = [], "S3_ENDPOINT is not set on this machine"
+    elif is_web(location):
+        facts, reason = Storage().fingerprint(location), "its server does not state a version or does not answer"
+        facts = facts if facts[0][1] else []
+    elif is_remote(location):
+        facts, reason = Storage().fingerprint(location), "there is nothing at this address"
+    else:
+        facts, reason = Storage().fingerprint(location), "there is no such file on this machine"
+    if facts:
+        return facts
+    logger.warning(
+        "the content of %s counts as unchanged since earlier runs, because %s; if it changes, give %s another value",
+        shown(location),
+        reason,
+        setting,
+    )
+    return [location]
 
 
 def _check(location: str) -> None:
@@ -101,7 +141,7 @@ def _no_digest(name: str) -> UserError:
 
 def _known_dataset(known: Dataset, sha256: str | None) -> Path:
     """Returns the local copy of a known dataset; downloads it if there is none and it is public."""
-    place = next((place for place in known.places if place.exists()), None)
+    place = _local_copy(known)
     if place is not None:
         return place
     if known.url is None:
@@ -115,6 +155,10 @@ def _known_dataset(known: Dataset, sha256: str | None) -> Path:
         raise type(error)(
             f"Dataset {known.name} could not be downloaded ({str(error).rstrip('.')}): {known.instructions}."
         ) from error
+
+
+def _local_copy(known: Dataset) -> Path | None:
+    return next((place for place in known.places if place.exists()), None)
 
 
 def _checked_digest(path: Path, name: str, expected: str | None) -> str:

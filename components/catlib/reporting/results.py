@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.catlib.artifacts import Manifest
+from components.catlib.code_digest import code_digest
 from components.catlib.metrics.catalogue import BY_KEY, Metric
 from components.catlib.reporting.charts import Mark, cost_chart
 from components.catlib.reporting.comparison import Comparison, Contender, Score
-from components.catlib.reporting.formatting import factor, file_size, milliseconds, quantity
+from components.catlib.reporting.formatting import factor, file_size, milliseconds, quantity, words
 from components.catlib.reporting.lineage import Lineage
 
 L1 = BY_KEY["l1"]
@@ -268,9 +270,21 @@ def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
     for student in comparison.students:
         if student.pruned:
             notes += [f"{student.name}: {note}" for note in student.pruned.read_json("pruning.json")["notes"]]
-    if len({artifact.manifest.code_digest for artifact in lineage.artifacts()}) > 1:
-        notes.append("The artifacts were written by different versions of the code; the table of artifacts lists them.")
+    notes += _of_other_code(lineage)
     return notes
+
+
+def _of_other_code(lineage: Lineage) -> list[str]:
+    """Names the kinds of artifacts that the stages of this version of the code did not write."""
+    found = {item.manifest.kind: None for item in lineage.artifacts() if not _of_this_code(item.manifest)}
+    if not found:
+        return []
+    return [f"Other versions of the code wrote: {', '.join(map(words, found))}; the table of artifacts lists them."]
+
+
+def _of_this_code(manifest: Manifest) -> bool:
+    stages = [manifest.kind, *(["fetch_teacher"] if manifest.kind == "teacher" else [])]
+    return manifest.code_digest in map(code_digest, stages)
 
 
 def _beaten_by_a_colour(comparison: Comparison) -> list[str]:

@@ -4,6 +4,7 @@ They lie in the user's cache folder: `~/.cache/cat-pipeline`, or `$XDG_CACHE_HOM
 
     content/SHA256            a file, named after its digest
     addresses/KEY.json        the content that an address had, and its version (ETag) then
+    digests/KEY.json          the content of local files; see `digests.py`
     partial/KEY/…             the part of an unfinished download that has arrived
 """
 
@@ -39,6 +40,11 @@ class Source(Protocol):
         ...
 
 
+def user_folder() -> Path:
+    """Returns the user's cache folder, which may not exist yet."""
+    return platformdirs.user_cache_path("cat-pipeline", appauthor=False)
+
+
 class Cache:
     """Keeps downloaded files in a folder that the processes of a user share."""
 
@@ -51,7 +57,7 @@ class Cache:
         Raises:
             UserError: The folder cannot be written.
         """
-        self._folder = folder or platformdirs.user_cache_path("cat-pipeline", appauthor=False)
+        self._folder = folder or user_folder()
         try:
             (self._folder / "partial").mkdir(parents=True, exist_ok=True)
         except OSError as error:

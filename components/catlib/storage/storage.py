@@ -15,7 +15,8 @@ from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import UserError
 from components.catlib.storage import transfer
 from components.catlib.storage.addresses import Location, is_web, shown, split
-from components.catlib.storage.cache import Cache
+from components.catlib.storage.cache import Cache, user_folder
+from components.catlib.storage.digests import content_digests
 from components.catlib.storage.parallel import in_parallel
 from components.catlib.storage.places import Places, is_remote
 from components.catlib.storage.retrying import PATIENCE_SECONDS
@@ -157,20 +158,21 @@ class Storage:
     def fingerprint(self, address: str) -> list[list[str | int]]:
         """Returns name, size and version of every file at or below an address; they differ when the content differs.
 
-        A file of the web counts as unchanged while its server cannot be reached.
+        Names count from the address, so the same files elsewhere have the same fingerprint; for a file of the web the
+        address counts too. The version is a SHA-256 here, and what the server states elsewhere (its ETag, for a file of
+        the web else the time of its last change). A file of the web counts as unchanged while its server cannot be
+        reached; its version is "" if it is unknown.
         """
         if is_web(address):
             version = WebFile(self._web, address).version_now()
             return [[shown(address), self._cache.known_version(address) if version is None else version]]
-        if is_remote(address):
-            file = self._file(address)
-            if file is not None and (found := file.store.entry(file.name)):
-                return [[file.address, found.bytes, found.version]]
-            store = self._places.open(address)
-            return sorted([f"{store.address}/{entry.name}", entry.bytes, entry.version] for entry in store.entries())
-        root = Path(address)
-        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        return [[path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        if not is_remote(address):
+            memory = (self._cache_folder or user_folder()) / "digests"
+            return [list(each) for each in content_digests(Path(address), memory)]
+        file = self._file(address)
+        if file is not None and (found := file.store.entry(file.name)):
+            return [[".", found.bytes, found.version]]
+        return sorted([entry.name, entry.bytes, entry.version] for entry in self._places.open(address).entries())
 
     def cached(self, address: str, sha256: str | None = None) -> Path:
         """Returns the cached copy of a file of the web or of a store, after a download if needed; see `Cache.get`.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.catlib import artifacts
+from components.catlib.code_digest import code_digest
 from components.catlib.config import DatasetConfig, PruneConfig
 from components.catlib.errors import UserError
 
@@ -103,9 +104,12 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
         artifacts.read_manifest(tmp_path / "a", "prune")
 
 
-def test_the_code_digest_is_stable_and_short() -> None:
-    assert artifacts.code_digest() == artifacts.code_digest.__wrapped__()
-    assert len(artifacts.code_digest()) == 12
+def test_a_manifest_holds_the_digest_of_the_code_of_the_stage_that_wrote_it(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    assert artifacts.read_manifest(tmp_path / "a", "prune").code_digest == code_digest("prune")
+    with artifacts.writing(tmp_path / "b", kind="teacher", config=PruneConfig(), stage="fetch_teacher"):
+        pass
+    assert artifacts.read_manifest(tmp_path / "b", "teacher").code_digest == code_digest("fetch_teacher")
 
 
 def test_what_a_killed_process_left_is_cleared_away_after_a_day(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
+from components.catlib.code_digest import code_digest
 from components.catlib.recipes import load_recipe
 from components.sweep.component import plan_sweep
 from components.sweep.stage import MOST_STUDENTS
@@ -19,7 +20,7 @@ def test_every_combination_has_its_budget_and_its_settings_and_is_shown(tmp_path
         variations=[{}, {"distiller": {"weight": 0.0}}],
         seeds=[0, 7.0],  # as Kubeflow hands numbers over
         distill=DISTILL,
-        code_digest="",
+        code_digest=code_digest("sweep"),
         summary=dsl.Markdown(uri=str(summary)),
     )
     assert len(points) == 8
@@ -48,6 +49,6 @@ def test_a_plan_that_cannot_be_made_is_refused(
     arguments = {"budgets": ["0.1x"], "variations": [{}, {}], "seeds": [0], **change}
     summary = dsl.Markdown(uri=str(tmp_path / "summary"))
     with pytest.raises(SystemExit) as ended:
-        plan_sweep.python_func(distill=DISTILL, code_digest="", summary=summary, **arguments)
+        plan_sweep.python_func(distill=DISTILL, code_digest=code_digest("sweep"), summary=summary, **arguments)
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err + caplog.text

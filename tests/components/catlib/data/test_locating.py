@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.catlib.data import known_datasets, locating
-from components.catlib.data.locating import local_copies, open_source
+from components.catlib.data.locating import open_source
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage
 from components.catlib.storage.objects import S3Store

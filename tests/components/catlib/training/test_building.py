@@ -15,7 +15,8 @@ from components.catlib.networks.generator import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
 from components.catlib.objectives.distillation import DistillationObjective
-from components.catlib.training.building import build_distillation_objective, build_teacher_objective
+from components.catlib.training.building import build_teacher_objective
+from components.catlib.training.distilling import build_distillation_objective
 from tests.components.catlib.objectives.test_teachers import build as build_teacher
 from tests.components.catlib.objectives.tiny import (
     NUM_PLANES,

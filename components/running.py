@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from components.catlib import storage
 from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
+from components.catlib.credentials import refuse_credentials
 from components.catlib.data.locating import local_copies
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
@@ -75,6 +76,7 @@ def run_stage(
     Raises:
         UserError: An input, an option or the output's address is wrong, or the object store cannot be used.
     """
+    refuse_credentials({**inputs, **options, "output": output}, "")
     _check_output(output)
     store = storage.Storage()
     sources = [

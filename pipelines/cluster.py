@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.storage import Storage
 from pipelines.compiling import Compiled
@@ -71,6 +72,7 @@ class Cluster:
         Raises:
             UserError: An argument does not fit, or Kubeflow refuses.
         """
+        refuse_credentials({"name": name, "experiment": experiment, "root": root}, "")
         compiled.check_arguments(arguments)
         name = f"{name} {uuid.uuid4().hex[:6]}"
         with tempfile.TemporaryDirectory() as folder, quiet():

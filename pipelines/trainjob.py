@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.catlib.config import ResourcesConfig, StageName, StageResources
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.kubeflow import CHECKPOINTS_VARIABLE
 from components.stages import STAGES, TRAININGS
@@ -53,6 +54,7 @@ def training_manifests(
         UserError: An input is missing or not in the object store, or `store_secret` is missing.
     """
     assert stage in TRAININGS
+    refuse_credentials({**inputs, "output": output, "--set": overrides}, "")
     _check_reachable(stage, resources, inputs, output)
     given = stage_resources(resources, stage)
     assert given.hours is not None and given.gpus is not None

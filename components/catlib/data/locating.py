@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.catlib.artifacts import file_sha256
+from components.catlib.credentials import refuse_credentials
 from components.catlib.data import archives
 from components.catlib.data.files import FileTree, folder_tree, is_image_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
@@ -65,6 +66,7 @@ def local_copies(location: str) -> list[Path]:
 
 def _check(location: str) -> None:
     """Rejects a location that is neither a path nor a supported address."""
+    refuse_credentials(location, "dataset.source")
     if not location.strip():
         raise UserError("dataset.source is empty; give a folder, an archive, an address or the name of a dataset.")
     scheme, colon, _ = location.partition("://")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from components.catlib.storage.parallel import PARALLEL
@@ -19,6 +20,7 @@ def connections(ca_file: str | None) -> PoolManager:
     import certifi
     import urllib3
 
+    logging.getLogger("urllib3").setLevel(logging.WARNING)  # it logs where redirects lead, with tokens and signatures
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=10, read=60),
         maxsize=4 * PARALLEL,

@@ -17,6 +17,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, SSLError
 
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage import retrying, transfer
 from components.catlib.storage.addresses import Location
@@ -258,5 +259,5 @@ def _passes(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, S3Error):
-        return f"{error.code}: {error.message}".rstrip(".")
+        return without_credentials(f"{error.code}: {error.message}").rstrip(".")
     return retrying.first_line(error)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import tenacity
 
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import Unavailable, UserError
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,8 @@ def passes(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Returns an exception in at most 200 characters."""
-    text = str(error).split("\n", 1)[0]
+    """Returns an exception in at most 200 characters, without the credentials of addresses in it."""
+    text = without_credentials(str(error).split("\n", 1)[0])
     return text if len(text) < 200 else f"{text[:200]}…"
 
 

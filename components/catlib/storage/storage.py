@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage import transfer
 from components.catlib.storage.addresses import Location, is_web, shown, split
@@ -160,6 +161,7 @@ class Storage:
         A file of the web counts as unchanged while its server cannot be reached.
         """
         if is_web(address):
+            refuse_credentials(address, "An address")
             version = WebFile(self._web, address).version_now()
             return [[shown(address), self._cache.known_version(address) if version is None else version]]
         if is_remote(address):
@@ -182,6 +184,7 @@ class Storage:
         Raises:
             UserError: There is nothing at the address, it cannot be reached, or the file has another digest.
         """
+        refuse_credentials(address, "An address")
         source = WebFile(self._web, address) if is_web(address) else self._file(address)
         if source is None:
             raise UserError(f"{address} is a whole bucket; give the address of a file in it.")

@@ -15,7 +15,7 @@ from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.kubeflow import CHECKPOINTS_VARIABLE
 from components.stages import STAGES, TRAININGS
-from pipelines.resources import SHARED_MEMORY, STORE_VARIABLES, stage_resources
+from pipelines.resources import OPTIONAL_VARIABLES, SHARED_MEMORY, STORE_VARIABLES, stage_resources
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
 
@@ -125,7 +125,9 @@ def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
     """Returns the job of one machine; the TrainJob adds image, command and resources."""
     secret = resources.store_secret
     environment: list[dict[str, Any]] = [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in STORE_VARIABLES
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name, "optional": optional}}}
+        for names, optional in ((STORE_VARIABLES, False), (OPTIONAL_VARIABLES, True))
+        for name in names
     ]
     if resources.checkpoints:
         environment.append({"name": CHECKPOINTS_VARIABLE, "value": resources.checkpoints})

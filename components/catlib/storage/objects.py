@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import mimetypes
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -122,7 +123,12 @@ class S3Store:
 
         def list_objects(client: Minio) -> list[Entry]:
             return [
-                Entry((found.object_name or "")[len(below) :], found.size or 0, found.etag or "")
+                Entry(
+                    (found.object_name or "")[len(below) :],
+                    found.size or 0,
+                    found.etag or "",
+                    _time(found.last_modified),
+                )
                 for found in client.list_objects(self._location.bucket, below, recursive=True)
                 if not (found.object_name or "").endswith("/")
             ]
@@ -130,11 +136,11 @@ class S3Store:
         return self._ask(f"listing {self.address}", list_objects)
 
     def entry(self, name: str) -> Entry | None:
-        """Returns one object's size and ETag; None if there is none."""
+        """Returns one object's size, ETag and time; None if there is none."""
 
         def stat(client: Minio) -> Entry:
             found = client.stat_object(self._location.bucket, self._location.key(name))
-            return Entry(name, found.size or 0, found.etag or "")
+            return Entry(name, found.size or 0, found.etag or "", _time(found.last_modified))
 
         try:
             return self._ask(f"looking up {self.address}/{name}", stat)
@@ -234,8 +240,44 @@ class S3Store:
             lambda client: client.remove_object(self._location.bucket, self._location.key(name)),
         )
 
+    def unfinished_uploads(self) -> list[Entry]:
+        """Returns the uploads in parts that were begun below the prefix and not ended; their id is the version.
+
+        They take space until they are ended or aborted, but no listing of objects shows them. Their size is not known.
+        """
+        below = self._location.key("")
+
+        def list_uploads(client: Minio) -> list[Entry]:
+            found: list[Entry] = []
+            marker = None
+            while True:
+                # The SDK has no public call for this.
+                page = client._list_multipart_uploads(self._location.bucket, prefix=below, key_marker=marker)
+                found += [
+                    Entry(upload.object_name[len(below) :], 0, upload.upload_id or "", _time(upload.initiated_time))
+                    for upload in page.uploads
+                ]
+                if not page.is_truncated or page.next_key_marker in (None, marker):
+                    return found
+                marker = page.next_key_marker
+
+        return self._ask(f"listing unfinished uploads in {self.address}", list_uploads)
+
+    def abort_upload(self, upload: Entry) -> None:
+        """Ends an upload in parts and deletes its parts."""
+        self._ask(
+            f"aborting the upload of {self.address}/{upload.name}",
+            lambda client: client._abort_multipart_upload(
+                self._location.bucket, self._location.key(upload.name), upload.version
+            ),
+        )
+
     def _ask(self, what: str, request: Callable[[Minio], Result]) -> Result:
         return self._objects.patiently(what, lambda: request(self._objects.client))
+
+
+def _time(moment: datetime | None) -> float:
+    return math.inf if moment is None else moment.timestamp() // 1
 
 
 def _passes(error: Exception) -> bool:

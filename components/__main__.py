@@ -19,6 +19,7 @@ from typing import Any
 from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
+from components.catlib.credentials import refuse_in_arguments
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, sigterm_like_ctrl_c
 from components.catlib.recipes import load_recipe
@@ -29,6 +30,12 @@ from components.stages import ALIASES, STAGES, Stage
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        refuse_in_arguments(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO,

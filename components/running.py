@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from components.catlib import storage
 from components.catlib.artifacts import Manifest, read_manifest, stamp
 from components.catlib.code_digest import code_and_library_digest
+from components.catlib.credentials import refuse_credentials
 from components.catlib.data.locating import content_of
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files, with_files
@@ -75,6 +76,7 @@ def run_stage(
     Raises:
         UserError: An input, an option or the output's address is wrong, or the object store cannot be used.
     """
+    refuse_credentials({**inputs, **options, "output": output}, "")
     _check_output(output)
     _check_buckets([*(address for several in inputs.values() for address in several), *options.values()], config)
     store = storage.Storage()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components.catlib.credentials import refuse_in_arguments
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.recipes import load_recipe, recipe_names
+from components.catlib.storage.settings import read_secret
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
 from pipelines import api
@@ -38,8 +40,10 @@ Answer = tuple[str, dict[str, object]]
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted, 1 anything else."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        refuse_in_arguments(arguments)
+        options = _parser().parse_args(arguments)
         text, details = options.command(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -218,10 +222,7 @@ def _connection(options: argparse.Namespace) -> Connection:
 
     token = None
     if options.token_file is not None:
-        try:
-            token = options.token_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UserError(f"--token-file {options.token_file} cannot be read ({error.strerror}).") from error
+        token = read_secret(options.token_file, "--token-file")
     return Connection(
         host=options.host,
         namespace=options.namespace,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.storage import Storage
 from pipelines.anew import changes_since
@@ -75,6 +76,7 @@ class Cluster:
         Raises:
             UserError: An argument does not fit, or Kubeflow refuses.
         """
+        refuse_credentials({"name": name, "experiment": experiment, "root": root}, "")
         compiled.check_arguments(arguments)
         name = f"{name} {uuid.uuid4().hex[:6]}"
         with tempfile.TemporaryDirectory() as folder, quiet():

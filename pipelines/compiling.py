@@ -15,6 +15,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.code_digest import code_digest
 from components.catlib.config import Recipe
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from pipelines.compress import compress_pipeline
 from pipelines.distill_only import distill_only_pipeline
@@ -81,6 +82,7 @@ class Compiled:
         Raises:
             UserError: An argument, which is named, is unknown, missing or of another type.
         """
+        refuse_credentials(arguments, "")
         name, parameters = self.pipeline, self.parameters
         for given, value in arguments.items():
             if given not in parameters:

@@ -15,6 +15,7 @@ import urllib3
 from kfp.client import Client
 from kubernetes.config import ConfigException
 
+from components.catlib.credentials import refuse_credentials, without_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage.retrying import Retrying, Unreachable, asked_pause, passing
 
@@ -100,6 +101,7 @@ class Kubeflow:
         Raises:
             UserError: Nothing answers within ten seconds, or the answer is not from Kubeflow Pipelines or a refusal.
         """
+        refuse_credentials(connection.host, "--host")
         self.connection = connection
         self._where = connection.host or "the cluster of this pod or of the kubeconfig"
         self._reached = False
@@ -198,7 +200,11 @@ def _pause(error: Exception) -> float | None:
 
 
 def reason(error: Exception) -> str:
-    """Returns the reason of a failed request in a few words."""
+    """Returns the reason of a failed request in a few words, without the credentials of addresses in it."""
+    return without_credentials(_reason(error))
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, kfp_server_api.ApiException):
         with contextlib.suppress(ValueError, TypeError):
             answer = json.loads(error.body or "")

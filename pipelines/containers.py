@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from components.catlib.code_digest import code_digests
 from components.catlib.config import Recipe
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -38,7 +39,9 @@ def docker_engine() -> Iterator[DockerClient]:
     try:
         client = docker.from_env()
     except DockerException as error:
-        raise UserError(f"No Docker engine answers ({error}); start one or run without --runner docker.") from error
+        raise UserError(
+            f"No Docker engine answers ({without_credentials(str(error))}); start one or run without --runner docker."
+        ) from error
     try:
         yield client
     finally:

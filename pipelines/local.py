@@ -29,6 +29,7 @@ from typing import Any
 from components.catlib.artifacts import MANIFEST, read_manifest
 from components.catlib.code_digest import code_and_library_digest
 from components.catlib.config import Recipe
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -237,7 +238,7 @@ def _failure(log: RunLog, log_path: Path) -> str:
         line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed|Exit)\b", line) and "Inner task" not in line
     ]
     task = log.failed[0] if log.failed else "the run"
-    reason = f": {errors[0]}" if errors else ""
+    reason = f": {without_credentials(errors[0])}" if errors else ""
     return f"{task} failed{reason} (full log: {log_path})"
 
 

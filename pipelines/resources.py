@@ -48,6 +48,12 @@ SHARED_MEMORY = "/dev/shm"
 """Where processes of one training exchange data; a pod has 64 MiB of it by default."""
 
 STORE_VARIABLES = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+OPTIONAL_VARIABLES = (
+    *("AWS_SESSION_TOKEN", "AWS_REGION"),
+    *("CAT_WEB_HOST", "CAT_WEB_TOKEN", "CAT_WEB_USER", "CAT_WEB_PASSWORD"),
+    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+)
+"""Keys that the same Secret may have: for the store, for a server of the web, for the registry of runs."""
 
 
 def stage_resources(resources: ResourcesConfig, stage: StageName) -> StageResources:
@@ -141,4 +147,6 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
         for name, value in variables(resources, on_cluster=True).items():
             task.set_env_variable(name, value)
     if resources.store_secret:
-        kubernetes.use_secret_as_env(task, resources.store_secret, {name: name for name in STORE_VARIABLES})
+        for names, optional in ((STORE_VARIABLES, False), (OPTIONAL_VARIABLES, True)):
+            keys = {name: name for name in names}
+            kubernetes.use_secret_as_env(task, resources.store_secret, keys, optional=optional)

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.catlib.config import ResourcesConfig, StageName, StageResources
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.stages import STAGES, TRAININGS
-from pipelines.resources import SHARED_MEMORY, STORE_VARIABLES, stage_resources
+from pipelines.resources import OPTIONAL_VARIABLES, SHARED_MEMORY, STORE_VARIABLES, stage_resources
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
 
@@ -54,6 +55,7 @@ def training_manifests(
         UserError: An input is missing or not in the object store, or `store_secret` is missing.
     """
     assert stage in TRAININGS
+    refuse_credentials({**inputs, "output": output, "--set": overrides}, "")
     _check_reachable(stage, resources, inputs, output)
     given = stage_resources(resources, stage)
     assert given.hours is not None and given.gpus is not None
@@ -124,7 +126,9 @@ def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
     """Returns the job of one machine; the TrainJob adds image, command and resources."""
     secret = resources.store_secret
     environment: list[dict[str, Any]] = [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in STORE_VARIABLES
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name, "optional": optional}}}
+        for names, optional in ((STORE_VARIABLES, False), (OPTIONAL_VARIABLES, True))
+        for name in names
     ]
     environment.append({"name": WAIT_VARIABLE, "value": "1"})
     if resources.checkpoints:

@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import math
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +31,7 @@ class MemoryStore:
 
     Attributes:
         files: Content and version of every file.
+        modified: When every file was written.
         faults: The script; after its end nothing goes wrong.
         attempts: How many there were.
     """
@@ -38,6 +41,7 @@ class MemoryStore:
     def __init__(self, faults: Iterable[str | None] = (), *, patience: float = 5.0) -> None:
         self.address = "memory"
         self.files: dict[str, tuple[bytes, int]] = {}
+        self.modified: dict[str, float] = {}
         self.faults = iter(faults)
         self.attempts = 0
         self._versions = itertools.count(1)
@@ -76,6 +80,7 @@ class MemoryStore:
         def put(torn: bool) -> None:
             if not torn:
                 self.files[name] = content, next(self._versions)
+                self.modified[name] = time.time() // 1
 
         self._do(f"writing {name}", put)
 
@@ -90,6 +95,7 @@ class MemoryStore:
         def put(torn: bool) -> bool:
             if not torn and name not in self.files:
                 self.files[name] = content, next(self._versions)
+                self.modified[name] = time.time() // 1
             return name in self.files and self.files[name][0] == content
 
         return self._do(f"creating {name}", put)
@@ -99,7 +105,7 @@ class MemoryStore:
 
     def _entry(self, name: str) -> Entry:
         content, version = self.files[name]
-        return Entry(name, len(content), str(version))
+        return Entry(name, len(content), str(version), self.modified.get(name, math.inf))
 
     def _content(self, name: str) -> bytes:
         if name not in self.files:

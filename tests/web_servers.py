@@ -19,6 +19,8 @@ class WebServer:
         errors: Status of each of the next answers.
         ranges: Whether Range headers are understood.
         lengths: Whether answers say how long they are.
+        authorization: The Authorization header that answers need; without one they need none.
+        authorizations: The Authorization header of every request.
         requests: Method, path and Range header of every request.
     """
 
@@ -30,6 +32,8 @@ class WebServer:
     errors: list[int] = field(default_factory=list)
     ranges: bool = True
     lengths: bool = True
+    authorization: str | None = None
+    authorizations: list[str | None] = field(default_factory=list)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def url(self, path: str) -> str:
@@ -38,6 +42,10 @@ class WebServer:
     def answer(self, handler: http.server.BaseHTTPRequestHandler, *, body: bool) -> None:
         path, asked = handler.path.partition("?")[0], handler.headers.get("Range")
         self.requests.append((handler.command, handler.path, asked))
+        self.authorizations.append(handler.headers.get("Authorization"))
+        if self.authorization not in (None, self.authorizations[-1]):
+            handler.send_error(401)
+            return
         if self.errors:
             handler.send_error(self.errors.pop(0))
             return

@@ -11,6 +11,7 @@ import yaml
 
 from components.catlib.config.recipe import Recipe
 from components.catlib.config.sections import nearest, spelled_out, validate
+from components.catlib.credentials import refuse_credentials, without_credentials
 from components.catlib.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
@@ -102,7 +103,7 @@ def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = without_credentials(" ".join(str(error).split()))
         raise UserError(f"Recipe {path} cannot be read: {reason}") from error
     if not isinstance(settings, dict):
         raise UserError(f"Recipe {path} is not a YAML mapping of sections.")
@@ -111,6 +112,7 @@ def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
 
 def _override(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
+    refuse_credentials(override, f"--set {key}" if equals else "--set")
     if not equals or not key:
         raise UserError(f"--set {override!r} is not of the form SECTION.KEY=VALUE, for example teacher.epochs=2.")
     try:

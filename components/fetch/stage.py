@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from components.catlib.artifacts import read_manifest, verify_checksums
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_remote
 
@@ -26,6 +27,7 @@ def run(*, address: str, kind: str, output: Path) -> None:
     Raises:
         UserError: There is no such artifact, it is of another kind, or a file does not match its checksum.
     """
+    refuse_credentials(address, "The model's address")
     if address.endswith(STATE_DICTS):
         raise UserError(
             f"{address} is a published state dict, not an artifact; run the pipeline compress with teacher.epochs=0, "

@@ -233,11 +233,11 @@ def _quantities(resources: dict[str, Any]) -> dict[str, Any]:
 
 def _kubernetes(given: dict[str, Any]) -> dict[str, Any]:
     read = {"seconds": given.pop("activeDeadlineSeconds")}
-    (secret,) = given.pop("secretAsEnv")
-    variables = [pair["envVar"] for pair in secret.pop("keyToEnv") if pair["envVar"] == pair["secretKey"]]
-    name = secret.pop("secretName")
-    assert secret == {"optional": False, "secretNameParameter": {"runtimeValue": {"constant": name}}}
-    read[f"secret {name}"] = " ".join(variables)
+    for secret in given.pop("secretAsEnv"):
+        variables = [pair["envVar"] for pair in secret.pop("keyToEnv") if pair["envVar"] == pair["secretKey"]]
+        name, optional = secret.pop("secretName"), secret.pop("optional")
+        assert secret == {"secretNameParameter": {"runtimeValue": {"constant": name}}}
+        read[f"secret {name}{', optional' if optional else ''}"] = " ".join(variables)
     for key in ("securityContext", "emptyDirMounts", "tolerations", "nodeSelector"):
         if key in given:
             read[key] = given.pop(key)

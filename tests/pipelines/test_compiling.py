@@ -199,10 +199,12 @@ def test_the_store_and_the_checkpoints_are_given_through_the_environment() -> No
     made = compiled("compress", *CLUSTER)
     per_task = kubernetes_of(made)["deploymentSpec"]["executors"]
     for name, given in per_task.items():
-        (secret,) = given["secretAsEnv"]
-        assert secret["secretName"] == "store", name
-        variables = {pair["envVar"] for pair in secret["keyToEnv"]}
-        assert variables == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+        assert {secret["secretName"] for secret in given["secretAsEnv"]} == {"store"}, name
+        variables = {
+            secret["optional"]: {pair["envVar"] for pair in secret["keyToEnv"]} for secret in given["secretAsEnv"]
+        }
+        assert variables[False] == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+        assert {"AWS_SESSION_TOKEN", "CAT_WEB_TOKEN", "MLFLOW_TRACKING_PASSWORD"} < variables[True]
     containers = {name: each["container"] for name, each in made.spec["deploymentSpec"]["executors"].items()}
     with_checkpoints = {name for name, container in containers.items() if container.get("env")}
     assert with_checkpoints == {"exec-train-teacher", "exec-distill-student"}

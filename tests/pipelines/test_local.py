@@ -15,6 +15,7 @@ from components.catlib.artifacts import read_manifest
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.recipes import load_recipe
 from pipelines.local import RunLog
+from tests.canaries import CANARIES, found_in, watched_processes
 from tests.components.opened import read_generator
 
 TASKS = {
@@ -49,7 +50,10 @@ def test_the_log_says_what_ran_what_was_cached_and_what_went_wrong() -> None:
 def run(workspace: Path, *further: str, output: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace), "--json"]
     target = ["--output", str(output)] if output else []
-    return subprocess.run([*command, *target, *further], capture_output=True, text=True, timeout=900)
+    secrets = {name: secret for name, secret in CANARIES.items() if name != "NETRC"}
+    return subprocess.run(
+        [*command, *target, *further], capture_output=True, text=True, timeout=900, env={**os.environ, **secrets}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +63,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first_run(workspace: Path) -> dict:
-    finished = run(workspace, "--budget", "0.5x", "0.3x")
+    with watched_processes() as seen:
+        finished = run(workspace, "--budget", "0.5x", "0.3x")
     assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    told = json.loads(finished.stdout.splitlines()[-1])
+    return told | {"printed": finished.stdout + finished.stderr, "processes": sorted(seen)}
+
+
+def test_a_run_leaves_no_secret_of_its_environment(first_run: dict, workspace: Path) -> None:
+    assert any("kfp" in command for command in first_run["processes"]), "the processes of stages were watched"
+    assert found_in([first_run["printed"], *first_run["processes"]]) == []
+    assert found_in(workspace) == []
 
 
 def test_a_run_delivers_a_report_and_a_student_per_budget(first_run: dict) -> None:

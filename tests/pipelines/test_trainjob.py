@@ -67,8 +67,12 @@ def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) ->
     (container,) = pod["containers"]
     assert container["name"] == "node"
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    variables = {each["name"] for each in container["env"]}
-    assert variables == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CAT_CHECKPOINTS"}
+    optional = {
+        each["name"] for each in container["env"] if each.get("valueFrom", {}).get("secretKeyRef", {}).get("optional")
+    }
+    assert {"AWS_SESSION_TOKEN", "CAT_WEB_TOKEN", "MLFLOW_TRACKING_TOKEN"} < optional
+    needed = {each["name"] for each in container["env"]} - optional
+    assert needed == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CAT_CHECKPOINTS"}
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp"}
 
 

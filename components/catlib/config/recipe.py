@@ -54,7 +54,9 @@ class TrackingConfig(Section):
     """A registry of runs beside Kubeflow's."""
 
     uri: str | None = Field(
-        default=None, description="address of an MLflow server that records every student; null: none"
+        default=None,
+        description="address of an MLflow server that records every student; null: none. Its credentials are the "
+        "environment variables MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     )
     experiment: str = Field(default="cat", description="experiment (group of runs) in MLflow")
 

@@ -57,7 +57,9 @@ class ResourcesConfig(Section):
     store_secret: str | None = Field(
         default=None,
         description="name of a Kubernetes Secret that holds S3_ENDPOINT, AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, for stages that read or write s3:// addresses themselves",
+        "AWS_SECRET_ACCESS_KEY, for stages that read or write s3:// addresses themselves; it may also hold "
+        "AWS_SESSION_TOKEN, AWS_REGION, CAT_WEB_HOST with CAT_WEB_TOKEN or CAT_WEB_USER and CAT_WEB_PASSWORD (for "
+        "https:// addresses), and MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     )
     checkpoints: str | None = Field(
         default=None,

@@ -7,8 +7,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -17,9 +18,17 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, without unknown keys, and with finite numbers only."""
+    """A part of a recipe: immutable, without unknown keys and credentials, and with finite numbers only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_credentials(cls, settings: Any) -> Any:
+        refuse_credentials(settings, "")
+        return settings
 
 
 def _as_height_width(value: Any) -> Any:
@@ -76,8 +85,13 @@ def validate(model: Any, settings: Any, *, where: str) -> Any:
     """Validates settings against a model, or a union of models, and turns the first complaint into one sentence.
 
     Raises:
-        UserError: The settings are wrong; the sentence names the key, what was found and what was expected.
+        UserError: The settings are wrong; the sentence names the key, what was found and what was expected. Credentials
+            are refused before anything else, in a sentence that does not repeat them.
     """
+    try:
+        refuse_credentials(settings, "")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     try:
         return TypeAdapter(model).validate_python(settings)
     except ValidationError as error:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.catlib.artifacts import file_sha256
+from components.catlib.credentials import refuse_credentials
 from components.catlib.data import archives
 from components.catlib.data.files import FileTree, folder_tree, is_image_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
@@ -105,6 +106,7 @@ def content_of(location: str, sha256: str | None, setting: str, *, here: bool = 
 
 def _check(location: str) -> None:
     """Rejects a location that is neither a path nor a supported address."""
+    refuse_credentials(location, "dataset.source")
     if not location.strip():
         raise UserError("dataset.source is empty; give a folder, an archive, an address or the name of a dataset.")
     scheme, colon, _ = location.partition("://")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.catlib.credentials import refuse_credentials, without_credentials
 from components.catlib.errors import UserError
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.lineage import Artifact, Lineage
@@ -34,6 +35,7 @@ def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, exp
     Raises:
         UserError: The package mlflow-skinny is not installed, or the server cannot be reached or refuses.
     """
+    refuse_credentials(uri, "tracking.uri")
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -49,7 +51,7 @@ def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, exp
             client.set_terminated(run_id)
             logger.info("%s is recorded as MLflow run %s of experiment %s", student.name, run_id, experiment)
     except (MlflowException, OSError) as error:
-        reason = str(error).split("\n", 1)[0][:300]
+        reason = without_credentials(str(error).split("\n", 1)[0])[:300]
         raise UserError(f"The MLflow server at {uri} did not record the run ({reason}); check tracking.uri.") from error
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import UserError
 
 WEB_SCHEMES = ("https://", "http://")
@@ -24,14 +24,12 @@ def is_web(address: str) -> bool:
 
 
 def shown(address: str) -> str:
-    """Returns an address without passwords and signatures, for messages and manifests."""
-    if not is_web(address):
-        return address
-    try:
-        parts = urlsplit(address)
-    except ValueError as error:
-        raise UserError(f"{address.partition('?')[0]} is not a web address ({error}).") from error
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Returns an address without passwords, signatures and the rest of a query, for messages and manifests."""
+    if not address.lower().startswith(WEB_SCHEMES):
+        return without_credentials(address)
+    scheme, _, rest = address.partition("://")
+    host, slash, path = re.split(r"[?#;]", rest, maxsplit=1)[0].partition("/")
+    return without_credentials(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
 
 
 def split(address: str) -> tuple[str, str]:
@@ -66,7 +64,7 @@ class Location:
         bucket, _, prefix = address.partition("://")[2].partition("/")
         prefix = prefix.strip("/")
         if not bucket or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
-            raise UserError(f"{address!r} is not an object-store address of the form s3://BUCKET/FOLDER.")
+            raise UserError(f"{shown(address)!r} is not an object-store address of the form s3://BUCKET/FOLDER.")
         if not _BUCKET.fullmatch(bucket):
             raise UserError(
                 f"{address!r} names the bucket {bucket!r}, but buckets have 3 to 63 letters (a to z, no capitals), "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def connections(ca_file: str | None, *, waits: bool, service: str | None = None)
     """
     import certifi
 
+    logging.getLogger("urllib3").setLevel(logging.WARNING)  # it logs where redirects lead, with tokens and signatures
     return _Connections(
         waits=waits,
         service=service,

@@ -52,13 +52,15 @@ class FolderStore:
         return [entry for entry in found if entry is not None]
 
     def entry(self, name: str) -> Entry | None:
-        """Returns one file's size, and its time of change and inode as its version; None if there is none."""
+        """Returns a file's size and time, the latter with its inode also as its version; None if there is none."""
         path = self._path(name)
         try:
             facts = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Entry(name, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_ino}") if path.is_file() else None
+        if not path.is_file():
+            return None
+        return Entry(name, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_ino}", facts.st_mtime // 1)
 
     def read(self, name: str) -> bytes:
         """Returns a file's content."""

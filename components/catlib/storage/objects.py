@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import mimetypes
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from xml.etree.ElementTree import ParseError
@@ -17,6 +18,7 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError, SSLError
 
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage import connecting, retrying, sdk, transfer
 from components.catlib.storage.addresses import Location
@@ -173,7 +175,12 @@ class S3Store:
 
         def list_objects(client: Minio) -> list[Entry]:
             return [
-                Entry((found.object_name or "")[len(below) :], found.size or 0, found.etag or "")
+                Entry(
+                    (found.object_name or "")[len(below) :],
+                    found.size or 0,
+                    found.etag or "",
+                    _time(found.last_modified),
+                )
                 for found in client.list_objects(self.location.bucket, below, recursive=True)
                 if not (found.object_name or "").endswith("/")
             ]
@@ -181,11 +188,11 @@ class S3Store:
         return self.ask(f"listing {self.address}", list_objects)
 
     def entry(self, name: str) -> Entry | None:
-        """Returns one object's size and ETag; None if there is none."""
+        """Returns one object's size, ETag and time; None if there is none."""
 
         def stat(client: Minio) -> Entry:
             found = client.stat_object(self.location.bucket, self.location.key(name))
-            return Entry(name, found.size or 0, found.etag or "")
+            return Entry(name, found.size or 0, found.etag or "", _time(found.last_modified))
 
         try:
             return self.ask(f"looking up {self.address}/{name}", stat)
@@ -320,6 +327,28 @@ class S3Store:
             lambda client: client.remove_object(self.location.bucket, self.location.key(name)),
         )
 
+    def unfinished_uploads(self) -> list[Entry]:
+        """Returns the uploads in parts that were begun below the prefix and not ended; their id is the version.
+
+        They take space until they are ended or aborted, but no listing of objects shows them. Their size is not known.
+        """
+        below = self.location.key("")
+        return [
+            Entry((upload.object_name or "")[len(below) :], 0, upload.upload_id or "", _time(upload.initiated_time))
+            for upload in self.ask(
+                f"listing unfinished uploads in {self.address}",
+                lambda client: sdk.unfinished_uploads(client, self.location.bucket, below),
+            )
+        ]
+
+    def abort_upload(self, upload: Entry) -> None:
+        """Ends an upload in parts and deletes its parts."""
+        bucket, key = self.location.bucket, self.location.key(upload.name)
+        self.ask(
+            f"aborting the upload of {self.address}/{upload.name}",
+            lambda client: sdk.abandon_upload(client, bucket, key, upload.version),
+        )
+
     def ask(self, what: str, request: Callable[[Minio], Result]) -> Result:
         """Makes a request, patiently.
 
@@ -332,6 +361,10 @@ class S3Store:
 
 def _headers(name: str) -> dict[str, str]:
     return {"Content-Type": mimetypes.guess_type(name)[0] or "application/octet-stream"}
+
+
+def _time(moment: datetime | None) -> float:
+    return math.inf if moment is None else moment.timestamp() // 1
 
 
 def _is_full(error: Exception) -> bool:
@@ -359,5 +392,5 @@ def _pause(error: Exception) -> float | None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, S3Error):
-        return f"{error.code}: {error.message}".rstrip(".")
+        return without_credentials(f"{error.code}: {error.message}").rstrip(".")
     return retrying.first_line(error)

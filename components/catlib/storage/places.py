@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage.addresses import Location
 from components.catlib.storage.folders import FolderStore
@@ -38,6 +39,7 @@ class Places:
         Raises:
             UserError: It is neither, it is a file, or settings of the store are missing.
         """
+        refuse_credentials(address, "An address")
         scheme, separator, _ = address.partition("://")
         if not separator:
             return FolderStore(address)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import Unavailable, UserError
 
 if TYPE_CHECKING:
@@ -211,8 +212,8 @@ def passes(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Returns an exception in at most 200 characters."""
-    text = str(error).split("\n", 1)[0]
+    """Returns an exception in at most 200 characters, without the credentials of addresses in it."""
+    text = without_credentials(str(error).split("\n", 1)[0])
     return text if len(text) < 200 else f"{text[:200]}…"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from minio import Minio
-from minio.datatypes import Part
+from minio.datatypes import Part, Upload
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from components.catlib.storage.retrying import Busy
@@ -44,6 +44,18 @@ def finish_upload(client: Minio, bucket: str, key: str, upload: str, etags: Sequ
 def abandon_upload(client: Minio, bucket: str, key: str, upload: str) -> None:
     """Removes the parts of an upload."""
     client._abort_multipart_upload(bucket, key, upload)
+
+
+def unfinished_uploads(client: Minio, bucket: str, prefix: str) -> list[Upload]:
+    """Returns the uploads in parts below a prefix that were begun and neither finished nor abandoned."""
+    found: list[Upload] = []
+    marker = None
+    while True:
+        page = client._list_multipart_uploads(bucket, prefix=prefix, key_marker=marker)
+        found += page.uploads
+        if not page.is_truncated or page.next_key_marker in (None, marker):
+            return found
+        marker = page.next_key_marker
 
 
 def status(error: Exception) -> int:

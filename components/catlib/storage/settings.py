@@ -1,8 +1,10 @@
-"""How to reach the object store: the only place that reads the environment for it."""
+"""How to reach the object store and servers of the web: the only place that reads the environment for them."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import netrc
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -99,16 +101,80 @@ def ca_file(environment: Mapping[str, str] = os.environ) -> str | None:
     return _variable(environment, "AWS_CA_BUNDLE") or environment.get("SSL_CERT_FILE")
 
 
-def _variable(environment: Mapping[str, str], name: str) -> str | None:
-    if environment.get(name):
-        return environment[name]
-    file = environment.get(f"{name}_FILE")
-    if not file:
+def web_authorization(url: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Returns the Authorization header that the server of a web address gets; None: it gets none.
+
+    CAT_WEB_HOST (HOST or HOST:PORT) names the one server that gets CAT_WEB_TOKEN, or CAT_WEB_USER and CAT_WEB_PASSWORD;
+    NAME_FILE may stand for any of them. Other servers get what the netrc file says for their host alone; that file is
+    ~/.netrc, or the one that NETRC names.
+
+    Raises:
+        UserError: CAT_WEB_HOST or its credentials are missing, or a file cannot be read; nothing in it is repeated.
+        LocationValueError: It is no web address.
+    """
+    from urllib3.util import parse_url
+
+    address = parse_url(url)
+    host, token, user, password = (
+        _variable(environment, f"CAT_WEB_{name}") for name in ("HOST", "TOKEN", "USER", "PASSWORD")
+    )
+    if (token or password) and not host:
+        raise UserError("CAT_WEB_TOKEN and CAT_WEB_PASSWORD need CAT_WEB_HOST, the only server that gets them.")
+    if host and host.lower() in (address.netloc, address.host):
+        if not (token or (user and password)):
+            raise UserError("CAT_WEB_HOST needs CAT_WEB_TOKEN, or CAT_WEB_USER and CAT_WEB_PASSWORD.")
+        return f"Bearer {token}" if token else _basic(user or "", password or "")
+    return _netrc_authorization(address.host or "", environment)
+
+
+def _netrc_authorization(host: str, environment: Mapping[str, str]) -> str | None:
+    path = Path(environment.get("NETRC") or Path.home() / ".netrc")
+    if not environment.get("NETRC") and not path.is_file():
         return None
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
+        entry = netrc.netrc(path).hosts.get(host)  # not `authenticators`: a default entry would go to every server
     except OSError as error:
-        raise UserError(f"{name}_FILE names {file}, which cannot be read ({error.strerror}).") from error
+        raise UserError(f"The netrc file {path} cannot be read ({error.strerror}); correct or remove it.") from error
+    except netrc.NetrcParseError as error:
+        where = f"line {error.lineno}" if error.lineno else "its content"
+        raise UserError(f"The netrc file {path} cannot be read ({where}); correct it.") from None
+    return _basic(entry[0] or "", entry[2] or "") if entry else None
+
+
+def _basic(user: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def _variable(environment: Mapping[str, str], name: str) -> str | None:
+    if environment.get(name):
+        return _one_line(environment[name], name)
+    file = environment.get(f"{name}_FILE")
+    return read_secret(Path(file), f"{name}_FILE") if file else None
+
+
+def read_secret(path: Path, where: str) -> str:
+    """Returns the secret that a file holds.
+
+    Args:
+        path: The file.
+        where: The variable or option that names it, for messages.
+
+    Raises:
+        UserError: The file cannot be read, or holds what no request can carry; its content is not repeated.
+    """
+    try:
+        return _one_line(path.read_text(encoding="utf-8"), f"{where} {path}")
+    except UnicodeDecodeError:
+        raise UserError(f"{where} {path} is not a text file; write the secret into it.") from None
+    except OSError as error:
+        raise UserError(f"{where} names {path}, which cannot be read ({error.strerror}).") from error
+
+
+def _one_line(secret: str, where: str) -> str:
+    """Returns a secret without surrounding space; the exception about a header with a line break would repeat it."""
+    if not secret.strip().isprintable():
+        raise UserError(f"{where} holds a line break or another control character; write the secret anew.")
+    return secret.strip()
 
 
 def _required(environment: Mapping[str, str], name: str, meaning: str) -> str:

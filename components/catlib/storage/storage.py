@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage import transfer
 from components.catlib.storage.addresses import Location, is_web, shown, split
@@ -164,6 +165,7 @@ class Storage:
         reached; its version is "" if it is unknown.
         """
         if is_web(address):
+            refuse_credentials(address, "An address")
             version = WebFile(self._web, address).version_now()
             return [[shown(address), self._cache.known_version(address) if version is None else version]]
         if not is_remote(address):
@@ -184,6 +186,7 @@ class Storage:
         Raises:
             UserError: There is nothing at the address, it cannot be reached, or the file has another digest.
         """
+        refuse_credentials(address, "An address")
         source = WebFile(self._web, address) if is_web(address) else self._file(address)
         if source is None:
             raise UserError(f"{address} is a whole bucket; give the address of a file in it.")

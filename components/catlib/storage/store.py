@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol, runtime_checkable
 
@@ -20,11 +21,13 @@ class Entry(NamedTuple):
         name: Its path below the store's address, with slashes.
         bytes: Its size.
         version: A text that differs when the content differs, as far as the store knows without reading it.
+        modified: When it was written, by the store's clock: Unix time in whole seconds; infinity if it is unknown.
     """
 
     name: str
     bytes: int
     version: str
+    modified: float = math.inf
 
 
 class Store(Protocol):

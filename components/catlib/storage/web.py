@@ -17,7 +17,7 @@ from components.catlib.artifacts import file_sha256
 from components.catlib.errors import UserError
 from components.catlib.storage import connecting, retrying
 from components.catlib.storage.addresses import shown
-from components.catlib.storage.settings import ca_file, waits_for_servers
+from components.catlib.storage.settings import ca_file, waits_for_servers, web_authorization
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MEANINGS = {401: "needs a password", 403: "may not be read", 404: "does not exist"}
+_CREDENTIALS = (
+    "check the address, and CAT_WEB_HOST with CAT_WEB_TOKEN or with CAT_WEB_USER and CAT_WEB_PASSWORD, or the entry in "
+    "~/.netrc"
+)
 
 
 class Web:
@@ -36,7 +40,7 @@ class Web:
         """Stores which certificates to trust.
 
         Args:
-            environment: Variables that `settings.ca_file` and `settings.waits_for_servers` read.
+            environment: Variables that `ca_file`, `waits_for_servers` and `web_authorization` of `settings` read.
             patience: Seconds for which failing requests are repeated.
         """
         self._environment = environment
@@ -47,6 +51,10 @@ class Web:
     def connections(self) -> PoolManager:
         """Open connections."""
         return connecting.connections(ca_file(self._environment), waits=self.waits)
+
+    def authorization(self, url: str) -> str | None:
+        """Returns the Authorization header of an address; see `settings.web_authorization`."""
+        return web_authorization(url, self._environment)
 
 
 @dataclass(frozen=True)
@@ -173,10 +181,15 @@ class WebFile:
             redirect=5, connect=0, read=0, other=0, status=0, raise_on_status=False, respect_retry_after_header=False
         )
         try:
+            authorization = self.web.authorization(self.url)
+            # urllib3 leaves this header out when a redirect leads to another server.
+            secret = {"Authorization": authorization} if authorization else {}
+            if secret and method == "GET" and self.url.startswith("http://"):
+                logger.warning("the password for %s travels without TLS; give its https:// address", self.address)
             response = self.web.connections.request(
                 method,
                 self.url,
-                headers={"Accept-Encoding": "identity", **headers},
+                headers={"Accept-Encoding": "identity", **headers, **secret},
                 preload_content=False,
                 retries=redirects_only,
             )
@@ -194,7 +207,8 @@ class WebFile:
             raise retrying.Busy(response.status, response.headers)
         if response.status not in (200, 206, 416):
             meaning = _MEANINGS.get(response.status, "fails")
-            raise UserError(f"{self.address} {meaning} (HTTP status {response.status}); check the address.")
+            advice = _CREDENTIALS if response.status in (401, 403) else "check the address"
+            raise UserError(f"{self.address} {meaning} (HTTP status {response.status}); {advice}.")
         return response
 
     def _patiently(self) -> retrying.Retrying:

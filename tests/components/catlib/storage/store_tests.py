@@ -1,5 +1,6 @@
 """What every store must do; a store's own tests are a subclass with a fixture."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class StoreTests:
 
     @pytest.mark.parametrize("content", [b"", b"x", bytes(range(256)) * 1000], ids=["empty", "small", "larger"])
     def test_what_was_written_is_read(self, store: Store, content: bytes, tmp_path: Path) -> None:
+        began = time.time()
         store.write("from memory", content)
         (tmp_path / "source").write_bytes(content)
         store.write("from-file.json", tmp_path / "source")
@@ -27,6 +29,7 @@ class StoreTests:
             found = store.entry(name)
             assert found is not None
             assert (found.name, found.bytes) == (name, len(content))
+            assert began - 2 < found.modified < time.time() + 2
         assert (tmp_path / "source").read_bytes() == content
 
     def test_all_files_are_listed_with_the_folders_that_they_lie_in(self, store: Store) -> None:

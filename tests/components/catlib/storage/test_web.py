@@ -1,6 +1,7 @@
 """Files of a web server that breaks off, changes its mind or is gone."""
 
 import hashlib
+import logging
 import os
 import socket
 import subprocess
@@ -160,3 +161,36 @@ def test_a_full_disk_is_noticed_first(server: WebServer, tmp_path: Path, monkeyp
     monkeypatch.setattr(web.shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
     with pytest.raises(UserError, match=r"needs 0\.0 GB, but only 0\.0 GB are free"):
         download(server.url("/a.zip"), tmp_path / "a.zip")
+
+
+def test_a_server_that_wants_a_token_gets_it(server: WebServer, tmp_path: Path) -> None:
+    server.authorization = "Bearer s3cret"
+    access = {"CAT_WEB_HOST": f"127.0.0.1:{server.port}", "CAT_WEB_TOKEN": "s3cret"}
+    WebFile(Web(access, patience=2), server.url("/a.zip")).download(tmp_path / "a.zip", DIGEST)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    with pytest.raises(UserError, match=r"needs a password \(HTTP status 401\); check .* CAT_WEB_TOKEN .*~/\.netrc"):
+        download(server.url("/a.zip"), tmp_path / "b.zip")
+    wrong = access | {"CAT_WEB_TOKEN": "wr0ng"}
+    with pytest.raises(UserError, match="needs a password") as caught:
+        WebFile(Web(wrong, patience=2), server.url("/a.zip")).download(tmp_path / "b.zip")
+    assert "wr0ng" not in str(caught.value)
+
+
+def test_no_other_server_gets_it_not_even_by_a_redirect(
+    server: WebServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    access = {"CAT_WEB_HOST": f"127.0.0.1:{server.port}", "CAT_WEB_TOKEN": "s3cret"}
+    with web_server() as other:
+        other.files["/a.zip"], other.etags["/a.zip"] = CONTENT, '"one"'
+        server.redirects = {
+            "/away": other.url("/a.zip?X-Amz-Signature=s3cret"),
+            "/here": "/a.zip",
+            "/name": server.url("/a.zip").replace("127.0.0.1", "localhost"),
+        }
+        for path in server.redirects:
+            WebFile(Web(access, patience=2), server.url(path)).download(tmp_path / path[1:], DIGEST)
+        WebFile(Web(access, patience=2), other.url("/a.zip")).download(tmp_path / "a.zip", DIGEST)
+        assert other.authorizations == [None, None]
+    assert server.authorizations == ["Bearer s3cret"] * 4 + [None], "its other name is another server"
+    assert "s3cret" not in caplog.text, "where a redirect leads is not logged"

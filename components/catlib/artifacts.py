@@ -8,6 +8,8 @@ one sentence that names the folder's fault.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import functools
 import glob
@@ -23,12 +25,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Ending of the names of half-written files and folders; these names also begin with a dot."""
+OLD = ".old"
+"""Ending of the name of a folder while another one takes its place; the name also begins with a dot."""
 ABANDONED_SECONDS = 86400.0
 """A half-written folder that is not locked and has not changed for this long is abandoned."""
 
@@ -95,16 +100,144 @@ def replacing(path: Path) -> Iterator[Path]:
     """Replaces a file at once: gives a path beside it to write to, syncs that file to the disk, then renames it.
 
     When the body raises, the old file stays.
+
+    Raises:
+        UserError: The disk is full, or nothing can be written there.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
-        yield partial
-        fsync(partial)
-        partial.replace(path)
+        with writing_to(path, partial=partial):
+            yield partial
+            fsync(partial)
+            partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
     fsync(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path, *, what: str = "") -> Iterator[Path]:
+    """Replaces a folder at once: gives an empty folder beside it to fill, syncs it, then puts it in the other's place.
+
+    When the body raises, the old folder stays. A process that is killed loses no finished folder: where the system
+    cannot exchange two folders in one step, the old one is renamed `.NAME.XXXXXXXX.old` for a moment, and the next
+    reader or writer of this path completes what was begun (`complete_replacing`).
+
+    Args:
+        target: The folder to make; whatever is there is replaced. A symbolic link is followed.
+        what: What messages call it; "": its path.
+
+    Raises:
+        UserError: The disk is full, or nothing can be written there.
+    """
+    target = Path(os.path.realpath(target))
+    if target.is_mount():
+        raise UserError(f"{what or target} is a mount point, which cannot be replaced; give a folder in it.")
+    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        with writing_to(target, what=what, partial=staging):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            complete_replacing(target)
+            _remove_abandoned(target)
+            staging.mkdir()
+            with _locked(staging):
+                yield staging
+                for path in [*staging.rglob("*"), staging]:
+                    fsync(path)
+                _put_in_place(staging, target)
+                fsync(target.parent)
+    finally:
+        complete_replacing(target)
+        for leftover in (staging, _aside(staging)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def complete_replacing(target: Path) -> None:
+    """Completes a replacement of a folder whose process was killed between its two renames.
+
+    Both folders are finished then: the new one takes the place, or the old one if there is no other.
+
+    Raises:
+        UserError: This user may not rename them.
+    """
+    target = Path(os.path.realpath(target))
+    with writing_to(target):
+        if target.exists():
+            return
+        for old in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{OLD}"):
+            if _renamed(old.with_suffix(PARTIAL), target) or _renamed(old, target):
+                return
+
+
+def _renamed(new: Path, target: Path) -> bool:
+    """Renames a folder unless there is another one; returns False if there is, and if `new` is gone."""
+    try:
+        new.rename(target)  # replaces an empty folder
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Renames a finished folder to its target; what is there ends as `new` or as `_aside(new)`.
+
+    Others may do the same at the same time: readers complete what looks broken off, writers put their own folder there.
+    """
+    old = _aside(new)
+    while new.exists() and not _renamed(new, target) and not _exchange(new, target):
+        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges the names of two folders in one step; returns False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # of Linux
+    at_working_folder, exchange = -100, 2
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2 is not None and renameat2(at_working_folder, names[0], at_working_folder, names[1], exchange) == 0
+
+
+def _aside(staging: Path) -> Path:
+    return staging.with_suffix(OLD)
+
+
+@contextlib.contextmanager
+def _locked(staging: Path) -> Iterator[None]:
+    """Marks a half-written folder as one of a living process."""
+    descriptor = os.open(staging, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks; there, abandoned folders stay
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what processes that were killed while they replaced this folder left: half-written and old folders.
+
+    A living process locks the folder that it writes to, a moment after it has made the folder.
+    """
+    pattern = f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"
+    old = list(target.parent.glob(f"{pattern}{OLD}"))
+    if target.exists():
+        for superseded in old:
+            shutil.rmtree(superseded, ignore_errors=True)
+    for staging in target.parent.glob(f"{pattern}{PARTIAL}"):
+        # An error means: locked, or no locks here (a process may write there), or gone (a process has just finished).
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            descriptor = os.open(staging, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - staging.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(staging)
 
 
 class ArtifactWriter:
@@ -129,33 +262,22 @@ class ArtifactWriter:
 def writing(
     output: Path, *, kind: str, config: BaseModel, inputs: dict[str, Manifest] | None = None
 ) -> Iterator[ArtifactWriter]:
-    """Writes an artifact: files beside the output folder, then the manifest, then one rename.
+    """Writes an artifact: files beside the output folder, then the manifest; then the folder takes its place.
 
     When the body raises, `output` stays as it was.
 
     Args:
-        output: The folder to make. An existing artifact, or an empty folder, is replaced.
+        output: The folder to make. An existing artifact of the same kind, or an empty folder, is replaced.
         kind: Name of the stage.
         config: The stage's configuration.
         inputs: Manifests of the artifacts that this one is made from, by name.
 
     Raises:
-        UserError: `output` is something else than an artifact, or cannot be written.
+        UserError: `output` holds something else than an artifact of this kind, or cannot be written.
     """
-    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
-        raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
-    staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(output)
-        staging.mkdir()
-    except OSError as error:
-        raise UserError(f"Output {output} cannot be written ({error.strerror}); choose another path.") from error
-    lock = os.open(staging, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # some network file systems have no locks; there, abandoned folders stay
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    try:
-        writer = ArtifactWriter(staging)
+    check_replaceable(output, kind)
+    with replacing_folder(output, what=f"Output {output}") as folder:
+        writer = ArtifactWriter(folder)
         yield writer
         manifest = Manifest(
             kind=kind,
@@ -164,38 +286,50 @@ def writing(
             inputs={name: given.digest() for name, given in (inputs or {}).items()},
             summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
             files={
-                path.relative_to(staging).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
-                for path in sorted(staging.rglob("*"))
+                path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
+                for path in sorted(folder.rglob("*"))
                 if path.is_file()
             },
         )
         writer.write_json(MANIFEST, manifest.model_dump(mode="json"))
-        for path in [*staging.rglob("*"), staging]:
-            fsync(path)
-        if output.exists():
-            shutil.rmtree(output)
-        staging.rename(output)
-        fsync(output.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
+        check_replaceable(output, kind)  # it may have been filled since
 
 
-def _remove_abandoned(output: Path) -> None:
-    """Removes the half-written folders of processes that were killed while they wrote this artifact.
+def check_replaceable(output: Path, kind: str) -> None:
+    """Checks that nothing is lost when an artifact is written to a path.
 
-    A living process locks the folder that it writes to, a moment after it has made the folder.
+    Args:
+        output: A folder to make, or to replace.
+        kind: Kind of the artifact that is to be written there.
+
+    Raises:
+        UserError: There is a file, a folder of something else, an artifact of another kind, or a file among an
+            artifact's own that no stage wrote.
     """
-    for staging in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
-        # An error means: locked, or no locks here (a process may write there), or gone (a process has just finished).
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            descriptor = os.open(staging, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - staging.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(staging)
+    complete_replacing(output)
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    remedy = "choose another path or remove it"
+    if not (output / MANIFEST).is_file():
+        raise UserError(f"Output {output} exists and is not an artifact folder; {remedy}.")
+    try:
+        found = json.loads((output / MANIFEST).read_bytes())
+        there, files = str(found["kind"]), set(found["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"Output {output} has a {MANIFEST} that is damaged or not an artifact's; {remedy}.") from error
+    if there != kind:
+        raise another_kind(str(output), there, kind)
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        if not path.is_dir() and name not in {MANIFEST, *files} and not path.name.startswith("."):
+            raise UserError(f"Output {output} holds {name}, which no stage wrote; move it away or choose another path.")
+
+
+def another_kind(output: str, there: str, kind: str) -> UserError:
+    """Returns the error for an output where an artifact of another kind lies."""
+    return UserError(
+        f"Output {output} is {_wanted(there)}, not replaced by {_wanted(kind)}; choose another path or remove it."
+    )
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
@@ -209,6 +343,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         UserError: The folder is not an artifact or has another kind or version, or files are missing or truncated.
     """
     wanted = _wanted(kind)
+    complete_replacing(folder)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
     path = folder / MANIFEST

@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ PARTIAL = ".partial"
 OLD = ".old"
 """Ending of the name of a folder while another one takes its place; the name also begins with a dot."""
 ABANDONED_SECONDS = 86400.0
-"""A half-written folder that is not locked and has not changed for this long is abandoned."""
+"""A half-written file or folder that is not locked and has not changed for this long is abandoned."""
 
 
 class FileRecord(BaseModel):
@@ -99,26 +99,28 @@ def fsync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Replaces a file at once: gives a path beside it to write to, syncs that file to the disk, then renames it.
 
-    When the body raises, the old file stays.
+    The path is that of an empty file, which no other writer has. When the body raises, the old file stays.
 
     Raises:
         UserError: The disk is full, or nothing can be written there.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        with writing_to(path, partial=partial):
-            yield partial
-            fsync(partial)
-            partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    with writing_to(path), partial.open("x+b") as own:
+        _lock(own.fileno())
+        try:
+            with writing_to(path, partial=partial):
+                yield partial
+                fsync(partial)
+                partial.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
     fsync(path.parent)
 
 
 @contextlib.contextmanager
-def replacing_folder(target: Path, *, what: str = "") -> Iterator[Path]:
+def replacing_folder(target: Path, *, what: str = "", check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Replaces a folder at once: gives an empty folder beside it to fill, syncs it, then puts it in the other's place.
 
     When the body raises, the old folder stays. A process that is killed loses no finished folder: where the system
@@ -128,9 +130,11 @@ def replacing_folder(target: Path, *, what: str = "") -> Iterator[Path]:
     Args:
         target: The folder to make; whatever is there is replaced. A symbolic link is followed.
         what: What messages call it; "": its path.
+        check: Called when the new folder is finished; raises UserError if the old one must not be replaced.
 
     Raises:
-        UserError: The disk is full, or nothing can be written there.
+        UserError: The disk is full, nothing can be written there, or the old folder must not be replaced. If the new
+            folder is finished by then, it stays beside the old one.
     """
     target = Path(os.path.realpath(target))
     if target.is_mount():
@@ -140,13 +144,21 @@ def replacing_folder(target: Path, *, what: str = "") -> Iterator[Path]:
         with writing_to(target, what=what, partial=staging):
             target.parent.mkdir(parents=True, exist_ok=True)
             complete_replacing(target)
-            _remove_abandoned(target)
+            _clear_away(target)
             staging.mkdir()
-            with _locked(staging):
+            with contextlib.ExitStack() as stack:
+                descriptor = os.open(staging, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                _lock(descriptor)
                 yield staging
                 for path in [*staging.rglob("*"), staging]:
                     fsync(path)
-                _put_in_place(staging, target)
+                try:
+                    check()
+                    _put_in_place(staging, target)
+                except (UserError, OSError) as error:
+                    kept = staging.rename(target.with_name(f"{target.name}-{uuid.uuid4().hex[:8]}"))
+                    raise UserError(f"{str(error).rstrip('.')}. What was finished lies in {kept}.") from error
                 fsync(target.parent)
     finally:
         complete_replacing(target)
@@ -208,36 +220,35 @@ def _aside(staging: Path) -> Path:
     return staging.with_suffix(OLD)
 
 
-@contextlib.contextmanager
-def _locked(staging: Path) -> Iterator[None]:
-    """Marks a half-written folder as one of a living process."""
-    descriptor = os.open(staging, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks; there, abandoned folders stay
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Removes what processes that were killed while they replaced this folder left: half-written and old folders.
-
-    A living process locks the folder that it writes to, a moment after it has made the folder.
-    """
+def _clear_away(target: Path) -> None:
+    """Removes what processes that were killed while they replaced a folder left beside it."""
     pattern = f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"
-    old = list(target.parent.glob(f"{pattern}{OLD}"))
+    superseded = list(target.parent.glob(f"{pattern}{OLD}"))
     if target.exists():
-        for superseded in old:
-            shutil.rmtree(superseded, ignore_errors=True)
-    for staging in target.parent.glob(f"{pattern}{PARTIAL}"):
+        for old in superseded:
+            shutil.rmtree(old, ignore_errors=True)
+    remove_abandoned(target.parent.glob(f"{pattern}{PARTIAL}"))
+
+
+def remove_abandoned(partials: Iterable[Path]) -> None:
+    """Removes those half-written files and folders whose writers were killed.
+
+    A living process locks what it writes, a moment after it has made it.
+    """
+    for partial in partials:
         # An error means: locked, or no locks here (a process may write there), or gone (a process has just finished).
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            descriptor = os.open(staging, os.O_RDONLY)
+            descriptor = os.open(partial, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - staging.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(staging)
+            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _lock(descriptor: int) -> None:
+    """Marks a half-written file or folder as one that a living process writes to."""
+    with contextlib.suppress(OSError):  # some network file systems have no locks; there, what is abandoned stays
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 class ArtifactWriter:
@@ -275,8 +286,9 @@ def writing(
     Raises:
         UserError: `output` holds something else than an artifact of this kind, or cannot be written.
     """
-    check_replaceable(output, kind)
-    with replacing_folder(output, what=f"Output {output}") as folder:
+    check = functools.partial(check_replaceable, output, kind)
+    check()
+    with replacing_folder(output, what=f"Output {output}", check=check) as folder:
         writer = ArtifactWriter(folder)
         yield writer
         manifest = Manifest(
@@ -292,7 +304,6 @@ def writing(
             },
         )
         writer.write_json(MANIFEST, manifest.model_dump(mode="json"))
-        check_replaceable(output, kind)  # it may have been filled since
 
 
 def check_replaceable(output: Path, kind: str) -> None:
@@ -311,7 +322,7 @@ def check_replaceable(output: Path, kind: str) -> None:
         return
     remedy = "choose another path or remove it"
     if not (output / MANIFEST).is_file():
-        raise UserError(f"Output {output} exists and is not an artifact folder; {remedy}.")
+        raise UserError(f"Output {output} exists and holds something else: it is not an artifact folder; {remedy}.")
     try:
         found = json.loads((output / MANIFEST).read_bytes())
         there, files = str(found["kind"]), set(found["files"])

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from components.catlib.errors import UserError
 
@@ -64,12 +65,13 @@ def writing_to(
         if number is None or number in _NOT_ABOUT_A_PLACE:
             raise
         known = number in (_UNNUMBERED, *_ONLY_WHEN_WRITING)
+        need = error.need if isinstance(error, NoRoom) else need
         if not known and not any(_related(name, place, partial) for name in names):
             raise
         if number == errno.ENOENT and (partial or place.parent).exists():
             raise  # a mistake in our own code: the folder is there
-        if number == errno.ENOSPC and not names and _free(place) > _ALMOST_NOTHING >= _free(_temporary()):
-            raise UserError(sentence(number, _temporary(), advice=TEMPORARY_ADVICE)) from error
+        if number == errno.ENOSPC and not names and _free(place) > _ALMOST_NOTHING >= _free(temporary_place()):
+            raise UserError(sentence(number, temporary_place(), advice=TEMPORARY_ADVICE)) from error
         raise UserError(sentence(number, place, what=what, partial=partial, need=need, advice=advice)) from error
 
 
@@ -83,27 +85,51 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
     Raises:
         UserError: Nothing can be written there, or the disk is full.
     """
-    place = _temporary()
-    with (
-        writing_to(place, advice=TEMPORARY_ADVICE),
-        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
-    ):
-        yield Path(folder)
+    place = temporary_place()
+    with contextlib.ExitStack() as stack:
+        with writing_to(place, advice=TEMPORARY_ADVICE):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)))
+        with writing_to(place, partial=folder, advice=TEMPORARY_ADVICE):
+            yield folder
 
 
-def check_room(place: Path, need: int, *, advice: str = "choose another path") -> None:
+@contextlib.contextmanager
+def temporary_file() -> Iterator[IO[bytes]]:
+    """Opens a file without a name for the time of the body, where the environment keeps temporary files.
+
+    Raises:
+        UserError: Nothing can be written there, or the disk is full.
+    """
+    place = temporary_place()
+    with writing_to(place, advice=TEMPORARY_ADVICE), tempfile.TemporaryFile() as file:
+        yield file
+
+
+class NoRoom(OSError):
+    """A disk has less room than is needed, which was noticed before writing; `writing_to` explains it.
+
+    Attributes:
+        need: Size in bytes of what was to be written.
+    """
+
+    def __init__(self, need: int) -> None:
+        """Stores the size."""
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.need = need
+
+
+def check_room(place: Path, need: int) -> None:
     """Checks, before anything is written, that a disk has room.
 
     Args:
         place: The file or folder that is to be made.
         need: Size in bytes.
-        advice: What to do if there is no room.
 
     Raises:
-        UserError: There is not.
+        NoRoom: It has not.
     """
     if need > _free(place):
-        raise UserError(sentence(errno.ENOSPC, place, need=need, advice=advice))
+        raise NoRoom(need)
 
 
 def sentence(
@@ -202,16 +228,13 @@ def _names(error: BaseException) -> list[str]:
 
 
 def _related(name: str, place: Path, partial: Path | None) -> bool:
-    """Returns whether a file lies at, in or around a place that is written to."""
-    path = Path(name).absolute()
-    for folder in (place.absolute(), (partial or place).absolute()):
-        if path == folder or path in folder.parents or folder in path.parents:
-            return True
-    return False
+    """Returns whether a file lies where files are written for a place, or is the place or a folder around it."""
+    path, written = Path(name).absolute(), (partial or place).absolute()
+    return written in (path, *path.parents) or any(path in (end, *end.parents) for end in (place.absolute(), written))
 
 
-def _temporary() -> Path:
-    """Returns the folder of temporary files.
+def temporary_place() -> Path:
+    """Returns the folder where the environment keeps temporary files.
 
     Raises:
         UserError: There is none that can be written.

@@ -7,7 +7,6 @@ import functools
 import io
 import mimetypes
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, SSLError
 
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import retrying, transfer
 from components.catlib.storage.addresses import Location
@@ -47,7 +47,8 @@ class Objects:
         self._settings = settings
         self.patiently = retrying.Retrying(
             patience,
-            errors=(MinioException, HTTPError, OSError),
+            # Errors of local files are no errors of the store: urllib3 wraps those of its connections.
+            errors=(MinioException, HTTPError, ConnectionError, TimeoutError),
             passes=_passes,
             explain=self._explain,
             reason=_reason,
@@ -176,8 +177,8 @@ class S3Store:
         found = self.entry(name)
         if found is None:
             raise NotThere(f"There is nothing at {self.address}/{name} ({self.server}).")
-        with tempfile.TemporaryDirectory(prefix="download-") as folder:
-            path = Path(folder) / PurePosixPath(name).name
+        with temporary_folder("download-") as folder:
+            path = folder / PurePosixPath(name).name
             transfer.make_room(path, found.bytes)
             in_parallel(functools.partial(self.read_part, name, path, *part) for part in transfer.parts(found.bytes))
             yield path
@@ -200,8 +201,8 @@ class S3Store:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Gives a temporary file, which is uploaded when the context ends."""
-        with tempfile.TemporaryDirectory(prefix="upload-") as folder:
-            path = Path(folder) / PurePosixPath(name).name
+        with temporary_folder("upload-") as folder:
+            path = folder / PurePosixPath(name).name
             yield path
             self.write(name, path)
 

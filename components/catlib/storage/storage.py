@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from components.catlib.artifacts import Manifest, check_replaceable, read_manifest
+from components.catlib.disk import TEMPORARY_ADVICE, temporary_place, writing_to
 from components.catlib.errors import UserError
 from components.catlib.storage import published, transfer
 from components.catlib.storage.addresses import Location, is_web, shown, split
@@ -253,7 +254,9 @@ def local_copy(address: str) -> Path:
         return Storage().cached(address)
     if not is_remote(address):
         return Path(address)
-    return Storage().fetch_files(address, Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16])
+    with writing_to(temporary_place(), advice=TEMPORARY_ADVICE):
+        folder = Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16]
+        return Storage().fetch_files(address, folder)
 
 
 @functools.cache

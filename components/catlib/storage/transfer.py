@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.catlib.artifacts import MANIFEST, Manifest, file_sha256
-from components.catlib.disk import check_room, writing_to
+from components.catlib.disk import check_room
 from components.catlib.errors import Unavailable, UserError
 from components.catlib.storage import published
 from components.catlib.storage.parallel import in_parallel
@@ -52,6 +52,7 @@ def fetch(store: Store, folder: Path, kind: str | None = None) -> Path:
 
     Raises:
         UserError: There is no artifact, it is of another kind, or a file is missing or does not match its checksum.
+        OSError: The disk is full, or nothing can be written there.
     """
     began = time.monotonic()
     while True:
@@ -78,8 +79,7 @@ def _fetch(store: Store, found: Published, folder: Path) -> None:
         functools.partial(_verify, folder / name, record.sha256, f"{store.address}/{found.objects[name]}")
         for name, record in files.items()
     )
-    with writing_to(folder / MANIFEST):
-        (folder / MANIFEST).write_bytes(found.content)
+    (folder / MANIFEST).write_bytes(found.content)
 
 
 def find(store: Store, request: str) -> Manifest | None:
@@ -122,11 +122,11 @@ def download(store: Store, sizes: Mapping[str, int], folder: Path, *, objects: M
         objects: Their names in the store where those differ.
 
     Raises:
-        UserError: A file is missing, its name leads out of the folder, or the disk has no room for all.
+        UserError: A file is missing, or its name leads out of the folder.
+        OSError: The disk is full, or nothing can be written there.
     """
     tasks: list[Callable[[], None]] = []
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     check_room(folder, sum(sizes.values()))
     for name, size in sizes.items():
         path = folder / name
@@ -142,10 +142,9 @@ def download(store: Store, sizes: Mapping[str, int], folder: Path, *, objects: M
 
 def make_room(path: Path, size: int) -> None:
     """Makes a file of `size` bytes, to be filled in any order, and its folder."""
-    with writing_to(path, need=size):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.truncate(size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
 
 
 def parts(size: int) -> Iterator[tuple[int, int]]:
@@ -200,6 +199,7 @@ class StoredFile:
         known, *arrived = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else [""]
         if known != version or not partial.is_file():
             notes.write_text(f"{version}\n", encoding="utf-8")
+            check_room(partial, found.bytes)
             make_room(partial, found.bytes)
             arrived = []
         noting = threading.Lock()

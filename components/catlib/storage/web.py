@@ -204,7 +204,7 @@ class WebFile:
 
         return retrying.Retrying(
             self.web.patience,
-            errors=(HTTPError, OSError),
+            errors=(HTTPError, ConnectionError, TimeoutError),  # errors of local files are no errors of the server
             passes=retrying.passes,
             explain=self._explain,
             reason=retrying.first_line,
@@ -248,4 +248,6 @@ def _check_answer(response: BaseHTTPResponse, address: str, folder: Path, *, ver
         )
     needed, free = int(length or 0) / 1e9, shutil.disk_usage(folder).free / 1e9
     if needed > free:
-        raise UserError(f"{address} needs {needed:.1f} GB, but only {free:.1f} GB are free in {folder}.")
+        raise UserError(
+            f"{address} needs {needed:.1f} GB, but only {free:.1f} GB are free in {folder}; make room there."
+        )

@@ -255,12 +255,12 @@ def _digest(origin: str) -> str:
 
 def _check_output(output: Path, workspace: Path) -> None:
     """Refuses an output folder that holds something else than a run, or something that runs need."""
+    check_replaceable(output, "report")
     own = [workspace, *(workspace / name for name in ("artifacts", "cache", "checkpoints", "logs"))]
     if output in own or output in workspace.parents or any(place in output.parents for place in own[1:]):
         raise UserError(
             f"Output {output} belongs to the workspace {workspace}, which it would replace; choose another."
         )
-    check_replaceable(output, "report")
 
 
 def _writing_to(workspace: Path) -> contextlib.AbstractContextManager[None]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,6 +14,7 @@ from kfp.dsl.graph_component import GraphComponent
 from components.catlib.code_digest import code_digest
 from components.catlib.config import Recipe
 from components.catlib.credentials import refuse_credentials
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from pipelines.compress import compress_pipeline
 from pipelines.distill_only import distill_only_pipeline
@@ -108,7 +107,7 @@ def compile_pipeline(
         code_digest: Returns the digest of a stage's code, which its tasks carry; the image must hold this code.
     """
     placement = Placement(image, recipe.resources, code_digest=code_digest)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pipeline.yaml"
+    with temporary_folder("pipeline-") as folder:
+        file = folder / "pipeline.yaml"
         compiler.Compiler().compile(PIPELINES[pipeline](recipe, placement), str(file))
         return Compiled(file.read_text(encoding="utf-8"))

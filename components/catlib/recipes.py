@@ -28,6 +28,14 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
 
 
+def recipe_origin(name_or_file: str) -> str:
+    """Returns what tells a recipe from its copies: its name if it comes with the project, else the path of its file."""
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml"):
+        return name_or_file
+    return path.stem if path.resolve().parent == RECIPE_FOLDER else str(path.resolve())
+
+
 def named_files(settings: Any) -> list[str]:
     """Returns the files and folders outside a run that settings name: every `source` and `uri` but built-in data.
 

@@ -34,8 +34,10 @@ def plan_sweep(
     with stage_process("sweep", code_digest):
         from pathlib import Path
 
+        from components.catlib.disk import writing_to
         from components.sweep.stage import markdown, plan
 
         points = plan(budgets, variations, seeds, distill)
-        Path(summary.path).write_text(markdown(budgets, variations, seeds), encoding="utf-8")
+        with writing_to(Path(summary.path)):
+            Path(summary.path).write_text(markdown(budgets, variations, seeds), encoding="utf-8")
         return points

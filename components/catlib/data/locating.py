@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +18,7 @@ from components.catlib.credentials import refuse_credentials
 from components.catlib.data import archives
 from components.catlib.data.files import FileTree, folder_tree, is_image_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_in_object_store, is_remote, is_web, shown
 
@@ -124,7 +124,7 @@ def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> P
         return store.cached(location, sha256)
     if sha256 is not None:
         raise _no_digest(location)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="images-"))) / "images"
+    folder = stack.enter_context(temporary_folder("images-")) / "images"
     names = store.file_names(location)
     packed = [name for name in names if "/" not in name and name.endswith(archives.SUFFIXES)]
     if not packed or any(is_image_path(PurePosixPath(name)) for name in names):

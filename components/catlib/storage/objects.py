@@ -232,7 +232,7 @@ class S3Store:
                 version = response.headers.get("ETag", "").removeprefix("W/")
                 with path.open("r+b") as file:
                     file.seek(start + have)
-                    while have < length and (block := response.read(min(2**20, length - have))):
+                    while have < length and (block := response.read(min(2**20, length - have), decode_content=False)):
                         file.write(block)
                         have += len(block)
                 if have < length:

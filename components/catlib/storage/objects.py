@@ -126,20 +126,8 @@ class Objects:
                 f"{self.server} is full, or a quota of it is used up ({what}: {_reason(error)}); make room there, then "
                 "run the command again."
             )
-        if isinstance(error, S3Error):
-            if error.code == "NoSuchUpload":
-                return UploadLost(f"{self.server} has lost the parts of an upload ({what}); run the command again.")
-            if error.code == "RequestTimeTooSkewed":
-                return UserError(f"{self.server} and this machine disagree on the time ({what}); set the clocks.")
-            if error.code == "NoSuchBucket":
-                return UserError(f"{self.server} has no bucket {error.bucket_name!r} ({what}); create it first.")
-            if error.code in ("NoSuchKey", "NoSuchObject"):
-                return NotThere(f"There is no object {error.object_name!r} in bucket {error.bucket_name!r} ({what}).")
-            if error.response.status == 403:
-                return UserError(
-                    f"{self.server} refuses the credentials or the action ({what}: {error.code}); "
-                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights of this user."
-                )
+        if isinstance(error, S3Error) and (known := self._explain_code(what, error)):
+            return known
         if isinstance(error, _NO_XML):
             return UserError(f"{self.server} answers, but not in XML ({what}); check that S3_ENDPOINT is an S3 server.")
         if isinstance(error, SSLError):
@@ -152,6 +140,23 @@ class Objects:
         if isinstance(error, MinioException | retrying.Busy):
             return retrying.busy(self.server, what, _reason(error), seconds)
         return retrying.silent(self.server, what, _reason(error), seconds)
+
+    def _explain_code(self, what: str, error: S3Error) -> UserError | None:
+        match error.code:
+            case "NoSuchUpload":
+                return UploadLost(f"{self.server} has lost the parts of an upload ({what}); run the command again.")
+            case "NoSuchBucket":
+                return UserError(f"{self.server} has no bucket {error.bucket_name!r} ({what}); create it first.")
+            case "NoSuchKey" | "NoSuchObject":
+                return NotThere(f"There is no object {error.object_name!r} in bucket {error.bucket_name!r} ({what}).")
+            case "RequestTimeTooSkewed":
+                return UserError(f"{self.server} and this machine disagree on the time ({what}); set the clocks.")
+            case code if error.response.status == 403:
+                return UserError(
+                    f"{self.server} refuses the credentials or the action ({what}: {code}); "
+                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights of this user."
+                )
+        return None
 
 
 class S3Store:
@@ -234,7 +239,7 @@ class S3Store:
                 version = response.headers.get("ETag", "").removeprefix("W/")
                 with path.open("r+b") as file:
                     file.seek(start + have)
-                    while have < length and (block := response.read(min(2**20, length - have))):
+                    while have < length and (block := response.read(min(2**20, length - have), decode_content=False)):
                         file.write(block)
                         have += len(block)
                 if have < length:

@@ -12,8 +12,6 @@ from minio import Minio
 from minio.datatypes import Part, Upload
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from components.catlib.storage.retrying import Busy
-
 
 def put(client: Minio, bucket: str, key: str, content: bytes | memoryview, headers: Mapping[str, str]) -> None:
     """Writes an object."""
@@ -34,11 +32,11 @@ def finish_upload(client: Minio, bucket: str, key: str, upload: str, etags: Sequ
     """Puts the parts together to the object.
 
     Raises:
-        Busy: The store began to answer that all is well, and then could not do it.
+        ConnectionError: The store began to answer that all is well, and then could not do it.
     """
     parts = [Part(number, etag) for number, etag in enumerate(etags, start=1)]
     if not client._complete_multipart_upload(bucket, key, upload, parts).etag:
-        raise Busy(200, {})
+        raise ConnectionError("the store did not put the parts together")
 
 
 def abandon_upload(client: Minio, bucket: str, key: str, upload: str) -> None:

@@ -92,13 +92,21 @@ class Beginning:
         self._open = open_
 
     def state(self) -> State | None:
-        """Returns the state; None to begin at step 0.
+        """Takes the place for this process and returns the state; None to begin at step 0.
 
         Raises:
+            Unavailable: Another process owns the place and lives.
             UserError: The training that it should go on from is not there or has not ended, or the chosen place holds
                 one of another length; the message says what to set.
         """
-        own = self.checkpoints.load_newest()
+        own = self.checkpoints.resume()
+        try:
+            return self._state(own)
+        except BaseException:
+            self.checkpoints.give_back()
+            raise
+
+    def _state(self, own: State | None) -> State | None:
         if own is not None:
             self._check_last(own)
             return own

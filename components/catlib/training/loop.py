@@ -95,7 +95,7 @@ def train(
     rows = share_of_batch(accelerator, config.batch_size)
     torch.manual_seed(config.seed + accelerator.process_index)
     averages = MovingAverages(objective.generators, decay=config.ema_decay)
-    begin = begin or (checkpoints.load_newest if checkpoints else None)
+    begin = begin or (checkpoints.resume if checkpoints else None)
     progress = _resume(objective, averages, begin, accelerator)
     started = time.monotonic() - progress.seconds
     progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=progress.seconds >= time_limit)

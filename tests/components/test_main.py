@@ -17,8 +17,7 @@ from PIL import Image
 
 from components.__main__ import _parser, main
 from components.catlib import artifacts
-from components.catlib.config import Pix2PixConfig, PruneConfig, Recipe, TeacherConfig
-from components.catlib.errors import Interrupted
+from components.catlib.config import Pix2PixConfig, PruneConfig, Recipe
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from components.stages import STAGES
@@ -241,45 +240,6 @@ def test_changed_source_images_are_packed_again(
     (images / "train" / "0.png").unlink()
     assert main(arguments) == 0
     assert [*seen, answer(capsys)["reused"]] == [False, True, False]
-
-
-@pytest.mark.parametrize("where", ["folder", "store"])
-def test_every_training_has_checkpoints_of_its_own_which_stay(
-    where: str,
-    object_store: SeaweedServer,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    store = use(object_store, monkeypatch)
-    root = "s3://cat/checkpoints" if where == "store" else str(tmp_path / "checkpoints")
-    monkeypatch.setenv("CAT_CHECKPOINTS", root)
-    places: list[str] = []
-
-    def run(config: TeacherConfig, *, output: Path, checkpoint: str, **_: Path) -> None:
-        places.append(checkpoint)
-        if where == "store":
-            store.upload_file(images / "test" / "4.png", f"{checkpoint}/state")
-        else:
-            Path(checkpoint).mkdir(parents=True)
-            (Path(checkpoint) / "state").touch()
-        if config.epochs == 1:
-            raise Interrupted("stopped")
-        with artifacts.writing(output, kind="teacher", config=config):
-            pass
-
-    replace_stage(monkeypatch, "teacher", run)
-    assert main(["dataset", *SMALL, "--source", str(images), "--output", str(tmp_path / "dataset")]) == 0
-    assert main(["real-stats", "--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "statistics")]) == 0
-    inputs = ["--dataset", str(tmp_path / "dataset"), "--real-stats", str(tmp_path / "statistics")]
-    arguments = ["teacher", *inputs, "--output", str(tmp_path / "teacher")]
-    assert main([*arguments, "--set", "teacher.epochs=1"]) == 75
-    assert store.fingerprint(places[0])
-    assert main([*arguments, "--set", "teacher.epochs=2"]) == 0
-    assert len(set(places)) == 2
-    assert all(place.startswith(f"{root}/teacher-") for place in places)
-    assert all(store.fingerprint(place) for place in places)
 
 
 def test_an_interrupted_stage_publishes_nothing_and_says_so(

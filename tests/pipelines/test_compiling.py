@@ -208,7 +208,27 @@ def test_the_store_and_the_checkpoints_are_given_through_the_environment() -> No
     containers = {name: each["container"] for name, each in made.spec["deploymentSpec"]["executors"].items()}
     with_checkpoints = {name for name, container in containers.items() if container.get("env")}
     assert with_checkpoints == {"exec-train-teacher", "exec-distill-student"}
-    assert containers["exec-train-teacher"]["env"] == [{"name": "CAT_CHECKPOINTS", "value": "s3://cat/checkpoints"}]
+    assert containers["exec-train-teacher"]["env"] == [
+        {"name": "CAT_CHECKPOINTS", "value": "s3://cat/checkpoints"},
+        {"name": "CAT_CHECKPOINT_SECONDS", "value": "120.0"},
+    ]
+
+
+def test_how_often_to_save_and_log_reaches_trainings_through_the_environment_alone() -> None:
+    """So a change of it makes nothing run again: Kubeflow's cache keys hold parameters, not the environment."""
+    upkeep = {"checkpoint_seconds": 45, "keep_checkpoints": 4, "log_seconds": 2.5}
+    made = compiled("compress", *CLUSTER, *(f"resources.{name}={value}" for name, value in upkeep.items()))
+    usual = compiled("compress", *CLUSTER)
+    assert made.parameters == usual.parameters
+    assert not any(name in json.dumps(made.parameters) for name in upkeep)
+    for task in ("exec-train-teacher", "exec-distill-student"):
+        container = made.spec["deploymentSpec"]["executors"][task]["container"]
+        assert {each["name"]: each["value"] for each in container["env"]} == {
+            "CAT_CHECKPOINTS": "s3://cat/checkpoints",
+            "CAT_CHECKPOINT_SECONDS": "45.0",
+            "CAT_KEEP_CHECKPOINTS": "4",
+            "CAT_LOG_SECONDS": "2.5",
+        }
 
 
 def test_no_pod_runs_as_root_and_trainings_share_enough_memory() -> None:

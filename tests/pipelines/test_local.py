@@ -91,13 +91,30 @@ def test_a_run_delivers_a_report_and_a_student_per_budget(first_run: dict) -> No
 
 
 def test_an_unchanged_run_comes_from_the_cache(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    again = run(workspace, "--budget", "0.5x", "0.3x", output=tmp_path / "again")
+    """How often to save and to log is no part of what a cache knows."""
+    upkeep = ["resources.log_seconds=3", "resources.checkpoint_seconds=70", "resources.keep_checkpoints=4"]
+    changes = [word for change in upkeep for word in ("--set", change)]
+    again = run(workspace, "--budget", "0.5x", "0.3x", *changes, output=tmp_path / "again")
     assert again.returncode == 0, again.stderr
     answer = json.loads(again.stdout.splitlines()[-1])
     assert answer["executed"] == []
     assert set(answer["cached"]) == TASKS
     assert "train-teacher: from the cache" in again.stderr
     assert (tmp_path / "again" / "report.html").read_bytes() == Path(first_run["report"]).read_bytes()
+
+
+def test_trainings_that_end_later_go_on_where_they_ended(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    """Their results are others to the cache, but nothing is trained again, and the log follows the recipe."""
+    limits = ["--set", "teacher.time_limit_seconds=9000", "--set", "distill.time_limit_seconds=9000"]
+    again = run(workspace, "--budget", "0.3x", *limits, output=tmp_path / "again")
+    answer = answer_of(again)
+    assert {"train-teacher", "distill-student"} <= set(answer["executed"])
+    for stage in ("teacher", "distill"):
+        said = [line for line in again.stderr.splitlines() if line.startswith(f"[{stage}] ")]
+        assert any("resumed from the checkpoint of step" in line for line in said)
+        assert not any(" images/s " in line for line in said), "a step was taken"
+    trained = {path.parent.name for path in (workspace / "checkpoints").glob("*/*")}
+    assert len([name for name in trained if name.startswith("teacher-")]) == 1
 
 
 def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> None:

@@ -72,8 +72,28 @@ def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) ->
     }
     assert {"AWS_SESSION_TOKEN", "CAT_WEB_TOKEN", "MLFLOW_TRACKING_TOKEN"} < optional
     needed = {each["name"] for each in container["env"]} - optional
-    assert needed == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CAT_CHECKPOINTS"}
+    store = {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert needed == {*store, "CAT_CHECKPOINTS", "CAT_CHECKPOINT_SECONDS", "CAT_WAIT_FOR_SERVERS"}
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([], {"CAT_CHECKPOINT_SECONDS": "120.0"}),
+        (
+            ["resources.checkpoint_seconds=30", "resources.log_seconds=5", "resources.keep_checkpoints=3"],
+            {"CAT_CHECKPOINT_SECONDS": "30.0", "CAT_LOG_SECONDS": "5.0", "CAT_KEEP_CHECKPOINTS": "3"},
+        ),
+    ],
+)
+def test_pods_know_how_often_to_save_and_log(changes: list[str], expected: dict[str, str], tmp_path: Path) -> None:
+    settings = [word for change in changes for word in ("--set", change)]
+    runtime, _ = write(tmp_path, *GPU, *INPUT, *settings)
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    assert given == expected
 
 
 @pytest.mark.parametrize(

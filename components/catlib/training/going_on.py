@@ -87,7 +87,7 @@ class Beginning:
             open_: Opens the checkpoints at an address, of a training that may differ in length.
         """
         self.checkpoints = open_(place.address, origin.length)
-        self._stage, self._length = origin.stage, origin.length
+        self._origin, self._stage, self._length = origin, origin.stage, origin.length
         self._place = place
         self._open = open_
 
@@ -109,9 +109,12 @@ class Beginning:
     def _state(self, own: State | None) -> State | None:
         if own is not None:
             self._check_last(own)
+            self._say_if_other_code(self._place.address)
             return own
         if self._length.goes_on_from:
-            return self._gone_on(self._earlier())
+            earlier = self._earlier()
+            self._say_if_other_code(earlier.address)
+            return self._gone_on(earlier)
         if not self._place.beside:
             self._check_empty()
             return None
@@ -125,6 +128,13 @@ class Beginning:
             )
             break
         return None
+
+    def _say_if_other_code(self, address: str) -> None:
+        if self._origin.other_code:
+            logger.warning(
+                "other code (%s) wrote checkpoints in %s; to train anew with the code of now, remove them",
+                *(", ".join(sorted(self._origin.other_code)), address),
+            )
 
     def _gone_on(self, earlier: _Ended) -> State:
         progress = earlier.state["progress"]

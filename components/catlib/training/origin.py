@@ -11,7 +11,8 @@ Settings and inputs make the digest in the place of the checkpoints; trainings t
     ROOT/teacher-0123456789abcdef/500+200              500 epochs, then 200 in which the learning rate decays
     ROOT/teacher-0123456789abcdef/900+0-after-700      900 epochs, of which the first 700 are a training like that
 
-The code is not part of it: after a correction of the code, a training goes on.
+The code is not part of it: after a correction of the code, a training goes on. A checkpoint names the code that wrote
+it, so that the log can say when that was other code.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.catlib.artifacts import Manifest, file_sha256
+from components.catlib.artifacts import Manifest, code_digest, file_sha256
 from components.catlib.config import TrainingConfig, validate
 from components.catlib.config.upgrading import upgraded
 from components.catlib.storage import local_copy
@@ -91,6 +92,7 @@ class Origin:
     Attributes:
         stage: Name of the stage.
         length: How long the training is.
+        other_code: Digests of other code that wrote checkpoints of this training.
     """
 
     def __init__(self, stage: str, config: TrainingConfig, inputs: Mapping[str, Manifest]) -> None:
@@ -104,6 +106,7 @@ class Origin:
         section = config.model_dump(mode="json")
         self.stage = stage
         self.length = Length.of(section)
+        self.other_code: set[str] = set()
         self._model = type(config)
         self._inputs = {name: _data_digest(manifest) for name, manifest in inputs.items()}
         self._digests = {uri: _content(uri) for uri in _without_digest(section)}
@@ -115,10 +118,15 @@ class Origin:
         Args:
             length: Length of a training that is the same otherwise; None: this one's.
         """
-        return {self.stage: self._settings, "inputs": self._inputs, LENGTH: (length or self.length).as_json()}
+        return {
+            self.stage: self._settings,
+            "inputs": self._inputs,
+            LENGTH: (length or self.length).as_json(),
+            "code": code_digest(),
+        }
 
     def digest(self) -> str:
-        """Returns a digest (16 hex digits) of everything but the length."""
+        """Returns a digest (16 hex digits) of the settings and inputs."""
         facts = json.dumps([self.stage, self._settings, self._inputs], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
@@ -131,7 +139,10 @@ class Origin:
         return f"{root.rstrip('/')}/{self.stage}-{self.digest()}"
 
     def read(self, origin: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the origin in a checkpoint in today's form, even if version 0.1.0 wrote it."""
+        """Returns the origin in a checkpoint in today's form, even if version 0.1.0 wrote it; other code is noted."""
+        code = code_digest()
+        self.other_code |= {origin.get("code", code)} - {code}
+        origin = {**origin, "code": code}
         section = origin.get(self.stage)
         if section is None or LENGTH in origin:
             return origin

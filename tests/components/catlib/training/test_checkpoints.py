@@ -140,6 +140,23 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, changes: di
     assert checkpoints(tmp_path).resume() is not None
 
 
+def test_checkpoints_of_another_length_are_skipped_and_never_removed(tmp_path: Path):
+    short, longer = (checkpoints(tmp_path, length={"epochs": epochs}) for epochs in (4, 6))
+    save(short, 5)
+    save(short, 10)
+    assert longer.load_newest() is None
+    assert longer.other_lengths() == {5: {"epochs": 4}, 10: {"epochs": 4}}
+    for step in (11, 12, 13):
+        save(longer, step)
+    assert {int(name[5:14]) for name in files(tmp_path)} == {5, 10, 12, 13}
+    for length, step in ((4, 10), (6, 13)):
+        found = checkpoints(tmp_path, length={"epochs": length}).load_newest()
+        assert found is not None
+        assert found["step"] == step
+    with pytest.raises(UserError, match="inputs.dataset is 'abc' there and 'other' here"):
+        checkpoints(tmp_path, length={"epochs": 6}, inputs={"dataset": "other"}).load_newest()
+
+
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "step-by-step.pt").write_text("mine too")

@@ -113,6 +113,9 @@ def test_a_checkpoint_without_a_length_of_its_own_is_read(tmp_path: Path) -> Non
     old["teacher"] = {name: value for name, value in section.items() if name != "adversarial"}
     assert now.read({**old, "teacher": {**old["teacher"], "gan_objective": "lsgan", "log_seconds": 3}}) == now.as_json()
     assert now.read(now.as_json()) == now.as_json()
+    assert now.other_code == set()
+    assert now.read({**now.as_json(), "code": "another"}) == now.as_json()
+    assert now.other_code == {"another"}
 
 
 @given(

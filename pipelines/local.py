@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.catlib.artifacts import check_replaceable, read_manifest, replacing_folder, stamp
 from components.catlib.code_digest import code_and_library_digest
@@ -40,6 +40,9 @@ from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.kubeflow import DEFAULT_IMAGE, refusal
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
+
+if TYPE_CHECKING:
+    from pipelines.resources import Placement
 
 STOP_SECONDS = 60.0
 """Time for interrupted stages to save their state before they are killed."""
@@ -289,12 +292,18 @@ def _failure(log: RunLog, log_path: Path, workspace: Path) -> Exception:
     return RunFailed(f"{task} failed{reason} (full log: {log_path})")
 
 
+def _placement(image: str | None) -> Placement:
+    """Returns the placement of tasks in an image or, without one, in processes: then libraries belong to the keys."""
+    from pipelines.resources import Placement
+
+    return Placement(image) if image else Placement(DEFAULT_IMAGE, code_digest=code_and_library_digest)
+
+
 def _run_request(request: Path) -> None:
     """Is the body of a run's own process: calls the pipeline with one of Kubeflow's local runners."""
     from kfp import local
 
     from pipelines.compiling import PIPELINES
-    from pipelines.resources import Placement
 
     asked = json.loads(request.read_text(encoding="utf-8"))
     recipe = Recipe.model_validate(asked["recipe"])
@@ -312,10 +321,8 @@ def _run_request(request: Path) -> None:
         enable_caching=True,
         cache_root=str(workspace / "cache"),
     )
-    placement = (
-        Placement(asked["image"]) if asked["image"] else Placement(DEFAULT_IMAGE, code_digest=code_and_library_digest)
-    )
-    finished: Any = PIPELINES[asked["pipeline"]](recipe, placement)(**asked["arguments"])
+    pipeline = PIPELINES[asked["pipeline"]](recipe, _placement(asked["image"]))
+    finished: Any = pipeline(**asked["arguments"])
     Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
 
 

@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from components.__main__ import _parser, main
-from components.catlib import artifacts
-from components.catlib.config import Pix2PixConfig, PruneConfig, Recipe
+from components.catlib import artifacts, code_digest
+from components.catlib.config import DatasetConfig, Pix2PixConfig, PruneConfig, RealStatsConfig, Recipe
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from components.stages import STAGES
 from tests.object_stores import SECRET_KEY, SeaweedServer
+from tests.web_servers import web_server
 
 SMALL = ["--set", "dataset.load_size=16", "--set", "dataset.crop_size=16"]
 
@@ -240,6 +241,94 @@ def test_changed_source_images_are_packed_again(
     (images / "train" / "0.png").unlink()
     assert main(arguments) == 0
     assert [*seen, answer(capsys)["reused"]] == [False, True, False]
+
+
+def test_times_and_places_of_source_images_do_not_count(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = str(tmp_path / "dataset")
+    seen = []
+    for place in (images, images, shutil.copytree(images, tmp_path / "colleague/pictures")):
+        assert main(["dataset", *SMALL, "--source", str(place), "--output", packed, "--json"]) == 0
+        seen.append(answer(capsys)["reused"])
+        for path in images.rglob("*"):
+            os.utime(path, (1, 1))
+    assert seen == [False, True, True]
+    assert main(["dataset", *SMALL, "--set", f"dataset.source={images}", "--output", packed, "--json"]) == 0
+    assert answer(capsys)["reused"] is True
+
+
+@pytest.fixture
+def measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Puts a quick stage in the place of real-stats; these are its arguments, but for the weights."""
+
+    def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
+        with artifacts.writing(output, kind="real_stats", config=config):
+            pass
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    replace_stage(monkeypatch, "real-stats", run)
+    with artifacts.writing(tmp_path / "dataset", kind="dataset", config=DatasetConfig()):
+        pass
+    places = ["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "out")]
+    return ["real-stats", *places, "--json", "--set", "real_stats.features=inception", "--set"]
+
+
+@pytest.mark.parametrize("where", ["path", "web", "store"])
+def test_other_weights_under_the_same_address_are_another_request(
+    where: str,
+    measuring: list[str],
+    object_store: SeaweedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = use(object_store, monkeypatch)
+    weights, seen = tmp_path / "w.pth", []
+    with web_server() as server:
+        address = {"path": str(weights), "web": server.url("/w.pth"), "store": "s3://cat/weights/w.pth"}[where]
+        for content in (b"1", b"1", b"2"):
+            weights.write_bytes(content)
+            os.utime(weights, (1, 1))
+            server.files["/w.pth"], server.etags["/w.pth"] = content, f'"{content.decode()}"'
+            store.upload_file(weights, "s3://cat/weights/w.pth")
+            assert main([*measuring, f"real_stats.weights.uri={address}"]) == 0
+            seen.append(answer(capsys)["reused"])
+    assert seen == [False, True, False]
+
+
+def test_weights_with_a_digest_count_by_it_alone(measuring: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+    for address, digit in (("http://127.0.0.1:1/a.pth", "0"), ("elsewhere/b.pth", "0"), ("elsewhere/b.pth", "1")):
+        assert main([*measuring, f"real_stats.weights={{uri: '{address}', sha256: '{digit * 64}'}}"]) == 0
+        seen.append(answer(capsys)["reused"])
+    assert seen == [False, True, False]
+
+
+def test_unknown_content_is_said_with_the_setting_that_pins_it(
+    measuring: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*measuring, "real_stats.weights.uri=http://127.0.0.1:1/w.pth"]) == 0
+    assert "give real_stats.weights.sha256 another value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("changed", "reused"), [("torch", False), ("pillow", True)])
+def test_another_version_of_a_library_that_computes_is_another_request(
+    changed: str,
+    reused: bool,
+    teacher: Path,
+    prunings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["prune", "--teacher", str(teacher), "--budget", "2e9", "--output", str(tmp_path / "out"), "--json"]
+    assert main(arguments) == 0
+    installed = code_digest._version
+    monkeypatch.setattr(code_digest, "_version", lambda name: "0.0" if name == changed else installed(name))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert answer(capsys)["reused"] is reused
 
 
 def test_an_interrupted_stage_publishes_nothing_and_says_so(

@@ -160,6 +160,8 @@ class KubeflowServer:
             (wanted,) = json.loads(query["filter"])["predicates"]
             assert wanted["key"] == "display_name"
             found = [run for run in found if run["display_name"] == wanted["stringValue"]]
+        if query.get("sort_by") == "created_at desc":
+            found = found[::-1]
         return 200, {"runs": [run | {"state": self.history[-1][0]} for run in found]}
 
     def _get_run(self, run_id: str, **_: Any) -> tuple[int, Any]:

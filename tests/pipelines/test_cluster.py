@@ -1,6 +1,8 @@
 """Runs on a cluster: Kubeflow's real client against a server that holds every request against Kubeflow's models."""
 
+import hashlib
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -8,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from components.catlib.code_digest import code_digest
 from components.catlib.errors import Interrupted, UserError
 from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
 from pipelines.connection import Connection
 from pipelines.failure import RunFailed
+from pipelines.resources import Placement
 from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, kubeflow, node, task_nodes
 
 
@@ -99,6 +103,70 @@ def test_nothing_is_sent_when_something_is_wrong(
     assert sentence in err
     assert err.count("\n") == 1
     assert server.requests == []
+
+
+def test_what_runs_anew_since_the_newest_run_is_said(
+    server: KubeflowServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*arguments: str) -> list[str]:
+        assert main(["submit", "--recipe", "smoke", "--host", server.host, *arguments]) == 0
+        return said_by(capsys)[1].splitlines()[:-1]
+
+    assert said("--image", "cat:1") == [], "there is no earlier run"
+    assert said("--image", "cat:1") == [], "nothing has changed"
+    other_code = property(lambda placement: changed, lambda placement, given: None)
+    monkeypatch.setattr(Placement, "code_digest", other_code, raising=False)
+    (line,) = said("--image", "cat:1")
+    assert re.fullmatch(
+        r"Not from the cache of run compress smoke \w{6}, with all that reads their results: the code of "
+        r"distill-student is another\.",
+        line,
+    )
+    (line,) = said("--image", "cat:2")
+    assert "the image is cat:2, and was cat:1 (" in line
+    for task in ("prepare-dataset", "train-teacher", "export-student"):
+        assert task in line
+    assert "write-report" not in line, "it always runs"
+    assert said("--pipeline", "sweep", "--image", "cat:3") == [], "the cache is another pipeline's"
+    (line,) = said("--image", "cat:3")
+    assert "and was cat:2 (" in line
+
+
+def changed(stage: str) -> str:
+    """The digests of code in which the distillation is another."""
+    return "0123456789ab" if stage == "distill" else code_digest(stage)
+
+
+@pytest.mark.parametrize("spec", [None, {}, {"pipeline_spec": {"pipelineInfo": {"name": "compress"}}}])
+def test_where_earlier_runs_cannot_be_read_nothing_is_said(
+    spec: dict | None, server: KubeflowServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"run_id": "r", "display_name": "compress smoke 0123ab", "pipeline_spec": spec}
+    monkeypatch.setattr(server, "_list_runs", lambda **_: (200, {"runs": [run]}))
+    assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 0
+    assert len(said_by(capsys)[1].splitlines()) == 1
+
+
+def test_arguments_count_for_versions_and_pins(server: KubeflowServer, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    sent = []
+    for content in (b"1", b"2"):
+        (tmp_path / "images/a.png").write_bytes(content)
+        arguments = {
+            "dataset": {"source": str(tmp_path / "images")},
+            "evaluate": {"lpips": {"weights": {"uri": str(tmp_path / "w.pth")}}},
+        }
+        submit("smoke", connection=Connection(host=server.host), arguments=arguments)
+        sent.append(server.runs[-1]["runtime_config"]["parameters"])
+    assert sent[0]["source_version"] != sent[1]["source_version"]
+    assert sent[0]["dataset"] == {"source": str(tmp_path / "images")}
+    assert sent[0]["evaluate"]["lpips"]["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_given_version_stays(server: KubeflowServer) -> None:
+    submit("smoke", connection=Connection(host=server.host), arguments={"source_version": "mine"})
+    assert server.runs[-1]["runtime_config"]["parameters"]["source_version"] == "mine"
 
 
 def test_a_run_whose_answer_got_lost_is_not_made_twice(server: KubeflowServer) -> None:

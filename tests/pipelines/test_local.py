@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from components.catlib.artifacts import read_manifest
+from components.catlib.code_digest import code_and_library_digest, code_digest
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.recipes import load_recipe
-from pipelines.local import RunLog
+from pipelines.local import RunLog, _placement
 from tests.canaries import CANARIES, found_in, watched_processes
 from tests.components.opened import read_generator
 
@@ -259,3 +260,9 @@ def test_figures_bear_the_same_names_in_every_run(first_run: dict, workspace: Pa
     for task, found in names.items():
         assert found[0], task
         assert all(each == found[0] for each in found), task
+
+
+def test_libraries_belong_to_the_keys_of_runs_without_an_image_alone() -> None:
+    assert _placement(None).code_digest("teacher") == code_and_library_digest("teacher")
+    assert _placement("cat:1").code_digest("teacher") == code_digest("teacher")
+    assert _placement("cat:1").image == "cat:1"

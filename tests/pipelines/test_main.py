@@ -1,5 +1,6 @@
 """The pipeline's command line, without running stages."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.catlib.code_digest import code_digest
 from components.catlib.recipes import recipe_names
 from pipelines.__main__ import main
 
@@ -30,6 +32,17 @@ def test_compile_writes_a_file_with_the_overrides_as_defaults(
     assert defaults["teacher"]["defaultValue"]["epochs"] == 7
     assert defaults["budgets"]["defaultValue"] == ["2.6e+09", "0.1x"]
     assert {task["container"]["image"] for task in spec["deploymentSpec"]["executors"].values()} == {"mine:1"}
+
+
+def test_a_compiled_file_holds_the_code_and_the_weights_so_that_runs_from_the_form_do(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    weights = ["--set", f"evaluate.lpips.weights.uri={tmp_path}/w.pth"]
+    assert main(["compile", "--recipe", "smoke", *weights, "--output", str(tmp_path / "p.yaml")]) == 0
+    root = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))["root"]
+    code = root["dag"]["tasks"]["train-teacher"]["inputs"]["parameters"]["code_digest"]
+    assert code == {"runtimeValue": {"constant": code_digest("teacher")}}
+    pinned = root["inputDefinitions"]["parameters"]["evaluate"]["defaultValue"]["lpips"]["weights"]
+    assert pinned["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,10 @@ import torch.utils.tensorboard
 
 folder, sections = Path(sys.argv[1]), json.loads(sys.argv[2])
 at = lambda *names: {name: folder / name for name in names}
-KINDS = {"dataset": "DatasetConfig", "real_stats": "RealStatsConfig", "teacher": "TeacherConfig",
-         "prune": "PruneConfig", "distill": "DistillConfig", "evaluate": "EvaluateConfig", "export": "ExportConfig", "report": "ReportConfig"}
+KINDS = {
+    "dataset": "DatasetConfig", "real_stats": "RealStatsConfig", "teacher": "TeacherConfig", "prune": "PruneConfig",
+    "distill": "DistillConfig", "evaluate": "EvaluateConfig", "export": "ExportConfig", "report": "ReportConfig",
+}
 DATA = at("dataset", "real_stats")
 GIVEN = {
     "dataset": {}, "real_stats": at("dataset"), "teacher": DATA | {"checkpoint": str(folder / "state")},

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import Interrupted, Unavailable, UserError
-from components.catlib.exits import EXIT_INTERRUPTED
+from components.catlib.exits import EXIT_INTERRUPTED, after_interruption, dying_with_parent, interrupt, on_stop
 from components.catlib.storage import Storage
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def refusal(message: str) -> UserError | None:
 def stage_process(stage: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
+    SIGTERM, SIGHUP, Ctrl-C and the death of the process that started it stop a stage.
+
     Raises:
         SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
     """
@@ -57,13 +59,18 @@ def stage_process(stage: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
-        yield
+        with dying_with_parent(), on_stop(interrupt):
+            yield
     except UserError as error:
         mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
         logger.error("%s: %s", mark, error)
         raise SystemExit(error.exit_code) from error
     except Interrupted as interruption:
         logger.warning("INTERRUPTED: %s", interruption)
+        raise SystemExit(EXIT_INTERRUPTED) from interruption
+    except KeyboardInterrupt as interruption:
+        resumes = stage in ("teacher", "distill") and CHECKPOINTS_VARIABLE in os.environ
+        logger.warning("INTERRUPTED: Stage %s: %s.", stage, after_interruption(resumes=resumes))
         raise SystemExit(EXIT_INTERRUPTED) from interruption
     finally:
         root.handlers = kubeflows_handlers

@@ -6,13 +6,13 @@ inputs with the same settings by the same code, does not run again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from pydantic import BaseModel
 from components.catlib import storage
 from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
 from components.catlib.data.locating import local_copies
+from components.catlib.distributed.ending import joined
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
+from components.catlib.storage.parallel import in_parallel
 from components.kubeflow import checkpoint_place
 from components.stages import CHECKPOINT, Input, Stage
 
@@ -82,12 +84,24 @@ def run_stage(
         for wanted in stage.inputs
         for number, address in enumerate(inputs.get(wanted.name, ()))
     ]
-    manifests = [store.manifest(source.address, source.input.kinds) for source in sources]
-    request = _request_digest(stage, config, sources, manifests, options, store)
-    if found := store.find(output, request):
+    found: Manifest | None = None
+
+    def look() -> str:
+        """Returns the request's digest, or "" when its output exists."""
+        nonlocal found
+        manifests = [store.manifest(source.address, source.input.kinds) for source in sources]
+        request = _request_digest(stage, config, sources, manifests, options, store)
+        found = store.find(output, request)
+        return "" if found else request
+
+    others = joined()
+    request = others.once("request", look) if others else look()
+    if not request:
+        if found is None:
+            return None
         logger.info("%s exists and was made from the same inputs and settings; nothing to do", output)
         return Outcome(found, reused=True)
-    with tempfile.TemporaryDirectory(prefix=f"{stage.section}-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"{stage.section}-", ignore_cleanup_errors=True) as scratch:
         folders = _fetch(sources, Path(scratch), store)
         remote = storage.is_remote(output)
         made = Path(scratch) / "output" if remote else Path(output)
@@ -114,26 +128,34 @@ def _check_output(address: str) -> None:
 
 
 def _fetch(sources: Sequence[_Source], scratch: Path, store: storage.Storage) -> dict[str, Path | list[Path]]:
-    """Brings all inputs to this machine at the same time; returns the stage function's arguments."""
-    with ThreadPoolExecutor() as pool:
-        fetched = [
-            pool.submit(
-                store.fetch,
-                source.address,
-                scratch / f"{source.input.name}-{source.number}",
-                source.input.kinds,
-            )
+    """Brings all inputs to this machine; returns the stage function's arguments.
+
+    Of several processes of a training, the first one on each machine downloads, and the others use its copies.
+    """
+
+    def download() -> str:
+        in_parallel(
+            functools.partial(store.fetch, source.address, _place(source, scratch), source.input.kinds)
             for source in sources
-        ]
+        )
+        return str(scratch)
+
+    others = joined()
+    copies = Path(others.once("copies of the inputs", download, per_machine=True) if others else download())
     folders: dict[str, Path | list[Path]] = {}
-    for source, future in zip(sources, fetched, strict=True):
+    for source in sources:
+        place = _place(source, copies) if storage.is_remote(source.address) else Path(source.address)
         if source.input.many:
             several = folders.setdefault(source.input.name, [])
             assert isinstance(several, list)
-            several.append(future.result())
+            several.append(place)
         else:
-            folders[source.input.name] = future.result()
+            folders[source.input.name] = place
     return folders
+
+
+def _place(source: _Source, folder: Path) -> Path:
+    return folder / f"{source.input.name}-{source.number}"
 
 
 def _checkpoints(stage: Stage, request: str, options: Mapping[str, str]) -> dict[str, str]:

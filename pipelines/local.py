@@ -2,7 +2,7 @@
 
 The runner leaves global state behind and does not stop its children, so each run gets a process of its own with its own
 process group. `run_locally` starts it, turns its log into a few readable lines, and stops the whole group when it is
-interrupted.
+interrupted. If `run_locally` is killed, the run's process stops the group.
 
 A workspace folder keeps everything: `artifacts/` (one folder per run and task), `cache/` (the tasks that need no
 second run), `checkpoints/` (of unfinished trainings) and `logs/`.
@@ -19,17 +19,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
-from components.catlib.exits import sigterm_like_ctrl_c
+from components.catlib.exits import dying_with_parent, interrupt, on_stop
 from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE, refusal
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
@@ -154,6 +156,7 @@ def run_locally(
         "workspace": str(workspace),
         "answer": str(answer),
         "image": image,
+        "parent": os.getpid(),
     }
     request.write_text(json.dumps(asked), encoding="utf-8")
     log = RunLog(say)
@@ -178,7 +181,7 @@ def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:
     """Runs a command in its own process group, and ends the whole group when this process is interrupted."""
     with (
         log_path.open("w", encoding="utf-8") as log_file,
-        sigterm_like_ctrl_c(),
+        on_stop(interrupt),
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -189,43 +192,55 @@ def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:
         ) as process,
     ):
         assert process.stdout is not None
-        try:
+
+        def follow() -> None:
+            """Reads the log until every process of the group has ended."""
+            assert process.stdout is not None
             for line in process.stdout:
                 log_file.write(line)
                 log_file.flush()
                 log.read(line)
-            return process.wait()
+
+        threading.Thread(target=_kill_the_rest, args=(process,), name="run", daemon=True).start()
+        try:
+            follow()
         except KeyboardInterrupt:
-            log.say("interrupted: stopping the stages")
-            _stop_group(process, log)
-            raise Interrupted("The run was interrupted; the same command resumes it.") from None
+            log.say("interrupted: stopping the stages; press Ctrl-C again to kill them")
+            raise _stop_group(process, log, follow) from None
         except BaseException:
-            _stop_group(process, log)
+            _signal_group(process.pid, signal.SIGKILL)
             raise
+        return process.wait()
 
 
-def _stop_group(process: subprocess.Popen[str], log: RunLog) -> None:
-    """Asks the process group to stop, waits for it, then kills the rest."""
-    deadline = time.monotonic() + STOP_SECONDS
+def _stop_group(process: subprocess.Popen[str], log: RunLog, follow: Callable[[], None]) -> Interrupted:
+    """Asks the process group to stop, waits for it, then kills the rest; returns what the stages said."""
+    killer = threading.Timer(STOP_SECONDS, _signal_group, [process.pid, signal.SIGKILL])
+    killer.daemon = True
+    killer.start()
     _signal_group(process.pid, signal.SIGTERM)
-    while time.monotonic() < deadline and _group_is_alive(process):
-        time.sleep(0.05)
-    _signal_group(process.pid, signal.SIGKILL)
+    try:
+        follow()
+    except KeyboardInterrupt:
+        return Interrupted(
+            "The stages were killed; the same command goes on from the last checkpoint, if there is one."
+        )
+    finally:
+        killer.cancel()
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+    return Interrupted(log.interruption or "The run was interrupted; the same command resumes it.")
+
+
+def _kill_the_rest(process: subprocess.Popen[str]) -> None:
+    """Waits until a run's process has ended, and kills what is left of its group, which nobody watches any more."""
     process.wait()
+    _signal_group(process.pid, signal.SIGKILL)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-
-
-def _group_is_alive(process: subprocess.Popen[str]) -> bool:
-    process.poll()
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _failure(log: RunLog, log_path: Path) -> str:
@@ -272,8 +287,21 @@ def _run_request(request: Path) -> None:
         cache_root=str(workspace / "cache"),
     )
     pipeline = PIPELINES[asked["pipeline"]](recipe, Placement(asked["image"] or DEFAULT_IMAGE))
-    finished: Any = pipeline(**asked["arguments"], code_digest=code_digest())
+    with dying_with_parent(), on_stop(partial(_stop_stages, asked)):
+        if os.getppid() != asked["parent"]:
+            return
+        finished: Any = pipeline(**asked["arguments"], code_digest=code_digest())
     Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
+
+
+def _stop_stages(asked: Mapping[str, Any]) -> None:
+    """Stops the stages of this process's run, which then ends too: after their last lines."""
+    killer = threading.Timer(STOP_SECONDS, _signal_group, [os.getpgrp(), signal.SIGKILL])
+    killer.daemon = True
+    killer.start()
+    _signal_group(os.getpgrp(), signal.SIGTERM)
+    if asked["image"]:
+        stop_containers(asked["name"])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.distributed.ending import joined
 from components.catlib.errors import UserError
 from components.catlib.storage import transfer
 from components.catlib.storage.addresses import Location, is_web, shown, split
@@ -215,7 +216,8 @@ def local_copy(address: str) -> Path:
 
     Args:
         address: A path, which is returned as it is; an https:// address, whose file is kept in the cache; or
-            `s3://bucket/key`, downloaded once in a process and removed when the process ends.
+            `s3://bucket/key`, downloaded once by a process, or once per machine by several that train together, and
+        removed when the process ends.
 
     Raises:
         UserError: There is nothing at the address, or it cannot be reached.
@@ -224,7 +226,13 @@ def local_copy(address: str) -> Path:
         return Storage().cached(address)
     if not is_remote(address):
         return Path(address)
-    return Storage().fetch_files(address, Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16])
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+
+    def download() -> str:
+        return str(Storage().fetch_files(address, Path(_downloads().name) / digest))
+
+    others = joined()
+    return Path(others.once(f"copy {digest} of weights", download, per_machine=True) if others else download())
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def train_and_write(
     if config.epochs + config.decay_epochs > 0:
         batches = TrainingBatches(dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed)
         checkpoints = None
-        if checkpoint is not None:
+        if checkpoint is not None and accelerator.is_main_process:
             checkpoints = Checkpoints(
                 open_checkpoints(checkpoint),
                 origin=_origin(stage, config, inputs),

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from components.catlib.artifacts import FileRecord, file_sha256
-from components.catlib.errors import UserError
+from components.catlib.errors import EndedElsewhere, UserError
 from components.catlib.storage import Store, open_store
+from components.catlib.storage.retrying import until
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class Checkpoints:
         self._scores: dict[int, float | None] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._next: _Job | None = None
         self._tasks: list[Future[None]] = []
         self._saved = time.monotonic()
@@ -150,15 +153,25 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._writer.shutdown()
-        self.wait()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for the writer; not for a store that is away when it has failed before, or when the process hurries."""
+        hurries = kind is not None and issubclass(kind, UserError | EndedElsewhere | KeyboardInterrupt)
+        if hurries:
+            self._stopping.set()
+        self._writer.shutdown(wait=kind is not KeyboardInterrupt, cancel_futures=hurries)
+        if not hurries:
+            self.wait()
+
+    @property
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint that is written; None without one."""
+        return max(tuple(self._scores), default=None)
 
     def _write_next(self) -> None:
         with self._lock:
             job, self._next = self._next, None
         if job is not None and job.step not in self._scores:
-            self._write(job.step, job.state, job.score)
+            until(self._stopping, partial(self._write, job.step, job.state, job.score))
 
     def _write(self, step: int, state: dict[str, Any], score: float | None) -> None:
         tensors_name, facts_name = _file_names(step)

@@ -6,11 +6,16 @@ compose files. `components/stages.py` is the table of stages, `components/runnin
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take a while
+    from components.catlib.exits import quiet_ctrl_c
+
+    quiet_ctrl_c()
+
 import argparse
 import functools
-import gc
 import json
 import logging
+import os
 import sys
 import textwrap
 from datetime import timedelta
@@ -20,12 +25,13 @@ from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
 from components.catlib.credentials import refuse_in_arguments
-from components.catlib.errors import Interrupted, UserError
-from components.catlib.exits import EXIT_INTERRUPTED, sigterm_like_ctrl_c
+from components.catlib.distributed.ending import ending_together
+from components.catlib.errors import UserError
+from components.catlib.exits import after_interruption, answer, exit_code, leave, note
 from components.catlib.recipes import load_recipe
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
 from components.running import run_stage
-from components.stages import ALIASES, STAGES, Stage
+from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         refuse_in_arguments(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return error.exit_code
     options = _parser().parse_args(arguments)
     logging.basicConfig(
@@ -43,21 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
         handlers=[logging.StreamHandler(sys.stderr)],
         force=True,
     )
-    try:
-        with sigterm_like_ctrl_c():
-            answer, details = options.command(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Interrupted as interruption:
-        print(f"interrupted: {interruption}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        print("interrupted: nothing was published; run the same command again to start over", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if answer:
-        print(json.dumps(details) if options.json else answer)
-    return 0
+
+    def command() -> None:
+        with ending_together():
+            text, details = options.command(options)
+        if text:
+            answer(json.dumps(details) if options.json else text)
+
+    resumes = bool(getattr(options, CHECKPOINT.name, None) or os.environ.get(CHECKPOINTS_VARIABLE))
+    trains = options.stage in TRAININGS
+    return exit_code(command, interrupted=after_interruption(resumes=trains and resumes))
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
@@ -210,6 +211,4 @@ def _settings(section: str, stage: Stage) -> list[str]:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
-    sys.exit(exit_code)
+    leave(main)

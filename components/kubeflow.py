@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,9 @@ from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
 from components.catlib.errors import Interrupted, Unavailable, UserError
-from components.catlib.exits import EXIT_INTERRUPTED
+from components.catlib.exits import EXIT_INTERRUPTED, after_interruption, dying_with_parent, interrupt, on_stop
 from components.catlib.storage.settings import waiting_for_servers
+from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.image import image_name
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def refusal(message: str) -> UserError | None:
 def stage_process(stage: str, code: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
-    Servers that do not answer yet are waited for, because they may be starting.
+    Servers that do not answer yet are waited for, because they may be starting. SIGTERM, SIGHUP, Ctrl-C and the death
+    of the process that started it stop a stage.
 
     Args:
         stage: Name of the stage.
@@ -57,8 +60,8 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
-        _check_code(stage, code)
-        with waiting_for_servers():
+        with dying_with_parent(), on_stop(interrupt), waiting_for_servers():
+            _check_code(stage, code)
             yield
     except UserError as error:
         mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
@@ -66,6 +69,10 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
         raise SystemExit(error.exit_code) from error
     except Interrupted as interruption:
         logger.warning("INTERRUPTED: %s", interruption)
+        raise SystemExit(EXIT_INTERRUPTED) from interruption
+    except KeyboardInterrupt as interruption:
+        resumes = stage in ("teacher", "distill") and CHECKPOINTS_VARIABLE in os.environ
+        logger.warning("INTERRUPTED: Stage %s: %s.", stage, after_interruption(resumes=resumes))
         raise SystemExit(EXIT_INTERRUPTED) from interruption
     finally:
         root.handlers = kubeflows_handlers

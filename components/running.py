@@ -6,12 +6,12 @@ inputs with the same settings by the same code, does not run again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from components.catlib.code_digest import code_and_library_digest
 from components.catlib.credentials import refuse_credentials
 from components.catlib.data.locating import content_of
 from components.catlib.disk import temporary_folder
+from components.catlib.distributed.ending import joined
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files, with_files
+from components.catlib.storage.parallel import in_parallel
 from components.stages import CHECKPOINT, Input, Stage
 
 logger = logging.getLogger(__name__)
@@ -85,12 +87,25 @@ def run_stage(
     _check_buckets([*(address for several in inputs.values() for address in several), *options.values()], config)
     _check_output(output, sources, options)
     store = storage.Storage()
-    manifests = [store.manifest(source.address, source.input.kinds) for source in sources]
-    request = _request_digest(stage, config, sources, manifests, options)
-    if found := store.find(output, request):
+    found: Manifest | None = None
+
+    def look() -> str:
+        """Returns the request's digest, or "" when its output exists."""
+        nonlocal found
+        manifests = [store.manifest(source.address, source.input.kinds) for source in sources]
+        request = _request_digest(stage, config, sources, manifests, options)
+        found = store.find(output, request)
+        if found is None:
+            store.check_replaceable(output, stage.section)
+        return "" if found else request
+
+    others = joined()
+    request = others.once("request", look) if others else look()
+    if not request:
+        if found is None:
+            return None
         logger.info("%s exists and was made from the same inputs and settings; nothing to do", output)
         return Outcome(found, reused=True)
-    store.check_replaceable(output, stage.section)
     with temporary_folder(f"{stage.section}-") as scratch:
         folders = _fetch(sources, scratch, store)
         remote = storage.is_remote(output)
@@ -137,26 +152,34 @@ def _check_buckets(addresses: Sequence[str], config: BaseModel) -> None:
 
 
 def _fetch(sources: Sequence[_Source], scratch: Path, store: storage.Storage) -> dict[str, Path | list[Path]]:
-    """Brings all inputs to this machine at the same time; returns the stage function's arguments."""
-    with ThreadPoolExecutor() as pool:
-        fetched = [
-            pool.submit(
-                store.fetch,
-                source.address,
-                scratch / f"{source.input.name}-{source.number}",
-                source.input.kinds,
-            )
+    """Brings all inputs to this machine; returns the stage function's arguments.
+
+    Of several processes of a training, the first one on each machine downloads, and the others use its copies.
+    """
+
+    def download() -> str:
+        in_parallel(
+            functools.partial(store.fetch, source.address, _place(source, scratch), source.input.kinds)
             for source in sources
-        ]
+        )
+        return str(scratch)
+
+    others = joined()
+    copies = Path(others.once("copies of the inputs", download, per_machine=True) if others else download())
     folders: dict[str, Path | list[Path]] = {}
-    for source, future in zip(sources, fetched, strict=True):
+    for source in sources:
+        place = _place(source, copies) if storage.is_remote(source.address) else Path(source.address)
         if source.input.many:
             several = folders.setdefault(source.input.name, [])
             assert isinstance(several, list)
-            several.append(future.result())
+            several.append(place)
         else:
-            folders[source.input.name] = future.result()
+            folders[source.input.name] = place
     return folders
+
+
+def _place(source: _Source, folder: Path) -> Path:
+    return folder / f"{source.input.name}-{source.number}"
 
 
 def _request_digest(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take a while
+    from components.catlib.exits import quiet_ctrl_c
+
+    quiet_ctrl_c()
+
 import argparse
 import json
 import sys
@@ -13,8 +18,8 @@ import yaml
 from components.catlib.artifacts import replacing
 from components.catlib.credentials import refuse_in_arguments
 from components.catlib.disk import writing_to
-from components.catlib.errors import Interrupted, UserError
-from components.catlib.exits import EXIT_INTERRUPTED
+from components.catlib.errors import UserError
+from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, answer, exit_code, leave, note
 from components.catlib.recipes import load_recipe, recipe_names
 from components.catlib.storage.settings import read_secret
 from components.kubeflow import DEFAULT_IMAGE
@@ -45,22 +50,37 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         refuse_in_arguments(arguments)
-        options = _parser().parse_args(arguments)
-        text, details = options.command(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return error.exit_code
-    except Interrupted as interruption:
-        print(f"interrupted: {interruption}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    options = _parser().parse_args(arguments)
+
+    def command() -> None:
+        text, details = options.command(options)
+        if options.json:
+            answer(json.dumps(details))
+        elif text:
+            answer(text)
+
+    sentence, code = _interruption(options)
+    try:
+        return exit_code(command, interrupted=sentence, code=code)
     except RunFailed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
+        note(f"failed: {failure}")
         return 1
-    if options.json:
-        print(json.dumps(details))
-    elif text:
-        print(text)
-    return 0
+
+
+def _interruption(options: argparse.Namespace) -> tuple[str, int]:
+    """Returns the sentence and the exit code of a command that a signal ended, unless it says better itself."""
+    if options.command is _run:
+        return "run the same command again; finished stages come from the cache", EXIT_INTERRUPTED
+    if options.command is _submit:
+        return "if the run was created, it goes on; look with: python -m pipelines status", EXIT_INTERRUPTED
+    if options.command is _fetch:
+        return "run the same command again", EXIT_INTERRUPTED
+    if options.command in (_status, _logs):
+        return "the run goes on", EXIT_CTRL_C
+    return "the command did not finish", EXIT_CTRL_C
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes
@@ -137,9 +157,7 @@ def _run(options: argparse.Namespace) -> Answer:
         **choices,
     )
     report = result.output / "report.html"
-    api.to_stderr(
-        f"{len(result.executed)} stages ran, {len(result.cached)} came from the cache, {result.seconds:.0f} s in all"
-    )
+    note(f"{len(result.executed)} stages ran, {len(result.cached)} came from the cache, {result.seconds:.0f} s in all")
     return f"Report: {report}", {
         "report": str(report),
         "output": str(result.output),
@@ -162,11 +180,11 @@ def _submit(options: argparse.Namespace) -> Answer:
         service_account=options.service_account,
         **_choices(options),
     )
-    answer: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
-    api.to_stderr(f"Run {submitted.run_id}: {submitted.link}")
+    facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
+    note(f"Run {submitted.run_id}: {submitted.link}")
     if options.wait:
-        answer["state"] = submitted.wait().state
-    return submitted.run_id, answer
+        facts["state"] = submitted.wait().state
+    return submitted.run_id, facts
 
 
 def _upload(options: argparse.Namespace) -> Answer:
@@ -192,7 +210,7 @@ def _status(options: argparse.Namespace) -> Answer:
         lines = [f"{run.run_id}  {run.state.lower():9}  {run.name}" for run in runs]
         details = [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]
         return "\n".join(lines), {"runs": details}
-    run = cluster.wait(options.run, say=api.to_stderr) if options.wait else cluster.run(options.run)
+    run = cluster.wait(options.run, say=note) if options.wait else cluster.run(options.run)
     lines = [f"{run.name}: {run.state.lower()}", *(f"  {task.name:22} {task.state.lower()}" for task in run.tasks)]
     tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
     return "\n".join(lines), {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}
@@ -206,7 +224,7 @@ def _logs(options: argparse.Namespace) -> Answer:
         if options.json:
             lines.append({"task": task, "line": line})
         else:
-            print(line if options.task else f"{task}: {line}", flush=True)
+            answer(line if options.task else f"{task}: {line}")
     return "", {"lines": lines}
 
 
@@ -417,4 +435,4 @@ def _add_connection(command: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
+from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from pipelines.cluster import Cluster, Connection, Run
     from pipelines.compiling import Compiled
     from pipelines.local import LocalRun
-
-
-def to_stderr(line: str) -> None:
-    """Prints a line of progress."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _recipe(recipe: str | Recipe, overrides: Sequence[str], budgets: Sequence[str] | None) -> Recipe:
@@ -139,7 +134,7 @@ def run(
     output: Path | None = None,
     workspace: Path = Path("runs"),
     image: str | None = None,
-    say: Callable[[str], None] = to_stderr,
+    say: Callable[[str], None] = note,
 ) -> LocalRun:
     """Runs a pipeline on this machine.
 
@@ -196,7 +191,7 @@ class Submitted:
         """Reads the state of the run and its tasks."""
         return self.cluster.run(self.run_id)
 
-    def wait(self, say: Callable[[str], None] = to_stderr) -> Run:
+    def wait(self, say: Callable[[str], None] = note) -> Run:
         """Waits until the run ends, as `Cluster.wait` does."""
         return self.cluster.wait(self.run_id, say=say)
 
@@ -221,7 +216,7 @@ def submit(
     experiment: str | None = None,
     root: str | None = None,
     service_account: str | None = None,
-    say: Callable[[str], None] = to_stderr,
+    say: Callable[[str], None] = note,
 ) -> Submitted:
     """Starts a pipeline on a cluster.
 

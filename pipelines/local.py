@@ -2,7 +2,7 @@
 
 The runner leaves global state behind and does not stop its children, so each run gets a process of its own with its own
 process group. `run_locally` starts it, turns its log into a few readable lines, and stops the whole group when it is
-interrupted.
+interrupted. If `run_locally` is killed, the run's process stops the group.
 
 A workspace folder keeps everything: `artifacts/` (one folder per run and task), `cache/` (the tasks that need no
 second run), `checkpoints/` (of trainings) and `logs/`.
@@ -21,10 +21,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ from components.catlib.config import Recipe
 from components.catlib.credentials import without_credentials
 from components.catlib.disk import number_in, writing_to
 from components.catlib.errors import Interrupted, UserError
-from components.catlib.exits import sigterm_like_ctrl_c
+from components.catlib.exits import dying_with_parent, interrupt, on_stop
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.kubeflow import DEFAULT_IMAGE, refusal
@@ -157,6 +159,7 @@ def run_locally(
         "workspace": str(workspace),
         "answer": str(answer),
         "image": image,
+        "parent": os.getpid(),
     }
     log = RunLog(say)
     try:
@@ -186,7 +189,7 @@ def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:
     """Runs a command in its own process group, and ends the whole group when this process is interrupted."""
     with (
         log_path.open("w", encoding="utf-8") as log_file,
-        sigterm_like_ctrl_c(),
+        on_stop(interrupt),
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -197,43 +200,55 @@ def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:
         ) as process,
     ):
         assert process.stdout is not None
-        try:
+
+        def follow() -> None:
+            """Reads the log until every process of the group has ended."""
+            assert process.stdout is not None
             for line in process.stdout:
                 log_file.write(line)
                 log_file.flush()
                 log.read(line)
-            return process.wait()
+
+        threading.Thread(target=_kill_the_rest, args=(process,), name="run", daemon=True).start()
+        try:
+            follow()
         except KeyboardInterrupt:
-            log.say("interrupted: stopping the stages")
-            _stop_group(process, log)
-            raise Interrupted("The run was interrupted; the same command resumes it.") from None
+            log.say("interrupted: stopping the stages; press Ctrl-C again to kill them")
+            raise _stop_group(process, log, follow) from None
         except BaseException:
-            _stop_group(process, log)
+            _signal_group(process.pid, signal.SIGKILL)
             raise
+        return process.wait()
 
 
-def _stop_group(process: subprocess.Popen[str], log: RunLog) -> None:
-    """Asks the process group to stop, waits for it, then kills the rest."""
-    deadline = time.monotonic() + STOP_SECONDS
+def _stop_group(process: subprocess.Popen[str], log: RunLog, follow: Callable[[], None]) -> Interrupted:
+    """Asks the process group to stop, waits for it, then kills the rest; returns what the stages said."""
+    killer = threading.Timer(STOP_SECONDS, _signal_group, [process.pid, signal.SIGKILL])
+    killer.daemon = True
+    killer.start()
     _signal_group(process.pid, signal.SIGTERM)
-    while time.monotonic() < deadline and _group_is_alive(process):
-        time.sleep(0.05)
-    _signal_group(process.pid, signal.SIGKILL)
+    try:
+        follow()
+    except KeyboardInterrupt:
+        return Interrupted(
+            "The stages were killed; the same command goes on from the last checkpoint, if there is one."
+        )
+    finally:
+        killer.cancel()
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+    return Interrupted(log.interruption or "The run was interrupted; the same command resumes it.")
+
+
+def _kill_the_rest(process: subprocess.Popen[str]) -> None:
+    """Waits until a run's process has ended, and kills what is left of its group, which nobody watches any more."""
     process.wait()
+    _signal_group(process.pid, signal.SIGKILL)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-
-
-def _group_is_alive(process: subprocess.Popen[str]) -> bool:
-    process.poll()
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def own_folder(folder: Path, origin: str, say: Callable[[str], None]) -> Path:
@@ -322,8 +337,21 @@ def _run_request(request: Path) -> None:
         cache_root=str(workspace / "cache"),
     )
     pipeline = PIPELINES[asked["pipeline"]](recipe, _placement(asked["image"]))
-    finished: Any = pipeline(**asked["arguments"])
+    with dying_with_parent(), on_stop(partial(_stop_stages, asked)):
+        if os.getppid() != asked["parent"]:
+            return
+        finished: Any = pipeline(**asked["arguments"])
     Path(asked["answer"]).write_text(json.dumps({"report": finished.output.uri}), encoding="utf-8")
+
+
+def _stop_stages(asked: Mapping[str, Any]) -> None:
+    """Stops the stages of this process's run, which then ends too: after their last lines."""
+    killer = threading.Timer(STOP_SECONDS, _signal_group, [os.getpgrp(), signal.SIGKILL])
+    killer.daemon = True
+    killer.start()
+    _signal_group(os.getpgrp(), signal.SIGTERM)
+    if asked["image"]:
+        stop_containers(asked["name"])
 
 
 if __name__ == "__main__":

@@ -22,3 +22,17 @@ class Unavailable(UserError):
 
 class Interrupted(Exception):
     """The process received a request to stop and saved its state. It exits with code 75; run it again to resume."""
+
+    exit_code = 75
+
+
+class EndedElsewhere(BaseException):
+    """Another process of the same training has ended it and says why; this one ends with the same code, silently.
+
+    It may be raised anywhere, as KeyboardInterrupt is, so it is no `Exception`.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        """Takes the exit code of the process that ended first."""
+        super().__init__(exit_code)
+        self.exit_code = exit_code

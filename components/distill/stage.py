@@ -9,6 +9,7 @@ from components.catlib.config import DistillConfig
 from components.catlib.config.distillers import FIGURES
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
+from components.catlib.distributed.ending import ending_together
 from components.catlib.distributed.writing import writing_once
 from components.catlib.errors import UserError
 from components.catlib.fitting import check_fits, check_pairing
@@ -21,6 +22,7 @@ from components.catlib.training.progress import Progress
 logger = logging.getLogger(__name__)
 
 
+@ending_together()
 def run(
     config: DistillConfig,
     *,

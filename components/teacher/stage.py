@@ -7,6 +7,7 @@ from pathlib import Path
 from components.catlib.config import TeacherConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
+from components.catlib.distributed.ending import ending_together
 from components.catlib.distributed.writing import writing_once
 from components.catlib.fitting import check_crop_size, check_pairing
 from components.catlib.metrics.statistics import open_statistics
@@ -14,6 +15,7 @@ from components.catlib.training.artifact import train_and_write
 from components.catlib.training.building import build_teacher_objective
 
 
+@ending_together()
 def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path, checkpoint: str | None = None) -> None:
     """Trains a teacher (method section 4); with no epochs, takes over a published one.
 

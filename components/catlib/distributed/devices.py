@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from components.catlib.config import TrainingConfig
+from components.catlib.distributed.ending import joined
 from components.catlib.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -55,8 +56,9 @@ class Accelerator:
             torch.cuda.set_device(self.device)
         self.num_processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.num_processes > 1 and not distributed.is_initialized():
-            backend = "gloo" if self.device.type == "cpu" else "nccl"
-            distributed.init_process_group(backend, timeout=LONGEST_WAIT)
+            backend, others = "gloo" if self.device.type == "cpu" else "nccl", joined()
+            place = {"store": others.store, "rank": others.rank, "world_size": others.size} if others else {}
+            distributed.init_process_group(backend, timeout=LONGEST_WAIT, **place)
         self.process_index = distributed.get_rank() if self.num_processes > 1 else 0
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import signal
 import sys
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from components.catlib.errors import Interrupted, UserError
+from components.catlib.distributed.ending import ending_together
+from components.catlib.errors import EndedElsewhere, Interrupted, UserError
+from components.catlib.exits import interrupt, on_stop
 
 
 def on_every_gpu(run: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
@@ -25,8 +30,9 @@ def on_every_gpu(run: Callable[..., None], *arguments: Any, **keywords: Any) -> 
         keywords: Keyword arguments of `run`, picklable.
 
     Raises:
-        UserError: `run` raised it.
-        Interrupted: `run` raised it, or this process got SIGTERM, which it passes on.
+        UserError: `run` raised it in any process.
+        Interrupted: `run` raised it, or this process was asked to stop, which it passes on.
+        RuntimeError: `run` raised another exception in any process, or a process died.
     """
     count = torch.cuda.device_count()
     if count < 2:
@@ -40,25 +46,50 @@ def on_every_gpu(run: Callable[..., None], *arguments: Any, **keywords: Any) -> 
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
+        signals_to_handle="SIGQUIT",  # the others are passed on here, without torch's limit of 30 s
     )
     level = logging.getLogger().level
+    stops: list[bool] = []
+
+    def pass_on() -> None:
+        stops.append(True)
+        children = multiprocessing.active_children()
+        for child in children:
+            child.terminate()
+        if not children:
+            interrupt()
+
     try:
-        outcomes: Mapping[int, Exception | None] = elastic_launch(settings, _outcome)(run, arguments, keywords, level)
-    except SignalException as stopped:
-        raise Interrupted("Stopped by a signal; the state is saved where there is a checkpoint folder.") from stopped
+        with on_stop(pass_on):
+            outcomes: Mapping[int, BaseException | None] = elastic_launch(settings, _outcome)(
+                run, arguments, keywords, level
+            )
+    except ChildFailedError as failure:
+        if stops:
+            raise Interrupted("Stopped before the training had begun.") from failure
+        rank, died = failure.get_first_failure()
+        how = signal.Signals(-died.exitcode).name if died.exitcode < 0 else f"exit code {died.exitcode}"
+        raise RuntimeError(f"process {rank} of the training died ({how}); the log says more.") from failure
     for outcome in outcomes.values():
-        if outcome is not None:
+        if outcome is not None and not isinstance(outcome, EndedElsewhere):
             raise outcome
 
 
 def _outcome(
     run: Callable[..., None], arguments: tuple[Any, ...], keywords: dict[str, Any], level: int
-) -> Exception | None:
-    """Runs in each process; returns expected errors, because raised ones would come back as text."""
+) -> BaseException | None:
+    """Runs in each process; returns exceptions, because raised ones would come back as text."""
     name = os.environ["RANK"]
     logging.basicConfig(stream=sys.stderr, level=level, format=f"[process {name}] %(message)s")
     try:
-        run(*arguments, **keywords)
-    except (UserError, Interrupted) as answer:
-        return answer
+        with on_stop(interrupt), ending_together():
+            run(*arguments, **keywords)
+    except (UserError, Interrupted, EndedElsewhere) as end:
+        return end
+    except KeyboardInterrupt:
+        return Interrupted("Stopped before or after the steps of the training.")
+    except Exception as error:
+        returned = RuntimeError(f"{type(error).__name__}: {error}" if type(error) is not RuntimeError else str(error))
+        returned.add_note("".join(traceback.format_exception(error)))
+        return returned
     return None

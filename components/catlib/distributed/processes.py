@@ -99,19 +99,23 @@ def from_main(accelerator: Accelerator, make: Callable[[], _Result]) -> _Result:
 
     Raises:
         UserError: The function has raised it; all processes raise it then.
+        RuntimeError: The function has raised another exception, which the main process raises as it is.
     """
     if accelerator.num_processes == 1:
         return make()
     answer: list[Any] = [None, None]
+    raised: Exception | None = None
     if accelerator.is_main_process:
         try:
             answer[0] = make()
-        except UserError as mistake:
-            answer[1] = mistake
+        except Exception as error:
+            raised = error
+            kept = isinstance(error, UserError)
+            answer[1] = error if kept else RuntimeError(f"the main process failed ({type(error).__name__}: {error})")
     distributed.broadcast_object_list(answer, src=0)
     result, error = answer
     if error is not None:
-        raise error
+        raise raised or error
     return result
 
 

@@ -42,10 +42,20 @@ class _Stopped(Exception):
     """A task did not begin, because another one failed."""
 
 
+INTERRUPTION_SECONDS = 2.0
+"""How long an interruption waits for requests that are under way."""
+
+
 def in_parallel(tasks: Iterable[Callable[[], object]]) -> None:
-    """Runs tasks in threads; the first failure ends the others, which then no longer wait for a server."""
-    with ThreadPoolExecutor(PARALLEL) as pool:
+    """Runs tasks in threads; the first failure ends the others, which then no longer wait for a server.
+
+    An interruption does not wait long for tasks that have begun.
+    """
+    pool = ThreadPoolExecutor(PARALLEL)
+    try:
         _run(pool, tasks)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def move_parts(tasks: Iterable[Callable[[], object]]) -> None:
@@ -75,9 +85,8 @@ def _run(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], object]]) -> Non
     try:
         for future in as_completed(futures):
             future.result()
-    except BaseException:
+    except BaseException as error:
         ending.set()
-        for future in futures:
-            future.cancel()
-        wait(futures)
+        begun = [future for future in futures if not future.cancel()]
+        wait(begun, timeout=None if isinstance(error, Exception) else INTERRUPTION_SECONDS)
         raise

@@ -14,6 +14,7 @@ from pathlib import Path
 from components.catlib.artifacts import Manifest, check_replaceable, read_manifest
 from components.catlib.credentials import refuse_credentials
 from components.catlib.disk import TEMPORARY_ADVICE, temporary_place, writing_to
+from components.catlib.distributed.ending import joined
 from components.catlib.errors import UserError
 from components.catlib.storage import published, transfer
 from components.catlib.storage.addresses import Location, is_web, shown, split
@@ -250,7 +251,8 @@ def local_copy(address: str) -> Path:
 
     Args:
         address: A path, which is returned as it is; an https:// address, whose file is kept in the cache; or
-            `s3://bucket/key`, downloaded once in a process and removed when the process ends.
+            `s3://bucket/key`, downloaded once by a process, or once per machine by several that train together, and
+        removed when the process ends.
 
     Raises:
         UserError: There is nothing at the address, or it cannot be reached.
@@ -259,9 +261,14 @@ def local_copy(address: str) -> Path:
         return Storage().cached(address)
     if not is_remote(address):
         return Path(address)
-    with writing_to(temporary_place(), advice=TEMPORARY_ADVICE):
-        folder = Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16]
-        return Storage().fetch_files(address, folder)
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+
+    def download() -> str:
+        with writing_to(temporary_place(), advice=TEMPORARY_ADVICE):
+            return str(Storage().fetch_files(address, Path(_downloads().name) / digest))
+
+    others = joined()
+    return Path(others.once(f"copy {digest} of weights", download, per_machine=True) if others else download())
 
 
 @functools.cache

@@ -70,10 +70,12 @@ def train_and_write(
     if config.epochs + config.decay_epochs > 0:
         upkeep = Upkeep.from_environment()
         batches = TrainingBatches(dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed)
-        # What the main process finds out holds for all.
+        # What the main process finds out holds for all; it alone reads and writes checkpoints.
         origin = from_main(accelerator, lambda: Origin(stage, config, inputs))
         place = place_of(origin, chosen=checkpoint, root=from_main(accelerator, lambda: upkeep.checkpoints))
-        beginning = None if place is None else _beginning(origin, place, keep=upkeep.keep_checkpoints)
+        beginning = None
+        if place is not None and accelerator.is_main_process:
+            beginning = _beginning(origin, place, keep=upkeep.keep_checkpoints)
         if config.evaluations:
             validation = Validation(
                 dataset,

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from components.catlib.artifacts import FileRecord, file_sha256
-from components.catlib.errors import UserError
+from components.catlib.errors import EndedElsewhere, UserError
 from components.catlib.storage import NotThere, Store, open_store
 from components.catlib.storage.leases import Lease
+from components.catlib.storage.retrying import until
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +136,7 @@ class Checkpoints:
         self._of_other_lengths: dict[_Name, Any] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._next: _Job | None = None
         self._tasks: list[Future[None]] = []
         self._saved = time.monotonic()
@@ -191,12 +194,23 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for the writer; not for a store that is away when it has failed before, or when the process hurries."""
+        hurries = kind is not None and issubclass(kind, UserError | EndedElsewhere | KeyboardInterrupt)
         try:
-            self._writer.shutdown()
-            self.wait()
+            if hurries:
+                self._stopping.set()
+            self._writer.shutdown(wait=kind is not KeyboardInterrupt, cancel_futures=hurries)
+            if not hurries:
+                self.wait()
         finally:
-            self.give_back()
+            if kind is not KeyboardInterrupt:  # then the writer may not have ended
+                self.give_back()
+
+    @property
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint that is written; None without one."""
+        return max((name.step for name in tuple(self._scores)), default=None)
 
     def _own_the_place(self) -> None:
         if not self._lease.generation:
@@ -206,7 +220,7 @@ class Checkpoints:
         with self._lock:
             job, self._next = self._next, None
         if job is not None and all(name.step != job.step for name in self._scores):
-            self._write(job.step, job.state, job.score)
+            until(self._stopping, partial(self._write, job.step, job.state, job.score))
 
     def _write(self, step: int, state: dict[str, Any], score: float | None) -> None:
         name = _Name(step, self._lease.generation, self._lease.attempt)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import Batch, TrainingBatches
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.distributed.ending import ending_together
 from components.catlib.distributed.processes import (
     agreed,
     average_buffers,
@@ -36,7 +37,7 @@ from components.catlib.distributed.processes import (
     share_of_batch,
 )
 from components.catlib.errors import Interrupted
-from components.catlib.exits import on_sigterm
+from components.catlib.exits import on_stop
 from components.catlib.training.checkpoints import Checkpoints, on_cpu
 from components.catlib.training.log import LogWriter, open_log
 from components.catlib.training.moving_average import MovingAverages
@@ -47,6 +48,7 @@ from components.catlib.training.upkeep import Upkeep
 logger = logging.getLogger(__name__)
 
 
+@ending_together()
 def train(
     objective: Objective,
     *,
@@ -77,7 +79,7 @@ def train(
         folder: The folder that gets `log.jsonl`, `tensorboard/` and `samples_<step>.webp` of every evaluation.
         accelerator: Device, precision and processes.
         upkeep: How often to save and to log.
-        checkpoints: The checkpoints of this training; without them a killed training starts anew.
+        checkpoints: The checkpoints of this training, in the main process; without them a killed training starts anew.
         begin: Returns the state to begin with, in the main process; None: that of the newest checkpoint.
 
     Returns:
@@ -85,7 +87,9 @@ def train(
 
     Raises:
         RuntimeError: A loss is not finite, or a weight that would be scored or kept is not.
-        Interrupted: The process got SIGTERM; the state is saved.
+        Interrupted: The process was asked to stop; the state is saved if there are checkpoints. After a second Ctrl-C,
+            the state since the last checkpoint is lost.
+        EndedElsewhere: Another of several processes has failed.
         UserError: Checkpoints cannot be read or written, or the batch cannot be shared by the processes.
     """
     total_steps = (config.epochs + config.decay_epochs) * batches.steps_per_epoch
@@ -96,15 +100,14 @@ def train(
     torch.manual_seed(config.seed + accelerator.process_index)
     averages = MovingAverages(objective.generators, decay=config.ema_decay)
     begin = begin or (checkpoints.resume if checkpoints else None)
-    progress = _resume(objective, averages, begin, accelerator)
+    saves, progress = _resume(objective, averages, begin, accelerator)
     started = time.monotonic() - progress.seconds
     progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=progress.seconds >= time_limit)
     steps = range(progress.step, progress.step if progress.ended else total_steps)
 
-    termination = threading.Event()
     with (
         _reporting(folder, progress, config=config, total_steps=total_steps, seconds=upkeep.log_seconds) as log,
-        on_sigterm(termination.set),
+        _stoppable(progress, total_steps, checkpoints) as stop,
         checkpoints or contextlib.nullcontext(),
         _read_ahead(batches, steps, rows) as upcoming,
     ):
@@ -124,8 +127,8 @@ def train(
             out_of_time, interrupted, overdue = agreed(
                 accelerator,
                 progress.seconds >= time_limit,
-                termination.is_set(),
-                accelerator.is_main_process and checkpoints is not None and checkpoints.due(upkeep.checkpoint_seconds),
+                stop.is_set(),
+                checkpoints is not None and checkpoints.due(upkeep.checkpoint_seconds),
             )
 
             evaluated = evaluate is not None and (progress.step in evaluation_steps or out_of_time)
@@ -140,15 +143,15 @@ def train(
 
             progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=out_of_time)
             last = interrupted or bool(progress.ended)
-            if checkpoints and (evaluated or overdue or last):
+            if saves and (evaluated or overdue or last):
                 with log.paused():
                     state = _state(objective, averages, progress, accelerator)
-                    if accelerator.is_main_process:
+                    if checkpoints is not None:
                         checkpoints.save(progress.step, state, score=progress.scores[-1] if evaluated else None)
             if progress.ended:
                 break
             if interrupted:
-                raise Interrupted(_farewell(progress, total_steps, saved=checkpoints is not None))
+                raise Interrupted(_farewell(progress, total_steps, saved=saves))
 
     if not progress.kept:
         averages.apply()
@@ -205,8 +208,27 @@ def _reason_to_end(config: TrainingConfig, progress: Progress, total_steps: int,
     return "time limit" if out_of_time else ""
 
 
+@contextlib.contextmanager
+def _stoppable(progress: Progress, total_steps: int, checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
+    """Gives an event that SIGTERM, SIGHUP or Ctrl-C sets; a second Ctrl-C ends the body at once."""
+    stop = threading.Event()
+    with on_stop(stop.set):
+        try:
+            yield stop
+        except KeyboardInterrupt:
+            saved = checkpoints.newest_step if checkpoints else None
+            lost = f"The state after step {saved} is lost: run the same command again to go on from there."
+            if not saved:
+                lost = "The state of training is lost: the same command starts over."
+            raise Interrupted(f"Stopped at once after step {progress.step} of {total_steps}. {lost}") from None
+
+
 def _farewell(progress: Progress, total_steps: int, *, saved: bool) -> str:
-    state = "saved: run the same command again to resume" if saved else "lost, because there is no checkpoint folder"
+    state = (
+        "saved: run the same command again to resume"
+        if saved
+        else "lost, because there is no checkpoint folder: the same command starts over"
+    )
     return f"Stopped after step {progress.step} of {total_steps}; the state of training is {state}."
 
 
@@ -235,17 +257,19 @@ def _resume(
     averages: MovingAverages,
     begin: Callable[[], dict[str, Any] | None] | None,
     accelerator: Accelerator,
-) -> Progress:
+) -> tuple[bool, Progress]:
     """Puts an objective into the state to begin with, such as that of the newest checkpoint; without one, step 0.
+
+    Returns whether the main process keeps checkpoints, and how far the training has come.
 
     The number of processes may have changed. Weights, optimisers and the order of images do not depend on it. But every
     process has its own random numbers and image pools; these are then shared out anew, and the rest of the training is
     as good as without the change, but not the same.
     """
-    state = from_main(accelerator, begin) if begin else None
+    saves, state = from_main(accelerator, lambda: (begin is not None, begin() if begin else None))
     if state is None:
         same_weights(accelerator, objective.networks.values())
-        return Progress()
+        return saves, Progress()
     for name, network in objective.networks.items():
         network.load_state_dict(state["networks"][name])
     for name, optimizer in objective.optimizers.items():
@@ -264,7 +288,7 @@ def _resume(
     else:
         logger.warning("%d processes continue what %d began", accelerator.num_processes, len(owners))
     logger.info("resumed from the checkpoint of step %d", progress.step)
-    return progress
+    return saves, progress
 
 
 @contextlib.contextmanager

@@ -503,7 +503,7 @@ def test_students_go_on_too(train: Commands) -> None:
         "real_stats": train.data / "real_stats",
     }
     component(distill_student, train.folder, "short", distill_config("pix2pix"), **inputs)
-    smaller = make_student(teacher, train.folder / "smaller", budget="0.3x")
+    smaller = make_student(teacher, train.folder / "smaller", budget="0.4x")
     component(distill_student, train.folder, "other", distill_config("pix2pix"), **(inputs | {"student": smaller}))
     assert len(train.places()) == 2, "students with fresh weights differ in their architecture alone"
     longer = distill_config("pix2pix", **LONGER, goes_on_from=[4], time_limit_seconds=1000.0)

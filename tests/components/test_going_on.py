@@ -503,7 +503,10 @@ def test_students_go_on_too(train: Commands) -> None:
         "real_stats": train.data / "real_stats",
     }
     component(distill_student, train.folder, "short", distill_config("pix2pix"), **inputs)
+    smaller = make_student(teacher, train.folder / "smaller", budget="0.4x")
+    component(distill_student, train.folder, "other", distill_config("pix2pix"), **(inputs | {"student": smaller}))
+    assert len(train.places()) == 2, "students with fresh weights differ in their architecture alone"
     longer = distill_config("pix2pix", **LONGER, goes_on_from=[4], time_limit_seconds=1000.0)
     made = component(distill_student, train.folder, "longer", longer, **inputs)
     assert [end["steps"] for end in read_manifest(made).summary["history"]] == [12]
-    assert set(train.by_length()) == {"2+2", "4+2-after-4"}
+    assert sorted(place.partition("/")[2] for place in train.places()) == ["2+2", "2+2", "4+2-after-4"]

@@ -1,9 +1,9 @@
 """What determines the weights of a training, and the place of its checkpoints, which follows from that.
 
-The *origin* of a training lies in its checkpoints, and a resumption must agree with it. It has three parts:
+The *origin* of a training lies in its checkpoints, and a resumption must agree with it. It has these parts:
 
 - the settings: the stage's section, without those that change no weights. Files with weights count by their content;
-- the inputs: digests of the data in the artifacts that the stage reads;
+- the inputs: digests of the data in the artifacts that the stage reads, and facts about them that no data shows;
 - the length: `epochs`, `decay_epochs`, and the earlier trainings that this one goes on from.
 
 Settings and inputs make the digest in the place of the checkpoints; trainings that differ in length alone lie together:
@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 from components.catlib.artifacts import Manifest, code_digest, file_sha256
 from components.catlib.config import TrainingConfig, validate
 from components.catlib.config.upgrading import upgraded
+from components.catlib.data.ground_truth import GROUND_TRUTH
+from components.catlib.networks.architecture_files import ARCHITECTURE_FILE
 from components.catlib.storage import local_copy
 from components.catlib.training.checkpoints import LENGTH
 
@@ -37,6 +39,12 @@ Every other setting changes weights, or the scores by which weights are chosen a
 
 DATA_SUFFIXES = {".npy", ".npz", ".pth", ".safetensors"}
 """Files of an input artifact that weights depend on; its logs and pictures may differ between equal runs."""
+
+DECISIVE_FILES = {ARCHITECTURE_FILE, GROUND_TRUTH}
+"""Further files that weights, or the scores by which they are chosen, depend on."""
+
+DECISIVE_FACTS = {"pairing", "load_size", "crop_size", "num_labels", "dont_care_plane", "test_is_paired"}
+"""Facts in the manifest of a dataset that determine how its arrays are used."""
 
 
 class Length(NamedTuple):
@@ -109,6 +117,7 @@ class Origin:
         self.other_code: set[str] = set()
         self._model = type(config)
         self._inputs = {name: _data_digest(manifest) for name, manifest in inputs.items()}
+        self._facts = {name: _facts(manifest) for name, manifest in inputs.items()}
         self._digests = {uri: _content(uri) for uri in _without_digest(section)}
         self._settings = self._decisive(section)
 
@@ -121,14 +130,15 @@ class Origin:
         return {
             self.stage: self._settings,
             "inputs": self._inputs,
+            "facts": self._facts,
             LENGTH: (length or self.length).as_json(),
             "code": code_digest(),
         }
 
     def digest(self) -> str:
         """Returns a digest (16 hex digits) of the settings and inputs."""
-        facts = json.dumps([self.stage, self._settings, self._inputs], sort_keys=True)
-        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+        decisive = json.dumps([self.stage, self._settings, self._inputs, self._facts], sort_keys=True)
+        return hashlib.sha256(decisive.encode()).hexdigest()[:16]
 
     def place(self, root: str) -> str:
         """Returns the address below which trainings with this origin keep their checkpoints, one folder per length.
@@ -139,10 +149,13 @@ class Origin:
         return f"{root.rstrip('/')}/{self.stage}-{self.digest()}"
 
     def read(self, origin: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the origin in a checkpoint in today's form, even if version 0.1.0 wrote it; other code is noted."""
+        """Returns the origin in a checkpoint in today's form, even if version 0.1.0 wrote it.
+
+        Other code is noted. What an earlier version did not write counts as equal.
+        """
         code = code_digest()
         self.other_code |= {origin.get("code", code)} - {code}
-        origin = {**origin, "code": code}
+        origin = {"facts": self._facts, **origin, "code": code}
         section = origin.get(self.stage)
         if section is None or LENGTH in origin:
             return origin
@@ -192,3 +205,9 @@ def _data_digest(manifest: Manifest) -> str:
         name: record.sha256 for name, record in sorted(manifest.files.items()) if Path(name).suffix in DATA_SUFFIXES
     }
     return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    """Returns what weights depend on beside the data: architectures, ground truth, the use of a dataset's arrays."""
+    files = {name: record.sha256[:16] for name, record in manifest.files.items() if name in DECISIVE_FILES}
+    return files | {name: manifest.summary[name] for name in DECISIVE_FACTS & manifest.summary.keys()}

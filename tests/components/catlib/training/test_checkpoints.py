@@ -153,7 +153,7 @@ def test_checkpoints_of_another_length_are_skipped_and_never_removed(tmp_path: P
         found = checkpoints(tmp_path, length={"epochs": length}).load_newest()
         assert found is not None
         assert found["step"] == step
-    with pytest.raises(UserError, match=r"inputs.dataset is 'abc' there and 'other' here"):
+    with pytest.raises(UserError, match=r"inputs\.dataset is 'abc' there and 'other' here"):
         checkpoints(tmp_path, length={"epochs": 6}, inputs={"dataset": "other"}).load_newest()
 
 

@@ -78,6 +78,26 @@ def test_inputs_count_by_their_data_alone() -> None:
     assert origin({"data": inputs()["dataset"]}).digest() != origin().digest()
 
 
+@pytest.mark.parametrize("name", ["architecture.json", "test_ground_truth.zip"])
+def test_files_without_arrays_count_too(name: str) -> None:
+    """A student with fresh weights is an architecture alone; ground truth chooses weights by mIoU."""
+
+    def with_file(sha256: str) -> Origin:
+        return origin(inputs(files={name: FileRecord(bytes=1, sha256=sha256)}))
+
+    assert with_file(SHA["images"]).digest() != with_file(SHA["page"]).digest()
+    assert with_file(SHA["images"]).digest() == with_file(SHA["images"]).digest()
+
+
+@pytest.mark.parametrize(
+    "fact", [{"num_labels": 4}, {"dont_care_plane": True}, {"pairing": "unpaired"}, {"crop_size": [8, 8]}]
+)
+def test_the_use_of_a_datasets_arrays_counts(fact: dict[str, Any]) -> None:
+    usual = {"num_labels": 35, "dont_care_plane": False, "pairing": "paired", "crop_size": [16, 16]}
+    assert origin(inputs(summary=usual | fact)).digest() != origin(inputs(summary=usual)).digest()
+    assert origin(inputs(summary=usual | {"provenance": "x"})).digest() == origin(inputs(summary=usual)).digest()
+
+
 def weights(uri: Path | str, sha256: str | None = None, weight: float = 1.0) -> dict[str, Any]:
     return {"reconstruction": {"kind": "vgg", "weight": weight, "weights": {"uri": str(uri), "sha256": sha256}}}
 

@@ -136,6 +136,7 @@ def writing(
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
+    code = code_digest(stage or kind)  # now: during a long training, the files may change
     staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ def writing(
             config=config.model_dump(mode="json"),
             inputs={name: given.digest() for name, given in (inputs or {}).items()},
             summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
-            code_digest=code_digest(stage or kind),
+            code_digest=code,
             files={
                 path.relative_to(staging).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
                 for path in sorted(staging.rglob("*"))

@@ -281,6 +281,7 @@ def writing(
     """
     check = functools.partial(check_replaceable, output, kind)
     check()
+    code = code_digest(stage or kind)  # now: during a long training, the files may change
     with replacing_folder(output, what=f"Output {output}", check=check) as folder:
         writer = ArtifactWriter(folder)
         yield writer
@@ -289,7 +290,7 @@ def writing(
             config=config.model_dump(mode="json"),
             inputs={name: given.digest() for name, given in (inputs or {}).items()},
             summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
-            code_digest=code_digest(stage or kind),
+            code_digest=code,
             files={
                 path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
                 for path in sorted(folder.rglob("*"))

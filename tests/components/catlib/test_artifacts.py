@@ -55,7 +55,7 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None
 def test_nan_cannot_enter_a_manifest(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="JSON"),
-        artifacts.writing(tmp_path / "a", kind="x", config=PruneConfig()) as writer,
+        artifacts.writing(tmp_path / "a", kind="prune", config=PruneConfig()) as writer,
     ):
         writer.summary["metrics"] = {"loss": float("nan")}
     assert not (tmp_path / "a").exists()

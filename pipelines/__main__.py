@@ -17,7 +17,7 @@ from components.catlib.recipes import load_recipe, recipe_names
 from components.catlib.storage.settings import read_secret
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
-from pipelines import api
+from pipelines import api, collecting
 from pipelines.failure import RunFailed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(details))
     elif text:
         print(text)
-    return 0
+    return 1 if details.get("failed") else 0
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes
@@ -280,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_cluster_commands(commands)
     _add_trainjob(commands)
+    collecting.add_commands(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser

@@ -32,6 +32,7 @@ from components.catlib.credentials import without_credentials
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
 from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE, refusal
+from pipelines import workspaces
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
 
@@ -159,7 +160,8 @@ def run_locally(
     request.write_text(json.dumps(asked), encoding="utf-8")
     log = RunLog(say)
     try:
-        exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
+        with workspaces.in_use(workspace):
+            exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
     finally:
         if image:
             stop_containers(name)

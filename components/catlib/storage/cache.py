@@ -9,10 +9,13 @@ They lie in the user's cache folder: `~/.cache/cat-pipeline`, or `$XDG_CACHE_HOM
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +42,11 @@ class Source(Protocol):
         ...
 
 
+def cache_folder() -> Path:
+    """Returns the user's cache folder, which may be missing."""
+    return platformdirs.user_cache_path("cat-pipeline", appauthor=False)
+
+
 class Cache:
     """Keeps downloaded files in a folder that the processes of a user share."""
 
@@ -51,7 +59,7 @@ class Cache:
         Raises:
             UserError: The folder cannot be written.
         """
-        self._folder = folder or platformdirs.user_cache_path("cat-pipeline", appauthor=False)
+        self._folder = folder or cache_folder()
         try:
             (self._folder / "partial").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -78,7 +86,7 @@ class Cache:
         with filelock.FileLock(partial.with_name(f"{partial.name}.lock")):
             if sha256 is not None:
                 kept = content / sha256
-                if kept.is_file() and file_sha256(kept) == sha256:
+                if _is_used(kept) and file_sha256(kept) == sha256:
                     return kept
             elif kept := self._kept(address, source):
                 return kept
@@ -102,7 +110,7 @@ class Cache:
         if noted is None:
             return None
         kept = self._folder / "content" / noted["sha256"]
-        if not kept.is_file() or file_sha256(kept) != noted["sha256"]:
+        if not _is_used(kept) or file_sha256(kept) != noted["sha256"]:
             return None
         try:
             version = source.version()
@@ -127,6 +135,15 @@ class Cache:
 
     def _note_path(self, address: str) -> Path:
         return self._folder / "addresses" / f"{_key(address)}.json"
+
+
+def _is_used(kept: Path) -> bool:
+    """Returns whether a file is there, and notes this use as its time of access: `pipelines gc` removes unused ones."""
+    with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(PermissionError):  # another user's cache, which can only be read
+            os.utime(kept, ns=(time.time_ns(), kept.stat().st_mtime_ns))
+        return kept.is_file()
+    return False
 
 
 def _key(address: str) -> str:

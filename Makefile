@@ -145,5 +145,8 @@ lock: ## Write the lock files again: versions stay if pyproject.toml allows them
 	build/lock/bin/python docker/lock.py $(if $(NEWEST),--newest)
 	rm -r build/lock
 
-clean: ## Remove everything that was made, including the virtual environment
-	rm -rf $(VENV) build runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+# Whatever a person made stays: runs/, the files in build/, a folder that VENV names but that is no virtual environment.
+clean: ## Remove the virtual environment and the caches of tools; runs/ and what you made in build/ stay (see `pipelines gc`)
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+	rm -rf build/docker build/lock .pytest_cache .ruff_cache .hypothesis .import_linter_cache cat_pipeline.egg-info
+	-@rmdir build 2>/dev/null || true

@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "with the same settings by the same code, does not run again.",
         epilog="Inputs and outputs are folders or s3://BUCKET/PREFIX. An object store needs the environment "
         "variables S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. NAME_FILE in place of NAME gives the path "
-        "of a file that holds the value. AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE are optional. Set "
+        "of a file that holds the value. AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE are optional. A web server "
+        "that needs a token gets CAT_WEB_TOKEN if CAT_WEB_HOST names it, else what ~/.netrc has for it. Set "
         f"{WAIT_VARIABLE}=1 to wait for a server that is starting; else its address counts as wrong. Set "
         f"{CHECKPOINTS_VARIABLE} to a folder or an s3:// address, and trainings keep their state below it and resume "
         "after a kill.",

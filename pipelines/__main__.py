@@ -24,7 +24,7 @@ from components.catlib.recipes import load_recipe, recipe_names
 from components.catlib.storage.settings import read_secret
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
-from pipelines import api
+from pipelines import api, collecting
 from pipelines.failure import RunFailed
 
 if TYPE_CHECKING:
@@ -55,8 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     options = _parser().parse_args(arguments)
 
+    failed = False
+
     def command() -> None:
+        nonlocal failed
         text, details = options.command(options)
+        failed = bool(details.get("failed"))
         if options.json:
             answer(json.dumps(details))
         elif text:
@@ -64,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     sentence, code = _interruption(options)
     try:
-        return exit_code(command, interrupted=sentence, code=code)
+        return exit_code(command, interrupted=sentence, code=code) or int(failed)
     except RunFailed as failure:
         note(f"failed: {failure}")
         return 1
@@ -299,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_cluster_commands(commands)
     _add_trainjob(commands)
+    collecting.add_commands(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser

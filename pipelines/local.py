@@ -40,6 +40,7 @@ from components.catlib.exits import dying_with_parent, interrupt, on_stop
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.kubeflow import DEFAULT_IMAGE, refusal
+from pipelines import workspaces
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
 
@@ -166,6 +167,7 @@ def run_locally(
         with _writing_to(workspace):
             logs.mkdir(parents=True, exist_ok=True)
             request.write_text(json.dumps(asked), encoding="utf-8")
+        with _writing_to(workspace), workspaces.in_use(workspace):
             exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
     finally:
         if image:

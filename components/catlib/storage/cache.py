@@ -14,7 +14,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +45,7 @@ class Source(Protocol):
 
 
 def user_folder() -> Path:
-    """Returns the user's cache folder, which may not exist yet."""
+    """Returns the user's cache folder, which may be missing."""
     return platformdirs.user_cache_path("cat-pipeline", appauthor=False)
 
 
@@ -82,7 +84,7 @@ class Cache:
         with self._writing(), filelock.FileLock(partial.with_name(f"{partial.name}.lock")):
             if sha256 is not None:
                 kept = content / sha256
-                if kept.is_file() and file_sha256(kept) == sha256:
+                if _is_used(kept) and file_sha256(kept) == sha256:
                     return kept
             elif kept := self._kept(address, source):
                 return kept
@@ -111,7 +113,7 @@ class Cache:
         if noted is None:
             return None
         kept = self._folder / "content" / noted["sha256"]
-        if not kept.is_file() or file_sha256(kept) != noted["sha256"]:
+        if not _is_used(kept) or file_sha256(kept) != noted["sha256"]:
             return None
         try:
             version = source.version()
@@ -136,6 +138,15 @@ class Cache:
 
     def _note_path(self, address: str) -> Path:
         return self._folder / "addresses" / f"{_key(address)}.json"
+
+
+def _is_used(kept: Path) -> bool:
+    """Returns whether a file is there, and notes this use as its time of access: `pipelines gc` removes unused ones."""
+    with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(PermissionError):  # another user's cache, which can only be read
+            os.utime(kept, ns=(time.time_ns(), kept.stat().st_mtime_ns))
+        return kept.is_file()
+    return False
 
 
 def _key(address: str) -> str:

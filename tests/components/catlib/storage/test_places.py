@@ -22,7 +22,18 @@ from tests.memory_stores import MemoryStore
 from tests.object_stores import COMPLETE, SeaweedServer
 
 
-class TestFolderStore(StoreTests):
+class DatedStoreTests(StoreTests):
+    """Tests of a store that knows when a file was written, from which the command `gc` learns its age."""
+
+    def test_a_file_has_the_time_of_its_last_change(self, store: Store) -> None:
+        store.write("a", b"1")
+        (listed,), found = store.entries(), store.entry("a")
+        assert found is not None
+        assert abs(found.modified - time.time()) < 5
+        assert listed == found
+
+
+class TestFolderStore(DatedStoreTests):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return FolderStore(str(tmp_path / "store"))
@@ -118,7 +129,7 @@ class TestFolderStore(StoreTests):
             FolderStore(str(tmp_path / "store")).write("../a", b"")
 
 
-class TestS3Store(StoreTests):
+class TestS3Store(DatedStoreTests):
     @pytest.fixture
     def store(self, object_store: SeaweedServer, request: pytest.FixtureRequest) -> Store:
         name = request.node.name.replace("[", "-").replace("]", "")
@@ -126,7 +137,7 @@ class TestS3Store(StoreTests):
         return S3Store(Objects(settings, patience=5), Location("cat", f"stores/{name}"))
 
 
-class TestMemoryStore(StoreTests):
+class TestMemoryStore(DatedStoreTests):
     @pytest.fixture
     def store(self) -> Store:
         return MemoryStore()

@@ -96,13 +96,21 @@ def scripted_server(answers: list[Callable[[http.server.BaseHTTPRequestHandler],
 
 
 def answer(
-    status: int, body: bytes, *, cut: int = 0, media_type: str = "application/xml", pause: str | None = None
+    status: int,
+    body: bytes,
+    *,
+    cut: int = 0,
+    media_type: str = "application/xml",
+    pause: str | None = None,
+    given: str | None = None,
 ) -> Callable:
     def give(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         handler.send_response(status)
         if pause is not None:
             handler.send_header("Retry-After", pause)
+        if given is not None:
+            handler.send_header("Content-Range", given)
         handler.send_header("Content-Type", media_type)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
@@ -246,6 +254,23 @@ def test_a_part_is_not_taken_from_an_answer_with_the_whole_object(tmp_path: Path
             scripted(endpoint).read_part("a", tmp_path / "copy", 5, 5)
         scripted(endpoint).read_part("a", tmp_path / "copy", 0, 5)
     assert (tmp_path / "copy").read_bytes() == b"01234" + bytes(5)
+
+
+def test_a_part_that_is_not_the_one_asked_for_is_not_taken(tmp_path: Path) -> None:
+    def part(content: bytes, given: str | None, cut: int = 0) -> Callable:
+        return answer(206, content, cut=cut, given=given)
+
+    (tmp_path / "copy").write_bytes(bytes(10))
+    answers = [
+        part(b"01234", "bytes 0-4/10"),
+        part(b"56789", "bytes 5-9/10", cut=2),
+        part(b"56789", None),
+        part(b"5678", "bytes 5-8/10", cut=1),
+        part(b"89", "bytes 8-9/10"),
+    ]
+    with scripted_server(answers) as endpoint:
+        scripted(endpoint).read_part("a", tmp_path / "copy", 5, 5)
+    assert (tmp_path / "copy").read_bytes() == bytes(5) + b"56789"
 
 
 def test_a_local_file_that_cannot_be_written_is_not_the_stores_fault(tmp_path: Path) -> None:

@@ -295,10 +295,10 @@ print(uploaded - before, peak() - before)
 
 
 def test_all_transfers_together_stay_below_the_limit_of_memory(object_store: SeaweedServer, tmp_path: Path) -> None:
-    """Four files of 80 MiB, at the same time, up and down: in MiB."""
+    """Four files of 66 MiB, at the same time, up and down: in MiB."""
     (tmp_path / "files").mkdir()
     for number in range(4):
-        (tmp_path / f"files/{number}").write_bytes(os.urandom(2**20) * 80)
+        (tmp_path / f"files/{number}").write_bytes(os.urandom(2**20) * 66)
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, "s3://cat/memory", str(tmp_path / "files"), str(tmp_path / "down")],
         env={**os.environ, **object_store.environment},

@@ -7,7 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import kfp_server_api
@@ -49,7 +49,7 @@ class Connection:
     host: str | None = None
     namespace: str | None = None
     kubeflow_namespace: str = "kubeflow"
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     kube_context: str | None = None
     ca_file: str | None = None
 

@@ -106,12 +106,10 @@ def _read(store: Store, entries: Sequence[Entry]) -> dict[str, Manifest]:
 
 def _holder(name: str, artifacts: dict[str, list[Entry]]) -> str | None:
     """Returns the innermost artifact that a file lies in."""
-    folder = name
-    while folder:
-        folder = folder.rpartition("/")[0]
-        if folder in artifacts:
-            return folder
-    return None
+    folders = [name]
+    while folders[-1]:
+        folders.append(folders[-1].rpartition("/")[0])
+    return next((folder for folder in folders[1:] if folder in artifacts), None)
 
 
 def _belongs(name: str, manifest: Manifest) -> bool:

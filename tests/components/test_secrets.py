@@ -14,6 +14,7 @@ from components.catlib.config import ReportConfig, TrackingConfig
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage
 from components.report.stage import run as write_report
+from pipelines.connection import Connection
 from tests.canaries import CANARIES, USER, found_in, watched_processes, written_forms
 from tests.components.catlib.data.image_folders import noise, write
 from tests.components.report.small_run import write_small_run
@@ -179,6 +180,10 @@ def test_kubeflow_gets_no_secret_but_its_token(commands: Commands) -> None:
     assert found_in(commands.folder) == []
     assert found_in(commands.printed) == []
     assert found_in("\n".join(seen)) == []
+
+
+def test_a_connection_does_not_show_its_token() -> None:
+    assert found_in(repr(Connection(host="http://kubeflow", token=CANARIES["KUBEFLOW"]))) == []
 
 
 @pytest.mark.parametrize("status", [401, 403])

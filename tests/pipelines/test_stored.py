@@ -150,6 +150,16 @@ def test_an_artifact_that_was_replaced_goes_with_its_new_objects(root: str, tmp_
     assert names(root) == set()
 
 
+def test_the_address_may_be_that_of_an_artifact_or_of_checkpoints(root: str, tmp_path: Path) -> None:
+    artifact(tmp_path / "one", f"{root}/prune")
+    checkpoints(f"{root}/state")
+    for name, kind in (("prune", "artifacts"), ("state", "checkpoints")):
+        (thing,) = stored.things_in_store(open_store(f"{root}/{name}"))
+        assert (thing.kind, thing.address) == (kind, f"{root}/{name}")
+        thing.remove()
+    assert names(root) == set()
+
+
 def test_runs_of_kubeflow_stay_and_are_shown(
     root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], later: Callable[[float], None]
 ) -> None:

@@ -53,7 +53,11 @@ def run(workspace: Path, *further: str, output: Path | None = None) -> subproces
     target = ["--output", str(output)] if output else []
     secrets = {name: secret for name, secret in CANARIES.items() if name != "NETRC"}
     return subprocess.run(
-        [*command, *target, *further], capture_output=True, text=True, timeout=900, env={**os.environ, **secrets}
+        [*command, *target, *further],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, **secrets, "CAT_WEB_HOST": "pictures.invalid"},
     )
 
 

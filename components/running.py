@@ -145,9 +145,9 @@ def _parts(address: str) -> tuple[str, ...]:
 
 
 def _check_buckets(addresses: Sequence[str], config: BaseModel) -> None:
-    """Refuses impossible addresses in stores before the first request is made."""
+    """Refuses impossible addresses in the object store before the first request is made."""
     for address in [*addresses, *named_files(config.model_dump(mode="json"))]:
-        if storage.is_remote(address):
+        if storage.is_in_object_store(address):
             storage.Location.parse(address)
 
 

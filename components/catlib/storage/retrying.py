@@ -250,5 +250,5 @@ def never_reached(server: str, what: str, error: Exception, seconds: float, *, a
     from urllib3.exceptions import NameResolutionError
 
     if isinstance(error, NameResolutionError):
-        return UserError(f"{server} cannot be found; is this machine online? Else {advice}.")
+        return UserError(f"{server} cannot be found; {advice}.")
     return UserError(f"{server} did not answer for {seconds:.0f} s ({what}: {first_line(error)}); {advice}.")

@@ -227,7 +227,7 @@ class WebFile:
         return self.web.waits or connecting.has_answered(self.url)
 
     def _explain(self, what: str, error: Exception, seconds: float) -> UserError:
-        from urllib3.exceptions import SSLError
+        from urllib3.exceptions import NameResolutionError, SSLError
 
         if isinstance(error, SSLError):
             return retrying.untrusted(self._server(), error)
@@ -235,6 +235,8 @@ class WebFile:
         if not retrying.passes(error):
             return UserError(f"{self._server()} refused ({what}: {reason}).")
         if not self._is_expected():
+            if isinstance(error, NameResolutionError):
+                return UserError(f"{self._server()} cannot be found; is this machine online?")
             advice = "check the address, and that this machine may reach it"
             return retrying.never_reached(self._server(), what, error, seconds, advice=advice)
         if isinstance(error, retrying.Busy):

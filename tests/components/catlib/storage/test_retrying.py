@@ -173,7 +173,7 @@ def test_one_that_answers_meanwhile_is_waited_for(monkeypatch: pytest.MonkeyPatc
 
 def test_an_unknown_name_is_a_wrong_address_unless_the_server_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, unknown = Clock(monkeypatch), NameResolutionError("host", None, OSError("unknown"))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="The server cannot be found; is this machine online"):
+    with pytest.raises(UserError, match="The server cannot be found; check ITS_ADDRESS"):
         patiently(120, lambda: False)("reading a", failing(unknown, AssertionError("asked again")))
     assert clock.sleeps == []
     assert patiently(120)("reading a", failing(unknown)) == "done"

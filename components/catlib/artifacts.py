@@ -105,7 +105,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: The disk is full, or nothing can be written there.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    with writing_to(path), partial.open("x+b") as own:
+    with writing_to(path, partial=partial), partial.open("x+b") as own:
         _lock(own.fileno())
         try:
             with writing_to(path, partial=partial):

@@ -416,6 +416,17 @@ def stamp(folder: Path, request: str) -> None:
         partial.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
+def copy(artifact: Path, folder: Path) -> None:
+    """Copies the files of an artifact, and no others, into an existing folder.
+
+    Raises:
+        UserError: It is no artifact.
+    """
+    for name in (*read_manifest(artifact).files, MANIFEST):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(artifact / name, folder / name)
+
+
 def verify_checksums(folder: Path, manifest: Manifest) -> None:
     """Reads every file of an artifact and compares its digest with the manifest.
 

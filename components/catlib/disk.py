@@ -196,6 +196,8 @@ def _number(error: BaseException, place: Path) -> int | None:
     for earlier in _chain(error):
         if isinstance(earlier, OSError) and earlier.errno in _ONLY_WHEN_WRITING:
             return earlier.errno
+    if isinstance(error, shutil.Error):
+        return number_in(str(error))
     if isinstance(error, OSError | RuntimeError) and _BROKEN_OFF.search(str(error)):
         return number_in(str(error)) or _likely_number(place)
     return number_in(str(error)) if type(error).__name__ == "SafetensorError" else None

@@ -1,11 +1,8 @@
 """What the file system refuses is one sentence, whichever library writes, and nothing half-written stays."""
 
-import contextlib
 import errno
 import os
 import resource
-import shutil
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +20,7 @@ from components.catlib import artifacts, disk
 from components.catlib.config import PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.training.log import open_log
+from tests.small_disks import mounted
 
 LIMIT = 2**19
 """Bytes that a full disk, or one with a limit, still takes."""
@@ -58,21 +56,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "png": lambda path: Image.fromarray(NUMBERS).save(path, "PNG"),
     "webp": lambda path: Image.fromarray(NUMBERS).save(path, "WEBP", lossless=True),
 }
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """Mounts a file system in memory, where that is allowed."""
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
-    folder.mkdir(exist_ok=True)
-    if subprocess.run([mount, "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode != 0:
-        pytest.skip("this machine does not let us mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture(params=["a full disk", "a limit"])

@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.catlib.artifacts import check_replaceable, read_manifest, replacing_folder, stamp
+from components.catlib.artifacts import check_replaceable, copy, read_manifest, replacing_folder, stamp
 from components.catlib.code_digest import code_and_library_digest
 from components.catlib.config import Recipe
 from components.catlib.credentials import without_credentials
@@ -182,7 +181,7 @@ def run_locally(
     read_manifest(deliverables, "report")
     check = functools.partial(_check_output, output, workspace)
     with replacing_folder(output, what=f"Output {output}", check=check) as folder:
-        shutil.copytree(deliverables, folder, dirs_exist_ok=True)
+        copy(deliverables, folder)
         stamp(folder, _digest(origin))
     return LocalRun(output, log.executed, log.cached, time.monotonic() - began)
 

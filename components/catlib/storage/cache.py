@@ -89,7 +89,11 @@ class Cache:
             elif kept := self._kept(address, source):
                 return kept
             path = partial / "file"
-            version = source.download(path, sha256)
+            try:
+                version = source.download(path, sha256)
+            except OSError:  # of this disk, which needs the room
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
             digest = sha256 or file_sha256(path)
             content.mkdir(exist_ok=True)
             path.replace(content / digest)

@@ -15,6 +15,7 @@ from components.catlib.storage import Storage, parallel, transfer
 from components.catlib.storage.objects import S3Store
 from components.catlib.storage.retrying import Unreachable
 from tests.object_stores import SeaweedServer
+from tests.small_disks import mounted
 from tests.web_servers import WebServer, web_server
 
 CONTENT = os.urandom(3_000_000)
@@ -106,6 +107,46 @@ def test_the_digest_is_logged_and_plain_http_is_warned_of(
         store.cached(server.url("/a.zip"))
     assert f"the SHA-256 of {server.url('/a.zip')} is {DIGEST}" in caplog.text
     assert "neither TLS nor a digest protects" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["web", "store"])
+def test_a_full_cache_is_a_sentence_and_what_has_arrived_is_removed(
+    source: str, tmp_path: Path, server: WebServer, object_store: SeaweedServer
+) -> None:
+    store, address = Storage(object_store.environment, cache=tmp_path / "cache"), server.url("/a.zip")
+    server.lengths = False  # else the missing room is noticed before the download
+    if source == "store":
+        (tmp_path / "a.zip").write_bytes(CONTENT)
+        address = "s3://cat/full/a.zip"
+        store.upload_file(tmp_path / "a.zip", address)
+    with mounted(tmp_path / "cache", "size=1m"):
+        need = "3.0 MB are needed, " if source == "store" else ""
+        with pytest.raises(UserError) as refused:
+            store.cached(address, DIGEST)
+        words = f"The cache in {tmp_path}/cache cannot be written (the disk is full: {need}"
+        assert str(refused.value).startswith(words)
+        assert str(refused.value).endswith(" are free); make room there, or set XDG_CACHE_HOME to another folder.")
+        assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size] == []
+
+
+def test_a_download_that_does_not_fit_between_others_is_removed(
+    tmp_path: Path, object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Storage(object_store.environment, cache=tmp_path / "cache")
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    store.upload_file(tmp_path / "a.zip", "s3://cat/filled/a.zip")
+    read_part = S3Store.read_part
+
+    def fill_the_disk(self: S3Store, name: str, path: Path, start: int, length: int) -> None:
+        (tmp_path / "cache/others").write_bytes(bytes(2**21))
+        read_part(self, name, path, start, length)
+
+    monkeypatch.setattr(S3Store, "read_part", fill_the_disk)
+    with mounted(tmp_path / "cache", "size=4m"):
+        with pytest.raises(UserError, match=r"The cache in .* cannot be written \(the disk is full"):
+            store.cached("s3://cat/filled/a.zip", DIGEST)
+        (tmp_path / "cache/others").unlink()
+        assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, server: WebServer) -> None:

@@ -1,5 +1,6 @@
 """Artifacts and files by address, with a real S3 server behind it."""
 
+import tempfile
 import urllib.request
 from datetime import timedelta
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from components.catlib import storage
+from components.catlib.artifacts import replacing_folder
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage
 from tests.components.catlib.storage.conftest import make_artifact
 from tests.object_stores import SECRET_KEY, SeaweedServer
+from tests.small_disks import mounted
 
 
 def put(store: Storage, address: str, content: bytes, path: Path) -> None:
@@ -101,3 +105,16 @@ def test_a_file_is_told_from_a_folder(store: Storage, address: str, tmp_path: Pa
 def test_a_whole_bucket_is_no_file_to_keep(store: Storage) -> None:
     with pytest.raises(UserError, match="give the address of a file in it"):
         store.cached("s3://cat")
+
+
+def test_an_artifact_that_does_not_fit_here_is_a_sentence(store: Storage, address: str, tmp_path: Path) -> None:
+    store.publish(make_artifact(tmp_path / "artifact", {"a": bytes(2**20), "b": bytes(2**20)}), address)
+    words = r"cannot be written \(the disk is full: 2.1 MB are needed, .* are free\); make room there"
+    with mounted(tmp_path / "disk", "size=1m"):
+        with pytest.raises(UserError, match=words), replacing_folder(tmp_path / "disk/a") as folder:
+            store.fetch(address, folder)
+        assert list((tmp_path / "disk").iterdir()) == []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(tmp_path / "disk"))
+            with pytest.raises(UserError, match=f"{words}, or set TMPDIR"), temporary_folder("prune-") as folder:
+                store.fetch(address, folder / "teacher")

@@ -26,7 +26,7 @@ from components.catlib.config import Recipe
 from components.catlib.config.described import described
 from components.catlib.distributed.ending import ending_together
 from components.catlib.errors import UserError
-from components.catlib.exits import after_interruption, answer, exit_code, leave
+from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave
 from components.catlib.recipes import load_recipe
 from components.kubeflow import CHECKPOINTS_VARIABLE
 from components.running import run_stage
@@ -100,7 +100,7 @@ def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m components",
         description="Run one stage of the pipeline. A stage whose output already exists, made from the same inputs "
         "with the same settings by the same code, does not run again.",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.catlib.errors import UserError
-from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, answer, exit_code, leave, note
+from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, Parser, answer, exit_code, leave, note
 from components.catlib.recipes import load_recipe, recipe_names
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
@@ -267,7 +267,7 @@ def _trainjob(options: argparse.Namespace) -> Answer:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
+    parser = Parser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     recipes = commands.add_parser("recipes", **_described("List the recipes."))

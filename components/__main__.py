@@ -27,7 +27,7 @@ from components.catlib.config.described import described
 from components.catlib.credentials import refuse_in_arguments
 from components.catlib.distributed.ending import ending_together
 from components.catlib.errors import UserError
-from components.catlib.exits import after_interruption, answer, exit_code, leave, note
+from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, note
 from components.catlib.recipes import load_recipe
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
@@ -111,7 +111,7 @@ def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m components",
         description="Run one stage of the pipeline. A stage whose output already exists, made from the same inputs "
         "with the same settings by the same code, does not run again.",

@@ -19,7 +19,7 @@ from components.catlib.artifacts import replacing
 from components.catlib.credentials import refuse_in_arguments
 from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
-from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, answer, exit_code, leave, note
+from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, Parser, answer, exit_code, leave, note
 from components.catlib.recipes import load_recipe, recipe_names
 from components.catlib.storage.settings import read_secret
 from components.kubeflow import DEFAULT_IMAGE
@@ -278,7 +278,7 @@ def _trainjob(options: argparse.Namespace) -> Answer:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
+    parser = Parser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     recipes = commands.add_parser("recipes", **_described("List the recipes."))

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.exits import note
-from components.catlib.recipes import load_recipe, recipe_origin
+from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
 from pipelines.parameters import PARAMETERS, model_addresses, with_arguments
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
+
+__all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit"]
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster, Connection, Run

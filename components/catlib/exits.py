@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import contextlib
 import ctypes
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from components.catlib.errors import EndedElsewhere, Interrupted, UserError
 
@@ -22,6 +23,9 @@ EXIT_INTERRUPTED = 75
 
 EXIT_CTRL_C = 130
 """A command that only reads was ended by Ctrl-C; there is nothing to resume."""
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -51,6 +55,7 @@ def on_stop(action: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    global _ending
     handler = _handler(action)
     earlier = {
         number: signal.signal(number, handler) for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN
@@ -58,6 +63,7 @@ def on_stop(action: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        _ending = False
         for number, restored in earlier.items():
             signal.signal(number, signal.SIG_DFL if restored is None else restored)
 
@@ -66,6 +72,8 @@ def _handler(action: Callable[[], None]) -> Callable[[int, FrameType | None], No
     requests: list[float] = []
 
     def react(number: int, _: FrameType | None) -> None:
+        if _ending:
+            return
         requests.append(time.monotonic())
         if len(requests) == 1:
             action()
@@ -76,6 +84,15 @@ def _handler(action: Callable[[], None]) -> Callable[[int, FrameType | None], No
             interrupt()
 
     return react
+
+
+_ending = False
+
+
+def ignore_stops() -> None:
+    """Makes the surrounding `on_stop` ignore further requests: the process ends anyway, and first says why."""
+    global _ending
+    _ending = True
 
 
 def interrupt() -> None:
@@ -159,6 +176,17 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments whose help is an answer like any other."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Prints the help; argparse itself overlooks a stdout that cannot be written."""
+        if file is None:
+            answer(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
+
+
 def _drop_stdout() -> None:
     """Points stdout nowhere, so that the rest of its buffer does not fail again when Python ends."""
     with contextlib.suppress(OSError, ValueError):
@@ -191,21 +219,27 @@ def exit_code(command: Callable[[], None], *, interrupted: str, code: int = EXIT
     Returns:
         0 done, 2 the user's mistake, 75 interrupted or something is not there now.
     """
-    try:
-        with on_stop(interrupt):
+    with on_stop(interrupt):
+        try:
             command()
-    except UserError as error:
-        note(f"error: {error}")
-        return error.exit_code
-    except Interrupted as interruption:
-        note(f"interrupted: {interruption}")
-        return interruption.exit_code
-    except KeyboardInterrupt:
-        note(f"interrupted: {interrupted}")
-        return code
-    except EndedElsewhere as end:
-        return end.exit_code
-    return 0
+            end = None
+        except (UserError, Interrupted, KeyboardInterrupt, EndedElsewhere) as raised:
+            end = raised
+        ignore_stops()
+        match end:
+            case None:
+                return 0
+            case EndedElsewhere():
+                return end.exit_code
+            case UserError():
+                note(f"error: {end}")
+                return end.exit_code
+            case Interrupted():
+                note(f"interrupted: {end}")
+                return end.exit_code
+            case _:
+                note(f"interrupted: {interrupted}")
+                return code
 
 
 def leave(main: Callable[[], int]) -> NoReturn:
@@ -215,6 +249,11 @@ def leave(main: Callable[[], int]) -> NoReturn:
         code = main()
     except SystemExit as end:  # of argparse
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except UserError as error:  # of `Parser`
+        note(f"error: {error}")
+        code = error.exit_code
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     try:
         sys.stdout.flush()
     except OSError as error:

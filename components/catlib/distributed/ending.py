@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import math
 import os
 import signal
 import threading
@@ -21,7 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.catlib.errors import EndedElsewhere, Interrupted, Unavailable
-from components.catlib.exits import EXIT_INTERRUPTED, dying_with_parent, launched
+from components.catlib.exits import EXIT_INTERRUPTED, dying_with_parent, ignore_stops, launched
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -40,8 +39,8 @@ _FIRST_SECONDS = 2.0
 
 _POLL_SECONDS = 0.2
 
-_END, _LEFT = "end", "left"
-"""Keys of the store: the first process that ended, and its exit code; how many processes have gone since."""
+_END, _NOTICED = "end", "noticed"
+"""Keys of the store: the first process that ended, and its exit code; how many others have noticed."""
 
 
 class _End(NamedTuple):
@@ -75,8 +74,8 @@ class Processes:
             store, self.rank, self.size = next(rendezvous("env://", timeout=LONGEST_START))
         self.store = PrefixStore(f"ending/{use}", store)
         self._watched = self.store.clone()
-        self._finishing, self._gone = threading.Event(), threading.Event()
         self._end: _End | None = None
+        self._known, self._finishing, self._gone = threading.Event(), threading.Event(), threading.Event()
 
     def once(self, what: str, make: Callable[[], str], *, per_machine: bool = False) -> str:
         """Calls a function in the first process, and returns its result in all processes.
@@ -130,48 +129,58 @@ class Processes:
             EndedElsewhere: Another process ended first, not well, and says why.
         """
         self._finishing.set()
+        ignore_stops()  # a launcher stops the others when one has gone; this one must still say why
+        together = error is None or isinstance(error, Interrupted)
+        if self.rank > 0:
+            self._known.wait(None if together else _FIRST_SECONDS)
+        if self._end is None:
+            self._tell(_exit_code(error))
+        if self._end is not None and self._end.code:
+            raise EndedElsewhere(self._end.code)
+
+    def _tell(self, code: int) -> None:
+        """Says that this process ends, unless another said so before, and waits until all know."""
         with contextlib.suppress(RuntimeError):  # the store has gone with its process; each ends by itself
-            alone = error is not None and not isinstance(error, Interrupted)
-            deadline = time.monotonic() + (_FIRST_SECONDS if alone else math.inf)
-            while self.rank > 0 and self._read(self.store) is None and time.monotonic() < deadline:
+            end = _End(*json.loads(self.store.compare_set(_END, "", json.dumps([self.rank, code]))))
+            if end.rank != self.rank:
+                self._end = end
+                self._known.wait(GRACE_SECONDS)
+                return
+            if code:
+                _close_collectives()
+            deadline = time.monotonic() + GRACE_SECONDS
+            while self.store.add(_NOTICED, 0) < self.size - 1 and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-            own = json.dumps([self.rank, _exit_code(error)])
-            end = _End(*json.loads(self.store.compare_set(_END, "", own)))
-            self._leave(end)
-            if end.code and end.rank != self.rank:
-                raise EndedElsewhere(end.code)
 
     def _watch(self, in_main: bool) -> None:
-        with contextlib.suppress(RuntimeError):  # the store has gone with its process
-            while (end := self._read(self._watched)) is None:
+        try:
+            while not self._watched.check([_END]):
                 if self._gone.wait(_POLL_SECONDS):
                     return
-            if end.code == 0 or end.rank == self.rank:
+            end = _End(*json.loads(self._watched.get(_END)))
+            if end.rank == self.rank:
                 return
             self._end = end
-            if in_main and (main := threading.main_thread().ident):
-                signal.pthread_kill(main, signal.SIGUSR1)
-            _free_from_collectives()
-            if not self._gone.wait(GRACE_SECONDS):
-                os._exit(end.code)
+            self._watched.add(_NOTICED, 1)
+        except RuntimeError:  # the store has gone with its process
+            return
+        finally:
+            self._known.set()
+        if end.code:
+            self._stop(end.code, in_main)
+
+    def _stop(self, code: int, in_main: bool) -> None:
+        """Ends this process, wherever it is."""
+        ignore_stops()
+        if in_main and (main := threading.main_thread().ident):
+            signal.pthread_kill(main, signal.SIGUSR1)
+        _free_from_collectives()
+        if not self._gone.wait(GRACE_SECONDS):
+            os._exit(code)
 
     def _interrupt(self, *_: object) -> None:
         if self._end is not None and not self._finishing.is_set():
             raise EndedElsewhere(self._end.code)
-
-    @staticmethod
-    def _read(store: Store) -> _End | None:
-        return _End(*json.loads(store.get(_END))) if store.check([_END]) else None
-
-    def _leave(self, end: _End) -> None:
-        """Goes; the process that the others listen to, and the one that may hold the store, go last."""
-        if end.code:
-            _close_collectives()
-        left = self.store.add(_LEFT, 1)
-        deadline = time.monotonic() + GRACE_SECONDS + 5.0
-        while self.rank in (0, end.rank) and left < self.size and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-            left = self.store.add(_LEFT, 0)
 
 
 _uses = itertools.count()
@@ -226,7 +235,7 @@ def _exit_code(error: BaseException | None) -> int:
 
 
 def _free_from_collectives() -> None:
-    """Makes NCCL's operations end that wait for a process; gloo's end when that process closes its connections."""
+    """Makes NCCL's operations end that wait for a process; gloo's end when that process has gone."""
     from torch import distributed
 
     with contextlib.suppress(Exception):

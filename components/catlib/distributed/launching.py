@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,37 +62,44 @@ def on_every_gpu(run: Callable[..., None], *arguments: Any, **keywords: Any) -> 
         if not children:
             interrupt()
 
-    try:
-        with on_stop(pass_on):
-            outcomes: Mapping[int, BaseException | None] = elastic_launch(settings, _outcome)(
-                run, arguments, keywords, level
-            )
-    except ChildFailedError as failure:
-        if stops:
-            raise Interrupted("Stopped before the training had begun.") from failure
-        rank, died = failure.get_first_failure()
-        how = signal.Signals(-died.exitcode).name if died.exitcode < 0 else f"exit code {died.exitcode}"
-        raise RuntimeError(f"process {rank} of the training died ({how}); the log says more.") from failure
-    for outcome in outcomes.values():
-        if outcome is not None and not isinstance(outcome, EndedElsewhere):
-            raise outcome
+    with tempfile.TemporaryDirectory(prefix="training-") as folder:
+        died: ChildFailedError | None = None
+        try:
+            with on_stop(pass_on):
+                elastic_launch(settings, _outcome)(run, arguments, keywords, level, folder)
+        except ChildFailedError as failure:
+            died = failure
+        for path in sorted(Path(folder).iterdir()):
+            raise pickle.loads(path.read_bytes())  # noqa: S301 - our own processes wrote it
+    if died is None:
+        return
+    if stops:
+        raise Interrupted("Stopped before the training had begun; the same command starts it.") from died
+    rank, end = died.get_first_failure()
+    how = signal.Signals(-end.exitcode).name if end.exitcode < 0 else f"exit code {end.exitcode}"
+    raise RuntimeError(f"process {rank} of the training died ({how}); the log says more.") from died
 
 
 def _outcome(
-    run: Callable[..., None], arguments: tuple[Any, ...], keywords: dict[str, Any], level: int
-) -> BaseException | None:
-    """Runs in each process; returns exceptions, because raised ones would come back as text."""
+    run: Callable[..., None], arguments: tuple[Any, ...], keywords: dict[str, Any], level: int, folder: str
+) -> None:
+    """Runs in each process; the one whose exception ends the training writes it to a file.
+
+    Raised exceptions would come back as text, and returned ones not at all when another process has died.
+    """
     name = os.environ["RANK"]
     logging.basicConfig(stream=sys.stderr, level=level, format=f"[process {name}] %(message)s")
     try:
         with on_stop(interrupt), ending_together():
             run(*arguments, **keywords)
-    except (UserError, Interrupted, EndedElsewhere) as end:
-        return end
+        return
+    except EndedElsewhere:
+        return
+    except (UserError, Interrupted) as expected:
+        end: Exception = expected
     except KeyboardInterrupt:
-        return Interrupted("Stopped before or after the steps of the training.")
+        end = Interrupted("Stopped before or after the steps of the training; the same command goes on.")
     except Exception as error:
-        returned = RuntimeError(f"{type(error).__name__}: {error}" if type(error) is not RuntimeError else str(error))
-        returned.add_note("".join(traceback.format_exception(error)))
-        return returned
-    return None
+        end = RuntimeError(str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}")
+        end.add_note("".join(traceback.format_exception(error)))
+    Path(folder, name).write_bytes(pickle.dumps(end))

@@ -196,7 +196,8 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(monkeypa
         found("horse2zebra")
     assert str(caught.value) == (
         "Dataset horse2zebra could not be downloaded (The server nowhere.invalid cannot be found; is this machine "
-        "online? Else check the address, and that this machine may reach it): download horse2zebra.zip (117 MB) from http://nowhere.invalid/horse2zebra.zip, save it as "
+        "online? Else check the address, and that this machine may reach it): "
+        "download horse2zebra.zip (117 MB) from http://nowhere.invalid/horse2zebra.zip, save it as "
         "datasets/horse2zebra.zip, or set dataset.source to the path of your copy (terms: research)."
     )
 

@@ -1,0 +1,182 @@
+"""Runs on this machine that are stopped: by signals, by a second Ctrl-C, by the death of the command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ENDLESS = ["--set", "teacher.epochs=9999", "--set", "teacher.evaluations=0", "--set", "teacher.checkpoint_seconds=0.5"]
+WATCHDOG_SECONDS = 120.0
+
+
+class Run:
+    """A run whose teacher trains for days."""
+
+    def __init__(self, workspace: Path, *, ignoring: tuple[int, ...] = ()) -> None:
+        command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace)]
+
+        def dispositions() -> None:
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN if number in ignoring else signal.SIG_DFL)
+
+        self.workspace = workspace
+        self.process = subprocess.Popen(
+            [*command, *ENDLESS], stderr=subprocess.PIPE, text=True, preexec_fn=dispositions, start_new_session=True
+        )
+
+    def wait_for_checkpoint(self) -> None:
+        """Waits until the teacher trains and has saved its state."""
+        deadline = time.monotonic() + WATCHDOG_SECONDS
+        while not list(self.workspace.glob("checkpoints/**/*.json")):
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.05)
+
+    def end(self) -> tuple[int, str]:
+        """Returns the exit code and stderr."""
+        _, said = self.process.communicate(timeout=WATCHDOG_SECONDS)
+        return self.process.returncode, said
+
+    def group(self) -> int:
+        """Returns the process group of the stages."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and b"pipelines.local" in _command(entry) and self._is_ours(entry):
+                return int(entry.name)
+        raise AssertionError("the run has no process")
+
+    def living(self, group: int) -> list[str]:
+        """Returns the commands of the processes of a group that are alive."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                except OSError:
+                    continue
+                if int(its_group) == group and state != "Z":
+                    found.append(_command(entry).decode())
+        return found
+
+    def _is_ours(self, entry: Path) -> bool:
+        return str(self.workspace).encode() in _command(entry)
+
+
+def _command(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    started = Run(tmp_path)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+
+
+def test_a_closed_terminal_stops_the_stages_which_save(run: Run) -> None:
+    run.wait_for_checkpoint()
+    group = run.group()
+    run.process.send_signal(signal.SIGHUP)
+    code, said = run.end()
+    assert code == 75, said
+    last = said.splitlines()[-1]
+    assert last.startswith("interrupted: Stopped after step ")
+    assert last.endswith("the state of training is saved: run the same command again to resume.")
+    _gone(run, group)
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_kills_at_once(run: Run) -> None:
+    run.wait_for_checkpoint()
+    group = run.group()
+    for pid in _members(group):  # a stage that does not stop: frozen, it cannot save
+        os.kill(pid, signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    began = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    code, said = run.end()
+    assert time.monotonic() - began < 10
+    assert code == 75, said
+    assert said.splitlines()[-1].startswith("interrupted: The stages were killed; ")
+    assert "Traceback" not in said
+    _gone(run, group)
+
+
+def test_a_killed_command_leaves_no_stage(run: Run) -> None:
+    run.wait_for_checkpoint()
+    group = run.group()
+    before = _steps(run.workspace)
+    run.process.kill()
+    _gone(run, group)
+    assert _steps(run.workspace) >= before
+
+
+@pytest.mark.slow
+def test_a_killed_runner_leaves_no_stage(run: Run) -> None:
+    """The process between the command and the stage is killed, as by the kernel when memory is short."""
+    run.wait_for_checkpoint()
+    group = run.group()
+    os.kill(group, signal.SIGKILL)
+    code, said = run.end()
+    assert code in (1, 75), said
+    assert "Traceback" not in said
+    _gone(run, group)
+
+
+@pytest.mark.slow
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path, ignoring=(signal.SIGHUP,))
+    try:
+        run.wait_for_checkpoint()
+        group = run.group()
+        run.process.send_signal(signal.SIGHUP)
+        os.killpg(group, signal.SIGHUP)
+        saved = _steps(tmp_path)
+        deadline = time.monotonic() + WATCHDOG_SECONDS
+        while _steps(tmp_path) <= saved:
+            assert run.process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end()[0] == 75
+        _gone(run, group)
+    finally:
+        run.process.kill()
+
+
+def _members(group: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                its_group = (entry / "stat").read_text().rpartition(")")[2].split()[2]
+            except OSError:
+                continue
+            if int(its_group) == group:
+                found.append(int(entry.name))
+    return found
+
+
+def _steps(workspace: Path) -> int:
+    """Returns the step of the newest checkpoint."""
+    found = [path.stem for path in workspace.glob("checkpoints/**/step-*.json")]
+    return max(int("".join(filter(str.isdigit, name.rpartition("step-")[2]))) for name in found)
+
+
+def _gone(run: Run, group: int) -> None:
+    """Waits until every process of a group has ended; a killed one takes a moment."""
+    deadline = time.monotonic() + 60
+    while run.living(group):
+        assert time.monotonic() < deadline, run.living(group)
+        time.sleep(0.1)

@@ -107,7 +107,7 @@ def test_killed_again_and_again(training: tuple[Training, Path, float], tmp_path
             moments.append("write" if number % 2 else random.SystemRandom().uniform(0, 2 * seconds / KILLS))
             _wait_for(moments[-1], checkpoint, process)
             process.kill()
-        process.join(60)
+        process.join(300)
         if output.exists():
             break
         assert number < KILLS, (process.exitcode, moments)

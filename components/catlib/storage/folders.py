@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from components.catlib.artifacts import PARTIAL, fsync, remove_abandoned, replacing
+from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 from components.catlib.storage.store import Entry, NotThere
 
@@ -104,24 +105,19 @@ class FolderStore:
         """
         path = self._place(name)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-        try:
-            partial.write_bytes(content)
-            fsync(partial)
+        with writing_to(path, partial=partial):
             try:
-                os.link(partial, path)
-            except OSError as error:
-                if error.errno not in NO_HARD_LINKS:
-                    raise
-                with path.open("xb") as file:
-                    file.write(content)
-                fsync(path)
-        except FileExistsError:
-            with contextlib.suppress(NotThere):
-                return self.read(name) == content
-            return False
-        finally:
-            partial.unlink(missing_ok=True)
-        fsync(path.parent)
+                partial.write_bytes(content)
+                fsync(partial)
+                _link(partial, path)
+            except FileExistsError:
+                with contextlib.suppress(NotThere):
+                    return self.read(name) == content
+                return False
+            finally:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+            fsync(path.parent)
         return True
 
     def remove(self, name: str) -> None:
@@ -173,6 +169,18 @@ class FolderStore:
         path = self._folder / name
         assert path.resolve().is_relative_to(self._folder.resolve()), f"{name} lies outside {self._folder}"
         return path
+
+
+def _link(source: Path, path: Path) -> None:
+    """Gives a file a second name, or copies it where there are no hard links; fails if the name is taken."""
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        with path.open("xb") as file:
+            file.write(source.read_bytes())
+        fsync(path)
 
 
 def _is_partial(name: str) -> bool:

@@ -18,7 +18,8 @@ import yaml
 from kfp import dsl
 
 from components.__main__ import main
-from components.catlib.artifacts import code_digest, read_manifest
+from components.catlib.artifacts import read_manifest
+from components.catlib.code_digest import code_digest
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.training.loop import logger as loop_logger
 from components.distill.component import distill_student
@@ -194,7 +195,7 @@ def test_other_code_goes_on_where_training_stood(train: Commands, kill_at: Calla
     )
     assert finished.returncode == 0, finished.stderr
     assert "resumed from the checkpoint of step" in finished.stderr
-    assert f"other code ({code_digest()}) wrote checkpoints in {train.root}/" in finished.stderr
+    assert f"other code ({code_digest("teacher")}) wrote checkpoints in {train.root}/" in finished.stderr
     assert len(train.places()) == 1
 
 
@@ -444,7 +445,7 @@ def component(function: Any, folder: Path, output: str, config: Any, **inputs: P
     made = folder / output / "made"
     function.python_func(
         config=json.loads(json.dumps(config.model_dump(mode="json", exclude_none=True)), parse_int=float),
-        code_digest=code_digest(),
+        code_digest=code_digest("teacher" if function is train_teacher else "distill"),
         **{name: artifact(dsl.Artifact, path) for name, path in inputs.items()},
         **{"teacher" if function is train_teacher else "distilled": artifact(dsl.Model, made)},
         **{name: artifact(kind, folder / output / name) for name, kind in shown.items()},

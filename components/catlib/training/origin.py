@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.catlib.artifacts import Manifest, code_digest, file_sha256
+from components.catlib.artifacts import Manifest, file_sha256
+from components.catlib.code_digest import code_digest
 from components.catlib.config import TrainingConfig, validate
 from components.catlib.config.upgrading import upgraded
 from components.catlib.data.ground_truth import GROUND_TRUTH
@@ -132,7 +133,7 @@ class Origin:
             "inputs": self._inputs,
             "facts": self._facts,
             LENGTH: (length or self.length).as_json(),
-            "code": code_digest(),
+            "code": code_digest(self.stage),
         }
 
     def digest(self) -> str:
@@ -153,7 +154,7 @@ class Origin:
 
         Other code is noted. What an earlier version did not write counts as equal.
         """
-        code = code_digest()
+        code = code_digest(self.stage)
         self.other_code |= {origin.get("code", code)} - {code}
         origin = {"facts": self._facts, **origin, "code": code}
         section = origin.get(self.stage)

@@ -85,7 +85,7 @@ def run_stage(
         for number, address in enumerate(inputs.get(wanted.name, ()))
     ]
     _check_buckets([*(address for several in inputs.values() for address in several), *options.values()], config)
-    _check_output(output, sources, options)
+    _check_output(output, config, sources, options)
     store = storage.Storage()
     found: Manifest | None = None
 
@@ -119,7 +119,7 @@ def run_stage(
         return Outcome(read_manifest(made), reused=False)
 
 
-def _check_output(address: str, sources: Sequence[_Source], options: Mapping[str, str]) -> None:
+def _check_output(address: str, config: BaseModel, sources: Sequence[_Source], options: Mapping[str, str]) -> None:
     """Refuses an output that is neither a path nor in an object store, or that would replace what the stage uses."""
     if not address.strip():
         raise UserError("--output is empty; give a folder or s3://BUCKET/PREFIX.")
@@ -127,14 +127,17 @@ def _check_output(address: str, sources: Sequence[_Source], options: Mapping[str
         raise UserError(f"--output {address} cannot be written to; give a folder or s3://BUCKET/PREFIX.")
     if storage.is_remote(address):
         storage.open_store(address)
-    used = [(source.input.flag, source.address) for source in sources]
-    used += [(f"--{CHECKPOINT.name}", options[CHECKPOINT.name])] if CHECKPOINT.name in options else []
+    used = [(f"{source.input.flag} ", source.address) for source in sources]
+    used += [(f"--{CHECKPOINT.name} ", options[CHECKPOINT.name])] if CHECKPOINT.name in options else []
+    files = {*named_files(config.model_dump(mode="json")), *named_files(dict(options))}
+    used += [("", file) for file in sorted(files) if storage.is_remote(file) or Path(file).exists()]
     for flag, other in used:
         here, there = _parts(address), _parts(other)
         shared = min(len(here), len(there))
-        if here[:shared] == there[:shared]:
+        # An output may lie in a folder of images.
+        if here[:shared] == there[:shared] and (flag or len(here) <= len(there)):
             how = "is" if here == there else "lies in" if len(here) > len(there) else "holds"
-            raise UserError(f"--output {address} {how} {flag} {other}, which it would change; choose another path.")
+            raise UserError(f"--output {address} {how} {flag}{other}, which it would change; choose another path.")
 
 
 def _parts(address: str) -> tuple[str, ...]:

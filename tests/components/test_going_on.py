@@ -195,7 +195,7 @@ def test_other_code_goes_on_where_training_stood(train: Commands, kill_at: Calla
     )
     assert finished.returncode == 0, finished.stderr
     assert "resumed from the checkpoint of step" in finished.stderr
-    assert f"other code ({code_digest("teacher")}) wrote checkpoints in {train.root}/" in finished.stderr
+    assert f"other code ({code_digest('teacher')}) wrote checkpoints in {train.root}/" in finished.stderr
     assert len(train.places()) == 1
 
 

@@ -199,6 +199,23 @@ def test_an_output_in_the_store_never_replaces_an_input(
     assert prunings == []
 
 
+@pytest.mark.parametrize(("output", "words"), [("images", "is"), (".", "holds")])
+def test_an_output_never_replaces_its_images_or_weights(
+    images: Path,
+    output: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in (["--source", "images"], ["--set", f"dataset.source={images}"]):
+        assert main(["dataset", *given, *SMALL, "--output", output]) == 2
+        assert f"--output {output} {words} {given[1].removeprefix('dataset.source=')}" in capsys.readouterr().err
+    assert main(["dataset", "--source", "images", *SMALL, "--output", "images/packed"]) == 0
+    assert artifacts.read_manifest(images / "packed", "dataset")
+
+
 def test_a_training_keeps_its_state_outside_its_output(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,14 @@ import torch
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.code_digest import code_and_library_digest, code_digest
+from components.catlib.errors import UserError
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.recipes import load_recipe
-from pipelines.local import RunLog, _placement
+from pipelines.failure import RunFailed
+from pipelines.local import RunLog, _failure, _placement
 from tests.canaries import CANARIES, found_in, watched_processes
 from tests.components.opened import read_generator
+from tests.small_disks import mounted
 
 TASKS = {
     "prepare-dataset",
@@ -46,6 +50,25 @@ def test_the_log_says_what_ran_what_was_cached_and_what_went_wrong() -> None:
     assert (log.cached, log.executed, log.failed) == (["prepare-dataset"], [], ["train-teacher"])
     assert str(log.user_error) == "There is no folder /nowhere."
     assert said[:3] == ["prepare-dataset: from the cache", "train-teacher: started", "[teacher] step 1/10"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("OSError: [Errno 28] No space left on device", "the disk is full: "),
+        ("PermissionError: [Errno 30] Read-only file system: 'executor_output.json'", "the file system is read-only"),
+    ],
+)
+def test_a_disk_that_kubeflow_itself_cannot_write_to_is_a_sentence(line: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(f"Traceback (most recent call last):\n    {line}\n")
+    error = _failure(RunLog(print, failed=["train-teacher"]), tmp_path / "log", tmp_path)
+    assert isinstance(error, UserError)
+    assert str(error).startswith(f"Workspace {tmp_path} cannot be written ({words}")
+    assert str(error).endswith("choose another folder with --workspace.")
+    (tmp_path / "log").write_text("    RuntimeError: something else\n")
+    other = _failure(RunLog(print, failed=["train-teacher"]), tmp_path / "log", tmp_path)
+    assert isinstance(other, RunFailed)
+    assert "train-teacher failed: RuntimeError: something else" in str(other)
 
 
 def run(workspace: Path, *further: str, output: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -128,6 +151,21 @@ def test_trainings_that_end_later_go_on_where_they_ended(first_run: dict, worksp
         assert not any(" images/s " in line for line in said), "a step was taken"
     trained = {path.parent.name for path in (workspace / "checkpoints").glob("*/*")}
     assert len([name for name in trained if name.startswith("teacher-")]) == 1
+
+
+def test_a_workspace_or_an_output_without_room_is_a_sentence(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=16k"):
+        refused = run(tmp_path / "disk" / "w")
+        assert refused.returncode == 2, refused.stderr
+        assert "are free" in refused.stderr.splitlines()[-1]
+        assert "make room there" in refused.stderr.splitlines()[-1]
+        shutil.rmtree(tmp_path / "disk" / "w")
+        refused = run(workspace, "--budget", "0.5x", "0.3x", output=tmp_path / "disk" / "out")
+        assert refused.returncode == 2, refused.stderr
+        words = f"error: Output {tmp_path}/disk/out cannot be written (the disk is full: "
+        assert refused.stderr.splitlines()[-1].startswith(words)
+        assert list((tmp_path / "disk").iterdir()) == []
+    assert first_run["executed"], "its results stay in the workspace"
 
 
 def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pipelines.compiling import Compiled
 from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, Kubeflow, quiet
 from pipelines.failure import RunFailed
 from pipelines.logs import read_logs, stage_error
+from pipelines.outputs import check_writable
 from pipelines.runs import FINISHED, Run, read_run
 
 POLL_SECONDS = 10.0
@@ -229,6 +230,7 @@ class Cluster:
         """
         if folder.exists():
             raise UserError(f"{folder} exists; choose another folder or remove it.")
+        check_writable(folder)
         run = self.run(run_id)
         address = f"{(root or run.root or DEFAULT_ROOT).rstrip('/')}/{run.pipeline}/{run_id}/write-report"
         store = Storage()

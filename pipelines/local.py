@@ -35,6 +35,7 @@ from components.catlib.exits import dying_with_parent, interrupt, on_stop
 from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE, refusal
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
+from pipelines.outputs import check_writable
 
 STOP_SECONDS = 60.0
 """Time for interrupted stages to save their state before they are killed."""
@@ -136,6 +137,7 @@ def run_locally(
         raise UserError(
             f"Output {output} exists and holds something else than a run; choose another folder or remove it."
         )
+    check_writable(output)
     if image:
         check_image_code(image)
     began = time.monotonic()

@@ -20,6 +20,7 @@ from pipelines.compiling import Compiled
 from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, Kubeflow, quiet
 from pipelines.failure import RunFailed
 from pipelines.logs import read_logs, stage_error
+from pipelines.outputs import check_writable
 from pipelines.runs import FINISHED, Run, pipeline_of, read_run
 
 logger = logging.getLogger(__name__)
@@ -254,6 +255,7 @@ class Cluster:
         complete_replacing(folder)
         if folder.exists():
             raise UserError(f"{folder} exists; choose another folder or remove it.")
+        check_writable(folder)
         run = self.run(run_id)
         address = f"{(root or run.root or DEFAULT_ROOT).rstrip('/')}/{run.pipeline}/{run_id}/write-report"
         store = Storage()

@@ -42,6 +42,7 @@ from components.kubeflow import DEFAULT_IMAGE, refusal
 from pipelines import workspaces
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
+from pipelines.outputs import check_writable
 
 if TYPE_CHECKING:
     from pipelines.resources import Placement
@@ -145,6 +146,7 @@ def run_locally(
         RunFailed: A stage failed.
     """
     _check_output(output, workspace)
+    check_writable(output)
     if image:
         check_image_code(image)
     began = time.monotonic()

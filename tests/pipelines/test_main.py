@@ -190,13 +190,20 @@ def test_the_default_folder_of_a_run_is_its_recipes_own(
     assert outputs[4] not in outputs[:4], "a recipe without a file"
 
 
-@pytest.mark.parametrize("arguments", [["compile", "--output", "FILE/c.yaml"], ["run", "--workspace", "FILE/ws"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compile", "--output", "FILE/c.yaml"],
+        ["run", "--workspace", "FILE/ws"],
+        ["run", "--output", "FILE/out", "--workspace", "WORKSPACE"],
+    ],
+)
 def test_places_that_cannot_be_written_are_a_sentence(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
-    command = [argument.replace("FILE", str(file)) for argument in arguments]
+    command = [argument.replace("FILE", str(file)).replace("WORKSPACE", str(tmp_path)) for argument in arguments]
     assert main([command[0], "--recipe", "smoke", *command[1:]]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")

@@ -4,11 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, task_nodes
 
 ENDLESS = ["--set", "teacher.epochs=9999", "--set", "teacher.evaluations=0", "--set", "teacher.checkpoint_seconds=0.5"]
 WATCHDOG_SECONDS = 120.0
@@ -180,3 +184,57 @@ def _gone(run: Run, group: int) -> None:
     while run.living(group):
         assert time.monotonic() < deadline, run.living(group)
         time.sleep(0.1)
+
+
+# --------------------------------------------------------------------------------------------------------- on a cluster
+
+ONE_TASK = {"components": {"c": {}}, "root": {"dag": {"tasks": {"train-teacher": {"componentRef": {"name": "c"}}}}}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["status", RUN_ID, "--wait"], 75),
+        (["logs", RUN_ID, "--follow"], 130),
+        (["submit", "--recipe", "smoke", "--image", "registry/cat:0.1.0", "--wait"], 75),
+    ],
+)
+def test_ctrl_c_while_a_run_is_watched_says_that_it_goes_on(arguments: list[str], code: int) -> None:
+    server = Endless(history=[("RUNNING", task_nodes("train-teacher", "RUNNING"))])
+    with kubeflow(server):
+        if arguments[0] != "submit":
+            server.runs.append({"run_id": RUN_ID, "display_name": "run", "pipeline_spec": ONE_TASK})
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", *arguments, "--host", server.host],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert server.watched.wait(60)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=30)
+        server.released.set()
+    assert (process.returncode, out) == (code, ""), said
+    last = said.splitlines()[-1]
+    assert last.startswith("interrupted: ")
+    assert "run goes on" in last
+    assert "Traceback" not in said
+
+
+class Endless(KubeflowServer):
+    """A server whose run goes on for days, and whose logs do not end."""
+
+    def __init__(self, **state: Any) -> None:
+        super().__init__(**state)
+        self.watched, self.released = threading.Event(), threading.Event()
+
+    def _get_run(self, run_id: str, **given: Any) -> tuple[int, Any]:
+        self.watched.set()
+        return super()._get_run(run_id, **given)
+
+    def _log(self, *of_path: str, query: dict[str, str], **_: Any) -> tuple[int, Any]:
+        self.watched.set()
+        self.released.wait(60)
+        return 200, ""

@@ -87,7 +87,7 @@ def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], 
     check_arguments(compiled, recipe, arguments)
     complete = dict(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
-    pinned = pin_weights(changed)
+    pinned = pin_weights(changed) if changed != recipe else changed
     for parameter in PARAMETERS[compiled.pipeline]:
         if parameter.name in arguments and parameter.default(changed) != parameter.default(pinned):
             complete[parameter.name] = parameter.default(pinned)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, task_nodes
 
-ENDLESS = ["--set", "teacher.epochs=9999", "--set", "teacher.evaluations=0", "--set", "teacher.checkpoint_seconds=0.5"]
+ENDLESS = ["--set", "teacher.epochs=9999", "--set", "teacher.evaluations=0", "--set", "resources.checkpoint_seconds=0.5"]
 WATCHDOG_SECONDS = 120.0
 
 
@@ -36,7 +36,7 @@ class Run:
     def wait_for_checkpoint(self) -> None:
         """Waits until the teacher trains and has saved its state."""
         deadline = time.monotonic() + WATCHDOG_SECONDS
-        while not list(self.workspace.glob("checkpoints/**/*.json")):
+        while not list(self.workspace.glob("checkpoints/**/step-*.json")):
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.05)

@@ -31,7 +31,7 @@ PROCESSES.set_forkserver_preload(["tests.components.small_trainings", "component
 WATCHDOG_SECONDS = 60.0
 TWO_MACHINES = "two machines"
 """Name of a file in the folder of a test that makes the processes seem to be on two machines."""
-CONFIG: dict[str, Any] = {"epochs": 2, "decay_epochs": 0, "evaluations": 1, "checkpoint_seconds": 1e-9}
+CONFIG: dict[str, Any] = {"epochs": 2, "decay_epochs": 0, "evaluations": 1}
 
 
 class Ended(NamedTuple):
@@ -100,7 +100,8 @@ def arguments(data: Path, folder: Path, **settings: Any) -> list[str]:
     import yaml
 
     section = teacher_config("pix2pix", **(CONFIG | settings)).model_dump(mode="json")
-    recipe = {"name": "tiny", "description": "A test.", "budgets": ["0.5x"], "teacher": section}
+    recipe: dict[str, Any] = {"name": "tiny", "description": "A test.", "budgets": ["0.5x"], "teacher": section}
+    recipe["resources"] = {"checkpoint_seconds": 1e-9}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return [
         *("teacher", "--recipe", str(folder / "recipe.yaml"), "--output", str(folder / "teacher")),

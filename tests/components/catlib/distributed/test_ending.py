@@ -211,7 +211,7 @@ def test_a_request_to_stop_reaches_all_and_saves_once(signalled: list[int], data
     ends: list[Ended] = []
     with started(tmp_path, nothing, arguments(data, tmp_path, epochs=400), codes=ends) as processes:
         deadline = time.monotonic() + WATCHDOG_SECONDS
-        while not list((tmp_path / "checkpoint").glob("*.json")):
+        while not list((tmp_path / "checkpoint").glob("step-*.json")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         for rank in signalled:
@@ -226,7 +226,7 @@ def test_a_process_that_is_killed_does_not_leave_the_other_waiting(data: Path, t
     ends: list[Ended] = []
     with started(tmp_path, nothing, arguments(data, tmp_path, epochs=400), codes=ends) as processes:
         deadline = time.monotonic() + WATCHDOG_SECONDS
-        while not list((tmp_path / "checkpoint").glob("*.json")):
+        while not list((tmp_path / "checkpoint").glob("step-*.json")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         processes[1].kill()

@@ -442,7 +442,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(tmp_path: Path, value: float):
     with pytest.raises(RuntimeError, match=f"'judgement' is {value} at step 8 of 12"):
         run(tmp_path / "a", objective, checkpoint=tmp_path / "checkpoint", checkpoint_seconds=1e-9)
     assert objective.steps == 8
-    saved = sorted(path.stem for path in (tmp_path / "checkpoint").glob("*.json"))
+    saved = sorted(path.stem for path in (tmp_path / "checkpoint").glob("step-*.json"))
     assert saved
     assert saved[-1] < "step-000000008"
 

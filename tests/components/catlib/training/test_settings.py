@@ -161,7 +161,7 @@ def test_keep_checkpoints_counts_the_newest(paired: Path, tmp_path: Path, monkey
     monkeypatch.setenv("CAT_KEEP_CHECKPOINTS", "3")
     monkeypatch.setenv("CAT_CHECKPOINT_SECONDS", "1e9")
     make_teacher(paired, tmp_path / "teacher", teacher_config("pix2pix", evaluations=4), tmp_path / "state")
-    steps = sorted(int(path.stem[5:]) for path in (tmp_path / "state").glob("*.json"))
+    steps = sorted(int(path.name[5:14]) for path in (tmp_path / "state").glob("step-*.json"))
     assert 2 <= len(steps) <= 4
     assert steps[-1] == 12
 

@@ -31,7 +31,7 @@ from components.catlib.code_digest import code_and_library_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
-from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE, refusal
+from components.kubeflow import CHECKPOINTS_VARIABLE, refusal
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
 
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 60.0
 """Time for interrupted stages to save their state before they are killed."""
+
+NO_IMAGE = "none"
+"""Stands for the image of tasks that run in processes. Kubeflow's key holds the image's name, and the real name changes
+with every change of the code."""
 
 _TASK_STARTED = re.compile(r"Executing task '([\w-]+)'")
 _TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
@@ -257,7 +261,7 @@ def _placement(image: str | None) -> Placement:
     """Returns the placement of tasks in an image or, without one, in processes: then libraries belong to the keys."""
     from pipelines.resources import Placement
 
-    return Placement(image) if image else Placement(DEFAULT_IMAGE, code_digest=code_and_library_digest)
+    return Placement(image) if image else Placement(NO_IMAGE, code_digest=code_and_library_digest)
 
 
 def _run_request(request: Path) -> None:

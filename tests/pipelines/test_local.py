@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import pytest
 import torch
 
 from components.catlib.artifacts import read_manifest
-from components.catlib.code_digest import code_and_library_digest, code_digest
+from components.catlib.code_digest import ROOT, code_and_library_digest, code_digest
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.recipes import load_recipe
-from pipelines.local import RunLog, _placement
+from pipelines.local import NO_IMAGE, RunLog, _placement
 from tests.components.opened import read_generator
 
 TASKS = {
@@ -47,10 +48,19 @@ def test_the_log_says_what_ran_what_was_cached_and_what_went_wrong() -> None:
     assert said[:3] == ["prepare-dataset: from the cache", "train-teacher: started", "[teacher] step 1/10"]
 
 
-def run(workspace: Path, *further: str, output: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    workspace: Path, *further: str, output: Path | None = None, code: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace), "--json"]
     target = ["--output", str(output)] if output else []
-    return subprocess.run([*command, *target, *further], capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        [*command, *target, *further],
+        cwd=code,
+        env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +97,20 @@ def test_an_unchanged_run_comes_from_the_cache(first_run: dict, workspace: Path,
     assert set(answer["cached"]) == TASKS
     assert "train-teacher: from the cache" in again.stderr
     assert (tmp_path / "again" / "report.html").read_bytes() == Path(first_run["report"]).read_bytes()
+
+
+def test_a_blank_line_in_the_style_of_the_report_makes_only_the_report_anew(
+    first_run: dict, workspace: Path, tmp_path: Path
+) -> None:
+    for package in ("components", "pipelines"):
+        shutil.copytree(ROOT / package, tmp_path / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("components/catlib/reporting/report.css", "components/kubeflow.py", "pipelines/cluster.py"):
+        with (tmp_path / "code" / file).open("ab") as stream:
+            stream.write(b"\n")
+    again = run(workspace, "--budget", "0.5x", "0.3x", output=tmp_path / "again", code=tmp_path / "code")
+    answer = answer_of(again)
+    assert answer["executed"] == ["write-report"]
+    assert set(answer["cached"]) == TASKS - {"write-report"}
 
 
 def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> None:
@@ -235,5 +259,6 @@ def test_figures_bear_the_same_names_in_every_run(first_run: dict, workspace: Pa
 
 def test_libraries_belong_to_the_keys_of_runs_without_an_image_alone() -> None:
     assert _placement(None).code_digest("teacher") == code_and_library_digest("teacher")
+    assert _placement(None).image == NO_IMAGE
     assert _placement("cat:1").code_digest("teacher") == code_digest("teacher")
     assert _placement("cat:1").image == "cat:1"

@@ -38,7 +38,7 @@ from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import dying_with_parent, interrupt, on_stop
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
-from components.kubeflow import DEFAULT_IMAGE, refusal
+from components.kubeflow import refusal
 from pipelines import workspaces
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 60.0
 """Time for interrupted stages to save their state before they are killed."""
+
+NO_IMAGE = "none"
+"""Stands for the image of tasks that run in processes. Kubeflow's key holds the image's name, and the real name changes
+with every change of the code."""
 
 _TASK_STARTED = re.compile(r"Executing task '([\w-]+)'")
 _TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
@@ -314,7 +318,7 @@ def _placement(image: str | None) -> Placement:
     """Returns the placement of tasks in an image or, without one, in processes: then libraries belong to the keys."""
     from pipelines.resources import Placement
 
-    return Placement(image) if image else Placement(DEFAULT_IMAGE, code_digest=code_and_library_digest)
+    return Placement(image) if image else Placement(NO_IMAGE, code_digest=code_and_library_digest)
 
 
 def _run_request(request: Path) -> None:

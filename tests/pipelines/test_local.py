@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from components.catlib.artifacts import read_manifest
-from components.catlib.code_digest import code_and_library_digest, code_digest
+from components.catlib.code_digest import ROOT, code_and_library_digest, code_digest
 from components.catlib.errors import UserError
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.recipes import load_recipe
 from pipelines.failure import RunFailed
-from pipelines.local import RunLog, _failure, _placement
+from pipelines.local import NO_IMAGE, RunLog, _failure, _placement
 from tests.canaries import CANARIES, found_in, watched_processes
 from tests.components.opened import read_generator
 from tests.small_disks import mounted
@@ -71,16 +71,19 @@ def test_a_disk_that_kubeflow_itself_cannot_write_to_is_a_sentence(line: str, wo
     assert "train-teacher failed: RuntimeError: something else" in str(other)
 
 
-def run(workspace: Path, *further: str, output: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    workspace: Path, *further: str, output: Path | None = None, code: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace), "--json"]
     target = ["--output", str(output)] if output else []
     secrets = {name: secret for name, secret in CANARIES.items() if name != "NETRC"}
     return subprocess.run(
         [*command, *target, *further],
+        cwd=code,
+        env={**os.environ, **secrets, "CAT_WEB_HOST": "pictures.invalid", "PYTHONPATH": str(code)},
         capture_output=True,
         text=True,
         timeout=900,
-        env={**os.environ, **secrets, "CAT_WEB_HOST": "pictures.invalid"},
     )
 
 
@@ -166,6 +169,20 @@ def test_a_workspace_or_an_output_without_room_is_a_sentence(first_run: dict, wo
         assert refused.stderr.splitlines()[-1].startswith(words)
         assert list((tmp_path / "disk").iterdir()) == []
     assert first_run["executed"], "its results stay in the workspace"
+
+
+def test_a_blank_line_in_the_style_of_the_report_makes_only_the_report_anew(
+    first_run: dict, workspace: Path, tmp_path: Path
+) -> None:
+    for package in ("components", "pipelines"):
+        shutil.copytree(ROOT / package, tmp_path / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("components/catlib/reporting/report.css", "components/kubeflow.py", "pipelines/cluster.py"):
+        with (tmp_path / "code" / file).open("ab") as stream:
+            stream.write(b"\n")
+    again = run(workspace, "--budget", "0.5x", "0.3x", output=tmp_path / "again", code=tmp_path / "code")
+    answer = answer_of(again)
+    assert answer["executed"] == ["write-report"]
+    assert set(answer["cached"]) == TASKS - {"write-report"}
 
 
 def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> None:
@@ -314,5 +331,6 @@ def test_figures_bear_the_same_names_in_every_run(first_run: dict, workspace: Pa
 
 def test_libraries_belong_to_the_keys_of_runs_without_an_image_alone() -> None:
     assert _placement(None).code_digest("teacher") == code_and_library_digest("teacher")
+    assert _placement(None).image == NO_IMAGE
     assert _placement("cat:1").code_digest("teacher") == code_digest("teacher")
     assert _placement("cat:1").image == "cat:1"

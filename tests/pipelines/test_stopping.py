@@ -14,7 +14,14 @@ import pytest
 
 from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, task_nodes
 
-ENDLESS = ["--set", "teacher.epochs=9999", "--set", "teacher.evaluations=0", "--set", "resources.checkpoint_seconds=0.5"]
+ENDLESS = [
+    "--set",
+    "teacher.epochs=9999",
+    "--set",
+    "teacher.evaluations=0",
+    "--set",
+    "resources.checkpoint_seconds=0.5",
+]
 WATCHDOG_SECONDS = 120.0
 
 

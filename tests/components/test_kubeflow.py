@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,23 @@ def test_checkpoints_are_kept_where_the_environment_says_until_the_training_is_d
     assert not Path(again).exists()
     with checkpoint("teacher", Pix2PixConfig(epochs=1), [dataset]) as other:
         assert other != address
+
+
+@pytest.mark.usefixtures("heeded_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(("stage", "next_"), [("dataset", "to start over"), ("teacher", "from the newest checkpoint")])
+def test_a_request_to_stop_ends_a_stage_with_a_line(
+    number: int, stage: str, next_: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, "states")
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended, stage_process(stage):
+        os.kill(os.getpid(), number)
+    assert ended.value.code == 75
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"[{stage}] INTERRUPTED: Stage {stage}: nothing was published; ")
+    assert next_ in line
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def _reproducible() -> None:
 
 @pytest.fixture
 def heeded_signals() -> Iterator[None]:
-    """Lets this process heed the signals that stop a command; a suite in the background, or under nohup, ignores some."""
+    """Lets this process heed the signals that stop a command; a suite in the background ignores some of them."""
     earlier = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     for number in earlier:
         signal.signal(number, signal.default_int_handler)

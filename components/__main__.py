@@ -12,6 +12,7 @@ if __name__ == "__main__":  # the imports below take a while
     quiet_ctrl_c()
 
 import argparse
+import contextlib
 import functools
 import json
 import logging
@@ -50,16 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
         handlers=[logging.StreamHandler(sys.stderr)],
         force=True,
     )
+    trains = options.stage in TRAININGS
+    keeps = bool(getattr(options, CHECKPOINT.name, None) or os.environ.get(CHECKPOINTS_VARIABLE))
 
     def command() -> None:
-        with ending_together():
+        with ending_together() if trains else contextlib.nullcontext():
             text, details = options.command(options)
         if text:
             answer(json.dumps(details) if options.json else text)
 
-    resumes = bool(getattr(options, CHECKPOINT.name, None) or os.environ.get(CHECKPOINTS_VARIABLE))
-    trains = options.stage in TRAININGS
-    return exit_code(command, interrupted=after_interruption(resumes=trains and resumes))
+    return exit_code(command, interrupted=after_interruption(resumes=trains and keeps))
 
 
 # ------------------------------------------------------------------------------------------------------------ commands

@@ -56,6 +56,7 @@ def on_stop(action: Callable[[], None]) -> Iterator[None]:
         yield
         return
     global _ending
+    _ending = False
     handler = _handler(action)
     earlier = {
         number: signal.signal(number, handler) for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN

@@ -4,7 +4,9 @@ import importlib
 import inspect
 import json
 import logging
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from components.catlib.code_digest import code_and_library_digest, code_digest
 from components.catlib.config import EvaluateConfig, RealStatsConfig
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
+from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.kubeflow import publish, stage_process
 
 
@@ -69,6 +72,23 @@ def test_an_output_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "file").unlink()
     with pytest.raises(UserError, match="missing or has the wrong size"):
         publish(output)
+
+
+@pytest.mark.usefixtures("heeded_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(("stage", "next_"), [("dataset", "to start over"), ("teacher", "from the newest checkpoint")])
+def test_a_request_to_stop_ends_a_stage_with_a_line(
+    number: int, stage: str, next_: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, "states")
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended, stage_process(stage, code_digest(stage)):
+        os.kill(os.getpid(), number)
+    assert ended.value.code == 75
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"[{stage}] INTERRUPTED: Stage {stage}: nothing was published; ")
+    assert next_ in line
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_ignored_signals_stay_ignored(number: int) -> None:
     assert end(process) == (0, "")
 
 
+@pytest.mark.usefixtures("heeded_signals")
 def test_handlers_are_restored_and_other_threads_change_nothing() -> None:
     from threading import Thread
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -28,7 +29,7 @@ from tests.memory_stores import MemoryStore
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.components.small_trainings", "components.__main__"])
 
-WATCHDOG_SECONDS = 60.0
+WATCHDOG_SECONDS = 120.0
 TWO_MACHINES = "two machines"
 """Name of a file in the folder of a test that makes the processes seem to be on two machines."""
 CONFIG: dict[str, Any] = {"epochs": 2, "decay_epochs": 0, "evaluations": 1}
@@ -53,7 +54,9 @@ def _process(rank: int, size: int, port: int, folder: Path, prepare: Prepare, ar
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(group), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     sys.stderr = (folder / f"{rank}.txt").open("w", buffering=1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.dump_traceback_later(WATCHDOG_SECONDS - 10, file=sys.stderr)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     try:
         with pytest.MonkeyPatch.context() as patch:
             prepare(rank, patch)
@@ -84,6 +87,9 @@ def started(
         deadline = time.monotonic() + WATCHDOG_SECONDS
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
+        assert all(process.exitcode is not None for process in processes), [
+            (folder / f"{rank}.txt").read_text() for rank in range(size)
+        ]
         texts = [(folder / f"{rank}.txt").read_text() for rank in range(size)]
         codes += [Ended(text, process.exitcode) for text, process in zip(texts, processes, strict=True)]
     finally:
@@ -166,7 +172,16 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+SLOW = pytest.mark.slow
+QUICK = {
+    "main cannot open its checkpoints",
+    "the store goes away while main saves",
+    "main cannot evaluate",
+    "another is out of memory within a step",
+}
+
+
+@pytest.mark.parametrize("failure", [pytest.param(name, marks=[] if name in QUICK else SLOW) for name in FAILURES])
 def test_an_error_in_one_process_ends_all_and_is_told_once(failure: str, data: Path, tmp_path: Path) -> None:
     prepare, code = FAILURES[failure]
     ends: list[Ended] = []
@@ -206,7 +221,7 @@ def test_without_a_failure_they_end_well_and_only_main_opens_the_checkpoints(dat
 # ------------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("signalled", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("signalled", [pytest.param([0], marks=SLOW), [1], pytest.param([0, 1], marks=SLOW)])
 def test_a_request_to_stop_reaches_all_and_saves_once(signalled: list[int], data: Path, tmp_path: Path) -> None:
     ends: list[Ended] = []
     with started(tmp_path, nothing, arguments(data, tmp_path, epochs=400), codes=ends) as processes:
@@ -222,6 +237,7 @@ def test_a_request_to_stop_reaches_all_and_saves_once(signalled: list[int], data
     assert "the state of training is saved: run the same command again to resume" in ends[0].said
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_does_not_leave_the_other_waiting(data: Path, tmp_path: Path) -> None:
     ends: list[Ended] = []
     with started(tmp_path, nothing, arguments(data, tmp_path, epochs=400), codes=ends) as processes:
@@ -273,7 +289,7 @@ def train_on_remote_inputs(data: Path, folder: Path, fault: str | None = None) -
     return ends, [int((folder / f"{rank}.requests").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("machines", [1, 2])
+@pytest.mark.parametrize("machines", [1, pytest.param(2, marks=SLOW)])
 def test_inputs_are_downloaded_once_per_machine(machines: int, data: Path, tmp_path: Path) -> None:
     if machines == 2:
         (tmp_path / TWO_MACHINES).touch()

@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -403,14 +405,16 @@ def test_a_loss_scale_is_part_of_the_state(tmp_path: Path):
     assert resumed.scaler.get_scale() == 64.0
 
 
-def test_sigterm_saves_and_stops(tmp_path: Path):
+@pytest.mark.usefixtures("heeded_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_request_to_stop_saves_and_stops(tmp_path: Path, number: int):
     whole, first, second = SmallObjective(), SmallObjective(), SmallObjective()
     run(tmp_path / "whole", whole)
-    before = signal.getsignal(signal.SIGTERM)
-    first.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    before = signal.getsignal(number)
+    first.after_step = lambda step: os.kill(os.getpid(), number) if step == 5 else None
     with pytest.raises(Interrupted, match=r"after step 5 of 12; .* is saved"):
         run(tmp_path / "first", first, checkpoint=tmp_path / "checkpoint")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     run(tmp_path / "second", second, checkpoint=tmp_path / "checkpoint")
     assert second.steps == 7
     assert_equal(whole.weights(), second.weights())
@@ -421,6 +425,54 @@ def test_sigterm_without_a_checkpoint_folder_says_that_nothing_is_saved(tmp_path
     objective.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
     with pytest.raises(Interrupted, match="lost, because there is no checkpoint folder"):
         run(tmp_path / "a", objective)
+
+
+@pytest.mark.parametrize(("saved", "lost"), [(True, "after step 4 is lost: run the"), (False, "starts over")])
+def test_a_second_ctrl_c_does_not_wait_for_the_store(tmp_path: Path, saved: bool, lost: str):
+    """In a process of its own: after the second one, the process is ended even if it does not end itself."""
+    (tmp_path / "program.py").write_text(SECOND_CTRL_C)
+    given = [str(tmp_path), "saved" if saved else "never"]
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), *given], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 75, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("interrupted: Stopped at once after step ")
+    assert lost in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert time.monotonic() - began < 45  # the store would take 60 s
+
+
+SECOND_CTRL_C = """
+import contextlib, os, signal, sys, time
+from pathlib import Path
+from components.catlib.exits import exit_code, leave
+from components.catlib.storage.folders import FolderStore
+from tests.components.catlib.training.test_loop import SmallObjective, run
+
+class Slow(FolderStore):
+    @contextlib.contextmanager
+    def writing(self, name):
+        if sys.argv[2] == "never" or int(name[5:14]) > 4:
+            time.sleep(60)
+        with super().writing(name) as path:
+            yield path
+
+def act(step):
+    if step in (5, 6) and sys.argv[2] == "saved":
+        time.sleep(0.5)  # the checkpoint of step 4 is written
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+objective = SmallObjective()
+objective.after_step = act
+folder = Path(sys.argv[1])
+training = lambda: run(folder / "a", objective, checkpoint=Slow(str(folder / "state")), evaluations=3)
+leave(lambda: exit_code(training, interrupted="not here"))
+"""
 
 
 def test_sigterm_in_the_last_step_changes_nothing(tmp_path: Path):

@@ -12,7 +12,7 @@ import yaml
 
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
-from components.catlib.recipes import load_recipe, recipe_names
+from components.catlib.recipes import load_recipe, read_yaml, recipe_names
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
 from pipelines import api
@@ -110,10 +110,7 @@ def _arguments(options: argparse.Namespace, flag: str = "--argument") -> dict[st
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UserError(f"{flag} {text!r} is not of the form NAME=VALUE, for example teacher=s3://bucket/run.")
-        try:
-            arguments[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{flag} {text!r}: the value is not YAML.") from error
+        arguments[name] = read_yaml(value, where=f"The value in {flag} {text!r}")
     return arguments
 
 

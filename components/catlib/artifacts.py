@@ -14,6 +14,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -26,6 +27,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.catlib.errors import UserError
 
 SCHEMA_VERSION = 1
+LONGEST_NAME = 255
+"""Largest number of bytes in the name of a file or folder."""
+
+_PLAIN = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Ending of the names of half-written files and folders; these names also begin with a dot."""
@@ -209,12 +214,18 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         UserError: The folder is not an artifact or has another kind or version, or files are missing or truncated.
     """
     wanted = _wanted(kind)
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?")
-    manifest = parse_manifest(path.read_bytes(), where=str(folder), kind=kind)
+    try:
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise UserError(
+                f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?"
+            )
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); expected {wanted}.") from error
+    manifest = parse_manifest(content, where=str(folder), kind=kind)
     for name, record in manifest.files.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != record.bytes:
@@ -247,8 +258,8 @@ def parse_manifest(content: bytes, *, where: str, kind: str | None = None) -> Ma
     if kind is not None and manifest.kind not in kind.split("|"):
         raise UserError(f"{where} is {_wanted(manifest.kind)}, expected {_wanted(kind)}.")
     for name in manifest.files:
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise UserError(f"{path} names the file {name!r} outside its folder; do not trust this artifact.")
+        if not all(_PLAIN.fullmatch(part) and len(part.encode()) <= LONGEST_NAME for part in name.split("/")):
+            raise UserError(f"{path} names the file {name!r}, a place outside its folder; do not trust this artifact.")
     return manifest
 
 

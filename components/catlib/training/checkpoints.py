@@ -26,6 +26,7 @@ from torch import Tensor
 
 from components.catlib.artifacts import FileRecord, file_sha256
 from components.catlib.errors import UserError
+from components.catlib.networks.tensor_files import UnreadableError, load_tensors
 from components.catlib.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -217,7 +218,16 @@ class Checkpoints:
             return None
         self._check_origin(facts)
         with self._store.reading(_file_names(step)[0]) as path:
-            return torch.load(path, map_location="cpu", weights_only=True) if _record(path) == facts.tensors else None
+            return self._read(path, step) if _record(path) == facts.tensors else None
+
+    def _read(self, path: Path, step: int) -> dict[str, Any]:
+        try:
+            return load_tensors(path)
+        except UnreadableError as error:
+            raise UserError(
+                f"The checkpoint of step {step} in {self._store.address} cannot be read ({error}), though its checksum "
+                "is right; use the version of PyTorch that wrote it, or give another checkpoint folder."
+            ) from error
 
     def _check_origin(self, facts: _Facts) -> None:
         where = f"The checkpoint of step {facts.step} in {self._store.address}"

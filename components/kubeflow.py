@@ -20,7 +20,6 @@ from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
-from components.catlib.storage import Storage
 
 if TYPE_CHECKING:
     from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
@@ -75,7 +74,7 @@ def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Ite
     """Gives a training the place where it keeps its state, or None when the environment names none.
 
     The name is a digest of the settings and inputs, so that another attempt, or the same run submitted again, finds
-    the state, and no other training does. Once the training is done, the state is removed.
+    the state, and no other training does. The state of a finished training stays: its result may yet be lost.
 
     Args:
         stage: The stage.
@@ -89,7 +88,6 @@ def checkpoint(stage: str, config: BaseModel, inputs: Sequence[Artifact]) -> Ite
     address = checkpoint_place(stage, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
     assert address is not None
     yield address
-    Storage().remove(address)
 
 
 def checkpoint_place(stage: str, digest: str) -> str | None:

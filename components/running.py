@@ -1,4 +1,4 @@
-"""Runs one stage on addresses: fetches its inputs, runs it, publishes its output, clears its checkpoints.
+"""Runs one stage on addresses: fetches its inputs, runs it, publishes its output.
 
 Inputs and the output are folders or `s3://BUCKET/PREFIX`. A stage whose output already exists, made from the same
 inputs with the same settings by the same code, does not run again.
@@ -98,8 +98,6 @@ def run_stage(
         stamp(made, request)
         if remote:
             store.publish(made, output)
-        for address in state.values():
-            store.remove(address)
         return Outcome(read_manifest(made), reused=False)
 
 

@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Ending of the names of half-written files and folders; these names also begin with a dot."""
 ABANDONED_SECONDS = 86400.0
-"""A half-written folder that is not locked and has not changed for this long is abandoned."""
+"""A half-written file or folder that is not locked and has not changed for this long is abandoned."""
 
 
 class FileRecord(BaseModel):
@@ -99,16 +99,18 @@ def fsync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Replaces a file at once: gives a path beside it to write to, syncs that file to the disk, then renames it.
 
-    When the body raises, the old file stays.
+    The path is that of an empty file, which no other writer has. When the body raises, the old file stays.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        yield partial
-        fsync(partial)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    with partial.open("x+b") as own:
+        _lock(own.fileno())
+        try:
+            yield partial
+            fsync(partial)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     fsync(path.parent)
 
 
@@ -152,13 +154,12 @@ def writing(
     staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(output)
+        remove_abandoned(output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}{PARTIAL}"))
         staging.mkdir()
     except OSError as error:
         raise UserError(f"Output {output} cannot be written ({error.strerror}); choose another path.") from error
     lock = os.open(staging, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # some network file systems have no locks; there, abandoned folders stay
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    _lock(lock)
     try:
         writer = ArtifactWriter(staging)
         yield writer
@@ -188,19 +189,25 @@ def writing(
         os.close(lock)
 
 
-def _remove_abandoned(output: Path) -> None:
-    """Removes the half-written folders of processes that were killed while they wrote this artifact.
+def remove_abandoned(partials: Iterable[Path]) -> None:
+    """Removes those half-written files and folders whose writers were killed.
 
-    A living process locks the folder that it writes to, a moment after it has made the folder.
+    A living process locks what it writes, a moment after it has made it.
     """
-    for staging in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
+    for partial in partials:
         # An error means: locked, or no locks here (a process may write there), or gone (a process has just finished).
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            descriptor = os.open(staging, os.O_RDONLY)
+            descriptor = os.open(partial, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - staging.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(staging)
+            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _lock(descriptor: int) -> None:
+    """Marks a half-written file or folder as one that a living process writes to."""
+    with contextlib.suppress(OSError):  # some network file systems have no locks; there, what is abandoned stays
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:

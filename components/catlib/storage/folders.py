@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from components.catlib.artifacts import PARTIAL, fsync, replacing
+from components.catlib.artifacts import PARTIAL, fsync, remove_abandoned, replacing
 from components.catlib.errors import UserError
 from components.catlib.storage.store import Entry, NotThere
 
+NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
 
 class FolderStore:
-    """Keeps named files in a local folder.
+    """Keeps named files in a local folder, which is made when the first file is written.
+
+    Several processes may use one folder. A file that is being written has a name of its own, `.NAME.XXXXXXXX.partial`,
+    which only its writer removes; if the writer is killed, a later one does, after a day.
 
     Attributes:
         address: The folder.
@@ -25,43 +33,41 @@ class FolderStore:
     server = "this machine"
 
     def __init__(self, address: str) -> None:
-        """Makes the folder and removes files that an earlier process left half-written.
+        """Remembers the folder; nothing is made, changed or removed yet.
 
         Raises:
-            UserError: No folder can be made there.
+            UserError: The address names something else than a folder.
         """
         self.address = address
         self._folder = Path(address)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Folder {address} cannot be made: {error.strerror}.") from error
-        for leftover in self._folder.glob(f".*{PARTIAL}"):
-            if leftover.is_file():
-                leftover.unlink()
+        self._is_swept = False
+        if self._folder.exists() and not self._folder.is_dir():
+            raise UserError(f"Folder {address} cannot be made: there is a file of that name.")
 
     def entries(self) -> list[Entry]:
-        """Returns all files."""
-        names = (path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file())
-        found = (self.entry(name) for name in sorted(names) if not _is_partial(name))
+        """Returns all files; one that vanishes meanwhile may be missing."""
+        paths = [Path(parent, name) for parent, _, names in os.walk(self._folder) for name in names]
+        names = sorted(path.relative_to(self._folder).as_posix() for path in paths if not _is_partial(path.name))
+        found = (self.entry(name) for name in names)
         return [entry for entry in found if entry is not None]
 
     def entry(self, name: str) -> Entry | None:
         """Returns one file's size, and its time of change and inode as its version; None if there is none."""
         path = self._path(name)
-        if not path.is_file():
+        try:
+            facts = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        facts = path.stat()
-        return Entry(name, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_ino}")
+        return Entry(name, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_ino}") if path.is_file() else None
 
     def read(self, name: str) -> bytes:
         """Returns a file's content."""
-        with self.reading(name) as path:
-            return path.read_bytes()
+        with self._opened(name) as file:
+            return file.read()
 
     def read_part(self, name: str, path: Path, start: int, length: int) -> None:
         """Copies a range of bytes to the same place of a local file."""
-        with self.reading(name) as own, own.open("rb") as source, path.open("r+b") as target:
+        with self._opened(name) as source, path.open("r+b") as target:
             source.seek(start)
             target.seek(start)
             target.write(source.read(length))
@@ -85,22 +91,32 @@ class FolderStore:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Gives a path beside the file, which takes its name once every byte is on the disk."""
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with replacing(self._place(name)) as partial:
             yield partial
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes a file beside its place and links it under its name, which fails if the name is taken."""
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Writes a file beside its place and links it under its name, which fails if the name is taken.
+
+        Where there are no hard links, the file is made under its own name at once; if the machine stops just then, it
+        is there but may be empty.
+        """
+        path = self._place(name)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
             partial.write_bytes(content)
             fsync(partial)
-            os.link(partial, path)
+            try:
+                os.link(partial, path)
+            except OSError as error:
+                if error.errno not in NO_HARD_LINKS:
+                    raise
+                with path.open("xb") as file:
+                    file.write(content)
+                fsync(path)
         except FileExistsError:
-            return path.is_file() and path.read_bytes() == content
+            with contextlib.suppress(NotThere):
+                return self.read(name) == content
+            return False
         finally:
             partial.unlink(missing_ok=True)
         fsync(path.parent)
@@ -110,6 +126,47 @@ class FolderStore:
         """Removes a file if it exists."""
         self._path(name).unlink(missing_ok=True)
 
+    def lock(self, name: str) -> IO[bytes] | None:
+        """Locks a file with `flock`."""
+        file = self._place(name).open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def is_locked(self, name: str) -> bool:
+        """Tries to share the lock of a file for a moment."""
+        with self._path(name).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def _opened(self, name: str) -> IO[bytes]:
+        path = self._path(name)
+        try:
+            return path.open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotThere(f"There is no file {path}.") from error
+
+    def _place(self, name: str) -> Path:
+        """Returns the path of a file that will be written; its folder is there then."""
+        path = self._path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Folder {path.parent} cannot be made: {error.strerror}.") from error
+        if not self._is_swept:
+            self._is_swept = True
+            remove_abandoned(path for path in self._folder.glob(f".*{PARTIAL}") if path.is_file())
+        return path
+
     def _path(self, name: str) -> Path:
         path = self._folder / name
         assert path.resolve().is_relative_to(self._folder.resolve()), f"{name} lies outside {self._folder}"
@@ -117,5 +174,4 @@ class FolderStore:
 
 
 def _is_partial(name: str) -> bool:
-    last = name.rpartition("/")[2]
-    return last.startswith(".") and last.endswith(PARTIAL)
+    return name.startswith(".") and name.endswith(PARTIAL)

@@ -33,10 +33,10 @@ class Places:
         self._patience = patience
 
     def open(self, address: str) -> Store:
-        """Returns the store at an address: a local folder, which is made, or `s3://bucket/prefix`.
+        """Returns the store at an address: a local folder, made once it is needed, or `s3://bucket/prefix`.
 
         Raises:
-            UserError: It is neither, the folder cannot be made, or settings of the store are missing.
+            UserError: It is neither, it is a file, or settings of the store are missing.
         """
         scheme, separator, _ = address.partition("://")
         if not separator:
@@ -81,10 +81,10 @@ def open_store(address: str, *, patience: float = PATIENCE_SECONDS) -> Store:
     """Returns the store at an address, reached with settings from the environment.
 
     Args:
-        address: A local folder, which is made, or `s3://bucket/prefix`.
+        address: A local folder, made once it is needed, or `s3://bucket/prefix`.
         patience: Seconds for which failing requests are repeated.
 
     Raises:
-        UserError: It is neither, the folder cannot be made, or settings of the store are missing.
+        UserError: It is neither, it is a file, or settings of the store are missing.
     """
     return Places(patience=patience).open(address)

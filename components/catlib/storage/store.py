@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 from components.catlib.errors import UserError
 
@@ -95,4 +95,28 @@ class Store(Protocol):
 
     def remove(self, name: str) -> None:
         """Removes a file if it exists."""
+        ...
+
+
+@runtime_checkable
+class Locks(Protocol):
+    """What a store may offer besides: locks between the processes of one machine, which end with their process."""
+
+    def lock(self, name: str) -> IO[bytes] | None:
+        """Locks a file, which is made if there is none, until the returned handle is closed or this process ends.
+
+        Returns:
+            The handle; None if another one holds the lock.
+
+        Raises:
+            OSError: There are no locks here, or the file cannot be made.
+        """
+        ...
+
+    def is_locked(self, name: str) -> bool:
+        """Returns whether anybody holds the lock of a file.
+
+        Raises:
+            OSError: There are no locks here, or there is no such file.
+        """
         ...

@@ -2,11 +2,18 @@
 
 A checkpoint of step 1200 is two files. They are written in this order, and each appears whole or not at all:
 
-- `step-000001200.pt`    tensors in plain containers (`torch.save`, read with `weights_only=True`);
-- `step-000001200.json`  the training (stage, configuration, inputs), and the size and SHA-256 of the first file.
+- `step-000001200.000003-1a2b3c4d.pt`    tensors in plain containers (`torch.save`, read with `weights_only=True`);
+- `step-000001200.000003-1a2b3c4d.json`  the training (stage, configuration, inputs), and the size and SHA-256 of the
+  first file.
 
 So a kill at any moment leaves a whole checkpoint or one that is recognised as incomplete. The files lie in a `Store`: a
 folder or an object store. `Checkpoints` writes them in the background, while training goes on.
+
+One process at a time owns the place (see `Lease`). Names hold the owner's generation (3) and attempt (1a2b3c4d), so two
+processes never write the same file, even if the earlier one does not know yet that it has been replaced. An owner
+removes files of its own and of earlier owners. Files of layout version 1, `step-000001200.pt`, count as generation 0.
+
+Nothing removes the checkpoints of a finished training: another run finds the last one and only writes the result again.
 """
 
 from __future__ import annotations
@@ -27,11 +34,14 @@ from torch import Tensor
 from components.catlib.artifacts import FileRecord, file_sha256
 from components.catlib.errors import UserError
 from components.catlib.networks.tensor_files import UnreadableError, load_tensors
-from components.catlib.storage import Store, open_store
+from components.catlib.storage import NotThere, Store, open_store
+from components.catlib.storage.leases import Lease
 
 logger = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+READABLE_VERSIONS = (1, LAYOUT_VERSION)
+"""Version 1 had neither generations nor attempts in its names."""
 STORE_PATIENCE_SECONDS = 1800.0
 """Training goes on for this long while its object store is out of reach. Then it ends with an error, because everything
 that it computes could be lost."""
@@ -44,9 +54,29 @@ def open_checkpoints(address: str) -> Store:
         address: A folder or `s3://bucket/prefix`.
 
     Raises:
-        UserError: The address is neither a folder nor of the form `s3://bucket/prefix`, or the folder cannot be made.
+        UserError: The address is neither a folder nor of the form `s3://bucket/prefix`.
     """
     return open_store(address, patience=STORE_PATIENCE_SECONDS)
+
+
+class _Name(NamedTuple):
+    """Names a checkpoint. The newest one has the highest step and, of those, the highest generation."""
+
+    step: int
+    generation: int
+    attempt: str
+
+    @classmethod
+    def of(cls, file: str) -> _Name | None:
+        """Returns the checkpoint that a file belongs to; None for other files."""
+        match = re.fullmatch(r"step-(\d{9,})(?:\.(\d{6,})-([\w-]+))?\.(?:pt|json)", file)
+        return cls(int(match[1]), int(match[2] or 0), match[3] or "") if match else None
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """The names of the tensor file and of the JSON file."""
+        owner = f".{self.generation:06d}-{self.attempt}" if self.generation else ""
+        return f"step-{self.step:09d}{owner}.pt", f"step-{self.step:09d}{owner}.json"
 
 
 class _Facts(BaseModel):
@@ -72,7 +102,8 @@ class _Job(NamedTuple):
 class Checkpoints:
     """The checkpoints of one training: writes them in the background, finds the newest whole one.
 
-    The newest few are kept, and the one with the best score. As a context it waits at the end until all is written.
+    The newest few are kept, and the one with the best score. `resume` takes the place, so that no other process writes
+    there. As a context this waits at the end until all is written, and gives the place back.
     """
 
     def __init__(
@@ -82,20 +113,23 @@ class Checkpoints:
         origin: Mapping[str, Any],
         keep: int = 2,
         read_origin: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+        lease: Lease | None = None,
     ) -> None:
-        """Remembers the store of the checkpoints and the training that they must belong to.
+        """Remembers the store of the checkpoints and the training that they must belong to; nothing is asked yet.
 
         Args:
             store: The store that holds the files.
             origin: JSON values in which a checkpoint must agree to be continued: stage, configuration, inputs.
             keep: Number of newest checkpoints that are kept.
             read_origin: Converts the origin of a checkpoint to today's form.
+            lease: The claim to the store; None: a new one.
         """
         self._store = store
+        self._lease = lease or Lease(store)
         self._origin = dict(origin)
         self._read_origin = read_origin
         self._keep = keep
-        self._scores: dict[int, float | None] = {}
+        self._scores: dict[_Name, float | None] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._lock = threading.Lock()
         self._next: _Job | None = None
@@ -106,8 +140,10 @@ class Checkpoints:
         """Returns whether the last checkpoint is at least this many seconds old and none is being written.
 
         Raises:
+            LeaseLost: Another process has taken the place over.
             UserError: Writing has failed.
         """
+        self._lease.check_what_is_known()
         self._drop_finished()
         return not self._tasks and time.monotonic() - self._saved >= seconds
 
@@ -123,9 +159,11 @@ class Checkpoints:
             score: Score of an evaluation just before, lower is better; None without one.
 
         Raises:
+            Unavailable: Another process owns the place.
             UserError: Writing an earlier one has failed.
         """
         self._drop_finished()
+        self._own_the_place()
         job = _Job(step, on_cpu(state), score)
         with self._lock:
             if self._next is not None:
@@ -152,73 +190,117 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.shutdown()
-        self.wait()
+        try:
+            self._writer.shutdown()
+            self.wait()
+        finally:
+            self._lease.release()
+
+    def _own_the_place(self) -> None:
+        if not self._lease.generation:
+            self._lease.acquire(above=max((name.generation for name, _ in self._files()), default=0))
 
     def _write_next(self) -> None:
         with self._lock:
             job, self._next = self._next, None
-        if job is not None and job.step not in self._scores:
+        if job is not None and all(name.step != job.step for name in self._scores):
             self._write(job.step, job.state, job.score)
 
     def _write(self, step: int, state: dict[str, Any], score: float | None) -> None:
-        tensors_name, facts_name = _file_names(step)
-        with self._store.writing(tensors_name) as path:
+        name = _Name(step, self._lease.generation, self._lease.attempt)
+        tensors_file, facts_file = name.files
+        self._lease.check()
+        with self._store.writing(tensors_file) as path:
             torch.save(state, path)
             record = _record(path)
         facts = _Facts(layout_version=LAYOUT_VERSION, step=step, score=score, tensors=record, origin=self._origin)
-        self._store.write(facts_name, (facts.model_dump_json(indent=1) + "\n").encode())
-        self._scores[step] = score
-        kept = {name for wanted in self._wanted() for name in _file_names(wanted)}
-        for entry in self._store.entries():
-            if _step_of(entry.name) is not None and entry.name not in kept:
-                self._store.remove(entry.name)
+        self._store.write(facts_file, (facts.model_dump_json(indent=1) + "\n").encode())
+        self._scores[name] = score
+        self._lease.check()
         self._scores = {wanted: self._scores[wanted] for wanted in self._wanted()}
+        try:
+            self._remove_unwanted()
+        except (UserError, OSError) as error:
+            logger.warning("older checkpoints in %s are not removed: %s", self._store.address, error)
 
-    def _wanted(self) -> set[int]:
-        """Returns the steps of the newest checkpoints and of the best one."""
-        scored = {step: score for step, score in self._scores.items() if score is not None}
-        best = [min(scored, key=lambda step: (scored[step], step))] if scored else []
+    def _remove_unwanted(self) -> None:
+        """Removes the files of checkpoints that are no longer wanted, but none that another living owner may write."""
+        own = self._lease.generation, self._lease.attempt
+        for name, file in self._files():
+            if name not in self._scores and (name.generation < own[0] or (name.generation, name.attempt) == own):
+                self._store.remove(file)
+
+    def _wanted(self) -> set[_Name]:
+        """Returns the newest checkpoints and the best one."""
+        scored = {name: score for name, score in self._scores.items() if score is not None}
+        best = [min(scored, key=lambda name: (scored[name], name))] if scored else []
         return {*sorted(self._scores)[-self._keep :], *best}
+
+    def resume(self) -> dict[str, Any] | None:
+        """Takes the place for this process and returns the newest state, as `load_newest` does.
+
+        Raises:
+            Unavailable: Another process owns the place and lives.
+            UserError: The checkpoint belongs to another training; the message names the first difference.
+        """
+        self._own_the_place()
+        try:
+            return self.load_newest()
+        except BaseException:
+            self._lease.release()
+            raise
 
     def load_newest(self) -> dict[str, Any] | None:
         """Returns the state of the newest whole checkpoint, its tensors on the CPU; None when there is none.
 
-        A damaged checkpoint is skipped with a warning.
+        A damaged checkpoint is skipped with a warning. The place may belong to another process, which writes and
+        removes checkpoints meanwhile.
 
         Raises:
             UserError: The checkpoint belongs to another training; the message names the first difference.
         """
-        names = {entry.name for entry in self._store.entries()}
-        steps = {step for name in names if (step := _step_of(name)) is not None}
-        facts = {step: self._facts(step) for step in steps if names.issuperset(_file_names(step))}
-        for step in sorted(steps, reverse=True):
-            state = self._state(step, facts.get(step))
-            if state is None:
-                logger.warning("checkpoint of step %d is incomplete or damaged, looking for the one before", step)
-                continue
-            self._scores = {
-                earlier: found.score for earlier, found in facts.items() if found is not None and earlier <= step
-            }
-            return state
-        if steps:
+        skipped: set[_Name] = set()
+        while True:
+            files = self._files()
+            newest = max({name for name, _ in files} - skipped, default=None)
+            if newest is None:
+                break
+            state = self._state(newest)
+            if state is not None:
+                older = {name for name, _ in files if name < newest} - skipped
+                found = {name: self._facts(name) for name in (newest, *older)}
+                self._scores = {name: facts.score for name, facts in found.items() if facts is not None}
+                return state
+            logger.warning("checkpoint of step %d is incomplete or damaged, looking for the one before", newest.step)
+            skipped.add(newest)
+        if skipped:
             logger.warning("no checkpoint in %s is whole, training starts from the beginning", self._store.address)
         return None
 
-    def _facts(self, step: int) -> _Facts | None:
-        content = self._store.read(_file_names(step)[1])
-        try:
-            return _Facts.model_validate_json(content)
-        except ValidationError:
-            return None
+    def _files(self) -> list[tuple[_Name, str]]:
+        """Lists the files of checkpoints with the checkpoints that they belong to."""
+        found = [(_Name.of(entry.name), entry.name) for entry in self._store.entries()]
+        return sorted((name, file) for name, file in found if name is not None)
 
-    def _state(self, step: int, facts: _Facts | None) -> dict[str, Any] | None:
-        """Returns the state of a checkpoint of this training; None when it is damaged."""
+    def _facts(self, name: _Name) -> _Facts | None:
+        """Returns the content of a checkpoint's JSON file; None if the checkpoint is incomplete or damaged."""
+        try:
+            facts = _Facts.model_validate_json(self._store.read(name.files[1]))
+        except (NotThere, ValidationError):
+            return None
+        return facts if facts.step == name.step and self._store.entry(name.files[0]) else None
+
+    def _state(self, name: _Name) -> dict[str, Any] | None:
+        """Returns the state of a checkpoint of this training; None if it is incomplete or damaged."""
+        facts = self._facts(name)
         if facts is None:
             return None
         self._check_origin(facts)
-        with self._store.reading(_file_names(step)[0]) as path:
-            return self._read(path, step) if _record(path) == facts.tensors else None
+        try:
+            with self._store.reading(name.files[0]) as path:
+                return self._read(path, name.step) if _record(path) == facts.tensors else None
+        except (NotThere, FileNotFoundError):
+            return None
 
     def _read(self, path: Path, step: int) -> dict[str, Any]:
         try:
@@ -232,7 +314,7 @@ class Checkpoints:
     def _check_origin(self, facts: _Facts) -> None:
         where = f"The checkpoint of step {facts.step} in {self._store.address}"
         advice = "give another checkpoint folder, or the settings it was made with"
-        if facts.layout_version != LAYOUT_VERSION:
+        if facts.layout_version not in READABLE_VERSIONS:
             raise UserError(f"{where} has layout version {facts.layout_version}, not {LAYOUT_VERSION}; {advice}.")
         here, there = dict(_leaves(self._origin)), dict(_leaves(self._read_origin(facts.origin)))
         for key in [*here, *there]:
@@ -258,15 +340,6 @@ def on_cpu(value: Any) -> Any:
 
 def _record(path: Path) -> FileRecord:
     return FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
-
-
-def _file_names(step: int) -> tuple[str, str]:
-    return f"step-{step:09d}.pt", f"step-{step:09d}.json"
-
-
-def _step_of(name: str) -> int | None:
-    match = re.fullmatch(r"step-(\d{9,})\.(pt|json)", name)
-    return int(match[1]) if match else None
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -233,7 +233,7 @@ def _resume(
     process has its own random numbers and image pools; these are then shared out anew, and the rest of the training is
     as good as without the change, but not the same.
     """
-    state = from_main(accelerator, checkpoints.load_newest) if checkpoints else None
+    state = from_main(accelerator, checkpoints.resume) if checkpoints else None
     if state is None:
         same_weights(accelerator, objective.networks.values())
         return Progress()

@@ -20,6 +20,7 @@ from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
+from components.catlib.storage.settings import waiting_for_servers
 
 if TYPE_CHECKING:
     from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
@@ -46,6 +47,8 @@ def refusal(message: str) -> UserError | None:
 def stage_process(stage: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
+    Servers that do not answer yet are waited for, because they may be starting.
+
     Raises:
         SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
     """
@@ -56,7 +59,8 @@ def stage_process(stage: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
-        yield
+        with waiting_for_servers():
+            yield
     except UserError as error:
         mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
         logger.error("%s: %s", mark, error)

@@ -76,6 +76,7 @@ def run_stage(
         UserError: An input, an option or the output's address is wrong, or the object store cannot be used.
     """
     _check_output(output)
+    _check_buckets([*(address for several in inputs.values() for address in several), *options.values()], config)
     store = storage.Storage()
     sources = [
         _Source(wanted, number, address)
@@ -109,6 +110,13 @@ def _check_output(address: str) -> None:
         raise UserError(f"--output {address} cannot be written to; give a folder or s3://BUCKET/PREFIX.")
     if storage.is_remote(address):
         storage.open_store(address)
+
+
+def _check_buckets(addresses: Sequence[str], config: BaseModel) -> None:
+    """Refuses impossible addresses in stores before the first request is made."""
+    for address in [*addresses, *named_files(config.model_dump(mode="json"))]:
+        if storage.is_remote(address):
+            storage.Location.parse(address)
 
 
 def _fetch(sources: Sequence[_Source], scratch: Path, store: storage.Storage) -> dict[str, Path | list[Path]]:

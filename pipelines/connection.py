@@ -16,7 +16,7 @@ from kfp.client import Client
 from kubernetes.config import ConfigException
 
 from components.catlib.errors import UserError
-from components.catlib.storage.retrying import Retrying
+from components.catlib.storage.retrying import Retrying, Unreachable, asked_pause, passing
 
 ANSWER_SECONDS = (3, 4)
 """Time for the first request to connect, and to be answered; after that the address counts as unreachable."""
@@ -102,13 +102,34 @@ class Kubeflow:
         """
         self.connection = connection
         self._where = connection.host or "the cluster of this pod or of the kubeconfig"
+        self._reached = False
         self.patiently = Retrying(
             patience,
             errors=REQUEST_ERRORS,
-            passes=_passes,
+            passes=self._passes,
             explain=lambda what, error, seconds: self.explain(what, error),
             reason=reason,
+            pause=_pause,
         )
+        try:
+            health = self.patiently("connecting", self._connect)
+        except UserError:
+            raise
+        except (ValueError, ConfigException) as error:
+            raise self.explain("connecting", error) from error
+        self._reached = True
+        if health is None or health.multi_user is None:
+            raise UserError(
+                f"{self._where} answers, but not as Kubeflow Pipelines does; check the address, and give --token-file "
+                "if it is behind a login page."
+            )
+        if health.multi_user and not connection.namespace:
+            raise UserError(f"Kubeflow at {self._where} has profiles; give yours with --namespace.")
+        self._limit_every_request()
+
+    def _connect(self) -> Any:
+        """Makes the client; returns what Kubeflow says of its health, None if it is not Kubeflow that answers."""
+        connection = self.connection
         try:
             with quiet():
                 self.client = _Client(
@@ -119,19 +140,11 @@ class Kubeflow:
                     ssl_ca_cert=connection.ca_file,
                 )
                 self.api = self.client._run_api.api_client
-                health = self.client.get_kfp_healthz()
-        except (*REQUEST_ERRORS, ValueError, ConfigException) as error:
-            if getattr(error, "status", None) != 404:
-                raise self.explain("connecting", error) from error
-            health = None
-        if health is None or health.multi_user is None:
-            raise UserError(
-                f"{self._where} answers, but not as Kubeflow Pipelines does; check the address, and give --token-file "
-                "if it is behind a login page."
-            )
-        if health.multi_user and not connection.namespace:
-            raise UserError(f"Kubeflow at {self._where} has profiles; give yours with --namespace.")
-        self._limit_every_request()
+                return self.client.get_kfp_healthz()
+        except kfp_server_api.ApiException as error:
+            if error.status != 404:
+                raise
+            return None
 
     def _limit_every_request(self) -> None:
         request = self.api.rest_client.request
@@ -158,19 +171,30 @@ class Kubeflow:
             return UserError(
                 f"Kubeflow at {self._where} does not know it ({what}: {reason(error)}); check the id or name."
             )
-        if status in (None, 0) or status >= 500:
+        if status in (None, 0) or passing(status):
+            sentence = f"Kubeflow Pipelines cannot be reached at {self._where} ({what}: {reason(error)});"
+            forwarding = "that `kubectl port-forward` runs if you need it"
+            if self._reached or status:
+                return Unreachable(f"{sentence} try again later, and check {forwarding}.")
             return UserError(
-                f"Kubeflow Pipelines cannot be reached at {self._where} ({what}: {reason(error)}); check the address, "
-                "and that `kubectl port-forward` runs if you need it."
+                f"{sentence} check --host{'' if self.connection.host else ' (not given)'}, and {forwarding}."
             )
         return UserError(f"Kubeflow at {self._where} refuses ({what}: {reason(error)}).")
 
+    def _passes(self, error: Exception) -> bool:
+        """Returns whether a request that failed with this error may succeed later.
 
-def _passes(error: Exception) -> bool:
-    """Returns whether a request that failed with this error may succeed later."""
-    if isinstance(error, kfp_server_api.ApiException):
-        return error.status is not None and (error.status == 429 or error.status >= 500)
-    return True
+        Before the first answer, silence counts as a wrong address.
+        """
+        if isinstance(error, kfp_server_api.ApiException):
+            return error.status is not None and passing(error.status)
+        return self._reached
+
+
+def _pause(error: Exception) -> float | None:
+    """Returns the seconds after which the API wants to be asked again; None if it does not say."""
+    headers = getattr(error, "headers", None)
+    return asked_pause(headers) if headers else None
 
 
 def reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ from components.catlib.artifacts import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
+from components.catlib.storage.settings import WAIT_VARIABLE
 from components.kubeflow import CHECKPOINTS_VARIABLE
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def docker_runner(recipe: Recipe, *, run: str, checkpoints: Path) -> DockerRunne
             Mount(str(checkpoints), str(checkpoints), type="bind"),
             *(Mount(str(path), str(path), type="bind", read_only=True) for path in sorted(paths)),
         ],
-        environment={CHECKPOINTS_VARIABLE: str(checkpoints)},
+        environment={CHECKPOINTS_VARIABLE: str(checkpoints), WAIT_VARIABLE: os.environ.get(WAIT_VARIABLE, "0")},
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],

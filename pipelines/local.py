@@ -30,6 +30,7 @@ from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
+from components.catlib.storage.settings import WAIT_VARIABLE
 from components.kubeflow import CHECKPOINTS_VARIABLE, DEFAULT_IMAGE, refusal
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed
@@ -261,6 +262,7 @@ def _run_request(request: Path) -> None:
     workspace = Path(asked["workspace"])
     checkpoints = workspace / "checkpoints"
     os.environ[CHECKPOINTS_VARIABLE] = str(checkpoints)
+    os.environ.setdefault(WAIT_VARIABLE, "0")  # somebody sits at the terminal
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="kfp")
     local.init(

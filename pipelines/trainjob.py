@@ -12,6 +12,7 @@ from typing import Any
 
 from components.catlib.config import ResourcesConfig, StageName, StageResources
 from components.catlib.errors import UserError
+from components.catlib.storage.settings import WAIT_VARIABLE
 from components.kubeflow import CHECKPOINTS_VARIABLE
 from components.stages import STAGES, TRAININGS
 from pipelines.resources import SHARED_MEMORY, STORE_VARIABLES, stage_resources
@@ -125,6 +126,7 @@ def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in STORE_VARIABLES
     ]
+    environment.append({"name": WAIT_VARIABLE, "value": "1"})
     if resources.checkpoints:
         environment.append({"name": CHECKPOINTS_VARIABLE, "value": resources.checkpoints})
     container = {

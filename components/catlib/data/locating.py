@@ -117,7 +117,7 @@ def _known_dataset(known: Dataset, sha256: str | None) -> Path:
     try:
         return Storage().cached(known.url, sha256 or known.sha256)
     except UserError as error:
-        raise UserError(
+        raise type(error)(
             f"Dataset {known.name} could not be downloaded ({str(error).rstrip('.')}): {known.instructions}."
         ) from error
 

@@ -10,7 +10,12 @@ from components.catlib.errors import UserError
 
 WEB_SCHEMES = ("https://", "http://")
 
-_BUCKET = re.compile(r"(?!.*(\.\.|\.-|-\.))(?!(\d+\.){3}\d+$)[A-Za-z0-9][A-Za-z0-9_.:-]{1,61}[A-Za-z0-9]")
+_BUCKET = re.compile(
+    r"(?!.*(\.\.|\.-|-\.))(?!([0-9]+\.){3}[0-9]+$)(?!xn--|sthree-|amzn-s3-demo-)"
+    r"(?!.*(-s3alias|--ol-s3|\.mrap|--x-s3|--table-s3)$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+)
+"""The rules of S3 for new buckets. Names with capitals or underscores, which it once took, are mistakes nowadays:
+neither MinIO nor SeaweedFS takes them, and nobody can make such a bucket any more."""
 
 
 def is_web(address: str) -> bool:
@@ -64,8 +69,9 @@ class Location:
             raise UserError(f"{address!r} is not an object-store address of the form s3://BUCKET/FOLDER.")
         if not _BUCKET.fullmatch(bucket):
             raise UserError(
-                f"{address!r} names the bucket {bucket!r}, but buckets have 3 to 63 letters, digits, dots and hyphens, "
-                "and begin and end with a letter or digit; check the address."
+                f"{address!r} names the bucket {bucket!r}, but buckets have 3 to 63 letters (a to z, no capitals), "
+                "digits, dots and hyphens, begin and end with a letter or digit, and look neither like an IP address "
+                "nor like a name that S3 reserves (xn--…, …--x-s3); check the address."
             )
         return cls(bucket, prefix)
 

@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import mimetypes
-import shutil
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+from xml.etree.ElementTree import ParseError
 
 from minio import Minio
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError, SSLError
 
 from components.catlib.errors import UserError
-from components.catlib.storage import retrying, transfer
+from components.catlib.storage import connecting, retrying, sdk, transfer
 from components.catlib.storage.addresses import Location
-from components.catlib.storage.connecting import connections
-from components.catlib.storage.parallel import in_parallel
+from components.catlib.storage.parallel import move_parts
 from components.catlib.storage.settings import StoreSettings
 from components.catlib.storage.store import Entry, NotThere
+from components.catlib.storage.uploads import UploadLost, put_in_parts
 
 Result = TypeVar("Result")
+
+_PASSING = frozenset(
+    {
+        *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),  # damaged on the way
+        *("ConditionalRequestConflict", "OperationAborted", "PriorRequestNotComplete"),  # another request was faster
+        *("BandwidthLimitExceeded", "RequestLimitExceeded", "RequestThrottled", "ServerBusy", "ServiceUnavailable"),
+        *("SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "TooManyRequests"),
+        *("InternalError", "RequestTimeTooSkewed", "RequestTimeout"),  # the next attempt is signed anew
+    }
+)
+"""Codes of errors that pass, whatever their HTTP status."""
+_FULL = frozenset(
+    {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
+)
+_FULL_IN_WORDS = re.compile(
+    r"no space left|(disk|storage|bucket) (is )?full|quota|insufficient (storage|space)|no (free|writable) volumes|"
+    r"read.?only volume",
+    re.IGNORECASE,
+)
+"""What servers say that have no code for it. (SeaweedFS says no more than InternalError.)"""
+
+_NO_XML = (ParseError, UnicodeDecodeError)
+"""What the SDK raises on answers that are not of S3's form."""
 
 
 class Objects:
@@ -45,27 +68,37 @@ class Objects:
         """
         self.server = f"The object store at {settings.host}"
         self._settings = settings
+        # Errors of local files are no errors of the store: urllib3 wraps those of its connections.
         self.patiently = retrying.Retrying(
             patience,
-            errors=(MinioException, HTTPError, OSError),
+            errors=(MinioException, HTTPError, ConnectionError, TimeoutError, *_NO_XML),
             passes=_passes,
             explain=self._explain,
             reason=_reason,
+            pause=_pause,
+            expected=self._is_expected,
         )
 
     @functools.cached_property
     def client(self) -> Minio:
-        """The SDK's client."""
+        """The SDK's client.
+
+        Raises:
+            UserError: The settings name no server.
+        """
         settings = self._settings
-        return Minio(
-            settings.host,
-            settings.access_key,
-            settings.secret_key,
-            session_token=settings.session_token,
-            secure=settings.secure,
-            region=settings.region,
-            http_client=connections(settings.ca_file),
-        )
+        try:
+            return Minio(
+                settings.host,
+                settings.access_key,
+                settings.secret_key,
+                session_token=settings.session_token,
+                secure=settings.secure,
+                region=settings.region,
+                http_client=connecting.connections(settings.ca_file, waits=settings.waits, service=settings.url),
+            )
+        except ValueError as error:
+            raise UserError(f"S3_ENDPOINT {settings.url} is no address of a server ({error}); correct it.") from error
 
     def make_bucket(self, bucket: str) -> bool:
         """Creates a bucket and returns True, or False if it exists."""
@@ -82,22 +115,46 @@ class Objects:
         """Returns a web address at which an object can be read without credentials for a time, at most 7 days."""
         return self.client.presigned_get_object(location.bucket, location.prefix, expires=lifetime)
 
+    def _is_expected(self) -> bool:
+        return self._settings.waits or connecting.has_answered(self._settings.url)
+
     def _explain(self, what: str, error: Exception, seconds: float) -> UserError:
-        if isinstance(error, S3Error):
-            if error.code == "NoSuchBucket":
-                return UserError(f"{self.server} has no bucket {error.bucket_name!r} ({what}); create it first.")
-            if error.code in ("NoSuchKey", "NoSuchObject"):
-                return NotThere(f"There is no object {error.object_name!r} in bucket {error.bucket_name!r} ({what}).")
-            if error.response.status == 403:
-                return UserError(
-                    f"{self.server} refuses the credentials or the action ({what}: {error.code}); "
-                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights of this user."
-                )
+        if _is_full(error):
+            return UserError(
+                f"{self.server} is full, or a quota of it is used up ({what}: {_reason(error)}); make room there, then "
+                "run the command again."
+            )
+        if isinstance(error, S3Error) and (known := self._explain_code(what, error)):
+            return known
+        if isinstance(error, _NO_XML):
+            return UserError(f"{self.server} answers, but not in XML ({what}); check that S3_ENDPOINT is an S3 server.")
         if isinstance(error, SSLError):
             return retrying.untrusted(self.server, error)
-        if _passes(error):
-            return retrying.silent(self.server, what, _reason(error), seconds)
-        return UserError(f"{self.server} refused ({what}: {_reason(error)}).")
+        if not _passes(error):
+            return UserError(f"{self.server} refused ({what}: {_reason(error)}).")
+        if not self._is_expected():
+            advice = "check S3_ENDPOINT, and that the store is up"
+            return retrying.never_reached(self.server, what, error, seconds, advice=advice)
+        if isinstance(error, MinioException | retrying.Busy):
+            return retrying.busy(self.server, what, _reason(error), seconds)
+        return retrying.silent(self.server, what, _reason(error), seconds)
+
+    def _explain_code(self, what: str, error: S3Error) -> UserError | None:
+        match error.code:
+            case "NoSuchUpload":
+                return UploadLost(f"{self.server} has lost the parts of an upload ({what}); run the command again.")
+            case "NoSuchBucket":
+                return UserError(f"{self.server} has no bucket {error.bucket_name!r} ({what}); create it first.")
+            case "NoSuchKey" | "NoSuchObject":
+                return NotThere(f"There is no object {error.object_name!r} in bucket {error.bucket_name!r} ({what}).")
+            case "RequestTimeTooSkewed":
+                return UserError(f"{self.server} and this machine disagree on the time ({what}); set the clocks.")
+            case code if error.response.status == 403:
+                return UserError(
+                    f"{self.server} refuses the credentials or the action ({what}: {code}); "
+                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights of this user."
+                )
+        return None
 
 
 class S3Store:
@@ -113,30 +170,30 @@ class S3Store:
         self.address = str(location)
         self.server = objects.server
         self._objects = objects
-        self._location = location
+        self.location = location
 
     def entries(self) -> list[Entry]:
         """Lists all objects below the prefix."""
-        below = self._location.key("")
+        below = self.location.key("")
 
         def list_objects(client: Minio) -> list[Entry]:
             return [
                 Entry((found.object_name or "")[len(below) :], found.size or 0, found.etag or "")
-                for found in client.list_objects(self._location.bucket, below, recursive=True)
+                for found in client.list_objects(self.location.bucket, below, recursive=True)
                 if not (found.object_name or "").endswith("/")
             ]
 
-        return self._ask(f"listing {self.address}", list_objects)
+        return self.ask(f"listing {self.address}", list_objects)
 
     def entry(self, name: str) -> Entry | None:
         """Returns one object's size and ETag; None if there is none."""
 
         def stat(client: Minio) -> Entry:
-            found = client.stat_object(self._location.bucket, self._location.key(name))
+            found = client.stat_object(self.location.bucket, self.location.key(name))
             return Entry(name, found.size or 0, found.etag or "")
 
         try:
-            return self._ask(f"looking up {self.address}/{name}", stat)
+            return self.ask(f"looking up {self.address}/{name}", stat)
         except NotThere:
             return None
 
@@ -144,31 +201,64 @@ class S3Store:
         """Downloads a small object into memory."""
 
         def get(client: Minio) -> bytes:
-            response = client.get_object(self._location.bucket, self._location.key(name))
+            response = client.get_object(self.location.bucket, self.location.key(name))
             try:
                 return response.read()
             finally:
                 response.close()
                 response.release_conn()
 
-        return self._ask(f"reading {self.address}/{name}", get)
+        return self.ask(f"reading {self.address}/{name}", get)
 
     def read_part(self, name: str, path: Path, start: int, length: int) -> None:
-        """Downloads a range of bytes to the same place of a local file."""
+        """Downloads a range of bytes to the same place of a local file; goes on where an answer breaks off."""
+        have, furthest, version = 0, 0, ""
 
-        def get(client: Minio) -> None:
-            response = client.get_object(self._location.bucket, self._location.key(name), offset=start, length=length)
+        def get_rest(client: Minio) -> bool:
+            """Returns whether the part is complete; False if the answer broke off, but came further than before."""
+            nonlocal have, furthest, version
+            response = client.get_object(
+                self.location.bucket,
+                self.location.key(name),
+                offset=start + have,
+                length=length - have,
+                request_headers={"If-Match": version} if have and version else None,
+            )
             try:
+                if response.status == 200 and start + have > 0:
+                    raise UserError(
+                        f"{self.server} answers with whole objects instead of parts; is a proxy in between?"
+                    )
+                version = response.headers.get("ETag", "").removeprefix("W/")
                 with path.open("r+b") as file:
-                    file.seek(start)
-                    shutil.copyfileobj(response, file, 2**20)
-                    if file.tell() != start + length:
-                        raise ConnectionError(f"the answer ended after {file.tell() - start} of {length} bytes")
+                    file.seek(start + have)
+                    while have < length and (block := response.read(min(2**20, length - have))):
+                        file.write(block)
+                        have += len(block)
+                if have < length:
+                    raise ConnectionError(f"the answer ended after {have} of {length} bytes")
+            except (HTTPError, ConnectionError):
+                if have <= furthest:
+                    raise
+                furthest = have
+                return False
             finally:
                 response.close()
                 response.release_conn()
+            return True
 
-        self._ask(f"reading {self.address}/{name}", get)
+        def get(client: Minio) -> bool:
+            nonlocal have
+            try:
+                return get_rest(client)
+            except S3Error as error:
+                if error.response.status != 412:
+                    raise
+                have = 0
+                raise ConnectionError("the object was replaced while it was read") from error
+
+        while not self.ask(f"reading {self.address}/{name}", get):
+            pass
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:
@@ -179,23 +269,26 @@ class S3Store:
         with tempfile.TemporaryDirectory(prefix="download-") as folder:
             path = Path(folder) / PurePosixPath(name).name
             transfer.make_room(path, found.bytes)
-            in_parallel(functools.partial(self.read_part, name, path, *part) for part in transfer.parts(found.bytes))
+            move_parts(functools.partial(self.read_part, name, path, *part) for part in transfer.parts(found.bytes))
             yield path
 
     def write(self, name: str, source: bytes | Path) -> None:
-        """Uploads an object, a large file in parts."""
-        bucket, key = self._location.bucket, self._location.key(name)
-        media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        """Uploads an object, a large one in parts; it appears once all of them are there."""
+        if isinstance(source, Path) and source.stat().st_size <= transfer.PART_BYTES:
+            move_parts([lambda: self._put(name, source)])
+        elif isinstance(source, bytes) and len(source) <= transfer.PART_BYTES:
+            self._put(name, source)
+        else:
+            put_in_parts(self, name, source, _headers(name))
+
+    def _put(self, name: str, source: bytes | Path) -> None:
+        bucket, key = self.location.bucket, self.location.key(name)
 
         def put(client: Minio) -> None:
-            if isinstance(source, bytes):
-                client.put_object(bucket, key, io.BytesIO(source), len(source), media_type)
-            elif source.stat().st_size == 0:
-                client.put_object(bucket, key, io.BytesIO(), 0, media_type)
-            else:
-                client.fput_object(bucket, key, str(source), media_type, part_size=transfer.PART_BYTES)
+            content = source if isinstance(source, bytes) else source.read_bytes()
+            sdk.put(client, bucket, key, content, _headers(name))
 
-        self._ask(f"writing {self.address}/{name}", put)
+        self.ask(f"writing {self.address}/{name}", put)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -207,19 +300,18 @@ class S3Store:
 
     def create(self, name: str, content: bytes) -> bool:
         """Uploads an object unless there is one."""
-        bucket, key = self._location.bucket, self._location.key(name)
+        bucket, key = self.location.bucket, self.location.key(name)
 
         def put(client: Minio) -> bool:
             try:
-                # The SDK's public calls cannot send this header.
-                client._put_object(bucket, key, content, headers={"If-None-Match": "*"})
+                sdk.put(client, bucket, key, content, {"If-None-Match": "*"})
             except S3Error as error:
                 if error.response.status == 412:
                     return False
                 raise
             return True
 
-        if self._ask(f"creating {self.address}/{name}", put):
+        if self.ask(f"creating {self.address}/{name}", put):
             return True
         # The object is somebody else's, or ours from an attempt whose answer was lost.
         with contextlib.suppress(NotThere):
@@ -228,32 +320,46 @@ class S3Store:
 
     def remove(self, name: str) -> None:
         """Deletes an object if it exists."""
-        self._ask(
+        self.ask(
             f"deleting {self.address}/{name}",
-            lambda client: client.remove_object(self._location.bucket, self._location.key(name)),
+            lambda client: client.remove_object(self.location.bucket, self.location.key(name)),
         )
 
-    def _ask(self, what: str, request: Callable[[Minio], Result]) -> Result:
+    def ask(self, what: str, request: Callable[[Minio], Result]) -> Result:
+        """Makes a request, patiently.
+
+        Args:
+            what: The request in words, for messages.
+            request: The request; safe to repeat.
+        """
         return self._objects.patiently(what, lambda: request(self._objects.client))
+
+
+def _headers(name: str) -> dict[str, str]:
+    return {"Content-Type": mimetypes.guess_type(name)[0] or "application/octet-stream"}
+
+
+def _is_full(error: Exception) -> bool:
+    if sdk.status(error) in (429, 503):
+        return False  # too many requests at a time
+    if isinstance(error, S3Error) and (error.code in _FULL or _FULL_IN_WORDS.search(error.message or "")):
+        return True
+    return sdk.status(error) == 507
 
 
 def _passes(error: Exception) -> bool:
     """Returns whether a request that failed with this error may succeed later."""
-    match error:
-        case S3Error():
-            return error.response.status >= 500 or error.code in (
-                "SlowDown",
-                "RequestTimeout",
-                "ConditionalRequestConflict",
-            )
-        case ServerError():
-            return error.status_code >= 500
-        case InvalidResponseError():
-            return error._code >= 500  # not S3's XML: a proxy in between, or another kind of server
-        case MinioException():
-            return False
-        case _:
-            return retrying.passes(error)
+    if isinstance(error, MinioException):
+        code = error.code if isinstance(error, S3Error) else None
+        return not _is_full(error) and (code in _PASSING or retrying.passing(sdk.status(error)))
+    return retrying.passes(error)
+
+
+def _pause(error: Exception) -> float | None:
+    """Returns the seconds after which the store wants to be asked again; None if it does not say."""
+    if isinstance(error, S3Error):
+        return retrying.asked_pause(error.response.headers)
+    return error.pause if isinstance(error, retrying.Busy) else None
 
 
 def _reason(error: Exception) -> str:

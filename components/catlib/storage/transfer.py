@@ -17,13 +17,14 @@ from pathlib import Path
 
 from components.catlib.artifacts import MANIFEST, Manifest, file_sha256, parse_manifest, read_manifest
 from components.catlib.errors import UserError
-from components.catlib.storage.parallel import in_parallel
+from components.catlib.storage.parallel import in_parallel, move_parts
 from components.catlib.storage.store import NotThere, Store
 
 logger = logging.getLogger(__name__)
 
-PART_BYTES = 64 * 2**20
-"""Larger files are moved in parts of this size, several at the same time."""
+PART_BYTES = 16 * 2**20
+"""Larger files are moved in parts of this size. A process moves `parallel.PARALLEL` of them at the same time, so that
+all its transfers together take 128 MiB of memory."""
 
 
 def manifest(store: Store, kind: str | None = None) -> Manifest:
@@ -138,7 +139,7 @@ def download(store: Store, sizes: Mapping[str, int], folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         make_room(path, size)
         tasks += [functools.partial(store.read_part, name, path, *part) for part in parts(size)]
-    in_parallel(tasks)
+    move_parts(tasks)
 
 
 def make_room(path: Path, size: int) -> None:
@@ -147,10 +148,11 @@ def make_room(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def parts(size: int) -> Iterator[tuple[int, int]]:
-    """Yields start and length of the parts that a file of `size` bytes is moved in."""
-    for start in range(0, size, PART_BYTES):
-        yield start, min(PART_BYTES, size - start)
+def parts(size: int, length: int = 0) -> Iterator[tuple[int, int]]:
+    """Yields start and length of the parts that a file of `size` bytes is moved in; `length` 0 is `PART_BYTES`."""
+    length = length or PART_BYTES
+    for start in range(0, size, length):
+        yield start, min(length, size - start)
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ class StoredFile:
                 file.write(f"{start}\n")
 
         missing = [part for part in parts(found.bytes) if str(part[0]) not in arrived]
-        in_parallel(functools.partial(fetch_part, *part) for part in missing)
+        move_parts(functools.partial(fetch_part, *part) for part in missing)
         notes.unlink()
         if self.version() != found.version:
             partial.unlink()

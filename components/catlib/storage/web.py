@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.errors import UserError
-from components.catlib.storage import retrying
+from components.catlib.storage import connecting, retrying
 from components.catlib.storage.addresses import shown
-from components.catlib.storage.connecting import connections
-from components.catlib.storage.settings import ca_file
+from components.catlib.storage.settings import ca_file, waits_for_servers
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -37,16 +36,17 @@ class Web:
         """Stores which certificates to trust.
 
         Args:
-            environment: Variables that `settings.ca_file` reads.
+            environment: Variables that `settings.ca_file` and `settings.waits_for_servers` read.
             patience: Seconds for which failing requests are repeated.
         """
         self._environment = environment
         self.patience = patience
+        self.waits = waits_for_servers(environment)
 
     @functools.cached_property
     def connections(self) -> PoolManager:
         """Open connections."""
-        return connections(ca_file(self._environment))
+        return connecting.connections(ca_file(self._environment), waits=self.waits)
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,11 @@ class WebFile:
         """Sends a request; the answer's body is not read yet.
 
         Raises:
-            UserError: The server is unknown, refuses, has no such file, or redirects from https to http.
-            ConnectionError: It cannot answer now.
+            UserError: The server refuses, has no such file, or redirects from https to http.
+            Busy: It cannot serve the request now.
         """
         import urllib3
-        from urllib3.exceptions import LocationValueError, MaxRetryError, NameResolutionError, ResponseError
+        from urllib3.exceptions import LocationValueError, MaxRetryError, ResponseError
 
         redirects_only = urllib3.Retry(
             redirect=5, connect=0, read=0, other=0, status=0, raise_on_status=False, respect_retry_after_header=False
@@ -184,16 +184,14 @@ class WebFile:
             raise UserError(f"{self.address} is not a web address; expected https://HOST/FILE.") from error
         except MaxRetryError as error:
             match error.reason:
-                case NameResolutionError():
-                    raise UserError(f"{self._server()} cannot be found; is this machine online?") from error
                 case ResponseError():
                     raise UserError(f"{self.address} redirects without end; check the address.") from error
                 case reason:
                     raise reason or error from error
         if self.url.startswith("https://") and (response.geturl() or self.url).startswith("http://"):
             raise UserError(f"{self.address} redirects to an address without TLS; give that address if you trust it.")
-        if response.status >= 500 or response.status in (408, 429):
-            raise ConnectionError(f"HTTP status {response.status}")
+        if retrying.passing(response.status):
+            raise retrying.Busy(response.status, response.headers)
         if response.status not in (200, 206, 416):
             meaning = _MEANINGS.get(response.status, "fails")
             raise UserError(f"{self.address} {meaning} (HTTP status {response.status}); check the address.")
@@ -204,11 +202,15 @@ class WebFile:
 
         return retrying.Retrying(
             self.web.patience,
-            errors=(HTTPError, OSError),
+            errors=(HTTPError, ConnectionError, TimeoutError),  # errors of local files are no errors of the server
             passes=retrying.passes,
             explain=self._explain,
             reason=retrying.first_line,
+            expected=self._is_expected,
         )
+
+    def _is_expected(self) -> bool:
+        return self.web.waits or connecting.has_answered(self.url)
 
     def _explain(self, what: str, error: Exception, seconds: float) -> UserError:
         from urllib3.exceptions import SSLError
@@ -216,9 +218,14 @@ class WebFile:
         if isinstance(error, SSLError):
             return retrying.untrusted(self._server(), error)
         reason = retrying.first_line(error)
-        if retrying.passes(error):
-            return retrying.silent(self._server(), what, reason, seconds)
-        return UserError(f"{self._server()} refused ({what}: {reason}).")
+        if not retrying.passes(error):
+            return UserError(f"{self._server()} refused ({what}: {reason}).")
+        if not self._is_expected():
+            advice = "check the address, and that this machine may reach it"
+            return retrying.never_reached(self._server(), what, error, seconds, advice=advice)
+        if isinstance(error, retrying.Busy):
+            return retrying.busy(self._server(), what, reason, seconds)
+        return retrying.silent(self._server(), what, reason, seconds)
 
     def _server(self) -> str:
         return f"The server {urlsplit(self.url).hostname}"

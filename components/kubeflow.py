@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from components import __version__
 from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.disk import writing_to
 from components.catlib.errors import Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.storage.settings import waiting_for_servers
@@ -169,5 +170,6 @@ def _show_confusion(folder: Path, manifest: Manifest, confusion: ClassificationM
 
 def _write(output: Artifact, text: str) -> None:
     path = Path(output.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pydantic import BaseModel
 from components.catlib import storage
 from components.catlib.artifacts import Manifest, code_digest, read_manifest, stamp
 from components.catlib.data.locating import local_copies
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files
 from components.kubeflow import checkpoint_place
@@ -75,7 +75,6 @@ def run_stage(
     Raises:
         UserError: An input, an option or the output's address is wrong, or the object store cannot be used.
     """
-    _check_output(output)
     _check_buckets([*(address for several in inputs.values() for address in several), *options.values()], config)
     store = storage.Storage()
     sources = [
@@ -83,15 +82,18 @@ def run_stage(
         for wanted in stage.inputs
         for number, address in enumerate(inputs.get(wanted.name, ()))
     ]
+    _check_output(output, sources, options)
+    store = storage.Storage()
     manifests = [store.manifest(source.address, source.input.kinds) for source in sources]
     request = _request_digest(stage, config, sources, manifests, options, store)
     if found := store.find(output, request):
         logger.info("%s exists and was made from the same inputs and settings; nothing to do", output)
         return Outcome(found, reused=True)
-    with tempfile.TemporaryDirectory(prefix=f"{stage.section}-") as scratch:
-        folders = _fetch(sources, Path(scratch), store)
+    store.check_replaceable(output, stage.section)
+    with temporary_folder(f"{stage.section}-") as scratch:
+        folders = _fetch(sources, scratch, store)
         remote = storage.is_remote(output)
-        made = Path(scratch) / "output" if remote else Path(output)
+        made = scratch / "output" if remote else Path(output)
         state = _checkpoints(stage, request, options)
         stage.load()(config, output=made, **folders, **options, **state)
         if os.environ.get("RANK", "0") != "0":
@@ -102,14 +104,29 @@ def run_stage(
         return Outcome(read_manifest(made), reused=False)
 
 
-def _check_output(address: str) -> None:
-    """Refuses an output that is neither a path nor in an object store."""
+def _check_output(address: str, sources: Sequence[_Source], options: Mapping[str, str]) -> None:
+    """Refuses an output that is neither a path nor in an object store, or that would replace what the stage uses."""
     if not address.strip():
         raise UserError("--output is empty; give a folder or s3://BUCKET/PREFIX.")
     if "://" in address and not storage.is_remote(address):
         raise UserError(f"--output {address} cannot be written to; give a folder or s3://BUCKET/PREFIX.")
     if storage.is_remote(address):
         storage.open_store(address)
+    used = [(source.input.flag, source.address) for source in sources]
+    used += [(f"--{CHECKPOINT.name}", options[CHECKPOINT.name])] if CHECKPOINT.name in options else []
+    for flag, other in used:
+        here, there = _parts(address), _parts(other)
+        shared = min(len(here), len(there))
+        if here[:shared] == there[:shared]:
+            how = "is" if here == there else "lies in" if len(here) > len(there) else "holds"
+            raise UserError(f"--output {address} {how} {flag} {other}, which it would change; choose another path.")
+
+
+def _parts(address: str) -> tuple[str, ...]:
+    """Returns the names that lead to an address, from the outermost to the innermost; equal for equal places."""
+    if storage.is_remote(address):
+        return ("s3://", *str(storage.Location.parse(address)).removeprefix("s3://").split("/"))
+    return Path(os.path.realpath(address)).parts
 
 
 def _check_buckets(addresses: Sequence[str], config: BaseModel) -> None:

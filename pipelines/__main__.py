@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components.catlib.artifacts import replacing
+from components.catlib.disk import writing_to
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import EXIT_INTERRUPTED
 from components.catlib.recipes import load_recipe, read_yaml, recipe_names
@@ -87,11 +89,10 @@ def _compile(options: argparse.Namespace) -> Answer:
 
 def _write(path: Path, text: str) -> None:
     """Writes a file, its folder included; raises UserError where that is not possible."""
-    try:
+    with writing_to(path, what=f"--output {path}", need=len(text.encode())):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output {path} cannot be written ({error.strerror}); choose another path.") from error
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _choices(options: argparse.Namespace) -> dict[str, Any]:

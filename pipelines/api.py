@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.catlib.artifacts import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
-from components.catlib.recipes import load_recipe
+from components.catlib.recipes import load_recipe, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
 from pipelines.parameters import model_addresses, with_arguments
@@ -133,7 +133,8 @@ def run(
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Compute budgets that replace the recipe's.
         arguments: Values of the pipeline's parameters that replace the recipe's.
-        output: Folder for the report and the students; None: WORKSPACE/RECIPE.
+        output: Folder for the report and the students; None: WORKSPACE/RECIPE, or a folder beside it if that holds the
+            results of another recipe of the same name.
         workspace: Folder for artifacts, cache and logs of all runs.
         image: Image in whose containers the stages run; None: they run in processes.
         say: Function that receives progress lines.
@@ -144,15 +145,17 @@ def run(
         RunFailed: A stage failed.
     """
     from pipelines.compiling import compile_pipeline
-    from pipelines.local import run_locally
+    from pipelines.local import own_folder, run_locally
 
     settings = pin_weights(_recipe(recipe, overrides, budgets))
     compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
+    origin = recipe_origin(recipe) if isinstance(recipe, str) else f"a recipe without a file, {recipe.name}"
     return run_locally(
         settings,
+        origin=origin,
         pipeline=pipeline,
         arguments=_complete(compiled, settings, arguments or {}),
-        output=(output or workspace / settings.name).resolve(),
+        output=output.resolve() if output else own_folder(workspace.resolve() / settings.name, origin, say),
         workspace=workspace.resolve(),
         say=say,
         image=image,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.catlib.artifacts import complete_replacing, replacing_folder
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.storage import Storage
 from pipelines.compiling import Compiled
@@ -73,8 +74,8 @@ class Cluster:
         """
         compiled.check_arguments(arguments)
         name = f"{name} {uuid.uuid4().hex[:6]}"
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            file = Path(folder) / "pipeline.yaml"
+        with temporary_folder("pipeline-") as folder, quiet():
+            file = folder / "pipeline.yaml"
             file.write_text(compiled.text, encoding="utf-8")
             group = self._patiently(
                 "opening the experiment",
@@ -112,8 +113,8 @@ class Cluster:
         Raises:
             UserError: Kubeflow refuses.
         """
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            file = Path(folder) / "pipeline.yaml"
+        with temporary_folder("pipeline-") as folder, quiet():
+            file = folder / "pipeline.yaml"
             file.write_text(compiled.text, encoding="utf-8")
             found = self._patiently("looking for the pipeline", lambda: self._client.get_pipeline_id(name))
             try:
@@ -227,6 +228,7 @@ class Cluster:
         Raises:
             UserError: The folder exists, there is no report, or the object store refuses.
         """
+        complete_replacing(folder)
         if folder.exists():
             raise UserError(f"{folder} exists; choose another folder or remove it.")
         run = self.run(run_id)
@@ -238,7 +240,9 @@ class Cluster:
                 f"There is no report below {address}; the run is {run.state.lower()}. If the cluster keeps artifacts "
                 "elsewhere, give its defaultPipelineRoot with --root."
             )
-        return store.fetch(f"{address}/{found[-1].removesuffix('/manifest.json')}", folder, "report")
+        with replacing_folder(folder, what=f"--output {folder}") as made:
+            store.fetch(f"{address}/{found[-1].removesuffix('/manifest.json')}", made, "report")
+        return folder
 
     def _find(self, name: str, experiment_id: str) -> str | None:
         wanted = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}

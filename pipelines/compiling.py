@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +12,7 @@ from kfp import compiler
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from pipelines.compress import compress_pipeline
 from pipelines.distill_only import distill_only_pipeline
@@ -101,7 +100,7 @@ def compile_pipeline(pipeline: str, recipe: Recipe, *, image: str) -> Compiled:
         recipe: The recipe; its settings become the defaults of parameters, and the tasks get its `resources`.
         image: Image of every task.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pipeline.yaml"
+    with temporary_folder("pipeline-") as folder:
+        file = folder / "pipeline.yaml"
         compiler.Compiler().compile(PIPELINES[pipeline](recipe, Placement(image, recipe.resources)), str(file))
         return Compiled(file.read_text(encoding="utf-8"))

@@ -11,6 +11,8 @@ second run), `checkpoints/` (of unfinished trainings) and `logs/`.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -26,8 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.catlib.artifacts import MANIFEST, code_digest, read_manifest
+from components.catlib.artifacts import check_replaceable, code_digest, read_manifest, replacing_folder, stamp
 from components.catlib.config import Recipe
+from components.catlib.disk import number_in, writing_to
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import sigterm_like_ctrl_c
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -108,6 +111,7 @@ class LocalRun:
 def run_locally(
     recipe: Recipe,
     *,
+    origin: str,
     output: Path,
     workspace: Path,
     say: Callable[[str], None],
@@ -119,6 +123,7 @@ def run_locally(
 
     Args:
         recipe: The settings.
+        origin: Where they come from, as `recipe_origin` names it.
         output: Folder for the results; results of an earlier run in it are replaced.
         workspace: Folder for artifacts, cache and logs of all runs.
         say: Function that receives progress lines.
@@ -131,21 +136,12 @@ def run_locally(
         Interrupted: The run was interrupted; the same call resumes it.
         RunFailed: A stage failed.
     """
-    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
-        raise UserError(
-            f"Output {output} exists and holds something else than a run; choose another folder or remove it."
-        )
+    _check_output(output, workspace)
     if image:
         check_image_code(image)
     began = time.monotonic()
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     logs = workspace / "logs"
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Workspace {workspace} cannot be made ({error.strerror}); choose another folder with --workspace."
-        ) from error
     request, answer, log_path = (logs / f"{name}.{end}" for end in ("request.json", "answer.json", "log"))
     asked = {
         "name": name,
@@ -156,10 +152,12 @@ def run_locally(
         "answer": str(answer),
         "image": image,
     }
-    request.write_text(json.dumps(asked), encoding="utf-8")
     log = RunLog(say)
     try:
-        exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
+        with _writing_to(workspace):
+            logs.mkdir(parents=True, exist_ok=True)
+            request.write_text(json.dumps(asked), encoding="utf-8")
+            exit_code = _run_in_own_group([sys.executable, "-m", "pipelines.local", str(request)], log_path, log)
     finally:
         if image:
             stop_containers(name)
@@ -168,10 +166,13 @@ def run_locally(
     if log.interruption is not None:
         raise Interrupted(log.interruption)
     if exit_code != 0:
-        raise RunFailed(_failure(log, log_path))
+        raise _failure(log, log_path, workspace)
     deliverables = Path(json.loads(answer.read_text(encoding="utf-8"))["report"])
     read_manifest(deliverables, "report")
-    _replace_folder(deliverables, output)
+    check = functools.partial(_check_output, output, workspace)
+    with replacing_folder(output, what=f"Output {output}", check=check) as folder:
+        shutil.copytree(deliverables, folder, dirs_exist_ok=True)
+        stamp(folder, _digest(origin))
     return LocalRun(output, log.executed, log.cached, time.monotonic() - began)
 
 
@@ -229,25 +230,60 @@ def _group_is_alive(process: subprocess.Popen[str]) -> bool:
     return True
 
 
-def _failure(log: RunLog, log_path: Path) -> str:
+def own_folder(folder: Path, origin: str, say: Callable[[str], None]) -> Path:
+    """Returns a folder for the results of a recipe, where no other recipe of the same name has its results.
+
+    Args:
+        folder: The folder to take unless it holds results of another recipe.
+        origin: The recipe, as `recipe_origin` names it.
+        say: Function that receives a line if another folder is taken.
+    """
+    try:
+        there = read_manifest(folder, "report").request
+    except UserError:
+        return folder
+    if there in ("", _digest(origin)):
+        return folder
+    own = folder.with_name(f"{folder.name}-{_digest(origin)[:6]}")
+    say(f"{folder} holds results of another recipe of the same name; the results of {origin} go to {own}")
+    return own
+
+
+def _digest(origin: str) -> str:
+    """Returns the mark that results bear of the recipe that they were made with."""
+    return hashlib.sha256(f"recipe {origin}".encode()).hexdigest()
+
+
+def _check_output(output: Path, workspace: Path) -> None:
+    """Refuses an output folder that holds something else than a run, or something that runs need."""
+    check_replaceable(output, "report")
+    own = [workspace, *(workspace / name for name in ("artifacts", "cache", "checkpoints", "logs"))]
+    if output in own or output in workspace.parents or any(place in output.parents for place in own[1:]):
+        raise UserError(
+            f"Output {output} belongs to the workspace {workspace}, which it would replace; choose another."
+        )
+
+
+def _writing_to(workspace: Path) -> contextlib.AbstractContextManager[None]:
+    return writing_to(workspace, what=f"Workspace {workspace}", advice="choose another folder with --workspace")
+
+
+def _failure(log: RunLog, log_path: Path, workspace: Path) -> Exception:
+    """Returns the error for a run that failed without a sentence from a stage."""
     lines = [_ESCAPES.sub("", line).strip() for line in log_path.read_text(encoding="utf-8").splitlines()]
     errors = [
         line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed|Exit)\b", line) and "Inner task" not in line
     ]
     task = log.failed[0] if log.failed else "the run"
     reason = f": {errors[0]}" if errors else ""
-    return f"{task} failed{reason} (full log: {log_path})"
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    """Copies a folder beside its target and renames it, so that the target is old or new, never partial."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(source, staging)
-    if target.exists():
-        shutil.rmtree(target)
-    staging.rename(target)
+    number = next((number for line in errors if (number := number_in(line))), None)
+    if number is not None:
+        try:
+            with _writing_to(workspace):
+                raise OSError(number, os.strerror(number))
+        except UserError as error:
+            return error
+    return RunFailed(f"{task} failed{reason} (full log: {log_path})")
 
 
 def _run_request(request: Path) -> None:

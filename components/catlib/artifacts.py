@@ -8,6 +8,8 @@ one sentence that names the folder's fault.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import functools
 import glob
@@ -18,12 +20,13 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -34,6 +37,8 @@ _PLAIN = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Ending of the names of half-written files and folders; these names also begin with a dot."""
+OLD = ".old"
+"""Ending of the name of a folder while another one takes its place; the name also begins with a dot."""
 ABANDONED_SECONDS = 86400.0
 """A half-written file or folder that is not locked and has not changed for this long is abandoned."""
 
@@ -100,18 +105,155 @@ def replacing(path: Path) -> Iterator[Path]:
     """Replaces a file at once: gives a path beside it to write to, syncs that file to the disk, then renames it.
 
     The path is that of an empty file, which no other writer has. When the body raises, the old file stays.
+
+    Raises:
+        UserError: The disk is full, or nothing can be written there.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    with partial.open("x+b") as own:
+    with writing_to(path), partial.open("x+b") as own:
         _lock(own.fileno())
         try:
-            yield partial
-            fsync(partial)
-            partial.replace(path)
+            with writing_to(path, partial=partial):
+                yield partial
+                fsync(partial)
+                partial.replace(path)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise
     fsync(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path, *, what: str = "", check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """Replaces a folder at once: gives an empty folder beside it to fill, syncs it, then puts it in the other's place.
+
+    When the body raises, the old folder stays. A process that is killed loses no finished folder: where the system
+    cannot exchange two folders in one step, the old one is renamed `.NAME.XXXXXXXX.old` for a moment, and the next
+    reader or writer of this path completes what was begun (`complete_replacing`).
+
+    Args:
+        target: The folder to make; whatever is there is replaced. A symbolic link is followed.
+        what: What messages call it; "": its path.
+        check: Called when the new folder is finished; raises UserError if the old one must not be replaced.
+
+    Raises:
+        UserError: The disk is full, nothing can be written there, or the old folder must not be replaced. If the new
+            folder is finished by then, it stays beside the old one.
+    """
+    target = Path(os.path.realpath(target))
+    if target.is_mount():
+        raise UserError(f"{what or target} is a mount point, which cannot be replaced; give a folder in it.")
+    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        with writing_to(target, what=what, partial=staging):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            complete_replacing(target)
+            _clear_away(target)
+            staging.mkdir()
+            with contextlib.ExitStack() as stack:
+                descriptor = os.open(staging, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                _lock(descriptor)
+                yield staging
+                for path in [*staging.rglob("*"), staging]:
+                    fsync(path)
+                try:
+                    check()
+                    _put_in_place(staging, target)
+                except (UserError, OSError) as error:
+                    kept = staging.rename(target.with_name(f"{target.name}-{uuid.uuid4().hex[:8]}"))
+                    raise UserError(f"{str(error).rstrip('.')}. What was finished lies in {kept}.") from error
+                fsync(target.parent)
+    finally:
+        complete_replacing(target)
+        for leftover in (staging, _aside(staging)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def complete_replacing(target: Path) -> None:
+    """Completes a replacement of a folder whose process was killed between its two renames.
+
+    Both folders are finished then: the new one takes the place, or the old one if there is no other.
+
+    Raises:
+        UserError: This user may not rename them.
+    """
+    target = Path(os.path.realpath(target))
+    with writing_to(target):
+        if target.exists():
+            return
+        for old in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{OLD}"):
+            if _renamed(old.with_suffix(PARTIAL), target) or _renamed(old, target):
+                return
+
+
+def _renamed(new: Path, target: Path) -> bool:
+    """Renames a folder unless there is another one; returns False if there is, and if `new` is gone."""
+    try:
+        new.rename(target)  # replaces an empty folder
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Renames a finished folder to its target; what is there ends as `new` or as `_aside(new)`.
+
+    Others may do the same at the same time: readers complete what looks broken off, writers put their own folder there.
+    """
+    old = _aside(new)
+    while new.exists() and not _renamed(new, target) and not _exchange(new, target):
+        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges the names of two folders in one step; returns False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # of Linux
+    at_working_folder, exchange = -100, 2
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2 is not None and renameat2(at_working_folder, names[0], at_working_folder, names[1], exchange) == 0
+
+
+def _aside(staging: Path) -> Path:
+    return staging.with_suffix(OLD)
+
+
+def _clear_away(target: Path) -> None:
+    """Removes what processes that were killed while they replaced a folder left beside it."""
+    pattern = f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"
+    superseded = list(target.parent.glob(f"{pattern}{OLD}"))
+    if target.exists():
+        for old in superseded:
+            shutil.rmtree(old, ignore_errors=True)
+    remove_abandoned(target.parent.glob(f"{pattern}{PARTIAL}"))
+
+
+def remove_abandoned(partials: Iterable[Path]) -> None:
+    """Removes those half-written files and folders whose writers were killed.
+
+    A living process locks what it writes, a moment after it has made it.
+    """
+    for partial in partials:
+        # An error means: locked, or no locks here (a process may write there), or gone (a process has just finished).
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            descriptor = os.open(partial, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _lock(descriptor: int) -> None:
+    """Marks a half-written file or folder as one that a living process writes to."""
+    with contextlib.suppress(OSError):  # some network file systems have no locks; there, what is abandoned stays
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 class ArtifactWriter:
@@ -136,32 +278,23 @@ class ArtifactWriter:
 def writing(
     output: Path, *, kind: str, config: BaseModel, inputs: dict[str, Manifest] | None = None
 ) -> Iterator[ArtifactWriter]:
-    """Writes an artifact: files beside the output folder, then the manifest, then one rename.
+    """Writes an artifact: files beside the output folder, then the manifest; then the folder takes its place.
 
     When the body raises, `output` stays as it was.
 
     Args:
-        output: The folder to make. An existing artifact, or an empty folder, is replaced.
+        output: The folder to make. An existing artifact of the same kind, or an empty folder, is replaced.
         kind: Name of the stage.
         config: The stage's configuration.
         inputs: Manifests of the artifacts that this one is made from, by name.
 
     Raises:
-        UserError: `output` is something else than an artifact, or cannot be written.
+        UserError: `output` holds something else than an artifact of this kind, or cannot be written.
     """
-    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
-        raise UserError(f"Output {output} exists and is not an artifact folder; choose another path or remove it.")
-    staging = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}{PARTIAL}"))
-        staging.mkdir()
-    except OSError as error:
-        raise UserError(f"Output {output} cannot be written ({error.strerror}); choose another path.") from error
-    lock = os.open(staging, os.O_RDONLY)
-    _lock(lock)
-    try:
-        writer = ArtifactWriter(staging)
+    check = functools.partial(check_replaceable, output, kind)
+    check()
+    with replacing_folder(output, what=f"Output {output}", check=check) as folder:
+        writer = ArtifactWriter(folder)
         yield writer
         manifest = Manifest(
             kind=kind,
@@ -170,44 +303,49 @@ def writing(
             inputs={name: given.digest() for name, given in (inputs or {}).items()},
             summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
             files={
-                path.relative_to(staging).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
-                for path in sorted(staging.rglob("*"))
+                path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
+                for path in sorted(folder.rglob("*"))
                 if path.is_file()
             },
         )
         writer.write_json(MANIFEST, manifest.model_dump(mode="json"))
-        for path in [*staging.rglob("*"), staging]:
-            fsync(path)
-        if output.exists():
-            shutil.rmtree(output)
-        staging.rename(output)
-        fsync(output.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
 
 
-def remove_abandoned(partials: Iterable[Path]) -> None:
-    """Removes those half-written files and folders whose writers were killed.
+def check_replaceable(output: Path, kind: str) -> None:
+    """Checks that nothing is lost when an artifact is written to a path.
 
-    A living process locks what it writes, a moment after it has made it.
+    Args:
+        output: A folder to make, or to replace.
+        kind: Kind of the artifact that is to be written there.
+
+    Raises:
+        UserError: There is a file, a folder of something else, an artifact of another kind, or a file among an
+            artifact's own that no stage wrote.
     """
-    for partial in partials:
-        # An error means: locked, or no locks here (a process may write there), or gone (a process has just finished).
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            descriptor = os.open(partial, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    complete_replacing(output)
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    remedy = "choose another path or remove it"
+    if not (output / MANIFEST).is_file():
+        raise UserError(f"Output {output} exists and holds something else: it is not an artifact folder; {remedy}.")
+    try:
+        found = json.loads((output / MANIFEST).read_bytes())
+        there, files = str(found["kind"]), set(found["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"Output {output} has a {MANIFEST} that is damaged or not an artifact's; {remedy}.") from error
+    if there != kind:
+        raise another_kind(str(output), there, kind)
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        if not path.is_dir() and name not in {MANIFEST, *files} and not path.name.startswith("."):
+            raise UserError(f"Output {output} holds {name}, which no stage wrote; move it away or choose another path.")
 
 
-def _lock(descriptor: int) -> None:
-    """Marks a half-written file or folder as one that a living process writes to."""
-    with contextlib.suppress(OSError):  # some network file systems have no locks; there, what is abandoned stays
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+def another_kind(output: str, there: str, kind: str) -> UserError:
+    """Returns the error for an output where an artifact of another kind lies."""
+    return UserError(
+        f"Output {output} is {_wanted(there)}, not replaced by {_wanted(kind)}; choose another path or remove it."
+    )
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
@@ -221,18 +359,13 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         UserError: The folder is not an artifact or has another kind or version, or files are missing or truncated.
     """
     wanted = _wanted(kind)
-    try:
-        if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise UserError(
-                f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?"
-            )
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); expected {wanted}.") from error
-    manifest = parse_manifest(content, where=str(folder), kind=kind)
+    complete_replacing(folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?")
+    manifest = parse_manifest(path.read_bytes(), where=str(folder), kind=kind)
     for name, record in manifest.files.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != record.bytes:

@@ -55,6 +55,14 @@ def read_yaml(text: str, *, where: str) -> Any:
     return document
 
 
+def recipe_origin(name_or_file: str) -> str:
+    """Returns what tells a recipe from its copies: its name if it comes with the project, else the path of its file."""
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml"):
+        return name_or_file
+    return path.stem if path.resolve().parent == RECIPE_FOLDER else str(path.resolve())
+
+
 def named_files(settings: Any) -> list[str]:
     """Returns the files and folders outside a run that settings name: every `source` and `uri` but built-in data.
 

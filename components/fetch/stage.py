@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from pathlib import Path
 
-from components.catlib.artifacts import read_manifest, verify_checksums
+from components.catlib.artifacts import check_replaceable, read_manifest, replacing_folder, verify_checksums
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_remote
 
@@ -21,7 +22,7 @@ def run(*, address: str, kind: str, output: Path) -> None:
     Args:
         address: A folder, or `s3://bucket/prefix`.
         kind: The expected kind; several may be given as "teacher|distill".
-        output: Where the artifact goes; must not exist or be empty.
+        output: Where the artifact goes; an earlier one of its kind, or an empty folder, is replaced.
 
     Raises:
         UserError: There is no such artifact, it is of another kind, or a file does not match its checksum.
@@ -31,11 +32,12 @@ def run(*, address: str, kind: str, output: Path) -> None:
             f"{address} is a published state dict, not an artifact; run the pipeline compress with teacher.epochs=0, "
             "teacher.decay_epochs=0 and teacher.published.generator.uri set to this file; then no teacher is trained."
         )
-    if output.exists():
-        output.rmdir()
-    if is_remote(address):
-        Storage().fetch(address, output, kind)
-    else:
-        verify_checksums(Path(address), read_manifest(Path(address), kind))
-        shutil.copytree(address, output)
+    check = functools.partial(check_replaceable, output, Storage().manifest(address, kind).kind)
+    check()
+    with replacing_folder(output, what=f"Output {output}", check=check) as folder:
+        if is_remote(address):
+            Storage().fetch(address, folder, kind)
+        else:
+            verify_checksums(Path(address), read_manifest(Path(address), kind))
+            shutil.copytree(address, folder, dirs_exist_ok=True)
     logger.info("%s: %s", address, read_manifest(output, kind).kind)

@@ -28,7 +28,7 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
             and the file of the discriminator; without that file a fresh discriminator is used.
         prune: The recipe's `prune` section, which names the direction of a published generator.
         dataset: A dataset artifact, whose images a published teacher must fit.
-        output: Where the artifact goes; must not exist or be empty.
+        output: Where the artifact goes; an earlier teacher, or an empty folder, is replaced.
 
     Raises:
         UserError: The address holds nothing, or neither of the two, or a generator that does not fit the dataset.

@@ -42,6 +42,7 @@ def write_report(
     from pathlib import Path
 
     from components.catlib.config import ReportConfig, validate
+    from components.catlib.disk import writing_to
     from components.kubeflow import publish, stage_process
     from components.report.stage import run
 
@@ -58,4 +59,5 @@ def write_report(
             output=Path(report.path),
         )
         publish(report, metrics=metrics)
-        shutil.copyfile(Path(report.path) / "report.html", page.path)
+        with writing_to(Path(page.path)):
+            shutil.copyfile(Path(report.path) / "report.html", page.path)

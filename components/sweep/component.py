@@ -31,10 +31,12 @@ def plan_sweep(
     """
     from pathlib import Path
 
+    from components.catlib.disk import writing_to
     from components.kubeflow import stage_process
     from components.sweep.stage import markdown, plan
 
     with stage_process("sweep"):
         points = plan(budgets, variations, seeds, distill)
-        Path(summary.path).write_text(markdown(budgets, variations, seeds), encoding="utf-8")
+        with writing_to(Path(summary.path)):
+            Path(summary.path).write_text(markdown(budgets, variations, seeds), encoding="utf-8")
         return points

@@ -8,14 +8,12 @@ missing end. A gzipped tar is inflated once, into an unnamed temporary file.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import io
 import os
 import re
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from components.catlib.data.files import FileTree, SourceFile, is_image_path
+from components.catlib.disk import FULL, temporary_file
 from components.catlib.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -198,7 +197,7 @@ def _read_range(descriptor: int, offset: int, size: int) -> bytes:
 def _inflated(path: Path, where: str) -> Iterator[IO[bytes]]:
     """Inflates a whole gzip file into a temporary file, which also verifies its checksum."""
     limit = _most_bytes(path.stat().st_size)
-    with tempfile.TemporaryFile() as inflated:
+    with temporary_file() as inflated:
         try:
             with gzip.open(path) as stream:
                 while block := stream.read(_COPIED_AT_ONCE):
@@ -209,10 +208,8 @@ def _inflated(path: Path, where: str) -> Iterator[IO[bytes]]:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _damaged(where, error) from error
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise UserError(
-                    f"There is not enough room in {tempfile.gettempdir()} to inflate {where}; make room there."
-                ) from error
+            if error.errno in FULL:
+                raise
             raise _damaged(where, error) from error
         yield inflated
 

@@ -7,7 +7,6 @@ from the web or the object store are downloaded once into the cache, which ident
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +15,7 @@ from components.catlib.artifacts import file_sha256
 from components.catlib.data import archives
 from components.catlib.data.files import FileTree, folder_tree, is_image_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_remote, is_web, shown
 
@@ -87,7 +87,7 @@ def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> P
         return store.cached(location, sha256)
     if sha256 is not None:
         raise _no_digest(location)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="images-"))) / "images"
+    folder = stack.enter_context(temporary_folder("images-")) / "images"
     names = store.file_names(location)
     packed = [name for name in names if "/" not in name and name.endswith(archives.SUFFIXES)]
     if not packed or any(is_image_path(PurePosixPath(name)) for name in names):

@@ -120,7 +120,7 @@ def _check_space(lists: Mapping[SplitName, list[SampleList]], summary: PackedSum
     if needed > free:
         raise UserError(
             f"The packed images need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder.parent}; "
-            "free some space there, or lower dataset.load_size or dataset.max_images."
+            "make room there, or lower dataset.load_size or dataset.max_images."
         )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from components.catlib.artifacts import ArtifactWriter, Manifest, writing
+from components.catlib.disk import temporary_folder
 from components.catlib.distributed.devices import Accelerator
 
 
@@ -35,5 +35,5 @@ def writing_once(
         with writing(output, kind=kind, config=config, inputs=inputs) as writer:
             yield writer
     else:
-        with tempfile.TemporaryDirectory(prefix=f"{kind}-") as folder:
-            yield ArtifactWriter(Path(folder))
+        with temporary_folder(f"{kind}-") as folder:
+            yield ArtifactWriter(folder)

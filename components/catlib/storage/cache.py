@@ -9,6 +9,7 @@ They lie in the user's cache folder: `~/.cache/cat-pipeline`, or `$XDG_CACHE_HOM
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ import filelock
 import platformdirs
 
 from components.catlib.artifacts import file_sha256, replacing
+from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 from components.catlib.storage.addresses import shown
 
@@ -53,13 +55,8 @@ class Cache:
             UserError: The folder cannot be written.
         """
         self._folder = folder or platformdirs.user_cache_path("cat-pipeline", appauthor=False)
-        try:
+        with self._writing():
             (self._folder / "partial").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"Downloads cannot be kept in {self._folder} ({error.strerror}); set XDG_CACHE_HOME to a writable "
-                "folder."
-            ) from error
 
     def get(self, address: str, source: Source, sha256: str | None = None) -> Path:
         """Returns a file from the cache, after a download if needed.
@@ -73,10 +70,11 @@ class Cache:
             sha256: Expected digest.
 
         Raises:
-            UserError: There is nothing at the address, it cannot be reached, or the file has another digest.
+            UserError: There is nothing at the address, it cannot be reached, the file has another digest, or the disk
+                is full.
         """
         content, partial = self._folder / "content", self._folder / "partial" / _key(address)
-        with filelock.FileLock(partial.with_name(f"{partial.name}.lock")):
+        with self._writing(), filelock.FileLock(partial.with_name(f"{partial.name}.lock")):
             if sha256 is not None:
                 kept = content / sha256
                 if kept.is_file() and file_sha256(kept) == sha256:
@@ -92,6 +90,11 @@ class Cache:
             shutil.rmtree(partial)
         logger.info("the SHA-256 of %s is %s", shown(address), digest)
         return content / digest
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing_to(
+            self._folder, what=f"The cache in {self._folder}", advice="set XDG_CACHE_HOME to another folder"
+        )
 
     def known_version(self, address: str) -> str:
         """Returns the version that a file had when it was downloaded; "" if it never was."""

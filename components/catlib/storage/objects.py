@@ -6,7 +6,6 @@ import contextlib
 import functools
 import mimetypes
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError, SSLError
 
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import connecting, retrying, sdk, transfer
 from components.catlib.storage.addresses import Location
@@ -266,8 +266,8 @@ class S3Store:
         found = self.entry(name)
         if found is None:
             raise NotThere(f"There is nothing at {self.address}/{name} ({self.server}).")
-        with tempfile.TemporaryDirectory(prefix="download-") as folder:
-            path = Path(folder) / PurePosixPath(name).name
+        with temporary_folder("download-") as folder:
+            path = folder / PurePosixPath(name).name
             transfer.make_room(path, found.bytes)
             move_parts(functools.partial(self.read_part, name, path, *part) for part in transfer.parts(found.bytes))
             yield path
@@ -293,8 +293,8 @@ class S3Store:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Gives a temporary file, which is uploaded when the context ends."""
-        with tempfile.TemporaryDirectory(prefix="upload-") as folder:
-            path = Path(folder) / PurePosixPath(name).name
+        with temporary_folder("upload-") as folder:
+            path = folder / PurePosixPath(name).name
             yield path
             self.write(name, path)
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.artifacts import Manifest, check_replaceable, read_manifest
+from components.catlib.disk import TEMPORARY_ADVICE, temporary_place, writing_to
 from components.catlib.errors import UserError
-from components.catlib.storage import transfer
+from components.catlib.storage import published, transfer
 from components.catlib.storage.addresses import Location, is_web, shown, split
 from components.catlib.storage.cache import Cache
 from components.catlib.storage.parallel import in_parallel
@@ -97,6 +98,21 @@ class Storage:
         except UserError:
             return None
         return found if found.request == request else None
+
+    def check_replaceable(self, address: str, kind: str) -> None:
+        """Checks that nothing is lost when an artifact is written to an address.
+
+        Args:
+            address: A folder, or `s3://bucket/prefix`.
+            kind: Kind of the artifact that is to be written there.
+
+        Raises:
+            UserError: There is something else than an artifact of this kind.
+        """
+        if is_remote(address):
+            published.check_replaceable(self._places.open(address), kind)
+        else:
+            check_replaceable(Path(address), kind)
 
     def publish(self, folder: Path, address: str) -> None:
         """Uploads an artifact to `s3://bucket/prefix`; see `transfer.publish`."""
@@ -196,7 +212,8 @@ class Storage:
 
     def link(self, address: str, *, lifetime: timedelta) -> str:
         """Returns a web address at which an object can be read without credentials for a time, at most 7 days."""
-        location = Location.parse(address)
+        file = self._file(address)
+        location = Location.parse(file.address if file else address)
         return self._places.objects.link(location, lifetime=lifetime)
 
     @functools.cached_property
@@ -204,9 +221,22 @@ class Storage:
         return Cache(self._cache_folder)
 
     def _file(self, address: str) -> StoredFile | None:
-        """Returns what an address names if it is a file; None for a whole bucket."""
+        """Returns what an address names if it is a file; None for a whole bucket.
+
+        A file of an artifact that was replaced lies elsewhere than its name says.
+        """
         folder, name = split(address)
-        return StoredFile(self._places.open(folder), name) if name else None
+        if not name:
+            return None
+        around, inner = folder, name
+        while True:
+            store = self._places.open(around)
+            if found := published.find_file(store, inner):
+                return StoredFile(store, found)
+            around, part = split(around)
+            if not part:
+                return StoredFile(self._places.open(folder), name)
+            inner = f"{part}/{inner}"
 
 
 @functools.cache
@@ -224,7 +254,9 @@ def local_copy(address: str) -> Path:
         return Storage().cached(address)
     if not is_remote(address):
         return Path(address)
-    return Storage().fetch_files(address, Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16])
+    with writing_to(temporary_place(), advice=TEMPORARY_ADVICE):
+        folder = Path(_downloads().name) / hashlib.sha256(address.encode()).hexdigest()[:16]
+        return Storage().fetch_files(address, folder)
 
 
 @functools.cache

@@ -1,23 +1,23 @@
-"""Moves artifacts and files between a store and this machine, several parts at once.
-
-An artifact appears whole or not at all, by the order of publishing: the manifest of an earlier artifact is deleted,
-the files are written, and the new manifest, which names every file with its SHA-256, is written last. Readers begin
-with the manifest.
-"""
+"""Moves artifacts and files between a store and this machine, several parts at once."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.catlib.artifacts import MANIFEST, Manifest, file_sha256, parse_manifest, read_manifest
-from components.catlib.errors import UserError
+from components.catlib.artifacts import MANIFEST, Manifest, file_sha256
+from components.catlib.disk import check_room
+from components.catlib.errors import Unavailable, UserError
+from components.catlib.storage import published
 from components.catlib.storage.parallel import in_parallel, move_parts
+from components.catlib.storage.published import Published
+from components.catlib.storage.published import publish as publish
 from components.catlib.storage.store import NotThere, Store
 
 logger = logging.getLogger(__name__)
@@ -37,15 +37,15 @@ def manifest(store: Store, kind: str | None = None) -> Manifest:
     Raises:
         UserError: There is no artifact, it is of another kind, or the store refuses.
     """
-    return parse_manifest(_read_manifest(store), where=store.address, kind=kind)
+    return published.read(store, kind).manifest
 
 
 def fetch(store: Store, folder: Path, kind: str | None = None) -> Path:
-    """Downloads an artifact and verifies it.
+    """Downloads an artifact and verifies it; begins again if it is replaced meanwhile.
 
     Args:
         store: Where the artifact lies.
-        folder: Where to put it; must not exist.
+        folder: Where to put it; must not exist, or be empty.
         kind: The expected kind.
 
     Returns:
@@ -53,18 +53,34 @@ def fetch(store: Store, folder: Path, kind: str | None = None) -> Path:
 
     Raises:
         UserError: There is no artifact, it is of another kind, or a file is missing or does not match its checksum.
+        OSError: The disk is full, or nothing can be written there.
     """
     began = time.monotonic()
-    content = _read_manifest(store)
-    found = parse_manifest(content, where=store.address, kind=kind)
-    download(store, {name: record.bytes for name, record in found.files.items()}, folder)
-    in_parallel(
-        functools.partial(_verify, folder / name, record.sha256, f"{store.address}/{name}")
-        for name, record in found.files.items()
-    )
-    (folder / MANIFEST).write_bytes(content)
-    logger.info("fetched %s: %s", store.address, _pace(found, began))
+    while True:
+        found = published.read(store, kind)
+        try:
+            _fetch(store, found, folder)
+            break
+        except Unavailable:
+            raise
+        except UserError:
+            if not published.has_changed(store, found):
+                raise
+            logger.info("%s was replaced while it was fetched; beginning again", store.address)
+            shutil.rmtree(folder)
+    size = sum(record.bytes for record in found.manifest.files.values())
+    logger.info("fetched %s: %.1f MB in %.1f s", store.address, size / 1e6, time.monotonic() - began)
     return folder
+
+
+def _fetch(store: Store, found: Published, folder: Path) -> None:
+    files = found.manifest.files
+    download(store, {name: record.bytes for name, record in files.items()}, folder, objects=found.objects)
+    in_parallel(
+        functools.partial(_verify, folder / name, record.sha256, f"{store.address}/{found.objects[name]}")
+        for name, record in files.items()
+    )
+    (folder / MANIFEST).write_bytes(found.content)
 
 
 def find(store: Store, request: str) -> Manifest | None:
@@ -77,73 +93,57 @@ def find(store: Store, request: str) -> Manifest | None:
     Returns:
         Its manifest; None if there is none, it was made for another request, or a file is missing or incomplete.
     """
-    try:
-        content = store.read(MANIFEST)
-    except NotThere:
-        return None
-    try:
-        found = parse_manifest(content, where=store.address)
-    except UserError as error:
-        logger.warning("%s", error)
-        return None
-    if found.request != request:
-        return None
-    present = {entry.name: entry.bytes for entry in store.entries()}
-    if any(present.get(name) != record.bytes for name, record in found.files.items()):
-        logger.warning("%s is incomplete and is made again", store.address)
-        return None
-    return found
+    while True:
+        try:
+            found = published.read(store)
+        except NotThere:
+            return None
+        except Unavailable:
+            raise
+        except UserError as error:
+            logger.warning("%s", error)
+            return None
+        if found.manifest.request != request:
+            return None
+        present = {entry.name: entry.bytes for entry in store.entries()}
+        if all(present.get(found.objects[name]) == record.bytes for name, record in found.manifest.files.items()):
+            return found.manifest
+        if not published.has_changed(store, found):
+            logger.warning("%s is incomplete and is made again", store.address)
+            return None
 
 
-def publish(folder: Path, store: Store) -> None:
-    """Uploads an artifact: the files first, then the manifest that names them.
-
-    Files that only an earlier artifact at this place has are deleted; any other file is left alone.
-
-    Args:
-        folder: A complete artifact folder.
-        store: Where it goes.
-
-    Raises:
-        UserError: The store refuses, or there is no such bucket.
-    """
-    began = time.monotonic()
-    new = read_manifest(folder)
-    earlier = _withdraw(store)
-    in_parallel(functools.partial(store.write, name, folder / name) for name in new.files)
-    for name in earlier - new.files.keys():
-        store.remove(name)
-    store.write(MANIFEST, folder / MANIFEST)
-    logger.info("published %s: %s", store.address, _pace(new, began))
-
-
-def download(store: Store, sizes: Mapping[str, int], folder: Path) -> None:
+def download(store: Store, sizes: Mapping[str, int], folder: Path, *, objects: Mapping[str, str] | None = None) -> None:
     """Downloads files into a folder.
 
     Args:
         store: Where they lie.
         sizes: Their names and sizes in bytes.
-        folder: Where to put them; must not exist.
+        folder: Where to put them; must not exist, or be empty.
+        objects: Their names in the store where those differ.
 
     Raises:
         UserError: A file is missing, or its name leads out of the folder.
+        OSError: The disk is full, or nothing can be written there.
     """
     tasks: list[Callable[[], None]] = []
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(folder, sum(sizes.values()))
     for name, size in sizes.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"{store.address} holds the object {name!r}, whose name leads out of the folder; remove it."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
         make_room(path, size)
-        tasks += [functools.partial(store.read_part, name, path, *part) for part in parts(size)]
+        key = (objects or {}).get(name, name)
+        tasks += [functools.partial(store.read_part, key, path, *part) for part in parts(size)]
     move_parts(tasks)
 
 
 def make_room(path: Path, size: int) -> None:
-    """Makes a file of `size` bytes, to be filled in any order."""
+    """Makes a file of `size` bytes, to be filled in any order, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.truncate(size)
 
@@ -201,6 +201,7 @@ class StoredFile:
         known, *arrived = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else [""]
         if known != version or not partial.is_file():
             notes.write_text(f"{version}\n", encoding="utf-8")
+            check_room(partial, found.bytes)
             make_room(partial, found.bytes)
             arrived = []
         noting = threading.Lock()
@@ -229,34 +230,6 @@ def nothing_at(address: str, store: Store) -> NotThere:
     return NotThere(f"There is nothing at {address} in {store.server[:1].lower()}{store.server[1:]}.")
 
 
-def _read_manifest(store: Store) -> bytes:
-    try:
-        return store.read(MANIFEST)
-    except NotThere as error:
-        raise NotThere(
-            f"{store.address} is not an artifact: it has no {MANIFEST}; was the stage that writes it interrupted?"
-        ) from error
-
-
-def _withdraw(store: Store) -> frozenset[str]:
-    """Deletes an earlier manifest, if there is one, and returns the names of the files that it listed."""
-    try:
-        content = store.read(MANIFEST)
-    except NotThere:
-        return frozenset()
-    store.remove(MANIFEST)
-    try:
-        return frozenset(parse_manifest(content, where=store.address).files)
-    except UserError:
-        logger.warning("%s had an unreadable manifest; its objects are left in place", store.address)
-        return frozenset()
-
-
 def _verify(path: Path, sha256: str, address: str) -> None:
     if file_sha256(path) != sha256:
         raise UserError(f"{address} does not match its checksum, so it is damaged or another file; make it again.")
-
-
-def _pace(moved: Manifest, began: float) -> str:
-    size = sum(record.bytes for record in moved.files.values())
-    return f"{size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s"

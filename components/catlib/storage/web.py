@@ -255,4 +255,6 @@ def _check_answer(response: BaseHTTPResponse, address: str, folder: Path, *, ver
         )
     needed, free = int(length or 0) / 1e9, shutil.disk_usage(folder).free / 1e9
     if needed > free:
-        raise UserError(f"{address} needs {needed:.1f} GB, but only {free:.1f} GB are free in {folder}.")
+        raise UserError(
+            f"{address} needs {needed:.1f} GB, but only {free:.1f} GB are free in {folder}; make room there."
+        )

@@ -21,7 +21,16 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     "bucket",
     ["x", "-cat", "cat-", "c at", "a..b", "a.-b", "127.0.0.1", "999.0.0.1", "c" * 64, "käse", "cat\n", "a:b", "٣٣٣"]
     + ["Cat", "CAT", "Old_Style", "with_underscore", "cat%20", "cat@host"]
-    + ["xn--cat", "sthree-cat", "amzn-s3-demo-cat", "cat-s3alias", "cat--ol-s3", "cat.mrap", "cat--x-s3", "a--table-s3"],
+    + [
+        "xn--cat",
+        "sthree-cat",
+        "amzn-s3-demo-cat",
+        "cat-s3alias",
+        "cat--ol-s3",
+        "cat.mrap",
+        "cat--x-s3",
+        "a--table-s3",
+    ],
 )
 def test_a_name_that_no_bucket_can_have_is_refused(bucket: str) -> None:
     with pytest.raises(UserError, match=r"names the bucket .* but buckets have 3 to 63 letters") as caught:

@@ -121,7 +121,7 @@ def replacing(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    fsync(path.parent)
+        fsync(path.parent)
 
 
 @contextlib.contextmanager

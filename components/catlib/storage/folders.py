@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from components.catlib.artifacts import PARTIAL, fsync, remove_abandoned, replacing
+from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 from components.catlib.storage.store import Entry, NotThere
 
@@ -101,6 +102,18 @@ class FolderStore:
         is there but may be empty.
         """
         path = self._place(name)
+        with writing_to(path):
+            try:
+                self._link(path, content)
+            except FileExistsError:
+                with contextlib.suppress(NotThere):
+                    return self.read(name) == content
+                return False
+            fsync(path.parent)
+        return True
+
+    def _link(self, path: Path, content: bytes) -> None:
+        """Makes a file, whole or not at all; raises FileExistsError if there is one."""
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
             partial.write_bytes(content)
@@ -113,18 +126,14 @@ class FolderStore:
                 with path.open("xb") as file:
                     file.write(content)
                 fsync(path)
-        except FileExistsError:
-            with contextlib.suppress(NotThere):
-                return self.read(name) == content
-            return False
         finally:
-            partial.unlink(missing_ok=True)
-        fsync(path.parent)
-        return True
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """Removes a file if it exists."""
-        self._path(name).unlink(missing_ok=True)
+        with writing_to(path := self._path(name)):
+            path.unlink(missing_ok=True)
 
     def lock(self, name: str) -> IO[bytes] | None:
         """Locks a file with `flock`."""

@@ -3,8 +3,8 @@
     python -m tests.faults.histories --seed 123       tell one history
     python -m tests.faults.histories --count 10000    play many; the first that ends badly is told
 
-Whatever happens, a history ends in a whole artifact, an exact resume or a refusal in one sentence. When calm returns, the
-same commands, run again, succeed.
+Whatever happens, a history ends in a whole artifact, an exact resume or a refusal in one sentence. When calm returns,
+the same commands, run again, succeed.
 """
 
 import argparse
@@ -265,9 +265,7 @@ def main(arguments: list[str] | None = None, say: Callable[[str], object] = prin
         for worker in play(seed).world.workers:
             ends["killed" if worker.is_dead else "refused" if worker.refusal else "done"] += 1
     told = ", ".join(f"{count} {end}" for end, count in ends.items())
-    say(
-        f"{options.count} histories in {time.monotonic() - began:.0f} s; commands: {told}; nothing torn, lost or mixed up"
-    )
+    say(f"{options.count} histories in {time.monotonic() - began:.0f} s, all ended well; commands: {told}")
     return 0
 
 

@@ -49,8 +49,8 @@ COMMANDS: dict[str, list[str]] = {
 """Every stage, and the options that name its inputs: outputs of the stages of that name, or of another."""
 
 MEASURED = {
-    "seconds", "images_per_second", "latency", "latency_ms", "latency_speedup", "torch_milliseconds",
-    "onnxruntime_milliseconds", "milliseconds", "onnx_latency_ms", "wall_time",
+    "seconds", "images_per_second", "latency", "latency_ms", "student_latency_ms", "teacher_latency_ms",
+    "latency_ratio", "torch_milliseconds", "onnxruntime_milliseconds",
 }  # fmt: skip
 """Fields of JSON files that hold measured times or dates; all other fields must be equal, bit by bit."""
 

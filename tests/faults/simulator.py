@@ -147,7 +147,7 @@ class World:
         finally:
             self._locks.pop(path, None)
 
-    # ---------------------------------------------------------------------------------------- what `time` offers to code
+    # ------------------------------------------------------------------------------------------------ what `time` has
 
     def monotonic(self) -> float:
         return self.now

@@ -65,9 +65,9 @@ class History:
             [PASSING, PASSING, ("slow",), (*PASSING, "slow", *LASTING), LASTING, LIES, (*PASSING, *LIES)]
         )
         self.world.faults = kinds
-        self.world.rate = chance.choice([0.0, 0.01, 0.05, 0.2])
+        self.world.rate = chance.choice([0.01, 0.05, 0.1, 0.3])
         self.world.deadliness = chance.choice([0.0, 0.005, 0.02, 0.1])
-        self.world.pauses = chance.choice([0.0, 0.0, 0.01, 0.05])
+        self.world.pauses = chance.choice([0.0, 0.0, 0.02, 0.08])
         if chance.random() < 0.3:
             self.state = FaultyFolder(self.world, folder / "state")
 
@@ -177,15 +177,20 @@ class History:
         Raises:
             AssertionError: Something happened that must not.
         """
-        world, commands = (
-            self.world,
-            (self.train, self.train, self.copy, self.fetch, self.find, self.cache, self.train_another),
-        )
+        world = self.world
+        if world.chance.random() < 0.6:  # the results of an earlier time
+            world.calm = True
+            self._publish("copied", self.started)
+            self._publish("trained", weights_after(LAST_STEP))
+            world.calm = False
+        commands = (self.train, self.train, self.copy, self.copy, self.fetch, self.fetch, self.find, self.cache)
         plot = [world.chance.choice(commands) for _ in range(world.chance.randint(1, 4))]
-        if world.chance.random() < 0.5:
-            plot += [self.train] * world.chance.randint(1, 2)  # the same command again, perhaps beside the first
+        if world.chance.random() < 0.6:
+            plot += [self.train] * world.chance.randint(1, 3)  # the same command again, perhaps beside the first
+        if world.chance.random() < 0.1:
+            plot.append(self.train_another)
         for number, command in enumerate(plot):
-            begin = world.chance.choice([0.0, 0.0, 5.0, 100.0, 1000.0])
+            begin = world.chance.choice([0.0, 0.0, 5.0, 100.0, 300.0, 1000.0])
             Worker(world, f"{command.__name__}-{number}", command, at=begin)
         self._let_work()
         world.calm = True

@@ -14,7 +14,7 @@ EXPENSIVE = {"export": 0.2}
 
 
 def killed_until_done(place: Place, stage: str, moments: list[Moment], folder: Path) -> int:
-    """Kills a command at each of these moments, runs it until it ends, and compares; returns how often it was killed."""
+    """Kills a command at these moments, runs it until it ends, and compares; returns the number of kills."""
     output, checkpoint = folder / "output", folder / "state"
     arguments = place.arguments(stage, output, checkpoint)
     codes = [run(arguments, moment) for moment in moments]

@@ -41,6 +41,8 @@ GIVE_BACK_SECONDS = 10.0
 """A place is given back with this much patience: training is over, and the next owner can wait instead."""
 WATCH_SECONDS = 2.0
 """Time between two looks at the file of an owner that may be dead."""
+MOST_TRIES = 10
+"""A place that others take again and again is in use."""
 
 _FILE = re.compile(r"owner-(\d{6,})\.(json|lock)")
 
@@ -80,7 +82,7 @@ class Owner(BaseModel):
 
 
 class LeaseLost(Unavailable):
-    """Another process has taken the place over, because nothing was heard of this one for too long."""
+    """Another process has taken the place over, because nothing was heard from this one for too long."""
 
 
 class Lease:
@@ -109,6 +111,7 @@ class Lease:
         self._record: Owner | None = None
         self._lost: LeaseLost | None = None
         self._lock: IO[bytes] | None = None
+        self._files: dict[str, tuple[int, str]] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -123,12 +126,15 @@ class Lease:
             UserError: The store cannot be used.
         """
         assert not self.generation, "the place is held already"
-        while True:
+        for _ in range(MOST_TRIES):
             newest = self._newest()
             if newest and not self._has_ended(newest):
-                continue
+                continue  # by now another one has replaced it
             if self._claim(max(newest, above) + 1):
                 break
+            self._clock.sleep(WATCH_SECONDS)
+        else:
+            raise self._in_use(None)
         if self._with_thread:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
@@ -146,10 +152,12 @@ class Lease:
         changes = {"beats": self._record.beats + 1, "heartbeat": self._now()}
         self._record = self._record.model_copy(update=changes)
         self._store.write(_file_name(self.generation), _content(self._record))
-        for entry in self._store.entries():
-            found = _FILE.fullmatch(entry.name)
-            if found and int(found[1]) < self.generation:
-                self._store.remove(entry.name)
+        try:
+            for name, (generation, _) in self._files.items():
+                if generation < self.generation:
+                    self._store.remove(name)
+        except (UserError, OSError) as error:
+            logger.info("files of earlier owners stay in %s for now (%s)", self._place, error)
 
     def check(self) -> None:
         """Asks the store whether this process still owns the place.
@@ -315,9 +323,10 @@ class Lease:
     # ------------------------------------------------------------------------------------------------ the store's files
 
     def _newest(self) -> int:
-        """Returns the highest generation; 0 if there is none."""
+        """Lists the owners' files; returns the highest generation, 0 if there is none."""
         found = [_FILE.fullmatch(entry.name) for entry in self._store.entries()]
-        return max((int(match[1]) for match in found if match and match[2] == "json"), default=0)
+        self._files = {match[0]: (int(match[1]), match[2]) for match in found if match}
+        return max((generation for generation, kind in self._files.values() if kind == "json"), default=0)
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -330,8 +339,8 @@ class Lease:
 
     def _lose(self, successor: Owner | None) -> None:
         self._lost = LeaseLost(
-            f"{self._place} was taken over by {successor or 'another process'}, because this process was not "
-            "heard of for too long; this process stops, and what the other one writes is not touched."
+            f"{self._place} was taken over by {successor or 'another process'}, because nothing was "
+            "heard from this process for too long; it stops and leaves the other one's files alone."
         )
         raise self._lost
 

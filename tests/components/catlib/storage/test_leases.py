@@ -326,6 +326,36 @@ def test_a_store_that_creates_a_file_twice_still_has_one_owner(clock: VirtualClo
     second.check()
 
 
+def test_a_store_that_does_not_list_what_it_has_does_not_keep_anybody_for_ever(clock: VirtualClock):
+    class Hides(MemoryStore):
+        def entries(self) -> list:
+            return []
+
+    store = Hides()
+    store.write("owner-000001.json", b"somebody")
+    with pytest.raises(Unavailable, match="is in use by another process"):
+        held(store, clock)
+    assert 0 < clock.now <= LEASE_SECONDS
+
+
+def test_files_of_earlier_owners_that_cannot_be_removed_cost_nothing(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+):
+    class Keeps(MemoryStore):
+        def remove(self, name: str) -> None:
+            raise UserError("Nobody may remove anything here.")
+
+    caplog.set_level("INFO")
+    store = Keeps()
+    for generation in (1, 2):
+        owner = held(store, clock)
+        owner.beat()
+        assert beats(store, generation) == 1
+        owner.release()
+    assert names(store) == {"owner-000001.json", "owner-000002.json"}
+    assert "files of earlier owners stay in memory for now (Nobody may" in caplog.text
+
+
 def test_time_in_which_the_store_is_away_is_not_silence(clock: VirtualClock):
     """The owner could not write either; once the store is back, it may take a while to do so."""
 
@@ -365,8 +395,8 @@ def test_a_store_that_is_away_at_the_end_is_only_worth_a_warning(
 # ----------------------------------------------------------------------------------------------------- signs of life
 
 
-def beats(store: Store) -> int:
-    return json.loads(store.read("owner-000001.json"))["beats"]
+def beats(store: Store, generation: int = 1) -> int:
+    return json.loads(store.read(f"owner-{generation:06d}.json"))["beats"]
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -22,6 +22,7 @@ from components.catlib.config.described import described
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, sigterm_like_ctrl_c
 from components.catlib.recipes import load_recipe
+from components.catlib.storage.settings import WAIT_VARIABLE
 from components.kubeflow import CHECKPOINTS_VARIABLE
 from components.running import run_stage
 from components.stages import ALIASES, STAGES, Stage
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Inputs and outputs are folders or s3://BUCKET/PREFIX. An object store needs the environment "
         "variables S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. NAME_FILE in place of NAME gives the path "
         "of a file that holds the value. AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE are optional. Set "
+        f"{WAIT_VARIABLE}=1 to wait for a server that is starting; else its address counts as wrong. Set "
         f"{CHECKPOINTS_VARIABLE} to a folder or an s3:// address, and trainings keep their state below it and resume "
         "after a kill.",
     )

@@ -17,6 +17,7 @@ class WebServer:
         redirects: Path -> where it leads.
         breaks: Bytes of the body after which each of the next answers breaks off.
         errors: Status of each of the next answers.
+        pause: Seconds after which those want to be asked again (Retry-After).
         ranges: Whether Range headers are understood.
         lengths: Whether answers say how long they are.
         requests: Method, path and Range header of every request.
@@ -28,6 +29,7 @@ class WebServer:
     redirects: dict[str, str] = field(default_factory=dict)
     breaks: list[int] = field(default_factory=list)
     errors: list[int] = field(default_factory=list)
+    pause: str | None = None
     ranges: bool = True
     lengths: bool = True
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -39,7 +41,11 @@ class WebServer:
         path, asked = handler.path.partition("?")[0], handler.headers.get("Range")
         self.requests.append((handler.command, handler.path, asked))
         if self.errors:
-            handler.send_error(self.errors.pop(0))
+            handler.send_response(self.errors.pop(0))
+            if self.pause is not None:
+                handler.send_header("Retry-After", self.pause)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
             return
         if path in self.redirects:
             handler.send_response(302)

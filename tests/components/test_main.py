@@ -22,7 +22,7 @@ from components.catlib.errors import Interrupted
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from components.stages import STAGES
-from tests.object_stores import SECRET_KEY, SeaweedServer
+from tests.object_stores import COMPLETE, SECRET_KEY, SeaweedServer
 
 SMALL = ["--set", "dataset.load_size=16", "--set", "dataset.crop_size=16"]
 
@@ -301,6 +301,28 @@ def test_an_interrupted_stage_publishes_nothing_and_says_so(
     assert signal.getsignal(signal.SIGTERM) == earlier
     assert "interrupted" in capsys.readouterr().err
     assert store.fingerprint("s3://cat/interrupted") == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--student", "s3://Bad_Bucket/student"],
+        ["--teacher", "s3://127.0.0.1/teacher"],
+        ["--output", "s3://UPPER/out"],
+        ["--set", "evaluate.segmenter.weights.uri=s3://xn--bucket/weights"],
+    ],
+)
+def test_a_bad_bucket_is_a_sentence_before_any_request(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in COMPLETE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("components.catlib.storage.connecting.connections", None)  # so a request would be an error
+    given = {name: f"s3://cat/{name}" for name in ("--student", "--dataset", "--real-stats", "--output")}
+    flag, value = wrong
+    arguments = [each for pair in ({**given, flag: value}).items() for each in pair]
+    assert main(["evaluate", *arguments]) == 2
+    assert "names the bucket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

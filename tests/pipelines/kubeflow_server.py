@@ -77,6 +77,7 @@ class KubeflowServer:
         multi_user: Whether it has profiles.
         history: What successive looks at the run show: its state and its nodes; the last one stays.
         faults: Path pattern -> statuses that the next requests to it get instead of an answer.
+        pause: Seconds after which faults want to be asked again (Retry-After).
         drop_created: Answers of this many run creations get lost after the run was made.
         logs: Pod -> its log.
         log_path: Where logs are found.
@@ -87,6 +88,7 @@ class KubeflowServer:
     multi_user: bool = False
     history: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=lambda: [("SUCCEEDED", [])])
     faults: dict[str, list[int]] = field(default_factory=dict)
+    pause: str | None = None
     drop_created: int = 0
     logs: dict[str, str] = field(default_factory=dict)
     log_path: str = "API"
@@ -210,6 +212,8 @@ def kubeflow(server: KubeflowServer) -> Iterator[KubeflowServer]:
                 status, value = 400, {"message": repr(problem)}
             content = value.encode() if isinstance(value, str) else json.dumps(value).encode()
             self.send_response(status)
+            if status >= 400 and server.pause is not None:
+                self.send_header("Retry-After", server.pause)
             self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -10,6 +10,7 @@ import pytest
 
 from components.catlib.artifacts import code_digest
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.storage.retrying import Unreachable
 from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
@@ -157,6 +158,49 @@ def test_an_endpoint_that_never_answers_fails_within_ten_seconds(capsys: pytest.
     assert "cannot be reached" in err
     assert "timed out" in err
     assert err.count("\n") == 1
+
+
+def test_a_wrong_host_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--host", "http://127.0.0.1:1"]) == 2
+    assert "check --host, and that `kubectl port-forward` runs" in said_by(capsys)[1]
+
+
+def test_an_api_that_is_still_starting_is_waited_for(server: KubeflowServer) -> None:
+    server.faults = {"GET .*/healthz": [503, 429, 502]}
+    assert main(["status", "--host", server.host]) == 0
+
+
+def test_an_api_that_never_starts_is_unavailable(server: KubeflowServer) -> None:
+    server.faults = {"GET .*/healthz": [503] * 1000}
+    with pytest.raises(Unreachable, match=r"cannot be reached at .*connecting") as caught:
+        Cluster(Connection(host=server.host), patience=0.4)
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_what_passes_is_asked_again(server: KubeflowServer, status: int) -> None:
+    submitted = submit("smoke", connection=Connection(host=server.host))
+    server.faults = {"GET .*/runs/": [status, status]}
+    assert submitted.wait(say=lambda line: None).state == "SUCCEEDED"
+
+
+def test_the_api_says_when_to_come_back(server: KubeflowServer) -> None:
+    cluster = Cluster(Connection(host=server.host))
+    server.faults, server.pause = {"GET .*/runs": [429]}, "1"
+    began = time.monotonic()
+    assert cluster.runs() == []
+    assert 1 <= time.monotonic() - began < 3
+
+
+def test_an_api_that_was_reached_and_is_lost_ends_as_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
+    with kubeflow(KubeflowServer()) as server:
+        submitted = submit("smoke", connection=Connection(host=server.host))
+        cluster = Cluster(Connection(host=server.host), patience=1)
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="try again later") as caught:
+        cluster.run(submitted.run_id)
+    assert caught.value.exit_code == 75
+    assert time.monotonic() - began >= 1
 
 
 def test_another_server_is_not_taken_for_kubeflow(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,14 @@ def run(workspace: Path, *further: str, output: Path | None = None) -> subproces
     return subprocess.run([*command, *target, *further], capture_output=True, text=True, timeout=900)
 
 
+def test_a_wrong_web_address_is_not_waited_for_though_a_task_finds_it(tmp_path: Path) -> None:
+    began = time.monotonic()
+    finished = run(tmp_path, "--set", "dataset.source=http://127.0.0.1:1/a.zip", output=tmp_path / "out")
+    assert finished.returncode == 2
+    assert "did not answer for 3 s (downloading http://127.0.0.1:1/a.zip" in finished.stderr.splitlines()[-1]
+    assert time.monotonic() - began < 60
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")

@@ -68,7 +68,8 @@ def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) ->
     assert container["name"] == "node"
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     variables = {each["name"] for each in container["env"]}
-    assert variables == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CAT_CHECKPOINTS"}
+    store = {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CAT_CHECKPOINTS"}
+    assert variables == {*store, "CAT_WAIT_FOR_SERVERS"}
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp"}
 
 

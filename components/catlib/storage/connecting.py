@@ -15,9 +15,11 @@ from urllib3.util import parse_url
 from components.catlib.storage.parallel import PARALLEL
 from components.catlib.storage.retrying import Busy, passing
 
-CONNECT_SECONDS = 2.5
+USUAL_TIMES = urllib3.Timeout(connect=10, read=60)
+"""Seconds for a connection or the sending of a block, and for the next bytes of an answer."""
+CONNECT_SECONDS = 2.0
 """Time for the first connection to a server, its name's look-up and all its addresses included."""
-ANSWER_SECONDS = 4.0
+ANSWER_SECONDS = 3.5
 """Time for its first answer to begin."""
 _BLOCK_BYTES = 256 * 2**10
 """Sent at once. A time limit holds for the sending of a block, not of the whole body, which may take any time."""
@@ -47,7 +49,7 @@ def connections(ca_file: str | None, *, waits: bool, service: str | None = None)
     return _Connections(
         waits=waits,
         service=service,
-        timeout=urllib3.Timeout(connect=10, read=60),
+        timeout=USUAL_TIMES,
         maxsize=4 * PARALLEL,
         retries=False,  # `retrying` repeats requests, with a time limit and a log line
         cert_reqs="CERT_REQUIRED",

@@ -14,6 +14,7 @@ from xml.etree.ElementTree import ParseError
 
 from minio import Minio
 from minio.error import MinioException, S3Error
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, SSLError
 
 from components.catlib.disk import temporary_folder
@@ -46,6 +47,11 @@ _FULL_IN_WORDS = re.compile(
     re.IGNORECASE,
 )
 """What servers say that have no code for it. (SeaweedFS says no more than InternalError.)"""
+
+
+class _WrongPart(ConnectionError):
+    """An answer does not begin at the byte that was asked for."""
+
 
 _NO_XML = (ParseError, UnicodeDecodeError)
 """What the SDK raises on answers that are not of S3's form."""
@@ -225,14 +231,11 @@ class S3Store:
                 request_headers={"If-Match": version} if have and version else None,
             )
             try:
-                if response.status == 200 and start + have > 0:
-                    raise UserError(
-                        f"{self.server} answers with whole objects instead of parts; is a proxy in between?"
-                    )
+                self._check_range(response, start + have, resumed=have > 0)
                 version = response.headers.get("ETag", "").removeprefix("W/")
                 with path.open("r+b") as file:
                     file.seek(start + have)
-                    while have < length and (block := response.read(min(2**20, length - have))):
+                    while have < length and (block := response.read(min(2**20, length - have), decode_content=False)):
                         file.write(block)
                         have += len(block)
                 if have < length:
@@ -256,9 +259,25 @@ class S3Store:
                     raise
                 have = 0
                 raise ConnectionError("the object was replaced while it was read") from error
+            except _WrongPart:
+                have = 0
+                raise
 
         while not self.ask(f"reading {self.address}/{name}", get):
             pass
+
+    def _check_range(self, response: BaseHTTPResponse, start: int, *, resumed: bool) -> None:
+        """Refuses an answer that does not begin at the right byte.
+
+        Raises:
+            UserError: It is the whole object.
+            _WrongPart: It is, or may be, another part.
+        """
+        if response.status == 200 and start > 0:
+            raise UserError(f"{self.server} answers with whole objects instead of parts; is a proxy in between?")
+        given = response.headers.get("Content-Range", "")
+        if not given.startswith(f"bytes {start}-") and (given or resumed):
+            raise _WrongPart(f"the answer should begin at byte {start}, but its range is {given or 'not given'}")
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:

@@ -32,7 +32,7 @@ class UploadLost(UserError):
 
 
 def put_in_parts(store: S3Store, name: str, source: bytes | Path, headers: Mapping[str, str]) -> None:
-    """Uploads an object in parts of `transfer.PART_BYTES`, or of a 10,000th of it above 156 GiB.
+    """Uploads an object in parts.
 
     Args:
         store: Where it goes.
@@ -44,8 +44,7 @@ def put_in_parts(store: S3Store, name: str, source: bytes | Path, headers: Mappi
         UserError: The store refuses, or the file changes meanwhile. No parts are left in the store, if it can be
             reached.
     """
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    parts = list(transfer.parts(size, max(transfer.PART_BYTES, math.ceil(size / _MOST_PARTS))))
+    parts = cut(len(source) if isinstance(source, bytes) else source.stat().st_size)
     for attempt in range(1, _ATTEMPTS + 1):
         etags = [""] * len(parts)
         try:
@@ -59,6 +58,11 @@ def put_in_parts(store: S3Store, name: str, source: bytes | Path, headers: Mappi
             logger.warning("%s Sending them again.", error)
         else:
             return
+
+
+def cut(size: int) -> list[tuple[int, int]]:
+    """Returns start and length of the parts of an object: `transfer.PART_BYTES`, or a 10,000th of it above 156 GiB."""
+    return list(transfer.parts(size, max(transfer.PART_BYTES, math.ceil(size / _MOST_PARTS))))
 
 
 def _upload(

@@ -17,21 +17,13 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         Location.parse(address)
 
 
-@pytest.mark.parametrize(
-    "bucket",
-    ["x", "-cat", "cat-", "c at", "a..b", "a.-b", "127.0.0.1", "999.0.0.1", "c" * 64, "käse", "cat\n", "a:b", "٣٣٣"]
-    + ["Cat", "CAT", "Old_Style", "with_underscore", "cat%20", "cat@host"]
-    + [
-        "xn--cat",
-        "sthree-cat",
-        "amzn-s3-demo-cat",
-        "cat-s3alias",
-        "cat--ol-s3",
-        "cat.mrap",
-        "cat--x-s3",
-        "a--table-s3",
-    ],
-)
+IMPOSSIBLE = """
+    x -cat cat- a..b a.-b 127.0.0.1 999.0.0.1 käse a:b ٣٣٣ Cat CAT Old_Style with_underscore cat%20 cat@host xn--cat
+    sthree-cat amzn-s3-demo-cat cat-s3alias cat--ol-s3 cat.mrap cat--x-s3 cat--table-s3
+"""
+
+
+@pytest.mark.parametrize("bucket", [*IMPOSSIBLE.split(), "c at", "cat\n", "c" * 64])
 def test_a_name_that_no_bucket_can_have_is_refused(bucket: str) -> None:
     with pytest.raises(UserError, match=r"names the bucket .* but buckets have 3 to 63 letters") as caught:
         Location.parse(f"s3://{bucket}/folder")

@@ -157,7 +157,8 @@ def test_an_object_goes_on_with_the_parts_that_are_missing(
         fetch(self, name, path, start, length)
 
     monkeypatch.setattr(transfer, "PART_BYTES", 1_000_000)
-    monkeypatch.setattr(parallel, "PARALLEL", 1)
+    one_by_one = ThreadPoolExecutor(1)
+    monkeypatch.setattr(parallel, "_movers", lambda process: one_by_one)
     monkeypatch.setattr(S3Store, "read_part", breaking)
     breaks = True
     with pytest.raises(Unreachable, match="gone"):

@@ -1,5 +1,6 @@
 """Files of a web server that breaks off, changes its mind or is gone."""
 
+import errno
 import hashlib
 import os
 import socket
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from components.catlib.errors import UserError
-from components.catlib.storage import web
+from components.catlib.storage import retrying, web
+from components.catlib.storage.retrying import Unreachable
 from components.catlib.storage.web import Web, WebFile
 from tests.web_servers import WebServer, web_server
 
@@ -97,6 +99,41 @@ def test_a_server_that_never_gets_further_is_left_in_the_end(server: WebServer, 
     assert not (tmp_path / "a.zip").exists()
 
 
+def test_every_piece_renews_the_patience(server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer brings a tenth of the file, and after each the server is away for most of the patience."""
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_SECONDS", 0.1)
+    server.breaks = [300_000, 0, 0, 0] * 9
+    began = time.monotonic()
+    WebFile(Web({}, patience=1), server.url("/a.zip")).download(tmp_path / "a.zip", DIGEST)
+    assert time.monotonic() - began > 1, "longer than the patience in all"
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_server_that_stays_busy_is_unavailable(server: WebServer, tmp_path: Path, status: int) -> None:
+    server.errors = [status] * 1000
+    with pytest.raises(Unreachable, match=rf"could not serve a request for \d s .*HTTP status {status}"):
+        WebFile(Web({}, patience=0.5), server.url("/a.zip")).download(tmp_path / "a.zip")
+
+
+def test_a_server_says_when_to_come_back(server: WebServer, tmp_path: Path) -> None:
+    server.errors, server.pause = [429, 503], "1"
+    began = time.monotonic()
+    WebFile(Web({}, patience=20), server.url("/a.zip")).download(tmp_path / "a.zip", DIGEST)
+    assert 2 <= time.monotonic() - began < 5
+
+
+def test_a_disk_that_fills_is_not_the_servers_fault(
+    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, mode: str = "r", **named: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "open", full)
+        download(server.url("/a.zip"), tmp_path / "a.zip")
+
+
 def test_an_end_that_nobody_can_tell_needs_a_digest(server: WebServer, tmp_path: Path) -> None:
     server.lengths = False
     with pytest.raises(UserError, match="without its length; give its digest"):
@@ -115,7 +152,7 @@ def test_errors_that_pass_are_waited_for(server: WebServer, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("status", "meaning"),
-    [(404, "does not exist"), (403, "may not be read"), (401, "needs a password"), (410, "fails")],
+    [(404, "does not exist"), (403, "may not be read"), (401, "needs a password"), (410, "fails"), (501, "fails")],
 )
 def test_errors_that_stay_are_one_sentence_without_secrets(
     server: WebServer, tmp_path: Path, status: int, meaning: str

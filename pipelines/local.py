@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.catlib.artifacts import check_replaceable, code_digest, read_manifest, replacing_folder, stamp
+from components.catlib.artifacts import check_replaceable, code_digest, copy, read_manifest, replacing_folder, stamp
 from components.catlib.config import Recipe
 from components.catlib.disk import number_in, writing_to
 from components.catlib.errors import Interrupted, UserError
@@ -171,7 +170,7 @@ def run_locally(
     read_manifest(deliverables, "report")
     check = functools.partial(_check_output, output, workspace)
     with replacing_folder(output, what=f"Output {output}", check=check) as folder:
-        shutil.copytree(deliverables, folder, dirs_exist_ok=True)
+        copy(deliverables, folder)
         stamp(folder, _digest(origin))
     return LocalRun(output, log.executed, log.cached, time.monotonic() - began)
 

@@ -110,7 +110,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: The disk is full, or nothing can be written there.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    with writing_to(path), partial.open("x+b") as own:
+    with writing_to(path, partial=partial), partial.open("x+b") as own:
         _lock(own.fileno())
         try:
             with writing_to(path, partial=partial):
@@ -419,6 +419,17 @@ def stamp(folder: Path, request: str) -> None:
     manifest = read_manifest(folder).model_copy(update={"request": request})
     with replacing(folder / MANIFEST) as partial:
         partial.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+
+def copy(artifact: Path, folder: Path) -> None:
+    """Copies the files of an artifact, and no others, into an existing folder.
+
+    Raises:
+        UserError: It is no artifact.
+    """
+    for name in (*read_manifest(artifact).files, MANIFEST):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(artifact / name, folder / name)
 
 
 def verify_checksums(folder: Path, manifest: Manifest) -> None:

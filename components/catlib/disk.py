@@ -196,6 +196,8 @@ def _number(error: BaseException, place: Path) -> int | None:
     for earlier in _chain(error):
         if isinstance(earlier, OSError) and earlier.errno in _ONLY_WHEN_WRITING:
             return earlier.errno
+    if isinstance(error, shutil.Error):
+        return number_in(str(error))
     if isinstance(error, OSError | RuntimeError) and _BROKEN_OFF.search(str(error)):
         return number_in(str(error)) or _likely_number(place)
     return number_in(str(error)) if type(error).__name__ == "SafetensorError" else None
@@ -249,7 +251,7 @@ def temporary_place() -> Path:
 
 def _existing(place: Path) -> Path:
     """Returns a place, or the nearest folder around it that exists."""
-    return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    return next(path for path in (place.absolute(), *place.absolute().parents) if os.path.exists(path))  # noqa: PTH110
 
 
 def _free(place: Path) -> int:
@@ -263,7 +265,7 @@ def _no_files_left(place: Path) -> bool:
 
 
 def _bytes_in(partial: Path | None) -> int:
-    if partial is None or not partial.exists():
+    if partial is None or not os.path.exists(partial):  # noqa: PTH110, since names may be too long for `Path.exists`
         return 0
     files = [partial] if partial.is_file() else [path for path in partial.rglob("*") if path.is_file()]
     return sum(path.stat().st_blocks * 512 for path in files)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
 from pathlib import Path
 
-from components.catlib.artifacts import check_replaceable, read_manifest, replacing_folder, verify_checksums
+from components.catlib.artifacts import check_replaceable, copy, read_manifest, replacing_folder, verify_checksums
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_remote
 
@@ -39,5 +38,5 @@ def run(*, address: str, kind: str, output: Path) -> None:
             Storage().fetch(address, folder, kind)
         else:
             verify_checksums(Path(address), read_manifest(Path(address), kind))
-            shutil.copytree(address, folder, dirs_exist_ok=True)
+            copy(Path(address), folder)
     logger.info("%s: %s", address, read_manifest(output, kind).kind)

@@ -149,6 +149,90 @@ def test_an_output_that_is_no_place_is_refused_before_anything_is_done(
     assert list(tmp_path.joinpath("empty").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("teacher", "is --teacher"),
+        ("link", "is --teacher"),
+        ("teacher/student", "lies in --teacher"),
+        ("teacher/../teacher/a/b", "lies in --teacher"),
+        (".", "holds --teacher"),
+    ],
+)
+def test_an_output_never_replaces_an_input(
+    teacher: Path,
+    prunings: list[str],
+    output: str,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "link").symlink_to(teacher)
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", "--teacher", str(teacher), "--budget", "1e9", "--output", output]) == 2
+    assert f"--output {output} {words} {teacher}" in capsys.readouterr().err
+    assert prunings == []
+    assert artifacts.read_manifest(teacher, "teacher")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "teacher"]
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("minio://cat/own/teacher/", "is --teacher"),
+        ("s3://cat/own/teacher/student", "lies in --teacher"),
+        ("s3://cat/own", "holds --teacher"),
+    ],
+)
+def test_an_output_in_the_store_never_replaces_an_input(
+    object_store: SeaweedServer,
+    prunings: list[str],
+    output: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(object_store, monkeypatch)
+    assert main(["prune", "--teacher", "s3://cat/own/teacher", "--budget", "1e9", "--output", output]) == 2
+    assert f"--output {output} {words} s3://cat/own/teacher" in capsys.readouterr().err
+    assert prunings == []
+
+
+def test_a_training_keeps_its_state_outside_its_output(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["teacher", "--dataset", str(teacher), "--real-stats", str(teacher), "--output", str(tmp_path / "out")]
+    assert main([*command, "--checkpoint", str(tmp_path / "out" / "state")]) == 2
+    assert f"--output {tmp_path}/out holds --checkpoint {tmp_path}/out/state" in capsys.readouterr().err
+
+
+def test_an_output_of_another_kind_is_refused_before_anything_is_computed(
+    teacher: Path, prunings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(teacher, tmp_path / "earlier")
+    assert main(["prune", "--teacher", str(teacher), "--budget", "1e9", "--output", str(tmp_path / "earlier")]) == 2
+    assert "earlier is a teacher artifact, not replaced by a prune artifact" in capsys.readouterr().err
+    assert prunings == []
+    assert artifacts.read_manifest(tmp_path / "earlier", "teacher")
+
+
+def test_an_output_of_another_kind_in_the_store_is_refused_before_anything_is_computed(
+    object_store: SeaweedServer,
+    teacher: Path,
+    prunings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = use(object_store, monkeypatch)
+    store.publish(teacher, "s3://cat/kinds/teacher")
+    command = ["prune", "--teacher", str(teacher), "--budget", "1e9", "--output", "s3://cat/kinds/teacher"]
+    assert main(command) == 2
+    assert "s3://cat/kinds/teacher is a teacher artifact, not replaced by a prune" in capsys.readouterr().err
+    assert prunings == []
+    assert store.manifest("s3://cat/kinds/teacher", "teacher") == artifacts.read_manifest(teacher)
+
+
 def test_new_images_in_the_local_copy_of_a_known_dataset_are_packed(
     images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

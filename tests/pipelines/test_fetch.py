@@ -1,5 +1,7 @@
 """Fetching a run's results: a real S3 server that holds what a run leaves there."""
 
+import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,9 @@ import pytest
 
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import ReportConfig
+from components.catlib.errors import UserError
 from components.catlib.storage import Storage
+from components.catlib.storage.objects import S3Store
 from pipelines.__main__ import main
 from tests.object_stores import SeaweedServer, seaweed_server
 from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
@@ -66,6 +70,33 @@ def test_a_run_that_was_told_no_place_lies_where_the_cluster_keeps_artifacts(
     assert main(fetch) == 0
     assert main(fetch) == 2
     assert "exists; choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, UserError, OSError])
+def test_a_download_that_broke_off_is_repeated(
+    server: KubeflowServer,
+    store: SeaweedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: type[BaseException],
+) -> None:
+    leave_report(store, tmp_path / "made", "s3://cat/again")
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--root", "s3://cat/again"]) == 0
+    output = tmp_path / "fetched"
+    fetch = ["fetch", RUN_ID, "--host", server.host, "--output", str(output)]
+    read_part, calls = S3Store.read_part, itertools.count()
+
+    def break_off(self: S3Store, name: str, path: Path, start: int, length: int) -> None:
+        if next(calls):
+            raise failure("broken off")
+        read_part(self, name, path, start, length)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt, OSError):
+        patch.setattr(S3Store, "read_part", break_off)
+        assert main(fetch) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["made"], "neither the folder nor a half-written one"
+    assert main(fetch) == 0
+    assert read_manifest(output, "report").kind == "report"
 
 
 def test_without_credentials_the_missing_variable_is_named(

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from components.catlib.recipes import recipe_names
+from components.catlib import artifacts
+from components.catlib.config import Recipe, ReportConfig
+from components.catlib.recipes import RECIPE_FOLDER, load_recipe, recipe_names, recipe_origin
+from pipelines import api, local
 from pipelines.__main__ import main
 
 
@@ -93,6 +97,84 @@ def test_a_folder_of_something_else_is_no_output(tmp_path: Path, capsys: pytest.
     assert main(["run", "--recipe", "smoke", "--output", str(tmp_path), "--workspace", str(tmp_path / "w")]) == 2
     assert "exists and holds something else" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("output", ["w", "w/logs", "w/artifacts/x", "w/checkpoints", "w/cache/x", "."])
+def test_a_run_never_replaces_its_own_workspace(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "here"
+    command = ["run", "--recipe", "smoke", "--output", str(place / output), "--workspace", str(place / "w")]
+    assert main(command) == 2
+    assert "belongs to the workspace" in capsys.readouterr().err
+    assert not place.exists()
+
+
+def report(folder: Path, recipe: Path | str = "") -> Path:
+    """Leaves the results of a run in a folder, as a run of a recipe does."""
+    with artifacts.writing(folder, kind="report", config=ReportConfig(name="smoke")) as writer:
+        (writer.folder / "report.html").write_text(f"{recipe}")
+    if recipe:
+        artifacts.stamp(folder, local._digest(recipe_origin(str(recipe))))
+    return folder
+
+
+def test_results_of_another_kind_are_no_place_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with artifacts.writing(tmp_path / "w" / "smoke", kind="teacher", config=ReportConfig()):
+        pass
+    for output in ([], ["--output", str(tmp_path / "w" / "smoke")]):
+        assert main(["run", "--recipe", "smoke", "--workspace", str(tmp_path / "w"), *output]) == 2
+        assert "smoke is a teacher artifact, not replaced by a report artifact" in capsys.readouterr().err
+    assert artifacts.read_manifest(tmp_path / "w" / "smoke", "teacher")
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of a recipe under its own name, as a user makes one to change it."""
+    copy = tmp_path / "recipes" / "smoke.yaml"
+    copy.parent.mkdir()
+    shutil.copyfile(RECIPE_FOLDER / "smoke.yaml", copy)
+    return copy
+
+
+def test_a_recipe_replaces_its_own_results(tmp_path: Path, copied: Path) -> None:
+    said: list[str] = []
+    for recipe in ("smoke", str(RECIPE_FOLDER / "smoke.yaml"), str(copied)):
+        folder = report(tmp_path / recipe_origin(recipe).replace("/", "-"), recipe)
+        assert local.own_folder(folder, recipe_origin(recipe), said.append) == folder
+    assert local.own_folder(tmp_path / "new", recipe_origin("smoke"), said.append) == tmp_path / "new"
+    assert local.own_folder(report(tmp_path / "of an earlier release"), "smoke", said.append).name.startswith("of an")
+    assert said == []
+
+
+def test_a_copied_recipe_gets_a_folder_of_its_own(tmp_path: Path, copied: Path) -> None:
+    said: list[str] = []
+    folder = report(tmp_path / "runs" / "smoke", "smoke")
+    other = copied.with_name("mine.yaml")
+    shutil.copyfile(copied, other)
+    own = {local.own_folder(folder, recipe_origin(str(recipe)), said.append) for recipe in (copied, other)}
+    assert len(own) == len(said) == 2
+    assert folder not in own
+    assert all(place.parent == folder.parent and place.name.startswith("smoke-") for place in own)
+    assert f"{folder} holds results of another recipe of the same name; the results of {copied} go to " in said[0]
+
+
+def test_the_default_folder_of_a_run_is_its_recipes_own(
+    tmp_path: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs: list[Path] = []
+
+    def run_locally(recipe: Recipe, *, origin: str, output: Path, **_: object) -> local.LocalRun:
+        outputs.append(report(output, origin))
+        return local.LocalRun(output, [], [], 0.0)
+
+    monkeypatch.setattr(local, "run_locally", run_locally)
+    for recipe in ("smoke", str(copied), "smoke", str(copied)):
+        assert main(["run", "--recipe", recipe, "--workspace", str(tmp_path / "w")]) == 0
+    assert outputs[:2] == outputs[2:]
+    assert outputs[0] == tmp_path / "w" / "smoke" != outputs[1]
+    api.run(load_recipe("smoke"), workspace=tmp_path / "w")
+    assert outputs[4] not in outputs[:4], "a recipe without a file"
 
 
 @pytest.mark.parametrize("arguments", [["compile", "--output", "FILE/c.yaml"], ["run", "--workspace", "FILE/ws"]])

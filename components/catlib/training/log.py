@@ -7,6 +7,7 @@ import datetime
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,7 +148,7 @@ def open_log(folder: Path, *, total_steps: int, batch_size: int, line_seconds: f
     """
     with (
         (folder / LOG_FILE).open("w", encoding="utf-8") as lines,
-        contextlib.closing(SummaryWriter(str(folder / TENSORBOARD_FOLDER))) as scalars,
+        _open_scalars(folder / TENSORBOARD_FOLDER) as scalars,
         tqdm(
             total=total_steps, unit="step", disable=not (sys.stderr.isatty() and logger.isEnabledFor(logging.INFO))
         ) as bar,
@@ -155,6 +156,24 @@ def open_log(folder: Path, *, total_steps: int, batch_size: int, line_seconds: f
     ):
         logger.info("training %d steps of %d images; curves: tensorboard --logdir %s", total_steps, batch_size, folder)
         yield LogWriter(lines, scalars, bar, total_steps=total_steps, batch_size=batch_size, line_seconds=line_seconds)
+
+
+@contextlib.contextmanager
+def _open_scalars(folder: Path) -> Iterator[SummaryWriter]:
+    """Opens a file of TensorBoard. Errors of the thread that writes it are raised here, without a second traceback."""
+    report = threading.excepthook
+
+    def report_others(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            report(failed)
+
+    threading.excepthook = report_others
+    try:
+        with contextlib.closing(SummaryWriter(str(folder))) as scalars:
+            yield scalars
+            scalars.flush()
+    finally:
+        threading.excepthook = report
 
 
 def _figures(values: Mapping[str, float]) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,51 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None
     with pytest.raises(UserError, match="is not an artifact folder"):
         write(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda a: None, r"is a prune artifact, not replaced by a dataset artifact; choose another path or remove it"),
+        (lambda a: (a / "nested/file.txt").unlink(), "is a prune artifact, not replaced by a dataset artifact"),
+        (lambda a: (a / "manifest.json").write_text("{"), "has a manifest.json that is damaged or not an artifact's"),
+        (lambda a: (a / "manifest.json").write_text('{"name": "an app"}'), "damaged or not an artifact's"),
+        (lambda a: (a / "manifest.json").write_text("[]"), "damaged or not an artifact's"),
+        (lambda a: (a / "manifest.json").unlink(), "is not an artifact folder"),
+    ],
+)
+def test_what_another_stage_wrote_is_never_replaced(
+    tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    write(tmp_path / "a")
+    spoil(tmp_path / "a")
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    with (
+        pytest.raises(UserError, match=sentence),
+        artifacts.writing(tmp_path / "a", kind="dataset", config=DatasetConfig()),
+    ):
+        pytest.fail("it began")
+    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "nested/notes.txt", "more/thesis.pdf"])
+def test_a_file_of_the_user_in_an_artifact_is_not_lost(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "a" / name).write_text("mine")
+    with pytest.raises(UserError, match=f"a holds {name}, which no stage wrote; move it away"):
+        write(tmp_path / "a", "new")
+    assert (tmp_path / "a" / name).read_text() == "mine"
+
+
+def test_an_artifact_of_another_release_is_replaced_by_its_kind_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99, "more": 1}))
+    with pytest.raises(UserError, match="not replaced by a dataset artifact"):
+        artifacts.check_replaceable(tmp_path / "a", "dataset")
+    write(tmp_path / "a", "new")
+    assert (tmp_path / "a/nested/file.txt").read_text() == "new"
 
 
 def test_nan_cannot_enter_a_manifest(tmp_path: Path) -> None:

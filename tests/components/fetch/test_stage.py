@@ -36,6 +36,18 @@ def test_it_comes_from_the_store_as_well(
     assert read_manifest(tmp_path / "out").digest() == read_manifest(teacher).digest()
 
 
+def test_an_earlier_artifact_of_its_kind_alone_is_replaced(teacher: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):
+        run(address=str(teacher), kind="teacher", output=out)
+        assert read_manifest(out).digest() == read_manifest(teacher).digest()
+    with writing(tmp_path / "dataset", kind="dataset", config=Pix2PixConfig()):
+        pass
+    with pytest.raises(UserError, match="is a teacher artifact, not replaced by a dataset artifact"):
+        run(address=str(tmp_path / "dataset"), kind="dataset", output=out)
+    assert read_manifest(out).digest() == read_manifest(teacher).digest()
+
+
 def test_what_is_no_such_artifact_is_refused(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a teacher artifact, expected a distill artifact"):
         run(address=str(teacher), kind="distill", output=tmp_path / "out")

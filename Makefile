@@ -37,7 +37,7 @@ define CHECK_PYTHON
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run test test-slow check format compile lock clean \
+.PHONY: help setup setup-dev demo run test test-slow test-faults check format compile lock clean \
 	docker-image docker-base docker-store test-docker compose-up compose-smoke compose-run compose-down
 
 help: ## List the targets
@@ -81,6 +81,17 @@ test: $(READY_DEV) ## Run the tests
 
 test-slow: $(READY_DEV) ## Run the long repetitions that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
+
+# Guides the fuzzing; in no lock file, because its wheels are for Linux on x86-64 alone.
+build/atheris: $(READY_DEV)
+	$(PIP_INSTALL) --no-deps --only-binary :all: --target $@ atheris
+	touch $@
+
+test-faults: $(READY_DEV) build/atheris ## Damage files, break stores, kill processes: about 2 hours; docs/trust.md has the figures
+	$(BIN)/python -m tests.faults.histories --count 10000
+	$(BIN)/python -m pytest -m faults tests/faults
+	PYTHONPATH=build/atheris $(BIN)/python -m tests.faults.fuzz --minutes 30
+	$(BIN)/python -m tests.faults.mutants
 
 check: $(READY_DEV) ## Run the linters, the type checker and the check of import directions
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from components.catlib.credentials import refuse_in_arguments
 from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, Parser, answer, exit_code, leave, note
-from components.catlib.recipes import load_recipe, recipe_names
+from components.catlib.recipes import load_recipe, read_yaml, recipe_names
 from components.catlib.storage.settings import read_secret
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
@@ -139,10 +139,7 @@ def _arguments(options: argparse.Namespace, flag: str = "--argument") -> dict[st
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UserError(f"{flag} {text!r} is not of the form NAME=VALUE, for example teacher=s3://bucket/run.")
-        try:
-            arguments[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{flag} {text!r}: the value is not YAML.") from error
+        arguments[name] = read_yaml(value, where=f"The value in {flag} {text!r}")
     return arguments
 
 

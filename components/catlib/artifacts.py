@@ -16,6 +16,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -30,6 +31,10 @@ from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 
 SCHEMA_VERSION = 1
+LONGEST_NAME = 255
+"""Largest number of bytes in the name of a file or folder."""
+
+_PLAIN = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Ending of the names of half-written files and folders; these names also begin with a dot."""
@@ -103,7 +108,7 @@ def replacing(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    fsync(path.parent)
+        fsync(path.parent)
 
 
 @contextlib.contextmanager
@@ -387,8 +392,8 @@ def parse_manifest(content: bytes, *, where: str, kind: str | None = None) -> Ma
     if kind is not None and manifest.kind not in kind.split("|"):
         raise UserError(f"{where} is {_wanted(manifest.kind)}, expected {_wanted(kind)}.")
     for name in manifest.files:
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise UserError(f"{path} names the file {name!r} outside its folder; do not trust this artifact.")
+        if not all(_PLAIN.fullmatch(part) and len(part.encode()) <= LONGEST_NAME for part in name.split("/")):
+            raise UserError(f"{path} names the file {name!r}, a place outside its folder; do not trust this artifact.")
     return manifest
 
 

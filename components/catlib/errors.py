@@ -1,5 +1,8 @@
 """The exceptions that end a command with an exit code of their own."""
 
+LONGEST_LINE = 900
+"""Largest number of characters in a message."""
+
 
 class UserError(ValueError):
     """A mistake in the user's input, such as a recipe, an argument, a folder, an image or a checkpoint.
@@ -9,6 +12,10 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        """Keeps the message, as one line that a terminal can show."""
+        super().__init__(one_line(message))
 
 
 class Unavailable(UserError):
@@ -36,3 +43,19 @@ class EndedElsewhere(BaseException):
         """Takes the exit code of the process that ended first."""
         super().__init__(exit_code)
         self.exit_code = exit_code
+
+
+def one_line(text: str) -> str:
+    """Returns a text in one line of at most `LONGEST_LINE` characters, without any that a terminal does not show.
+
+    Messages quote names and values of any origin. Of a longer text, the middle is left out.
+    """
+    beginning, end = LONGEST_LINE * 2 // 3, LONGEST_LINE // 4
+    if len(text) > LONGEST_LINE:
+        text = f"{text[:beginning]} … {text[-end:]}"
+    line = "".join(character if character.isprintable() else _visible(character) for character in text)
+    return line if len(line) <= LONGEST_LINE else f"{line[:beginning]} … {line[-end:]}"
+
+
+def _visible(character: str) -> str:
+    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")

@@ -11,13 +11,16 @@ import yaml
 
 from components.catlib.config.recipe import Recipe
 from components.catlib.config.sections import nearest, spelled_out, validate
-from components.catlib.credentials import refuse_credentials, without_credentials
+from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 
 BUILT_IN = "builtin:"
 """How the names of built-in data begin, whose content is part of the code."""
+
+MOST_VALUES = 100_000
+"""Longer documents are refused: a few lines with aliases of aliases can stand for billions of values."""
 
 DEFAULTS = {"name": "defaults", "description": "The default of every setting.", "budgets": ["0.1x"]}
 """The settings that stand in for a recipe when none is given."""
@@ -26,6 +29,36 @@ DEFAULTS = {"name": "defaults", "description": "The default of every setting.", 
 def recipe_names() -> list[str]:
     """Returns the names of the recipes that come with the project."""
     return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
+
+
+def read_yaml(text: str, *, where: str) -> Any:
+    """Reads a YAML document.
+
+    Args:
+        text: The document.
+        where: Its name, which begins a message.
+
+    Raises:
+        UserError: It is not YAML, or its aliases unfold it to more than `MOST_VALUES` values.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply; write it with fewer levels.") from error
+    except Exception as error:  # a wrong date, number or tag makes the reader fail in any way
+        reason = without_credentials(" ".join(str(error).split())) or type(error).__name__
+        raise UserError(f"{where} is not YAML ({reason}).") from error
+    waiting, seen = [document], 0
+    while waiting:
+        seen += 1
+        if seen > MOST_VALUES:
+            raise UserError(f"{where} holds more than {MOST_VALUES} values; write it without aliases.")
+        match waiting.pop():
+            case dict() as mapping:
+                waiting += [*mapping.keys(), *mapping.values()]
+            case list() | tuple() | set() as values:
+                waiting += values
+    return document
 
 
 def recipe_origin(name_or_file: str) -> str:
@@ -103,16 +136,16 @@ def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
     path = Path(name_or_file)
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPE_FOLDER / f"{name_or_file}.yaml"
-        if not path.is_file():
+        if name_or_file not in recipe_names():
             raise UserError(
                 f"There is no recipe {name_or_file!r}{nearest(name_or_file, recipe_names()) or '.'} Known recipes: "
                 f"{', '.join(recipe_names())}; or give the path of a .yaml file."
             )
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = without_credentials(" ".join(str(error).split()))
-        raise UserError(f"Recipe {path} cannot be read: {reason}") from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path
+        raise UserError(f"Recipe {path} cannot be read ({error}).") from error
+    settings = read_yaml(text, where=f"Recipe {path}")
     if not isinstance(settings, dict):
         raise UserError(f"Recipe {path} is not a YAML mapping of sections.")
     return settings, f"Recipe {path.name}"
@@ -123,10 +156,7 @@ def _override(settings: dict[str, Any], override: str) -> None:
     refuse_credentials(override, f"--set {key}" if equals else "--set")
     if not equals or not key:
         raise UserError(f"--set {override!r} is not of the form SECTION.KEY=VALUE, for example teacher.epochs=2.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: the value is not YAML.") from error
+    value = read_yaml(text, where=f"The value in --set {override!r}")
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         value = float(value)  # YAML 1.1 reads 2e-4 as text
     *parents, leaf = key.strip().split(".")

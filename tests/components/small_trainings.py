@@ -19,8 +19,8 @@ SIZES = {"paired": 16, "unpaired": 16, "labels": 32}
 TRAIN_IMAGES, TEST_IMAGES = 6, 3
 
 
-def make_dataset(folder: Path, pairing: Pairing, **settings: Any) -> Path:
-    """Packs a dataset and computes its statistics; returns the folder that holds `dataset` and `real_stats`."""
+def make_images(folder: Path, pairing: Pairing) -> dict[str, Any]:
+    """Writes the images of a dataset into `images`; returns its section of a recipe."""
     side = SIZES[pairing]
     for split, count in {"train": TRAIN_IMAGES, "test": TEST_IMAGES}.items():
         for index in range(count):
@@ -33,13 +33,18 @@ def make_dataset(folder: Path, pairing: Pairing, **settings: Any) -> Path:
             else:
                 write(folder / "images" / names["source"], 255 - picture)
     layout = {"paired": "parallel", "unpaired": "unpaired", "labels": "parallel"}[pairing]
-    config = {
+    return {
         "source": str(folder / "images"),
         "layout": layout,
         "load_size": side + 4,
         "crop_size": side,
         "num_labels": 4 if pairing == "labels" else None,
     }
+
+
+def make_dataset(folder: Path, pairing: Pairing, **settings: Any) -> Path:
+    """Packs a dataset and computes its statistics; returns the folder that holds `dataset` and `real_stats`."""
+    config = make_images(folder, pairing)
     dataset_stage.run(DatasetConfig.model_validate(config | settings), output=folder / "dataset")
     real_stats_stage.run(RealStatsConfig(), dataset=folder / "dataset", output=folder / "real_stats")
     return folder

@@ -115,6 +115,11 @@ def _check(location: str) -> None:
             f"dataset.source {location} begins with {scheme}://, which cannot be read; give an address that begins "
             "with https://, http://, s3:// or minio:// (in lower case), or a plain path."
         )
+    if not colon:
+        try:
+            Path(location).exists()
+        except OSError as error:  # the name is too long, or a folder on the way may not be entered
+            raise UserError(f"dataset.source {location} cannot be read ({error.strerror}); correct it.") from error
 
 
 def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> Path:

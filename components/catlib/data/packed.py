@@ -26,14 +26,13 @@ A source without targets gives target arrays of length 0.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from components.catlib.artifacts import MANIFEST, Manifest, read_manifest
 from components.catlib.config.dataset import DatasetDirection
@@ -80,6 +79,12 @@ class PackedSummary(BaseModel):
     provenance: dict[str, Any] = Field(description="origin of the images, how they were split, and their licence")
     skipped: list[LeftOut] = Field(description="images left out because they could not be read or paired")
     metrics: dict[str, int] = Field(description="main figures, by name: image counts per split, skipped, duplicate")
+
+
+Names = dict[Literal["source", "target"], list[str]]
+"""Names of the images of a split, in the order of the rows of its arrays."""
+
+_NAMES = TypeAdapter(dict[SplitName, Names])
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,12 @@ class PackedDataset:
         manifest = read_manifest(folder, "dataset")
         try:
             summary = PackedSummary.model_validate(manifest.summary)
-            names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+            names = _NAMES.validate_json((folder / NAMES).read_bytes())
         except (ValidationError, OSError, ValueError) as error:
             raise UserError(f"{folder / MANIFEST} or {NAMES} is damaged; run the dataset stage again.") from error
-        splits: dict[SplitName, Split] = {split: _open_split(folder, summary, split, names[split]) for split in SPLITS}
+        splits: dict[SplitName, Split] = {
+            split: _open_split(folder, summary, split, names.get(split, {})) for split in SPLITS
+        }
         return cls(folder, manifest, summary, splits)
 
     def split(self, name: SplitName) -> Split:
@@ -207,10 +214,13 @@ def array_layout(summary: PackedSummary, split: SplitName, role: ImageRole) -> t
     return np.uint8, (*size, 3)
 
 
-def _open_split(folder: Path, summary: PackedSummary, split: SplitName, names: dict[str, list[str]]) -> Split:
+def _open_split(folder: Path, summary: PackedSummary, split: SplitName, names: Names) -> Split:
+    source, target = (_open_array(folder, summary, split, role) for role in ("source", "target"))
+    if {role: len(known) for role, known in names.items()} != {"source": len(source), "target": len(target)}:
+        raise UserError(f"{folder / NAMES} names other {split} images than there are; run the dataset stage again.")
     return Split(
-        source=_open_array(folder, summary, split, "source"),
-        target=_open_array(folder, summary, split, "target"),
+        source=source,
+        target=target,
         instances=_open_array(folder, summary, split, "instances") if summary.has_instances else None,
         ground_truth=GroundTruth(folder / GROUND_TRUTH) if summary.has_ground_truth and split == "test" else None,
         names=tuple(names["source"]),
@@ -222,10 +232,10 @@ def _open_array(folder: Path, summary: PackedSummary, split: SplitName, role: Im
     path = folder / array_file(split, role)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can make the reader fail in any way
         raise UserError(f"{path} cannot be read ({error}); run the dataset stage again.") from error
     dtype, shape = array_layout(summary, split, role)
-    count = summary.images[split]["target" if role == "target" else "source"]
+    count = summary.images.get(split, {}).get("target" if role == "target" else "source")
     if array.dtype != dtype or array.shape != (count, *shape):
         raise UserError(
             f"{path} holds {array.dtype} {list(array.shape)}, but its manifest states {np.dtype(dtype)} "

@@ -10,6 +10,7 @@ from PIL.Image import Image
 
 from components.catlib.config.dataset import DatasetDirection
 from components.catlib.data.packed import ImageRole, LeftOut, Pairing
+from components.catlib.errors import one_line
 
 DomainLetter = Literal["A", "B"]
 
@@ -19,7 +20,7 @@ class UnusableImageError(Exception):
 
     def __init__(self, file: str, reason: str) -> None:
         """Stores the file's path and the reason."""
-        super().__init__(f"{file}: {reason}")
+        super().__init__(one_line(f"{file}: {reason}"))
         self.file = file
         self.reason = reason
 

@@ -41,7 +41,9 @@ class OnnxGenerator:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         """Translates float32 images [N, C, H, W] to images [N, C', H, W] in [-1, 1]."""

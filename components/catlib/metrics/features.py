@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -29,6 +28,7 @@ from torch.nn import functional
 from components.catlib.artifacts import file_sha256
 from components.catlib.errors import UserError
 from components.catlib.metrics.catalogue import distance_of
+from components.catlib.networks.tensor_files import load_tensors
 
 FID_WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Digest of `pt_inception-2015-12-05-6726825d.pth`, the weights that define FID."""
@@ -177,11 +177,11 @@ def read_inception(weights: Path, sha256: str = FID_WEIGHTS_SHA256) -> Inception
     with torch.device("meta"):
         network = InceptionFeatures(sha256)
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = load_tensors(weights)
         # The classifier is not part of the features.
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
         network.load_state_dict(state, assign=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, TypeError) as error:
+    except Exception as error:  # whoever gives the digest too can give any file, which can fail in any way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{weights} does not hold the FID Inception-v3: {reason.rstrip('.')}.") from error
     return network

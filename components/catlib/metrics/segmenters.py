@@ -163,7 +163,9 @@ class _OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors come as exceptions
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # an untrusted file can make the reader fail in any way
             raise UserError(f"Segmenter {path} is not an ONNX file of a network ({_first_line(error)}).") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

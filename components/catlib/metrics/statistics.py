@@ -8,7 +8,6 @@ so that later stages need nothing but that folder.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.errors import UserError
@@ -106,7 +104,7 @@ class RealStatistics:
             count = int(arrays["count"])
         except KeyError as error:
             raise UserError(f"{path} is not a statistics file of this project ({error.args[0]}); {again}.") from error
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, ValidationError) as error:
+        except Exception as error:  # a damaged file can make the reader fail in any way
             reason = str(error).split("\n")[0]
             raise UserError(f"{path} is not a readable statistics file ({reason}); {again}.") from error
         shapes = {"mu": (identity.dims,), "sigma": (identity.dims, identity.dims)}

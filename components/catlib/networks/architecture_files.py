@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -170,7 +170,7 @@ def read_architectures(folder: Path) -> NetworkArchitectures:
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a folder that the stages teacher, prune or distill wrote.")
     try:
-        content = json.loads(path.read_bytes())
+        content = from_json(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); run the stage that wrote it again.") from error
     return validate(NetworkArchitectures, content, where=str(path))

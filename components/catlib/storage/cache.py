@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -136,8 +137,9 @@ class Cache:
         """Returns version and digest of the content that an address had; None if nothing is known."""
         try:
             record = json.loads(self._note_path(address).read_text(encoding="utf-8"))
-            return {key: str(record[key]) for key in ("version", "sha256")}
-        except (OSError, ValueError, KeyError, TypeError):
+            noted = {key: str(record[key]) for key in ("version", "sha256")}
+            return noted if re.fullmatch("[0-9a-f]{64}", noted["sha256"]) else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _note_path(self, address: str) -> Path:

@@ -122,7 +122,8 @@ class FolderStore:
 
     def remove(self, name: str) -> None:
         """Removes a file if it exists."""
-        self._path(name).unlink(missing_ok=True)
+        with writing_to(path := self._path(name)):
+            path.unlink(missing_ok=True)
 
     def lock(self, name: str) -> IO[bytes] | None:
         """Locks a file with `flock`."""

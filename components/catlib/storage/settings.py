@@ -6,12 +6,15 @@ import base64
 import contextlib
 import netrc
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from components.catlib.errors import UserError
+
+_ENDPOINT = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?/*", re.IGNORECASE | re.ASCII)
 
 WAIT_VARIABLE = "CAT_WAIT_FOR_SERVERS"
 """Environment variable that tells a task, which starts beside its servers and has nobody at its terminal, from a
@@ -59,17 +62,12 @@ class StoreSettings:
         Raises:
             UserError: A variable, which is named, is missing or malformed.
         """
-        endpoint = _required(
-            environment, "S3_ENDPOINT", "the address of the object store, such as http://localhost:9000"
+        endpoint = _endpoint(
+            _required(environment, "S3_ENDPOINT", "the address of the object store, such as http://localhost:9000")
         )
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or "@" in parts.netloc:
-            raise UserError(
-                "S3_ENDPOINT must be of the form http://HOST:PORT or https://HOST, without path or password."
-            )
         return cls(
-            host=parts.netloc,
-            secure=parts.scheme == "https",
+            host=endpoint.netloc,
+            secure=endpoint.scheme == "https",
             access_key=_required(environment, "AWS_ACCESS_KEY_ID", "the access key of the object store"),
             secret_key=_required(environment, "AWS_SECRET_ACCESS_KEY", "the secret key of the object store"),
             session_token=_variable(environment, "AWS_SESSION_TOKEN"),
@@ -99,6 +97,14 @@ def waiting_for_servers() -> Iterator[None]:
 def ca_file(environment: Mapping[str, str] = os.environ) -> str | None:
     """Returns the certificates that AWS_CA_BUNDLE or SSL_CERT_FILE name; None: the usual ones."""
     return _variable(environment, "AWS_CA_BUNDLE") or environment.get("SSL_CERT_FILE")
+
+
+def _endpoint(address: str) -> SplitResult:
+    with contextlib.suppress(ValueError):  # a wrong port, or no IPv6 address in brackets
+        parts = urlsplit(address)
+        if _ENDPOINT.fullmatch(address) and parts.port != 0:
+            return parts
+    raise UserError("S3_ENDPOINT must be of the form http://HOST:PORT or https://HOST, without path or password.")
 
 
 def web_authorization(url: str, environment: Mapping[str, str] = os.environ) -> str | None:

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from components.catlib.artifacts import FileRecord, file_sha256
 from components.catlib.errors import EndedElsewhere, UserError
+from components.catlib.networks.tensor_files import UnreadableError, load_tensors
 from components.catlib.storage import NotThere, Store, open_store
 from components.catlib.storage.leases import Lease
 from components.catlib.storage.retrying import until
@@ -325,11 +326,18 @@ class Checkpoints:
             return None
         try:
             with self._store.reading(name.files[0]) as path:
-                return (
-                    torch.load(path, map_location="cpu", weights_only=True) if _record(path) == facts.tensors else None
-                )
+                return self._read(path, name.step) if _record(path) == facts.tensors else None
         except (NotThere, FileNotFoundError):
             return None
+
+    def _read(self, path: Path, step: int) -> dict[str, Any]:
+        try:
+            return load_tensors(path)
+        except UnreadableError as error:
+            raise UserError(
+                f"The checkpoint of step {step} in {self._store.address} cannot be read ({error}), though its checksum "
+                "is right; use the version of PyTorch that wrote it, or give another checkpoint folder."
+            ) from error
 
     def _length(self, facts: _Facts) -> Any:
         """Returns the length in the origin of a checkpoint, which agrees with this training in everything else.

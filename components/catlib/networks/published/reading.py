@@ -7,7 +7,6 @@ anything unexpected ends in a `UserError` that names it.
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.errors import UserError
+from components.catlib.networks.tensor_files import UnreadableError, load_tensors
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused unread, compressed or not; the largest published network has a quarter of a gigabyte."""
@@ -79,7 +79,11 @@ def check_file(path: Path, *, sha256: str | None = None) -> None:
     Raises:
         UserError: The file is missing, too large, another one, or a damaged archive.
     """
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # the name is too long, or a folder on the way may not be entered
+        raise UserError(f"{path} cannot be read ({error.strerror}); correct the path.") from error
+    if not there:
         raise UserError(f"There is no file {path}.")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(f"{path} is larger than {MAX_FILE_BYTES // 2**30} GiB; that is no file of this kind.")
@@ -111,11 +115,9 @@ def read_state_dict(path: Path, *, sha256: str | None = None) -> dict[str, Tenso
     """
     check_file(path, sha256=sha256)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an untrusted file can make the reader fail in any way
-        raise UserError(
-            f"{path} is not a PyTorch file that holds tensors and nothing else ({_reason(error)})."
-        ) from error
+        content = load_tensors(path)
+    except UnreadableError as error:
+        raise UserError(f"{path} is not a PyTorch file that holds tensors and nothing else ({error}).") from error
     if not isinstance(content, Mapping) or not 0 < len(content) <= MAX_TENSORS:
         raise UserError(
             f"{path} holds a {type(content).__name__}, expected a state dict of at most {MAX_TENSORS} tensors."
@@ -143,7 +145,4 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the cause in a reader's error, without the paragraphs of advice that unpicklers add."""
-    refused = re.search(r"(Trying to load )?[Uu]nsupported .*", str(error))
-    lines = (refused[0] if refused else str(error)).strip().splitlines()
-    return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -11,7 +11,7 @@ import yaml
 
 from components.catlib.config.recipe import Recipe
 from components.catlib.config.sections import nearest, spelled_out, validate
-from components.catlib.credentials import refuse_credentials
+from components.catlib.credentials import refuse_credentials, without_credentials
 from components.catlib.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"

@@ -378,14 +378,14 @@ def test_without_checkpoints_nothing_goes_on(train: Commands, monkeypatch: pytes
 def test_a_chosen_place_of_another_length_is_refused_with_the_words_that_go_on(train: Commands) -> None:
     place = ["--checkpoint", str(train.folder / "chosen")]
     train("short", *place)
-    files = {path: path.read_bytes() for path in (train.folder / "chosen").iterdir()}
+    files = {path: path.read_bytes() for path in (train.folder / "chosen").glob("step-*")}
     train("longer", *place, **LONGER, code=2)
     refused = train.refusal
     assert "belongs to a training of 4 epochs (2+2), not 6 (4+2); to train on from its end, add " in refused
     assert " ".join(GOES_ON) in refused
     train("longer", *place, epochs=1, decay_epochs=3, code=2)
     assert "give another place, or that length" in train.refusal
-    assert {path: path.read_bytes() for path in (train.folder / "chosen").iterdir()} == files
+    assert {path: path.read_bytes() for path in (train.folder / "chosen").glob("step-*")} == files
     train("longer", *place, *GOES_ON, **LONGER)
     end = [train.folder / "chosen" / f"step-{4 * STEPS:09d}.{kind}" for kind in ("pt", "json")]
     assert all(path.read_bytes() == files[path] for path in end)

@@ -222,7 +222,7 @@ class Lease:
                 retrying.until(self._stopping, self.beat)
             except LeaseLost:
                 return  # whoever checks hears of it
-            except (UserError, OSError) as error:
+            except Exception as error:  # whatever it is, the next sign of life may succeed
                 logger.warning("no sign of life in %s for now (%s)", self._place, error)
             if self._stopping.wait(BEAT_SECONDS):
                 return

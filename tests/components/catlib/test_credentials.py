@@ -146,7 +146,7 @@ def test_no_setting_takes_one(override: str, place: str, address: str, tmp_path:
 def test_a_recipe_that_is_no_yaml_is_not_repeated(tmp_path: Path) -> None:
     recipe = tmp_path / "own.yaml"
     recipe.write_text(f"dataset: {{source: {HELD[0]} : :}}")
-    with pytest.raises(UserError, match="cannot be read") as caught:
+    with pytest.raises(UserError, match="is not YAML") as caught:
         load_recipe(str(recipe))
     assert SECRET not in str(caught.value)
 

@@ -1,13 +1,16 @@
 """Sources of every kind: paths, known names, a web server, a real object store."""
 
+import dataclasses
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.catlib.data import known_datasets, locating
-from components.catlib.data.locating import local_copies, open_source
+from components.catlib.data.locating import content_of, open_source
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage
 from components.catlib.storage.objects import S3Store
@@ -206,11 +209,88 @@ def test_cityscapes_must_be_fetched_by_oneself():
         found("cityscapes")
 
 
-def test_local_copies_are_found_by_path_and_by_name(images: Path):
-    assert local_copies("horse2zebra") == local_copies("s3://bucket/x") == []
+# ------------------------------------------------------------------------------------------------------------- content
+
+
+def content(location: str, *, here: bool = True, sha256: str | None = None) -> list:
+    return content_of(location, sha256, "dataset.sha256", here=here)
+
+
+def test_the_content_of_a_folder_is_that_of_its_files_wherever_it_lies(images: Path, tmp_path: Path):
+    first = content(str(images))
+    assert [name for name, _, _ in first] == sorted(name for name, _, _ in first)
+    shutil.copytree(images, tmp_path / "colleague/pictures")
+    for path in (tmp_path / "colleague").rglob("*"):
+        os.utime(path, (1, 1))
+    assert content(str(tmp_path / "colleague/pictures")) == first
+    file = next((tmp_path / "colleague").rglob("*.png"))
+    file.rename(file.with_name("other.png"))
+    assert content(str(tmp_path / "colleague/pictures")) != first
+
+
+def test_the_content_of_an_archive_is_that_of_the_file(images: Path, tmp_path: Path):
+    archive = zipped(images, tmp_path / "a.zip")
+    first = content(str(archive))
+    os.utime(archive, (1, 1))
+    assert content(str(archive)) == first
+    assert content(str(shutil.copy(archive, tmp_path / "b.zip"))) == first
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    assert content(str(archive)) != first
+
+
+def test_a_local_copy_of_a_known_dataset_counts_here_and_not_for_pods(images: Path):
     Path("datasets").mkdir()
+    elsewhere = content("horse2zebra", here=False)
     images.rename("datasets/horse2zebra")
-    assert local_copies("horse2zebra") == local_copies("datasets/horse2zebra") == [Path("datasets/horse2zebra")]
+    assert content("horse2zebra") == content("datasets/horse2zebra")
+    assert content("horse2zebra", here=False) == elsewhere == ["horse2zebra", None]
+    Path("horse2zebra").mkdir()
+    assert content("horse2zebra", here=False) == elsewhere
+
+
+def test_a_known_dataset_without_a_copy_has_the_version_of_its_download(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch
+):
+    known = dataclasses.replace(known_datasets.KNOWN["maps"], url=web.url("/maps.tar.gz"))
+    monkeypatch.setitem(known_datasets.KNOWN, "maps", known)
+    web.files["/maps.tar.gz"], web.etags["/maps.tar.gz"] = b"1", '"one"'
+    first = content("maps")
+    web.etags["/maps.tar.gz"] = '"two"'
+    assert content("maps") != first
+
+
+def test_with_a_digest_nothing_else_counts(images: Path, tmp_path: Path):
+    digest = "0" * 64
+    assert content("https://nowhere.invalid/a.zip", sha256=digest) == content(str(images), sha256=digest) == [digest]
+
+
+@pytest.mark.parametrize("location", ["nowhere/at/all", "http://127.0.0.1:1/a.zip", "s3://bucket/images"])
+def test_what_cannot_be_looked_up_counts_by_name_and_the_setting_is_named(
+    location: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.delenv("S3_ENDPOINT", raising=False)
+    assert content(location, here=False) == [location]
+    assert "counts as unchanged since earlier runs" in caplog.text
+    assert "dataset.sha256" in caplog.text
+
+
+def test_an_object_that_is_uploaded_again_is_the_same(
+    object_store: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for variable, value in object_store.environment.items():
+        monkeypatch.setenv(variable, value)
+    store = Storage(object_store.environment)
+    (tmp_path / "a.png").write_bytes(b"picture")
+    store.upload_file(tmp_path / "a.png", "s3://cat/again/x/a.png")
+    folder, file = content("s3://cat/again/x"), content("s3://cat/again/x/a.png")
+    store.upload_file(tmp_path / "a.png", "s3://cat/again/x/a.png")
+    store.upload_file(tmp_path / "a.png", "s3://cat/again/y/a.png")
+    assert content("s3://cat/again/x") == content("s3://cat/again/y") == folder
+    assert content("s3://cat/again/x/a.png") == content("s3://cat/again/y/a.png") == file
+    (tmp_path / "a.png").write_bytes(b"another")
+    store.upload_file(tmp_path / "a.png", "s3://cat/again/x/a.png")
+    assert content("s3://cat/again/x") != folder
+    assert content("s3://cat/again/x/a.png") != file
 
 
 def test_a_folder_wins_over_a_known_name(images: Path):

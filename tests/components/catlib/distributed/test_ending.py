@@ -150,24 +150,24 @@ BAD = UserError("Picture 7 is damaged; pack the dataset again.")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 MEMORY = RuntimeError("CUDA out of memory")
 
-TRAINING, STORAGE = "components.catlib.training", "components.catlib.storage"
+TRAINING = "components.catlib.training"
 FAILURES = {
     "main cannot open its inputs": (Fails("components.teacher.stage:PackedDataset.open", BAD), 2),
     "another cannot open its inputs": (Fails("components.teacher.stage:PackedDataset.open", BAD, rank=1), 2),
     "main cannot open its checkpoints": (Fails(f"{TRAINING}.artifact:open_checkpoints", BAD), 2),
     "main cannot read its checkpoints": (Fails(f"{TRAINING}.checkpoints:Checkpoints.load_newest", GONE), 75),
-    "main cannot read, and did not expect it": (Fails(f"{TRAINING}.checkpoints:Checkpoints.load_newest", FULL), 1),
+    "main cannot read, and did not expect it": (Fails(f"{TRAINING}.checkpoints:Checkpoints.load_newest", FULL), 2),
     "main cannot write its output": (Fails("components.catlib.distributed.writing:writing", BAD), 2),
-    "the store goes away while main saves": (Fails(f"{STORAGE}.folders:FolderStore.writing", GONE), 75),
+    "the store goes away while main saves": (Fails(f"{TRAINING}.checkpoints:Checkpoints._write", GONE), 75),
     "main loses its checkpoints": (Fails(f"{TRAINING}.checkpoints:Checkpoints.due", GONE, call=3), 75),
-    "main cannot evaluate": (Fails(f"{TRAINING}.validation:Validation.__call__", FULL), 1),
+    "main cannot evaluate": (Fails(f"{TRAINING}.validation:Validation.__call__", FULL), 2),
     "main refuses to evaluate": (Fails(f"{TRAINING}.validation:Validation.__call__", BAD), 2),
     "another reads bad data": (Fails("components.catlib.data.batches:TrainingBatches.batch", BAD, rank=1, call=2), 2),
     "another is out of memory within a step": (
         Fails("components.catlib.distributed.devices:Accelerator.backward", MEMORY, rank=1, call=3),
         1,
     ),
-    "main cannot write the result": (Fails(f"{TRAINING}.artifact:write_networks", FULL), 1),
+    "main cannot write the result": (Fails(f"{TRAINING}.artifact:write_networks", FULL), 2),
     "main cannot publish": (Fails("components.running:stamp", GONE), 75),
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from components.__main__ import main
+from components.catlib.code_digest import code_digest
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, connecting
 from components.catlib.storage.retrying import Unreachable
@@ -192,11 +193,11 @@ def test_the_environment_tells_a_task_from_a_command(set_to: str | None, waits: 
 def test_a_kubeflow_component_is_a_task_and_so_are_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WAIT_VARIABLE, raising=False)
     program = "from components.catlib.storage.settings import waits_for_servers; print(waits_for_servers())"
-    with stage_process("teacher"):
+    with stage_process("teacher", code_digest("teacher")):
         assert waits_for_servers()
         assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True\n"
     assert not waits_for_servers()
     monkeypatch.setenv(WAIT_VARIABLE, "0")  # as local runs do
-    with stage_process("teacher"), waiting_for_servers():
+    with stage_process("teacher", code_digest("teacher")), waiting_for_servers():
         assert not waits_for_servers()
     assert os.environ[WAIT_VARIABLE] == "0"

@@ -144,6 +144,7 @@ def test_checkpoints_of_another_length_are_skipped_and_never_removed(tmp_path: P
     short, longer = (checkpoints(tmp_path, length={"epochs": epochs}) for epochs in (4, 6))
     save(short, 5)
     save(short, 10)
+    short.give_back()
     assert longer.load_newest() is None
     assert longer.other_lengths() == {5: {"epochs": 4}, 10: {"epochs": 4}}
     for step in (11, 12, 13):

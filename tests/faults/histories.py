@@ -68,7 +68,10 @@ class History:
         self.world.rate = chance.choice([0.01, 0.05, 0.1, 0.3])
         self.world.deadliness = chance.choice([0.0, 0.005, 0.02, 0.1])
         self.world.pauses = chance.choice([0.0, 0.0, 0.02, 0.08])
-        if chance.random() < 0.3:
+        self.duel = chance.random() < 0.2  # trainings alone, on machines that sleep again and again
+        if self.duel:
+            self.world.deadliness, self.world.pauses = 0.0, 0.1
+        elif chance.random() < 0.3:
             self.state = FaultyFolder(self.world, folder / "state")
 
     # -------------------------------------------------------------------------------------------------------- commands
@@ -187,10 +190,12 @@ class History:
         plot = [world.chance.choice(commands) for _ in range(world.chance.randint(1, 4))]
         if world.chance.random() < 0.6:
             plot += [self.train] * world.chance.randint(1, 3)  # the same command again, perhaps beside the first
-        if world.chance.random() < 0.1:
+        if self.duel:
+            plot = [self.train] * 3
+        elif world.chance.random() < 0.1:
             plot.append(self.train_another)
         for number, command in enumerate(plot):
-            begin = world.chance.choice([0.0, 0.0, 5.0, 100.0, 300.0, 1000.0])
+            begin = world.chance.choice([0.0, world.chance.uniform(0, 60), world.chance.uniform(0, 300), 1000.0])
             Worker(world, f"{command.__name__}-{number}", command, at=begin)
         self._let_work()
         world.calm = True

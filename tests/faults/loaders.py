@@ -38,11 +38,14 @@ from components.catlib.storage import Location, StoreSettings, is_remote, is_web
 from components.catlib.storage.addresses import split
 from components.catlib.storage.cache import Cache
 from components.catlib.storage.folders import FolderStore
+from components.catlib.storage.leases import Lease
 from components.catlib.storage.places import Places
 from components.catlib.storage.web import Web, WebFile
 from components.catlib.training.checkpoints import Checkpoints
 from tests.faults.judging import Loader
 from tests.faults.seeds import KEPT, arrays, other_images, png_images, segmenters, state_dicts, tars, zips
+from tests.faults.simulator import World
+from tests.memory_stores import MemoryStore
 from tests.object_stores import COMPLETE
 
 # ---------------------------------------------------------------------------------------------------------- documents
@@ -141,6 +144,25 @@ def _state(content: bytes, folder: Path) -> None:
     described = json.loads((KEPT / "checkpoints" / "distill" / "step-000000003.json").read_bytes())
     described["tensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     _checkpoint(json.dumps(described).encode(), content, folder)
+
+
+def _lease_records() -> list[bytes]:
+    store = MemoryStore()
+    lease = Lease(store, clock=World(0), attempt="first", thread=False)
+    lease.acquire()
+    living = store.read("owner-000001.json")
+    lease.release()
+    return [living, store.read("owner-000001.json")]
+
+
+def _lease_record(content: bytes, _: Path) -> None:
+    store = MemoryStore()
+    store.write("owner-000001.json", content)
+    lease = Lease(store, clock=World(0), attempt="second", thread=False)
+    lease.acquire()
+    lease.beat()
+    lease.release()
+    assert [name for name, *_ in store.entries()] == ["owner-000002.json"]
 
 
 def _cache_note(content: bytes, folder: Path) -> None:
@@ -340,6 +362,7 @@ LOADERS: dict[str, Loader] = {
     },
     "checkpoint facts": Loader("json", _files("checkpoints/distill/step-000000003.json"), _facts),
     "checkpoint state": Loader("zip", lambda: state_dicts()[1:], _state),
+    "lease record": Loader("json", _lease_records, _lease_record),
     "cache note": Loader(
         "json", _texts('{"address": "https://host/file", "version": "1", "sha256": "aa"}'), _cache_note
     ),

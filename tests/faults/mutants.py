@@ -35,29 +35,34 @@ class Target(NamedTuple):
         file: The module.
         names: Functions and classes in it; none: all of it.
         tests: Arguments of pytest.
+        further: Arguments for slower tests, which see only what the others let pass; none: there are no others.
     """
 
     file: str
     names: tuple[str, ...]
     tests: tuple[str, ...]
+    further: tuple[str, ...] = ()
 
 
 STORES = "tests/components/catlib/storage"
+ARTIFACTS = ("tests/components/catlib/test_artifacts.py", "tests/components/catlib/test_replacing_folders.py")
 TARGETS = {
     "leases": Target(
         "components/catlib/storage/leases.py",
         (),
-        (f"{STORES}/test_leases.py", "-k", "not s3", "tests/faults/mutation_histories.py"),
+        (f"{STORES}/test_leases.py", "-k", "not s3"),
+        ("tests/faults/mutation_histories.py",),
     ),
     "addresses": Target("components/catlib/storage/addresses.py", (), (f"{STORES}/test_addresses.py",)),
+    "places": Target(
+        "components/catlib/training/origin.py", (), ("tests/components/catlib/training/test_origin.py",)
+    ),
     "artifacts": Target(
         "components/catlib/artifacts.py",
         ("replacing", "replacing_folder", "complete_replacing", "_put_in_place", "_clear_away", "_aside", "writing",
          "remove_abandoned", "check_replaceable", "fsync"),
-        ("tests/components/catlib/test_artifacts.py", "tests/components/catlib/test_replacing_folders.py"),
-    ),
-    "places": Target(
-        "components/catlib/training/origin.py", (), ("tests/components/catlib/training/test_origin.py",)
+        (*ARTIFACTS, "-k", "not at_any"),
+        (*ARTIFACTS, "-k", "at_any"),
     ),
 }  # fmt: skip
 
@@ -187,7 +192,11 @@ def _replace(old: ast.AST, new: ast.AST, parents: dict[ast.AST, ast.AST]) -> Non
 
 def survives(target: Target, mutant: Mutant | None) -> bool:
     """Runs the tests of a target on a changed module; returns whether all pass."""
-    process = multiprocessing.get_context("fork").Process(target=_try, args=(target, mutant))
+    return all(_pass(target, mutant, tests) for tests in (target.tests, target.further) if tests)
+
+
+def _pass(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
+    process = multiprocessing.get_context("fork").Process(target=_try, args=(target, mutant, tests))
     process.start()
     process.join(SECONDS)
     if process.exitcode is None:
@@ -196,7 +205,7 @@ def survives(target: Target, mutant: Mutant | None) -> bool:
     return process.exitcode == 0
 
 
-def _try(target: Target, mutant: Mutant | None) -> None:
+def _try(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> None:
     import importlib.machinery
 
     import pytest
@@ -214,7 +223,7 @@ def _try(target: Target, mutant: Mutant | None) -> None:
     with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
-    os._exit(int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *target.tests])))
+    os._exit(int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests])))
 
 
 def main() -> int:

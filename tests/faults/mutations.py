@@ -12,7 +12,7 @@ import yaml
 
 Kind = Literal["bytes", "text", "json", "yaml", "zip", "png", "numbers"]
 
-DEEP = 5000
+DEEP = 1500
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 7, 255, 2**31, 2**63, 2**64, 10**30, 10**400, 0.5, -0.0, 1e-320, 1e308, float("inf"),
     float("nan"), "", " ", "a", "é", "\0", "a\nb\r\n\x0b\u2028c", "\ud800", "x" * 3000, "../x", "/", "s3://b/x", "nan",

@@ -15,7 +15,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.catlib.code_digest import code_digest
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
-from pipelines.__main__ import ETCD_BYTES, PIPELINE_HELP
+from pipelines.commands.here import ETCD_BYTES
+from pipelines.commands.options import PIPELINE_HELP
 from pipelines.compiling import PIPELINES, Compiled, compile_pipeline
 from pipelines.parameters import PARAMETERS
 

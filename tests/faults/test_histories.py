@@ -14,27 +14,36 @@ ENOUGH = 400
 """A fault in our code shows within so many histories."""
 
 
-def test_histories_end_well():
-    said: list[str] = []
-    assert main(["--count", str(HISTORIES)], said.append) == 0
-    assert said[0].startswith(f"{HISTORIES} histories")
+@pytest.fixture(scope="module")
+def stories() -> list[list[str]]:
+    """The histories of `make test`, which all end well."""
+    return [play(seed).world.story for seed in range(HISTORIES)]
 
 
-def test_a_history_can_be_told_again():
-    stories = [[line.partition(" is in use by process")[0] for line in play(11).world.story] for _ in range(2)]
-    assert stories[0] == stories[1]
-    assert len(stories[0]) > 5
-
-
-def test_histories_hold_every_kind_of_end_and_fault():
+def test_histories_hold_every_kind_of_end_and_fault(stories: list[list[str]]):
     """Else they would prove nothing."""
-    told = [line for seed in range(HISTORIES) for line in play(seed).world.story]
+    told = [line for story in stories for line in story]
     for sign in (
         "is killed", "stands still", "trained to", "was taken over by", "is in use by", "the disk is full", ": torn",
         ": forgotten", ": other bytes", ": unanswered", ": hangs", ": refused", ": full", ": slow", "another training",
         "in generation 2", "goes on from step 4", "published", "fetched", "found it", "cached it",
     ):  # fmt: skip
         assert any(sign in line for line in told), sign
+
+
+def test_a_history_can_be_told_again(stories: list[list[str]]):
+    again = play(11).world.story
+    assert [line.partition(" is in use by")[0] for line in again] == [
+        line.partition(" is in use by")[0] for line in stories[11]
+    ]
+    assert len(again) > 5
+
+
+def test_the_command_counts_and_tells():
+    said: list[str] = []
+    assert main(["--count", "3"], said.append) == main(["--seed", "3"], said.append) == 0
+    assert said[0].startswith("3 histories in")
+    assert "begins" in said[1]
 
 
 def _never_verified(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import copy
 import itertools
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 240
+SECONDS = 120
 """A mutant that makes the tests take longer counts as noticed: it hangs."""
+MOST_MEMORY = 6 * 2**30
+"""Address space of a process that tries a mutant; loaded libraries take the half of it."""
 WANTED = 0.9
 
 
@@ -210,7 +213,8 @@ def _try(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> None:
 
     import pytest
 
-    os.setpgrp()
+    for limit, most in ((resource.RLIMIT_AS, MOST_MEMORY), (resource.RLIMIT_CPU, SECONDS)):
+        resource.setrlimit(limit, (most, most))  # a change may make a loop endless
     path = str(ROOT / target.file)
     if mutant is not None:
         compiled = compile(mutant.tree, path, "exec")

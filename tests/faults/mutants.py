@@ -4,28 +4,35 @@
     python -m tests.faults.mutants --target leases        one of them
     python -m tests.faults.mutants --show leases:41       what a mutant changes
 
-Every mutant is tried in a process of its own, forked from one that has loaded the heavy libraries; there the module is
-loaded with the change, and the tests of the target run against folders and stores in memory until the first fails. A
-mutant that no test notices survives. Texts of messages and of the log, docstrings and descriptions are left alone, and
-so are the mutants in `EQUIVALENT`, which change nothing that matters.
+Every mutant is tried in a process of its own, where the tests of the target run against folders and stores in memory
+until the first fails. It is forked from a process that has loaded and run those tests already, and a change in the body
+of a function is put into that function. For any other change, it is forked from a process without our modules, and
+loads them with the change. A mutant that no test notices survives. Texts of messages and of the log, docstrings and
+descriptions are left alone, and so are the mutants in `EQUIVALENT`, which change nothing that matters.
 """
 
 import argparse
 import ast
-import copy
+import contextlib
+import functools
+import gc
 import itertools
 import multiprocessing
 import os
 import resource
 import sys
 import time
+import types
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120
-"""A mutant that makes the tests take longer counts as noticed: it hangs."""
+SLOWEST = 10
+"""A mutant that makes the tests take longer than this many times their usual time counts as noticed: it hangs."""
+LEAST_SECONDS = 10.0
+"""Added to that time, for a machine that is busy."""
 MOST_MEMORY = 6 * 2**30
 """Address space of a process that tries a mutant; loaded libraries take the half of it."""
 WANTED = 0.9
@@ -69,8 +76,14 @@ TARGETS = {
     ),
 }  # fmt: skip
 
-EQUIVALENT: dict[str, str] = {}
-"""Mutants that change nothing that matters, as `target: change`, each with the reason."""
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "addresses",
+        'host, slash, path = re.split(r"[?#;]", rest, maxsplit=1)[0].partition("/")',
+        "1  →  2",
+    ): "only the part before the first separator is used",
+}
+"""Mutants that change nothing that matters: target, line of the source, change; each with the reason."""
 
 _SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -78,32 +91,45 @@ _SWAPS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 
+_CHANGED = (
+    ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Constant, ast.If, ast.While, ast.IfExp, ast.Return, ast.Expr,
+    ast.Raise, ast.Continue, ast.Break, ast.AugAssign, ast.Assign,
+)  # fmt: skip
+
 _SILENT = ("logger", "logging")
 
 
 class Mutant(NamedTuple):
-    """A change: the line, what it is, and the changed module."""
+    """A change.
+
+    Attributes:
+        line: Where it is.
+        change: What it is.
+        tree: The changed module.
+        in_function: Whether it is in the body of a function, and so takes effect when that function is called.
+    """
 
     line: int
     change: str
     tree: ast.Module
+    in_function: bool
 
 
 def mutants(target: Target) -> list[Mutant]:
     """Returns all changes of a target, in the order of the file."""
-    source = ast.parse((ROOT / target.file).read_text(encoding="utf-8"))
-    found = []
-    for place, node in enumerate(ast.walk(source)):
-        for number in range(4):
-            tree = copy.deepcopy(source)
-            parents = _parents(tree)
-            twin = next(each for index, each in enumerate(ast.walk(tree)) if index == place)
-            if not _wanted(twin, parents, target.names):
-                break
-            change = _change(twin, parents, number)
-            if change is None:
-                break
-            found.append(Mutant(getattr(node, "lineno", 0), change, ast.fix_missing_locations(tree)))
+    source = (ROOT / target.file).read_text(encoding="utf-8")
+    whole = ast.parse(source)
+    parents_in_whole, found = _parents(whole), []
+    for place, node in enumerate(ast.walk(whole)):
+        if not isinstance(node, _CHANGED) or not _wanted(node, parents_in_whole, target.names):
+            continue
+        tree = ast.parse(source)
+        parents = _parents(tree)
+        twin = next(itertools.islice(ast.walk(tree), place, None))
+        change = _change(twin, parents)
+        if change is not None:
+            inside = _in_function(node, parents_in_whole)
+            found.append(Mutant(getattr(node, "lineno", 0), change, ast.fix_missing_locations(tree), inside))
     return sorted(found, key=lambda mutant: (mutant.line, mutant.change))
 
 
@@ -136,30 +162,35 @@ def _wanted(node: ast.AST, parents: dict[ast.AST, ast.AST], names: tuple[str, ..
     return True
 
 
-def _change(node: ast.AST, parents: dict[ast.AST, ast.AST], number: int) -> str | None:
-    """Makes the n-th change to a node, in place, and describes it; None if there are no more."""
+def _in_function(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+    above = itertools.pairwise([node, *_above(node, parents)])
+    return any(isinstance(each, ast.FunctionDef) and child in each.body for child, each in above)
+
+
+def _change(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> str | None:
+    """Changes a node in place, and describes that; None if nothing in it can be changed."""
     before = ast.unparse(node).splitlines()[0]
-    if isinstance(node, ast.Compare) and number == 0 and type(node.ops[0]) in _SWAPS:
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS:
         node.ops[0] = _SWAPS[type(node.ops[0])]()
-    elif isinstance(node, ast.BoolOp | ast.BinOp) and number == 0 and type(node.op) in _SWAPS:
+    elif isinstance(node, ast.BoolOp | ast.BinOp) and type(node.op) in _SWAPS:
         node.op = _SWAPS[type(node.op)]()
-    elif isinstance(node, ast.UnaryOp) and number == 0 and isinstance(node.op, ast.Not):
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         _replace(node, node.operand, parents)
         return f"{before}  →  {ast.unparse(node.operand)}"
-    elif isinstance(node, ast.Constant) and number == 0 and not isinstance(parents[node], ast.Expr):
+    elif isinstance(node, ast.Constant) and not isinstance(parents[node], ast.Expr):
         if node.value is None or node.value is Ellipsis:
             return None
         node.value = _other(node.value)
-    elif isinstance(node, ast.If | ast.While | ast.IfExp) and number == 0 and not isinstance(node.test, ast.Constant):
+    elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, ast.Constant):
         node.test = ast.UnaryOp(ast.Not(), node.test)
-    elif isinstance(node, ast.Return) and number == 0 and node.value is not None and before != "return None":
+    elif isinstance(node, ast.Return) and node.value is not None and before != "return None":
         node.value = ast.Constant(None)
-    elif isinstance(node, ast.Expr | ast.Raise | ast.Continue | ast.Break | ast.AugAssign) and number == 0:
+    elif isinstance(node, ast.Expr | ast.Raise | ast.Continue | ast.Break | ast.AugAssign):
         if isinstance(node, ast.Expr) and _is_text_or_silent(node):
             return None
         _replace(node, ast.Pass(), parents)
         return f"{before}  →  nothing"
-    elif isinstance(node, ast.Assign) and number == 0 and isinstance(node.targets[0], ast.Attribute):
+    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
         _replace(node, ast.Pass(), parents)
         return f"{before}  →  nothing"
     else:
@@ -193,41 +224,111 @@ def _replace(old: ast.AST, new: ast.AST, parents: dict[ast.AST, ast.AST]) -> Non
 # ------------------------------------------------------------------------------------------------------------- trying
 
 
-def survives(target: Target, mutant: Mutant | None) -> bool:
-    """Runs the tests of a target on a changed module; returns whether all pass."""
-    return all(_pass(target, mutant, tests) for tests in (target.tests, target.further) if tests)
+class Trial:
+    """The tests of a target, run in processes that are forked from this one.
+
+    Attributes:
+        limit: Seconds after which a process is ended.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.limit = 600.0
+        self._target = target
+        self._path = str(ROOT / target.file)
+
+    def load(self) -> None:
+        """Runs the tests without any change, here, so that what they load stays loaded; they must pass."""
+        began = time.monotonic()
+        for tests in self._groups():
+            with _quiet():
+                code = _run(tests)
+            assert code == 0, f"the tests of {self._target.file} fail without any change: {' '.join(tests)}"
+        self.limit = SLOWEST * (time.monotonic() - began) + LEAST_SECONDS
+
+    def survives(self, mutant: Mutant) -> bool:
+        """Returns whether all tests pass on a changed module."""
+        return all(self._pass(mutant, tests) for tests in self._groups())
+
+    def _groups(self) -> list[tuple[str, ...]]:
+        return [tests for tests in (self._target.tests, self._target.further) if tests]
+
+    def _pass(self, mutant: Mutant, tests: tuple[str, ...]) -> bool:
+        process = multiprocessing.get_context("fork").Process(target=self._try, args=(mutant, tests))
+        process.start()
+        process.join(self.limit)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        return process.exitcode == 0
+
+    def _try(self, mutant: Mutant, tests: tuple[str, ...]) -> None:
+        for limit, most in ((resource.RLIMIT_AS, MOST_MEMORY), (resource.RLIMIT_CPU, int(self.limit) + 1)):
+            resource.setrlimit(limit, (most, most))  # a change may make a loop endless
+        changed = compile(mutant.tree, self._path, "exec")
+        if mutant.in_function:
+            _change_functions(changed)
+        else:
+            _change_module(changed)
+        with _quiet():
+            os._exit(_run(tests))
 
 
-def _pass(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
-    process = multiprocessing.get_context("fork").Process(target=_try, args=(target, mutant, tests))
-    process.start()
-    process.join(SECONDS)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    return process.exitcode == 0
+def _change_functions(changed: types.CodeType) -> None:
+    """Gives every loaded function of a module the code of its twin in the changed module."""
+    codes = {_place(code): code for code in _codes_in(changed)}
+    loaded = gc.get_objects()
+    for function in [each for each in loaded if type(each) is types.FunctionType]:
+        if function.__code__.co_filename == changed.co_filename:
+            function.__code__ = codes.get(_place(function.__code__), function.__code__)
+    for remembering in loaded:
+        if type(remembering) is functools._lru_cache_wrapper:
+            remembering.cache_clear()
 
 
-def _try(target: Target, mutant: Mutant | None, tests: tuple[str, ...]) -> None:
+def _place(code: types.CodeType) -> tuple[str, int]:
+    return code.co_qualname, code.co_firstlineno
+
+
+def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _codes_in(constant)
+
+
+def _change_module(changed: types.CodeType) -> None:
+    """Lets the changed module be loaded when it is imported for the first time."""
     import importlib.machinery
 
+    assert not any(name.startswith("components.") for name in sys.modules), "the changed module must be loaded anew"
+    original = importlib.machinery.SourceFileLoader.get_code
+
+    def get_code(self: Any, name: str) -> Any:
+        return changed if self.path == changed.co_filename else original(self, name)
+
+    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+
+
+def _run(tests: tuple[str, ...]) -> int:
     import pytest
 
-    for limit, most in ((resource.RLIMIT_AS, MOST_MEMORY), (resource.RLIMIT_CPU, SECONDS)):
-        resource.setrlimit(limit, (most, most))  # a change may make a loop endless
-    path = str(ROOT / target.file)
-    if mutant is not None:
-        compiled = compile(mutant.tree, path, "exec")
-        original = importlib.machinery.SourceFileLoader.get_code
+    return int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:anyio", *tests]))
 
-        def get_code(self: Any, name: str) -> Any:
-            return compiled if self.path == path else original(self, name)
 
-        importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Sends to nowhere what is printed."""
+    sys.stdout.flush()
+    kept = [os.dup(number) for number in (1, 2)]
     with Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
-    os._exit(int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests])))
+        for number in (1, 2):
+            os.dup2(nothing.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, descriptor in zip((1, 2), kept, strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
 
 
 def main() -> int:
@@ -248,26 +349,36 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    assert not any(name.startswith("components.") for name in sys.modules), "the changed modules must be loaded anew"
     part = slice(options.first, options.first + options.count)
-    ends = [_report(name, part) for name in options.target or TARGETS if (ROOT / TARGETS[name].file).is_file()]
+    ends = [_in_process(name, part) for name in options.target or TARGETS]
     killed, all_of_them = (sum(numbers) for numbers in zip(*ends, strict=True))
     print(f"together: {killed} of {all_of_them} mutants noticed, {killed / max(all_of_them, 1):.1%}")
-    return 0 if killed >= WANTED * all_of_them else 1
+    return 0 if all(killed >= WANTED * tried for killed, tried in ends) else 1
+
+
+def _in_process(name: str, part: slice) -> tuple[int, int]:
+    """Tries one target in a process of its own, since the next one begins without our modules again."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        return pool.submit(_report, name, part).result()
 
 
 def _report(name: str, part: slice) -> tuple[int, int]:
-    target, began, alive = TARGETS[name], time.monotonic(), []
-    assert survives(target, None), f"the tests of {name} fail without any change"
+    target, began, alive = TARGETS[name], time.monotonic(), 0
     numbered = list(enumerate(mutants(target)))[part]
-    tried = [(number, mutant) for number, mutant in numbered if f"{name}: {mutant.change}" not in EQUIVALENT]
+    lines = [line.strip() for line in (ROOT / target.file).read_text(encoding="utf-8").splitlines()]
+    tried = [each for each in numbered if (name, lines[each[1].line - 1], each[1].change) not in EQUIVALENT]
+    tried.sort(key=lambda each: each[1].in_function)
+    trial, loaded = Trial(target), False
     for number, mutant in tried:
-        if survives(target, mutant):
-            alive.append(mutant)
+        if mutant.in_function and not loaded:
+            trial.load()
+            loaded = True
+        if trial.survives(mutant):
+            alive += 1
             print(f"survives: {name}:{number} {target.file}:{mutant.line}: {mutant.change}", flush=True)
     if not tried:
         return 0, 0
-    noticed, seconds = len(tried) - len(alive), time.monotonic() - began
+    noticed, seconds = len(tried) - alive, time.monotonic() - began
     print(f"{name}: {noticed} of {len(tried)} mutants noticed, {noticed / len(tried):.1%}, {seconds:.0f} s", flush=True)
     return noticed, len(tried)
 

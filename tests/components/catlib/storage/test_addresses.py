@@ -61,6 +61,8 @@ def test_addresses_of_the_web_are_known(address: str, web: bool) -> None:
     [
         ("https://user:password@host:8443/a/b?signature=1#c", "https://host:8443/a/b"),
         ("http://host/a", "http://host/a"),
+        ("https://host/a@b;c", "https://host/a@b"),
+        ("https://user@host", "https://host"),
         ("runs/a?b", "runs/a?b"),
         ("s3://bucket/a", "s3://bucket/a"),
     ],

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -22,33 +22,9 @@ from components.catlib.storage import Location, Store, StoreSettings, leases, re
 from components.catlib.storage.folders import FolderStore
 from components.catlib.storage.leases import LEASE_SECONDS, WATCH_SECONDS, Lease, LeaseLost
 from components.catlib.storage.objects import Objects, S3Store
+from tests.components.catlib.storage.claims import VirtualClock, beats, elsewhere, held, lease, names, wait_until
 from tests.memory_stores import MemoryStore
 from tests.object_stores import SeaweedServer
-
-
-class VirtualClock:
-    """A clock that only waiting moves; something may happen during every wait.
-
-    Attributes:
-        now: Seconds since its beginning.
-        ahead: By how much its time of day is wrong.
-        meanwhile: Called in every wait.
-    """
-
-    def __init__(self, *, ahead: float = 0.0) -> None:
-        self.now = 0.0
-        self.ahead = ahead
-        self.meanwhile: Callable[[], object] = lambda: None
-
-    def monotonic(self) -> float:
-        return 500.0 + self.now
-
-    def time(self) -> float:
-        return 1.8e9 + self.now + self.ahead
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.meanwhile()
 
 
 @pytest.fixture
@@ -66,30 +42,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     server: SeaweedServer = request.getfixturevalue("object_store")
     settings = StoreSettings.from_environment(server.environment)
     return S3Store(Objects(settings, patience=5), Location("cat", f"leases/{tmp_path.name}"))
-
-
-def lease(store: Store, clock: VirtualClock, attempt: str | None = None) -> Lease:
-    return Lease(store, clock=clock, attempt=attempt, thread=False)
-
-
-def held(store: Store, clock: VirtualClock, attempt: str | None = None) -> Lease:
-    made = lease(store, clock, attempt)
-    made.acquire()
-    return made
-
-
-@contextlib.contextmanager
-def elsewhere(monkeypatch: pytest.MonkeyPatch, machine: str = "another") -> Iterator[None]:
-    """What is taken here is taken on another machine, whose locks tell nothing."""
-    with monkeypatch.context() as patch:
-        patch.setattr(leases, "_this_machine", lambda: machine)
-        patch.setattr(leases.socket, "gethostname", lambda: "far-away")
-        patch.setattr(leases.os, "getpid", lambda: 4321)
-        yield
-
-
-def names(store: Store) -> set[str]:
-    return {entry.name for entry in store.entries() if entry.name.endswith(".json")}
 
 
 def test_a_place_that_was_given_back_is_taken_at_once_with_the_next_number(store: Store, clock: VirtualClock):
@@ -393,17 +345,6 @@ def test_a_store_that_is_away_at_the_end_is_only_worth_a_warning(
 
 
 # ----------------------------------------------------------------------------------------------------- signs of life
-
-
-def beats(store: Store, generation: int = 1) -> int:
-    return json.loads(store.read(f"owner-{generation:06d}.json"))["beats"]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_thread_gives_signs_of_life_until_the_place_is_given_back(store: Store, monkeypatch: pytest.MonkeyPatch):

@@ -78,8 +78,18 @@ def test_inputs_count_by_their_data_alone() -> None:
     assert origin({"data": inputs()["dataset"]}).digest() != origin().digest()
 
 
-@pytest.mark.parametrize("name", ["architecture.json", "test_ground_truth.zip"])
-def test_files_without_arrays_count_too(name: str) -> None:
+def test_the_order_of_inputs_does_not_count() -> None:
+    dataset, teacher = inputs()["dataset"], inputs(images="other images")["dataset"]
+    one_way = origin({"dataset": dataset, "teacher": teacher})
+    assert origin({"teacher": teacher, "dataset": dataset}).digest() == one_way.digest()
+    assert origin({"teacher": dataset, "dataset": teacher}).digest() != one_way.digest()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["architecture.json", "test_ground_truth.zip", "weights.pth", "a/weights.safetensors", "real.npz", "test.npy"],
+)
+def test_files_that_weights_or_their_choice_depend_on_count(name: str) -> None:
     """A student with fresh weights is an architecture alone; ground truth chooses weights by mIoU."""
 
     def with_file(sha256: str) -> Origin:
@@ -90,7 +100,15 @@ def test_files_without_arrays_count_too(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "fact", [{"num_labels": 4}, {"dont_care_plane": True}, {"pairing": "unpaired"}, {"crop_size": [8, 8]}]
+    "fact",
+    [
+        {"num_labels": 4},
+        {"dont_care_plane": True},
+        {"pairing": "unpaired"},
+        {"crop_size": [8, 8]},
+        {"load_size": [9, 9]},
+        {"test_is_paired": False},
+    ],
 )
 def test_the_use_of_a_datasets_arrays_counts(fact: dict[str, Any]) -> None:
     usual = {"num_labels": 35, "dont_care_plane": False, "pairing": "paired", "crop_size": [16, 16]}
@@ -147,6 +165,13 @@ def test_the_name_of_a_length_is_read_back(epochs: int, decay_epochs: int, earli
     length = Length(epochs, decay_epochs, earlier)
     assert Length.named(length.name) == length
     assert Length.of(length.as_json()) == length
+    assert length.total == epochs + decay_epochs
+    assert length.on_from_here == (*earlier, epochs + decay_epochs)
+
+
+def test_the_length_of_a_section_is_read() -> None:
+    assert Length.of({"epochs": 3, "decay_epochs": 1, "seed": 5}) == Length(3, 1, ())
+    assert Length.of({"epochs": 3, "decay_epochs": 1, "goes_on_from": [2]}) == Length(3, 1, (2,))
 
 
 @pytest.mark.parametrize("name", ["", "4", "4+", "4+2-after-", "4+2-after-x", "step-000000001.pt", "4+2x", "-4+2"])

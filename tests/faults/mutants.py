@@ -411,7 +411,12 @@ def _report(name: str, part: slice) -> tuple[int, int]:
     if not tried:
         return 0, 0
     noticed, seconds = len(tried) - alive, time.monotonic() - began
-    print(f"{name}: {noticed} of {len(tried)} mutants noticed, {noticed / len(tried):.1%}, {seconds:.0f} s", flush=True)
+    spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(
+        f"{name}: {noticed} of {len(tried)} mutants noticed, {noticed / len(tried):.1%}, "
+        f"{seconds:.0f} s ({spent:.0f} s of processor time)",
+        flush=True,
+    )
     return noticed, len(tried)
 
 

@@ -267,6 +267,8 @@ class Trial:
         self.limit = 600.0
         self._target = target
         self._path = str(ROOT / target.file)
+        self._functions: list[types.FunctionType] = []
+        self._remembering: list[functools._lru_cache_wrapper[Any]] = []
 
     def load(self) -> None:
         """Runs the tests without any change, here, so that what they load stays loaded; they must pass."""
@@ -276,6 +278,12 @@ class Trial:
                 code = _run(tests)
             assert code == 0, f"the tests of {self._target.file} fail without any change: {' '.join(tests)}"
         self.limit = SLOWEST * (time.monotonic() - began) + LEAST_SECONDS
+        loaded = gc.get_objects()
+        functions = [each for each in loaded if type(each) is types.FunctionType]
+        self._functions = [function for function in functions if function.__code__.co_filename == self._path]
+        self._remembering = [each for each in loaded if type(each) is functools._lru_cache_wrapper]
+        gc.collect()
+        gc.freeze()  # a collection in a forked process would copy all memory
 
     def survives(self, mutant: Mutant) -> bool:
         """Returns whether all tests pass on a changed module."""
@@ -298,22 +306,18 @@ class Trial:
             resource.setrlimit(limit, (most, most))  # a change may make a loop endless
         changed = compile(mutant.tree, self._path, "exec")
         if mutant.in_function:
-            _change_functions(changed)
+            self._change_functions(changed)
         else:
             _change_module(changed)
         with _quiet():
             os._exit(_run(tests))
 
-
-def _change_functions(changed: types.CodeType) -> None:
-    """Gives every loaded function of a module the code of its twin in the changed module."""
-    codes = {_place(code): code for code in _codes_in(changed)}
-    loaded = gc.get_objects()
-    for function in [each for each in loaded if type(each) is types.FunctionType]:
-        if function.__code__.co_filename == changed.co_filename:
+    def _change_functions(self, changed: types.CodeType) -> None:
+        """Gives every loaded function of the module the code of its twin in the changed module."""
+        codes = {_place(code): code for code in _codes_in(changed)}
+        for function in self._functions:
             function.__code__ = codes.get(_place(function.__code__), function.__code__)
-    for remembering in loaded:
-        if type(remembering) is functools._lru_cache_wrapper:
+        for remembering in self._remembering:
             remembering.cache_clear()
 
 

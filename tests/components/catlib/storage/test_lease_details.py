@@ -217,6 +217,26 @@ def test_giving_back_leaves_the_file_of_another_owner_alone(clock: VirtualClock,
     assert timer.waiting == 0
 
 
+def test_an_owner_whose_file_another_one_writes_first_has_lost(clock: VirtualClock):
+    """The store lost the file. When the owner wants to write it again, another one has just taken the number."""
+
+    class Races(MemoryStore):
+        other = b""
+
+        def create(self, name: str, content: bytes) -> bool:
+            if self.other:
+                self.write(name, self.other)
+            return super().create(name, content)
+
+    store = Races()
+    owner = held(store, clock, "first")
+    store.other = store.read("owner-000001.json").replace(b'"first"', b'"second"')
+    store.remove("owner-000001.json")
+    with pytest.raises(LeaseLost, match="taken over by process"):
+        owner.check()
+    assert record(store)["attempt"] == "second"
+
+
 def test_a_check_lists_and_reads_and_writes_nothing(clock: VirtualClock):
     store = MemoryStore()
     owner = held(store, clock)

@@ -158,6 +158,29 @@ def test_a_folder_that_a_second_writer_moved_aside_comes_back_if_the_first_one_f
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("gone", [1, 2])
+def test_what_another_process_takes_away_meanwhile_is_not_needed(
+    gone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two replacements were broken off; the folders of the first one vanish while they are looked at."""
+    for name in ("0123abcd", "1123abcd"):
+        for ending in (".old", ".partial"):
+            (tmp_path / f".a.{name}{ending}").mkdir()
+            (tmp_path / f".a.{name}{ending}" / "file").write_text(ending)
+    renamed, tried = artifacts._renamed, []
+
+    def racing(new: Path, target: Path) -> bool:
+        tried.append(new)
+        if len(tried) <= gone:
+            return False
+        return renamed(new, target)
+
+    monkeypatch.setattr(artifacts, "_renamed", racing)
+    artifacts.complete_replacing(tmp_path / "a")
+    assert (tmp_path / "a" / "file").read_text() == (".old" if gone == 1 else ".partial")
+    assert len(tried) == gone + 1
+
+
 def test_a_mount_point_is_called_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "a")
     with pytest.raises(UserError) as refused, artifacts.replacing_folder(tmp_path / "a"):

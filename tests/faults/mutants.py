@@ -14,6 +14,7 @@ descriptions are left alone, and so are the mutants in `EQUIVALENT`, which chang
 import argparse
 import ast
 import contextlib
+import faulthandler
 import functools
 import gc
 import itertools
@@ -28,11 +29,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-SLOWEST = 10
-"""A mutant that makes the tests take longer than this many times their usual time counts as noticed: it hangs."""
+SLOWER = 3
+"""A mutant counts as noticed if one test takes this many times as long as the slowest one does without it: it hangs."""
 LEAST_SECONDS = 10.0
 """Added to that time, for a machine that is busy."""
+MOST_SECONDS = 600
+"""Processor time for all tests of a mutant."""
 MOST_MEMORY = 6 * 2**30
 """Address space of a process that tries a mutant; loaded libraries take the half of it."""
 WANTED = 0.9
@@ -256,28 +261,48 @@ def _replace(old: ast.AST, new: ast.AST, parents: dict[ast.AST, ast.AST]) -> Non
 # ------------------------------------------------------------------------------------------------------------- trying
 
 
-class Trial:
-    """The tests of a target, run in processes that are forked from this one.
+class Watch:
+    """A plugin of pytest that ends the process when a test takes too long.
 
     Attributes:
-        limit: Seconds after which a process is ended.
+        slowest: Seconds that the slowest test has taken.
     """
 
+    def __init__(self, limit: float | None = None) -> None:
+        """Takes the most seconds that a test may take; None: any time."""
+        self.slowest = 0.0
+        self._limit = limit
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Iterator[Any]:
+        began = time.monotonic()
+        if self._limit is not None:
+            faulthandler.dump_traceback_later(self._limit, exit=True, file=2)
+        try:
+            return (yield)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+
+class Trial:
+    """The tests of a target, run in processes that are forked from this one."""
+
     def __init__(self, target: Target) -> None:
-        self.limit = 600.0
         self._target = target
         self._path = str(ROOT / target.file)
+        self._slowest: dict[tuple[str, ...], float] = {}
         self._functions: list[types.FunctionType] = []
         self._remembering: list[functools._lru_cache_wrapper[Any]] = []
 
     def load(self) -> None:
         """Runs the tests without any change, here, so that what they load stays loaded; they must pass."""
-        began = time.monotonic()
         for tests in self._groups():
+            watch = Watch()
             with _quiet():
-                code = _run(tests)
+                code = _run(tests, watch)
             assert code == 0, f"the tests of {self._target.file} fail without any change: {' '.join(tests)}"
-        self.limit = SLOWEST * (time.monotonic() - began) + LEAST_SECONDS
+            self._slowest[tests] = watch.slowest
         loaded = gc.get_objects()
         functions = [each for each in loaded if type(each) is types.FunctionType]
         self._functions = [function for function in functions if function.__code__.co_filename == self._path]
@@ -295,14 +320,11 @@ class Trial:
     def _pass(self, mutant: Mutant, tests: tuple[str, ...]) -> bool:
         process = multiprocessing.get_context("fork").Process(target=self._try, args=(mutant, tests))
         process.start()
-        process.join(self.limit)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+        process.join()
         return process.exitcode == 0
 
     def _try(self, mutant: Mutant, tests: tuple[str, ...]) -> None:
-        for limit, most in ((resource.RLIMIT_AS, MOST_MEMORY), (resource.RLIMIT_CPU, int(self.limit) + 1)):
+        for limit, most in ((resource.RLIMIT_AS, MOST_MEMORY), (resource.RLIMIT_CPU, MOST_SECONDS)):
             resource.setrlimit(limit, (most, most))  # a change may make a loop endless
         changed = compile(mutant.tree, self._path, "exec")
         if mutant.in_function:
@@ -310,7 +332,7 @@ class Trial:
         else:
             _change_module(changed)
         with _quiet():
-            os._exit(_run(tests))
+            os._exit(_run(tests, Watch(SLOWER * self._slowest.get(tests, 20.0) + LEAST_SECONDS)))
 
     def _change_functions(self, changed: types.CodeType) -> None:
         """Gives every loaded function of the module the code of its twin in the changed module."""
@@ -345,10 +367,8 @@ def _change_module(changed: types.CodeType) -> None:
     importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
 
 
-def _run(tests: tuple[str, ...]) -> int:
-    import pytest
-
-    return int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:anyio", *tests]))
+def _run(tests: tuple[str, ...], watch: Watch) -> int:
+    return int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:anyio", *tests], [watch]))
 
 
 @contextlib.contextmanager
@@ -381,7 +401,6 @@ def main() -> int:
     import hypothesis  # noqa: F401  what is loaded here is loaded once
     import minio  # noqa: F401
     import pydantic  # noqa: F401
-    import pytest  # noqa: F401
     import torch
 
     torch.set_num_threads(1)

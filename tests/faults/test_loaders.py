@@ -1,8 +1,10 @@
 """Whoever gives a damaged file gets one sentence: a few examples of every reader; `tests.faults.fuzz` tries more."""
 
+import io
 import logging
 import random
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +59,15 @@ MANIFEST = (
     b'"files": {"%s": {"bytes": 1, "sha256": "' + b"0" * 64 + b'"}}}'
 )
 
+
+def _zip(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
 FOUND: dict[str, list[bytes]] = {
     "recipe text": [
         *(b"name: " + value for value in (b"2024-13-45", b"!!bool x", b"!!timestamp x", b"!!int ''", b"&a [*a]")),
@@ -74,6 +85,7 @@ FOUND: dict[str, list[bytes]] = {
     "source": [b"x" * 5000, b"a\nb", b"\xff\xfe"],
     "manifest": [MANIFEST % name for name in (b"x" * 5000, b"a\\u0000", b"..", b"/a", b"", b"a//b", b".")],
     "web address": [b"http://[", b"https://host:x", b"https://\n", b"https://a\x0bb"],
+    "published statistics": [_zip(mu=b"no array"), _zip(mu=b""), _zip(sigma=b"\x93NUM")],
     "pth": [b"\x80\x02cx\n" + b"x" * 100_000 + b"\n."],
 }
 """Files that once ended in a traceback, took forever, or were refused in more than one line."""

@@ -22,6 +22,7 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.features import FeatureIdentity, FeatureNetwork, compute_features, load_feature_network
 from components.catlib.metrics.frechet import Gaussian
 from components.catlib.networks.directions import Direction
+from components.catlib.networks.published.reading import read_arrays
 
 STATISTICS_FILES = {
     Direction.SOURCE_TO_TARGET: "real_stats.npz",
@@ -96,10 +97,11 @@ class RealStatistics:
         Raises:
             UserError: The file cannot be read, lacks something, or holds numbers that are not finite or do not fit.
         """
-        again = "run the real-stats stage again"
+        again, names = "run the real-stats stage again", ("mu", "sigma", "count", "features", "identity", "protocol")
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in ("mu", "sigma", "count", "features", "identity", "protocol")}
+            arrays = read_arrays(path, names)
+            if missing := [name for name in names if name not in arrays]:
+                raise KeyError(f"it has no {missing[0]}")
             identity = FeatureIdentity.model_validate_json(str(arrays["identity"]))
             count = int(arrays["count"])
         except KeyError as error:

@@ -8,7 +8,7 @@ anything unexpected ends in a `UserError` that names it.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +51,7 @@ def load_statistics(path: Path, *, sha256: str | None = None) -> FeatureStatisti
     """
     check_file(path, sha256=sha256)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("mu", "sigma") if name in archive.files}
+        arrays = read_arrays(path, ("mu", "sigma"))
     except Exception as error:  # an untrusted file can make the reader fail in any way
         raise UserError(f"{path} is not an .npz file of plain arrays ({_reason(error)}).") from error
     for name, shape in (("mu", (FEATURE_DIMENSIONS,)), ("sigma", (FEATURE_DIMENSIONS, FEATURE_DIMENSIONS))):
@@ -67,6 +66,22 @@ def load_statistics(path: Path, *, sha256: str | None = None) -> FeatureStatisti
     if not np.allclose(sigma, sigma.T, rtol=1e-3, atol=1e-6) or sigma.diagonal().min() < 0:
         raise UserError(f"{path}: sigma is not a covariance matrix (symmetric, with variances of at least 0).")
     return FeatureStatistics(mu, sigma)
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Reads those of the named arrays that an `.npz` file has.
+
+    The caller catches every exception, because a damaged file can make NumPy fail in any way.
+
+    Raises:
+        ValueError: A name stands for something else than an array, of which NumPy returns the bytes.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in names if name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} is not an array")
+    return arrays
 
 
 def check_file(path: Path, *, sha256: str | None = None) -> None:

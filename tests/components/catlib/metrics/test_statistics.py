@@ -1,4 +1,5 @@
 import dataclasses
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,19 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes):
         RealStatistics.load(path)
     with pytest.raises(UserError, match="not a readable statistics file"):
         RealStatistics.load(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("name", ["mu", "sigma", "count", "features", "identity", "protocol"])
+@pytest.mark.parametrize("content", [None, b"", b"7", b"no array"])
+def test_a_file_that_lacks_an_array_or_holds_something_else_is_refused(
+    statistics: RealStatistics, name: str, content: bytes | None, tmp_path: Path
+):
+    statistics.save(tmp_path / "whole.npz")
+    with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "a.npz", "w") as damaged:
+        for member in whole.namelist():
+            changed = whole.read(member) if member != f"{name}.npy" else content
+            if changed is not None:
+                damaged.writestr(member, changed)
+    said = f"it has no {name}" if content is None else f"{name} is not an array"
+    with pytest.raises(UserError, match=rf"a\.npz is not a .*statistics file.*\({said}\); run the real-stats stage"):
+        RealStatistics.load(tmp_path / "a.npz")

@@ -6,7 +6,8 @@ Such a manifest also has the entry `store`, which local copies do not have:
 
     "store": {"folders": {"report.html": ".20270131T120000-0a1b2c3d"}, "left": ["report.html"]}
 
-Readers begin with the manifest. They begin again if an object is gone and the manifest has changed.
+Readers begin with the manifest, and read it twice: it holds the digests of all other files, but nothing holds its own.
+They begin again if an object is gone and the manifest has changed.
 
 Several processes may publish at the same address; the last one that writes its manifest wins. Each keeps an object
 `.TIME-ID/publishing` from before it reads the earlier manifest until it is done. While another one has such an object,
@@ -45,6 +46,8 @@ from components.catlib.storage.store import Entry, NotThere, Store
 logger = logging.getLogger(__name__)
 
 MARK = "publishing"
+MOST_READS = 10
+"""A manifest that differs each time it is read, so often, comes from a store that does not work."""
 _TIME = "%Y%m%dT%H%M%S"
 _NEW_FOLDER = r"\.(\d{8}T\d{6})-[0-9a-f]{8}"
 
@@ -86,15 +89,25 @@ def read(store: Store, kind: str | None = None) -> Published:
 
     Raises:
         NotThere: There is no artifact.
-        UserError: It is of another kind or damaged, or the store refuses.
+        UserError: It is of another kind or damaged, or the store refuses or returns other bytes each time.
     """
     try:
-        stored = store.read(MANIFEST)
+        stored = _read_twice(store)
     except NotThere as error:
         raise NotThere(
             f"{store.address} is not an artifact: it has no {MANIFEST}; was the stage that writes it interrupted?"
         ) from error
     return _parsed(store, stored, kind)
+
+
+def _read_twice(store: Store) -> bytes:
+    """Returns the text of a manifest as two reads in a row return it."""
+    stored = store.read(MANIFEST)
+    for _ in range(MOST_READS):
+        before, stored = stored, store.read(MANIFEST)
+        if stored == before:
+            return stored
+    raise UserError(f"{store.address}/{MANIFEST} is another one each time it is read; check the store.")
 
 
 def _parsed(store: Store, stored: bytes, kind: str | None = None) -> Published:

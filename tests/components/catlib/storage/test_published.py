@@ -308,3 +308,41 @@ def test_the_old_objects_of_a_store_are_gone_for_readers_who_ask_by_name(old: Pa
     assert published.find_file(store, "gone") is None
     with pytest.raises(NotThere):
         store.read("gone")
+
+
+class Garbling(MemoryStore):
+    """A store that returns other bytes in some of its answers.
+
+    Attributes:
+        garbled: Numbers of the answers in which a name in the manifest is another one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.garbled: set[int] = set()
+        self.answers = itertools.count()
+
+    def read(self, name: str) -> bytes:
+        content, number = super().read(name), next(self.answers)
+        changed = name == "manifest.json" and number in self.garbled
+        return content.replace(b'"summary": {', b'"summary": {"%d": 1' % number) if changed else content
+
+
+@pytest.mark.parametrize("garbled", [{0}, {1}, {0, 1}, {0, 1, 2}, {0, 2}])
+def test_a_manifest_that_arrives_as_another_one_is_read_again(old: Path, garbled: set[int], tmp_path: Path) -> None:
+    """Its JSON is still whole, so nothing else would show it."""
+    store = Garbling()
+    transfer.publish(old, store)
+    store.answers, store.garbled = itertools.count(), garbled
+    found = transfer.find(store, "request")
+    assert found == artifacts.read_manifest(old)
+    store.answers = itertools.count()
+    assert content(store, tmp_path / "fetched") == files_of(old)
+
+
+def test_a_manifest_that_is_another_one_each_time_is_refused(old: Path, tmp_path: Path) -> None:
+    store = Garbling()
+    transfer.publish(old, store)
+    store.garbled = set(range(1000))
+    with pytest.raises(UserError, match=r"manifest\.json is another one each time it is read; check the store"):
+        transfer.fetch(store, tmp_path / "fetched")

@@ -1,10 +1,12 @@
 """What is synced and locked, in which order, while files and folders are replaced; and what is left behind."""
 
+import ctypes
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -179,6 +181,34 @@ def test_what_another_process_takes_away_meanwhile_is_not_needed(
     artifacts.complete_replacing(tmp_path / "a")
     assert (tmp_path / "a" / "file").read_text() == (".old" if gone == 1 else ".partial")
     assert len(tried) == gone + 1
+
+
+def test_two_folders_change_names_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "y"):
+        Path(name).mkdir()
+        Path(name, "file").write_text(name)
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    if call is None or call(-100, b"x", -100, b"y", 2) != 0:
+        pytest.skip("this file system cannot exchange two folders")
+    assert [Path(name, "file").read_text() for name in ("x", "y")] == ["y", "x"]
+    assert artifacts._exchange(Path("x"), Path("y"))
+    assert [Path(name, "file").read_text() for name in ("x", "y")] == ["x", "y"]
+    assert not artifacts._exchange(Path("x"), Path("z"))
+
+
+def test_a_folder_that_may_not_be_renamed_is_not_taken_for_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(first: Path, second: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(first))
+
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file").write_text("new")
+    assert not artifacts._renamed(tmp_path / "gone", tmp_path / "a")
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        artifacts._renamed(tmp_path / "new", tmp_path / "a")
 
 
 def test_a_mount_point_is_called_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

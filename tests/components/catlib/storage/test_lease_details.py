@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -284,6 +285,27 @@ def test_locks_of_another_machine_are_not_asked(tmp_path: Path, clock: VirtualCl
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
+
+
+def test_a_place_is_given_back_after_the_last_sign_of_life():
+    """Else a sign of life that is on its way might arrive later, and the place would look taken."""
+
+    class Slow(MemoryStore):
+        beating = threading.Event()
+
+        def write(self, name: str, source: bytes | Path) -> None:
+            if threading.current_thread().name == "lease":
+                self.beating.set()
+                time.sleep(0.3)
+            super().write(name, source)
+
+    store = Slow()
+    owner = Lease(store)
+    owner.acquire()
+    assert store.beating.wait(20)
+    owner.release()
+    assert record(store)["released"]
+    assert record(store)["beats"] == 1
 
 
 def test_signs_of_life_go_on_when_a_claim_is_made_again(monkeypatch: pytest.MonkeyPatch):

@@ -132,6 +132,7 @@ def test_server_errors_and_cut_answers_are_repeated(tmp_path: Path) -> None:
         answer(502, b"<html>proxy", media_type="text/html"),
         answer(200, manifest, cut=20),
         answer(200, manifest),
+        answer(200, manifest),  # it is read twice
         answer(206, b"0123456789", cut=3),
         answer(206, b"0123456789"),
     ]

@@ -211,6 +211,28 @@ def test_a_folder_that_may_not_be_renamed_is_not_taken_for_one_that_is_gone(
         artifacts._renamed(tmp_path / "new", tmp_path / "a")
 
 
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_others_who_put_their_folder_there_in_between_are_replaced(
+    others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed, came = artifacts._renamed, []
+
+    def after_another_writer(new: Path, target: Path) -> bool:
+        if len(came) < others:
+            came.append(target)
+            target.mkdir()
+            fill(target, "another")
+        return renamed(new, target)
+
+    with artifacts.replacing_folder(tmp_path / "a") as folder:
+        fill(folder, "new")
+        monkeypatch.setattr(artifacts, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(artifacts, "_renamed", after_another_writer)
+    assert len(came) == others
+    assert (tmp_path / "a/nested/file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_mount_point_is_called_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "a")
     with pytest.raises(UserError) as refused, artifacts.replacing_folder(tmp_path / "a"):

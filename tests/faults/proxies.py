@@ -64,7 +64,8 @@ class Proxy:
         self._loop.run_until_complete(asyncio.sleep(0.05))
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        what = self._chance.choice(self.mischief) if self._chance.random() < self.rate else "nothing"
+        share = self.rate if self.happened else float(self.rate > 0)  # something happens to the first one at least
+        what = self._chance.choice(self.mischief) if self._chance.random() < share else "nothing"
         self.happened[what] += 1
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             if what in _ANSWERS:

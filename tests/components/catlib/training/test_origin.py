@@ -165,6 +165,7 @@ def test_the_name_of_a_length_is_read_back(epochs: int, decay_epochs: int, earli
     length = Length(epochs, decay_epochs, earlier)
     assert Length.named(length.name) == length
     assert Length.of(length.as_json()) == length
+    assert length.as_json() == {"epochs": epochs, "decay_epochs": decay_epochs, "goes_on_from": [*earlier]}
     assert length.total == epochs + decay_epochs
     assert length.on_from_here == (*earlier, epochs + decay_epochs)
 

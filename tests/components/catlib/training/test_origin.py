@@ -133,6 +133,17 @@ def test_files_of_weights_count_by_their_content_wherever_they_lie(tmp_path: Pat
     assert origin(**weights(first)).digest() == origin(**weights(other)).digest()
 
 
+def test_the_form_of_an_origin_stays(tmp_path: Path) -> None:
+    """Checkpoints that are there hold it: digests of inputs and facts have 16 digits, those of weights all 64."""
+    (tmp_path / "vgg.pth").write_text("weights")
+    files = {name: FileRecord(bytes=1, sha256=SHA["page"]) for name in ("architecture.json", "notes.txt")}
+    written = origin(inputs(files=files), **weights(tmp_path / "vgg.pth")).as_json()
+    assert written["facts"] == {"dataset": {"architecture.json": SHA["page"][:16]}}
+    assert written["inputs"] == {"dataset": hashlib.sha256(b"{}").hexdigest()[:16]}
+    assert written["teacher"]["reconstruction"]["weights"] == {"sha256": SHA["weights"]}
+    assert written["length"] == {"epochs": 4, "decay_epochs": 2, "goes_on_from": []}
+
+
 def test_weights_of_a_loss_of_weight_0_do_not_count(tmp_path: Path) -> None:
     none = origin(**weights("one.pth", weight=0)).digest()
     assert origin(**weights("s3://cat/nowhere.pth", weight=0)).digest() == none

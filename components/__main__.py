@@ -70,6 +70,11 @@ def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict
     """Runs a stage. Returns, as every command does, the line to print (may be empty) and the same facts as JSON."""
     recipe = load_recipe(options.recipe, options.set)
     given = {wanted: getattr(options, wanted.name) for wanted in stage.inputs}
+    if stage.preview is not None and options.dry_run:
+        text = stage.preview()(getattr(recipe, stage.section), **_further_options(stage, options, recipe))
+        return text, {"preview": text.splitlines()}
+    if options.output is None:
+        raise UserError("--output is missing; say where to write the artifact, or add --dry-run to write nothing.")
     with handed_over(recipe.resources):
         outcome = run_stage(
             stage,
@@ -183,7 +188,14 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
         )
     for option in stage.options:
         command.add_argument(f"--{option.name}", help=option.help)
-    command.add_argument("--output", required=True, metavar="URI", help=f"where to write the artifact: {stage.output}")
+    if stage.preview is not None:
+        command.add_argument("--dry-run", action="store_true", help="print what would be used as what; write nothing")
+    command.add_argument(
+        "--output",
+        required=stage.preview is None,
+        metavar="URI",
+        help=f"where to write the artifact: {stage.output}",
+    )
     command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     command.set_defaults(command=functools.partial(_stage_command, stage))
 

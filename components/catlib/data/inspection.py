@@ -7,6 +7,7 @@ The description fills two files of the dataset artifact. `report.json`:
                   for label maps `classes`: share of pixels per class, and `no_class`: share of label 255
     duplicates    held-out images that also occur in training: their count, and role and names of the first ones
     left_out      files that were skipped, each with the reason
+    odd_halves    A|B images whose halves have other proportions than those of most: their count, split, name and size
 
 `samples.webp`: training and held-out images spread evenly over the data, source above target, label maps in colour.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +39,9 @@ STEPS = 32
 
 SIZES_LISTED = 8
 DUPLICATES_LISTED = 50
+HALVES_DIFFER = 1.1
+"""Ratio of proportions (width / height) from which two images differ."""
+
 SAMPLES_PER_SPLIT = 8
 SAMPLE_HEIGHT = 128
 """Largest height of a sample in pixels; smaller images are not enlarged."""
@@ -113,17 +118,21 @@ class RoleFacts:
 class Inspection:
     """Collects facts while images are packed, and reports them at the end."""
 
-    def __init__(self, num_labels: int | None) -> None:
+    def __init__(self, num_labels: int | None, *, halves: bool = False) -> None:
         """Starts without images.
 
         Args:
             num_labels: Number of classes when source images are label maps, else None.
+            halves: Whether the images are halves of A|B images, whose proportions are compared.
         """
         self._num_labels = num_labels
+        self._halves: dict[tuple[int, int], list[tuple[SplitName, str]]] | None = {} if halves else None
         self._facts: dict[tuple[SplitName, ImageRole], RoleFacts] = collections.defaultdict(RoleFacts)
 
-    def add(self, split: SplitName, facts: Mapping[ImageRole, ImageFacts]) -> None:
-        """Adds the images of a split's next row."""
+    def add(self, split: SplitName, name: str, facts: Mapping[ImageRole, ImageFacts]) -> None:
+        """Adds the images of a split's next row, and the row's name."""
+        if self._halves is not None and "source" in facts:
+            self._halves.setdefault(facts["source"].size, []).append((split, name))
         for role, of_image in facts.items():
             self._facts[split, role].add(of_image)
 
@@ -155,6 +164,28 @@ class Inspection:
             )
         return found
 
+    def odd_halves(self) -> list[dict[str, str]]:
+        """Returns the A|B images whose halves have other proportions than those of most: `split`, `name` and `size`."""
+        if not self._halves:
+            return []
+        width, height = max(self._halves, key=lambda size: len(self._halves[size]))  # type: ignore[index]
+        return [
+            {"split": split, "name": name, "size": f"{other_width}×{other_height}"}
+            for (other_width, other_height), named in self._halves.items()
+            if abs(math.log(other_width * height / (other_height * width))) > math.log(HALVES_DIFFER)
+            for split, name in named
+        ]
+
+    def warn(self) -> None:
+        """Logs what is suspicious in the images."""
+        if odd := self.odd_halves():
+            usual = max(self._halves or {}, key=lambda size: len((self._halves or {})[size]))
+            logger.warning(
+                "the halves of %d A|B images have other proportions than the usual %d×%d, for example %s of %s with %s "
+                "(width×height); are these single pictures?",
+                len(odd), *usual, odd[0]["name"], odd[0]["split"], odd[0]["size"],
+            )  # fmt: skip
+
     def report(self, duplicates: list[dict[str, str]], left_out: list[LeftOut]) -> dict[str, Any]:
         """Returns the content of `report.json`.
 
@@ -169,6 +200,7 @@ class Inspection:
             },
             "duplicates": {"count": len(duplicates), "first": duplicates[:DUPLICATES_LISTED]},
             "left_out": [one.model_dump() for one in left_out],
+            "odd_halves": {"count": len(odd := self.odd_halves()), "first": odd[:DUPLICATES_LISTED]},
         }
 
 

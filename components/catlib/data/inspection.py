@@ -8,6 +8,7 @@ The description fills two files of the dataset artifact. `report.json`:
     duplicates    held-out images that also occur in training: their count, and role and names of the first ones
     left_out      files that were skipped, each with the reason
     odd_halves    A|B images whose halves have other proportions than those of most: their count, split, name and size
+    warnings      sentences about what is suspicious in the images
 
 `samples.webp`: training and held-out images spread evenly over the data, source above target, label maps in colour.
 """
@@ -28,6 +29,7 @@ from PIL import Image
 from components.catlib.data.colours import label_colours
 from components.catlib.data.duplicates import find_duplicates, thumbnail
 from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, SplitName
+from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,14 @@ STEPS = 32
 
 SIZES_LISTED = 8
 DUPLICATES_LISTED = 50
+CHANNELS = ("red", "green", "blue")
+
+DARK = 64
+"""Pictures without a brighter value, of 255, use 6 of their 8 bits at most."""
+
+MOSTLY = 0.5
+"""Share of pixels without a class from which a warning is due."""
+
 HALVES_DIFFER = 1.1
 """Ratio of proportions (width / height) from which two images differ."""
 
@@ -111,7 +121,7 @@ class RoleFacts:
             summary["no_class"] = round(float(shares[0, DONT_CARE]), 6)
         else:
             steps = shares.reshape(len(shares), STEPS, -1).sum(axis=2)
-            summary["histogram"] = dict(zip(("red", "green", "blue"), np.round(steps, 6).tolist(), strict=True))
+            summary["histogram"] = dict(zip(CHANNELS, np.round(steps, 6).tolist(), strict=True))
         return summary
 
 
@@ -176,22 +186,34 @@ class Inspection:
             for split, name in named
         ]
 
-    def warn(self) -> None:
-        """Logs what is suspicious in the images."""
-        if odd := self.odd_halves():
-            usual = max(self._halves or {}, key=lambda size: len((self._halves or {})[size]))
-            logger.warning(
-                "the halves of %d A|B images have other proportions than the usual %d×%d, for example %s of %s with %s "
-                "(width×height); are these single pictures?",
-                len(odd), *usual, odd[0]["name"], odd[0]["split"], odd[0]["size"],
-            )  # fmt: skip
+    def warnings(self) -> list[str]:
+        """Returns sentences about what is suspicious in the images.
 
-    def report(self, duplicates: list[dict[str, str]], left_out: list[LeftOut]) -> dict[str, Any]:
+        Raises:
+            UserError: Training sees one class at most, of several.
+        """
+        found = []
+        for (split, role), facts in self._facts.items():
+            if facts.histogram is None or split != "train":
+                continue
+            if self._num_labels is not None and role == "source":
+                found += _about_classes(facts.histogram[0], self._num_labels)
+            else:
+                found += _about_brightness(facts.histogram, role)
+        if odd := self.odd_halves():
+            found.append(
+                f"the halves of {len(odd)} A|B images have other proportions than those of most, for example "
+                f"{odd[0]['name']} of {odd[0]['split']} with {odd[0]['size']} (width×height); are they single pictures?"
+            )
+        return found
+
+    def report(self, duplicates: list[dict[str, str]], left_out: list[LeftOut], warnings: list[str]) -> dict[str, Any]:
         """Returns the content of `report.json`.
 
         Args:
             duplicates: The result of `duplicates`.
             left_out: Files that were skipped.
+            warnings: Sentences about what is suspicious.
         """
         roles: tuple[ImageRole, ...] = ("source", "target")
         return {
@@ -200,8 +222,48 @@ class Inspection:
             },
             "duplicates": {"count": len(duplicates), "first": duplicates[:DUPLICATES_LISTED]},
             "left_out": [one.model_dump() for one in left_out],
+            "warnings": warnings,
             "odd_halves": {"count": len(odd := self.odd_halves()), "first": odd[:DUPLICATES_LISTED]},
         }
+
+
+def _about_classes(pixels: NDArray[np.int64], num_labels: int) -> list[str]:
+    """Returns sentences about classes that training never sees.
+
+    Raises:
+        UserError: It sees one class at most, of several.
+    """
+    there = [label for label in range(num_labels) if pixels[label]]
+    no_class = pixels[DONT_CARE] / pixels.sum()
+    if num_labels > 1 and len(there) < 2:
+        raise UserError(
+            f"Of the {num_labels} classes of dataset.num_labels, the training label maps hold "
+            f"{f'only class {there[0]}' if there else 'none'}, and {no_class:.0%} of their pixels have the label "
+            f"{DONT_CARE}, which means no class; number the classes 0 … {num_labels - 1} in the files."
+        )
+    found = []
+    if absent := [str(label) for label in range(num_labels) if not pixels[label]]:
+        found.append(f"of {num_labels} classes, these never occur in training label maps: {', '.join(absent)}")
+    if no_class > MOSTLY:
+        found.append(f"{no_class:.0%} of the pixels of training label maps have no class (label {DONT_CARE})")
+    return found
+
+
+def _about_brightness(histogram: NDArray[np.int64], role: ImageRole) -> list[str]:
+    """Returns sentences about pictures that use a small part of what 8 bits hold, and channels that say nothing."""
+    found = []
+    brightest = int(np.flatnonzero(histogram.sum(axis=0))[-1])
+    constant = [name for name, row in zip(CHANNELS, histogram, strict=True) if np.count_nonzero(row) == 1]
+    if constant:
+        found.append(f"the {' and '.join(constant)} of all {role} pictures for training is constant")
+    elif brightest <= DARK:
+        in_16_bits = 2 ** math.ceil(math.log2((brightest - 0.5) * 257 + 1)) - 1
+        found.append(
+            f"the brightest value of the {role} pictures for training is {brightest} of 255, so they hold few grey "
+            f"levels; if the files have 16 bits, set dataset.white_point to their largest value, such as {in_16_bits}, "
+            "else brighten them"
+        )
+    return found
 
 
 def sample_picture(

@@ -256,9 +256,14 @@ def arrange(tree: FileTree, layout: Layout, *, labels: bool) -> Arrangement:
 
 
 def _others(places: Iterable[_Place]) -> list[str]:
-    """Returns two folders without a meaning that stand for A and B, in this order; none if images lie elsewhere."""
-    names = {place.other for place in places if place.domain != INSTANCES}
-    if len(names) != 2 or None in names or any(place.domain in ("A", "B") for place in places):
+    """Returns two folders without a meaning that stand for A and B, in this order; none if images lie elsewhere.
+
+    Where there are splits, only the folders with a split count.
+    """
+    places = [place for place in places if place.domain != INSTANCES]
+    in_splits = [place for place in places if place.split]
+    names = {place.other for place in in_splits or places}
+    if len(names) != 2 or None in names or any(place.domain for place in places):
         return []
     return sorted(filter(None, names), key=lambda name: (_rank(name), name))
 

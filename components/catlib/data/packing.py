@@ -99,12 +99,14 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         summary.images[split] = {"source": len(names[split]["source"]), "target": len(names[split]["target"])}
     _judge(summary, config)
     duplicates = inspection.duplicates(names)
-    inspection.warn()
+    warnings = inspection.warnings()
+    for warning in warnings:
+        logger.warning("%s", warning)
     for split in SPLITS:
         summary.metrics[f"{split}_images"] = max(summary.images[split].values())
     summary.metrics |= {"skipped_images": len(summary.skipped), "duplicate_images": len(duplicates)}
     _write_json(folder / NAMES, names)
-    _write_json(folder / REPORT, inspection.report(duplicates, summary.skipped))
+    _write_json(folder / REPORT, inspection.report(duplicates, summary.skipped, warnings))
     _write_samples(folder, summary)
     return summary
 

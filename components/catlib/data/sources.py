@@ -29,7 +29,6 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from components.catlib.config import DatasetConfig
-from components.catlib.config.dataset import DatasetDirection
 from components.catlib.data import cityscapes
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
 from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile
@@ -110,7 +109,7 @@ def _open_combined(
 ) -> Collection:
     places = arrangement.trees.get("", {ALL: tree.below("train")})
     splits, how = _choose_splits({split: list(_named(place)) for split, place in places.items()}, config.test_fraction)
-    load = partial(_combined_loader, direction=config.direction, is_chosen=config.layout == "combined")
+    load = partial(_combined_loader, config=config)
 
     def listed(split: SplitName) -> tuple[SampleList, ...]:
         return (SampleList(("source", "target"), [Sample(name, load(file)) for name, file in splits[split]]),)
@@ -142,17 +141,17 @@ def _open_unpaired(
         splits, domain_how = _choose_splits(files, config.test_fraction)
         how.append(f"{domain}: {domain_how}")
         role = role_of(domain, config.direction)
-        train.append(_picture_list(role, splits["train"]))
-        test.append(_picture_list(role, splits["test"]))
+        train.append(_picture_list(role, splits["train"], config))
+        test.append(_picture_list(role, splits["test"], config))
     return Collection("unpaired", tuple(train), tuple(test), {**known, "split": "; ".join(how)})
 
 
-def _open_single(_: DatasetConfig, arrangement: Arrangement, tree: FileTree, known: dict[str, Any]) -> Collection:
-    empty = _picture_list("target", [])
+def _open_single(config: DatasetConfig, arrangement: Arrangement, tree: FileTree, known: dict[str, Any]) -> Collection:
+    empty = _picture_list("target", [], config)
     return Collection(
         pairing="unpaired",
-        train=(_picture_list("source", []), empty),
-        test=(_picture_list("source", _named(tree)), empty),
+        train=(_picture_list("source", [], config), empty),
+        test=(_picture_list("source", _named(tree), config), empty),
         provenance={**known, "split": "all images are for evaluation"},
     )
 
@@ -181,9 +180,10 @@ def _paired_collection(
         files: Role -> split -> name -> file.
         known: Provenance without the split.
     """
+    picture = _picture_reader(config)
     readers: dict[ImageRole, Reader] = {
-        "source": read_picture if config.num_labels is None else partial(read_labels, num_labels=config.num_labels),
-        "target": read_picture,
+        "source": picture if config.num_labels is None else partial(read_labels, num_labels=config.num_labels),
+        "target": picture,
         "instances": read_instances,
         "ground_truth": cityscapes.read_scored_classes,
     }
@@ -259,6 +259,7 @@ def _pairs(
     """Pairs files with equal names; also returns the files that lack a partner."""
     pairs: list[tuple[str, dict[ImageRole, SourceFile]]] = []
     lonely: list[LeftOut] = []
+    in_any_case = {role: {name.casefold(): name for name in found} for role, found in files.items()}
     where = "" if split == ALL else f" of the split {split}"
     for name in sorted({name for found in files.values() for name in found}):
         there: dict[ImageRole, SourceFile] = {role: found[name] for role, found in files.items() if name in found}
@@ -266,7 +267,9 @@ def _pairs(
             pairs.append((name, there))
             continue
         missing = next(role for role in files if role not in there)
-        reason = f"no partner named {name!r} among the {missing.replace('_', ' ')} images{where}"
+        similar = in_any_case[missing].get(name.casefold())
+        but = f", but {similar!r}, which differs in upper and lower case" if similar else ""
+        reason = f"no partner named {name!r} among the {missing.replace('_', ' ')} images{where}{but}"
         lonely.append(LeftOut(file=next(iter(there.values())).label, reason=reason))
     return pairs, lonely
 
@@ -302,8 +305,12 @@ def _choose_splits(
     return splits, f"{test_fraction:g} of the images held out by digest of their names"
 
 
-def _picture_list(role: ImageRole, named: Iterable[tuple[str, SourceFile]]) -> SampleList:
-    readers: dict[ImageRole, Reader] = {role: read_picture}
+def _picture_reader(config: DatasetConfig) -> Reader:
+    return partial(read_picture, white_point=config.white_point)
+
+
+def _picture_list(role: ImageRole, named: Iterable[tuple[str, SourceFile]], config: DatasetConfig) -> SampleList:
+    readers: dict[ImageRole, Reader] = {role: _picture_reader(config)}
     return SampleList((role,), [Sample(name, _files_loader({role: file}, readers)) for name, file in named])
 
 
@@ -325,28 +332,25 @@ def _files_loader(
     return load
 
 
-def _combined_loader(
-    file: SourceFile, *, direction: DatasetDirection, is_chosen: bool
-) -> Callable[[], dict[ImageRole, Image.Image]]:
+def _combined_loader(file: SourceFile, *, config: DatasetConfig) -> Callable[[], dict[ImageRole, Image.Image]]:
     """Returns what cuts an A|B image.
 
     Args:
         file: The image.
-        direction: Which half is the source.
-        is_chosen: Whether the layout was chosen rather than recognised; then the images may be as high as wide.
+        config: Direction and white point. If it names the layout, the images may be as high as wide.
     """
 
     def load() -> dict[ImageRole, Image.Image]:
-        image = read_picture(file)
+        image = _picture_reader(config)(file)
         if image.width < 2:
             raise UnusableImageError(file.label, "is too narrow to hold two images")
-        if image.width <= image.height and not is_chosen:
+        if image.width <= image.height and config.layout == "auto":
             raise UnusableImageError(
                 file.label,
                 f"is {image.width}×{image.height} (width×height), no wider than high, for two images side by side",
                 "set dataset.layout: combined if each does show two images, or single if these are single pictures",
             )
         half_a, half_b = split_halves(image)
-        return {role_of("A", direction): half_a, role_of("B", direction): half_b}
+        return {role_of("A", config.direction): half_a, role_of("B", config.direction): half_b}
 
     return load

@@ -114,6 +114,7 @@ def test_every_image_of_these_trees_is_used(
             "parallel, which has no place for 4 images .4 images in readme/: not in a folder of a domain",
         ),
         ("A/train B/train A B", {}, "8 images .4 images in A/: beside the folders of splits; 4 images in B/"),
+        ("train/x train/y test/x test/y more", {}, "4 images in more/: not in a folder of a domain"),
         ("train test extra", {}, "4 images in extra/: beside the folders of splits"),
         ("trainA trainB .:9", {}, "4 images at the top: not in a folder of a domain"),
         ("trainA trainB instances", {}, ""),
@@ -206,7 +207,7 @@ def test_single_pictures_are_not_halved(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(command(tmp_path / "data", "--set", "dataset.layout=combined", *output)) == 0
     warned = capsys.readouterr().err
     assert (
-        "the halves of 4 A|B images have other proportions than the usual 8×8, for example 0 of test with 4×8" in warned
+        "the halves of 4 A|B images have other proportions than those of most, for example 0 of test with 4×8" in warned
     )
 
 

@@ -72,6 +72,9 @@ def read_labels(file: SourceFile, *, num_labels: int) -> Image.Image:
             file.label,
             f"holds the label {wrong[0]}, but num_labels {num_labels} allows 0 … {num_labels - 1}, "
             f"and {DONT_CARE} for pixels of no class",
+            f"set dataset.num_labels to the number of classes ({labels.max() + 1} or more)"
+            if labels.min() >= 0 and labels.max() < DONT_CARE
+            else f"number the classes from 0, and at most to {DONT_CARE - 1}",
         )
     return Image.fromarray(labels.astype(np.uint8))
 
@@ -117,7 +120,15 @@ def _decode(file: SourceFile, convert: Callable[[Image.Image], Image.Image]) -> 
     except OSError as error:
         raise UnusableImageError(file.label, error.strerror or _in_one_line(error)) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
-        raise UnusableImageError(file.label, _in_one_line(error)) from error
+        raise UnusableImageError(file.label, _in_one_line(error), getattr(error, "advice", "")) from error
+
+
+class _OtherPixels(ValueError):
+    """An image is whole, but its pixels are of another kind."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 def _pages(image: Image.Image) -> int:
@@ -159,5 +170,8 @@ def _to_8_bits(grey: NDArray[np.int64], white_point: int) -> NDArray[np.uint8]:
 
 def _as_numbers(image: Image.Image) -> Image.Image:
     if image.mode not in {"1", "L", "P", *_WIDE_GREY}:
-        raise ValueError(f"a map of numbers must have one channel, but this image has the mode {image.mode}")
+        raise _OtherPixels(
+            f"a map of numbers must have one channel, but this image has the mode {image.mode}",
+            "replace the colours by numbers, one per class or instance, in grey or palette images",
+        )
     return Image.fromarray(np.asarray(image).astype(np.int32))

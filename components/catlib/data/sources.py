@@ -202,7 +202,7 @@ def _paired_collection(
         first = without_partner[0]
         raise UserError(
             f"{where} holds no pair: {first.file} has {first.reason}, and no other image has a partner; give partners "
-            "equal names, or set dataset.layout: unpaired."
+            f"equal names{_or_unpaired(config, known['layout'])}."
         )
     splits, how = _choose_splits(pairs, config.test_fraction)
 
@@ -223,6 +223,11 @@ def _paired_collection(
         has_instances="instances" in files,
         without_partner=tuple(without_partner),
     )
+
+
+def _or_unpaired(config: DatasetConfig, layout: Layout) -> str:
+    """Returns the other way to use images without partners, where there is one."""
+    return ", or set dataset.layout: unpaired" if config.num_labels is None and layout == "parallel" else ""
 
 
 # ------------------------------------------------------------------------------------------------------ finding files

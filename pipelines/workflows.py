@@ -7,8 +7,8 @@ The name of a node is its place. The third attempt of pruning in the second roun
 
     compress-xwvm2(0).root(0).for-loop-1(0).iteration-iterations(1:1)(0).iteration-item(0).prune-teacher(0).executor(2)
 
-Below every stage `S` there are `S-driver`, `S`, and the pods of `S.executor`. Numbers of attempts stand only at what may
-be tried again, which differs between clusters.
+Below every stage `S` there are `S-driver`, `S`, and the pods of `S.executor`. Numbers of attempts stand only at what
+may be tried again, which differs between clusters.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ FINISHED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 """States of a run that has ended."""
 
 _CONTAINER = re.compile(r"(?:(\w+): )?(\w+) \(exit code (\d+)\)")
-_LACKING = re.compile(r"Insufficient [\w./-]+")
+_LACKING = re.compile(r"Insufficient [\w./-]*\w")
 _DEADLINE = re.compile("deadline", re.IGNORECASE)
 
 

@@ -112,7 +112,11 @@ def labels(items: Sequence[Any]) -> list[str]:
     """Returns what to call the rounds of a loop: "0.2x", or "0.2x seed=1" where rounds differ in other things too."""
     flat = [_flat(item) for item in items]
     keys = dict.fromkeys(key for each in flat for key in each if key not in ("", "budget"))
-    differing = [key for key in keys if len({json.dumps(each.get(key)) for each in flat}) > 1]
+    differing = [
+        key
+        for key in sorted(keys, key=lambda key: key == "seed")
+        if len({json.dumps(each.get(key)) for each in flat}) > 1
+    ]
     texts = []
     for each in flat:
         words = [each.get("", each.get("budget", ""))]

@@ -295,7 +295,8 @@ def kubeflow(server: KubeflowServer) -> Iterator[KubeflowServer]:
             self.send_response(status)
             if status >= 400 and server.pause is not None:
                 self.send_header("Retry-After", server.pause)
-            self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
+            text = "text/html" if str(value).startswith("<!DOCTYPE") else "text/plain"
+            self.send_header("Content-Type", text if isinstance(value, str) else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

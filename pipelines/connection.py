@@ -243,10 +243,13 @@ def reason(error: Exception) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, kfp_server_api.ApiException):
+        body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body or ""
         with contextlib.suppress(ValueError, TypeError):
-            answer = json.loads(error.body or "")
+            answer = json.loads(body)
             if isinstance(answer, dict) and (message := answer.get("message") or answer.get("error")):
                 return str(message).split("\n", 1)[0][:300]
+        if body.strip() and not body.lstrip().startswith(("<", "{")):  # the interface's own answers are plain text
+            return body.strip().split("\n", 1)[0][:300]
         return str(error.reason or error).split("\n", 1)[0][:300]
     cause = getattr(error, "reason", None) or error
     return str(cause).split("\n", 1)[0].rsplit(": ", 1)[-1][:300]

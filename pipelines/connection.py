@@ -169,7 +169,14 @@ class Kubeflow:
         Raises:
             UserError: The server refuses, or does not answer in time.
         """
-        return json.loads(self.patiently(what, lambda: self.open(path).data))
+        text = self.patiently(what, lambda: self.open(path).data)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UserError(
+                f"{self._where} does not answer as Kubeflow Pipelines does ({what}); if it is behind a login page, the "
+                "token may have expired: give --token-file."
+            ) from error
 
     @functools.cached_property
     def _health(self) -> Mapping[str, Any]:

@@ -191,7 +191,7 @@ def _state(
     if node is None or not driver.over:
         return "PENDING", waiting(driver.message), False
     if node.phase == "Succeeded":
-        return "CACHED" if driver.outputs.get("cached-decision") == "true" else "SUCCEEDED", "", False
+        return "CACHED" if executor is not None and executor.left_out else "SUCCEEDED", "", False
     if not attempts:
         return ("FAILED", failure(node.message), True) if node.failed else ("PENDING", "", False)
     last = attempts[-1]

@@ -112,9 +112,13 @@ class Workflow:
     # ----------------------------------------------------------------------------------------------------------- nodes
 
     def _node(self, name: str, kind: str, template: str, phase: str, message: str = "", **more: Any) -> None:
-        node_id = self.name if name == self.name else f"{self.name}-{_hash(name)}"
-        self.nodes[node_id] = {
-            "id": node_id,
+        around = name.rpartition(".")[0]
+        if around:
+            more["boundaryID"] = self._id(around)
+        if phase in ENDED:
+            more["finishedAt"] = "2026-01-01T00:01:00Z"
+        self.nodes[self._id(name)] = {
+            "id": self._id(name),
             "name": name,
             "displayName": name.rpartition(".")[2],
             "type": kind,
@@ -125,9 +129,12 @@ class Workflow:
             **more,
         }
 
+    def _id(self, name: str) -> str:
+        return self.name if name == self.name else f"{self.name}-{_hash(name)}"
+
     def _wrap(self, name: str, kind: str, template: str, phase: str, message: str = "", **more: Any) -> None:
         if self.wrapped:
-            self._node(name, "Retry", template, phase, message, **more)
+            self._node(name, "Retry", template, phase, message, **more, children=[self._id(f"{name}(0)")])
         self._node(f"{name}(0)" if self.wrapped else name, kind, template, phase, message, **more)
 
     def _below(self, name: str) -> str:
@@ -218,7 +225,8 @@ class Workflow:
             self._node(f"{below}({index})", "Pod", "retry-system-container-impl", phase, message)
         whole = stage.phase if stage.phase in ENDED else "Running"
         message = (stage.message if whole in ("Failed", "Error") else "") if stage.retry is None else stage.retry
-        self._node(below, "Retry", "retry-system-container-impl", whole, message)
+        children = [self._id(f"{below}({index})") for index in range(len(pods))]
+        self._node(below, "Retry", "retry-system-container-impl", whole, message, children=children)
         self._wrap(name, "DAG", executor, whole)
         return whole
 

@@ -62,12 +62,12 @@ def _stages(
         if "dag" not in below:
             yield Planned(here, name, label)
             continue
-        given = {key: _value(source, values) for key, source in task.get("inputs", {}).get("parameters", {}).items()}
+        given = _given(task, values)
         loop = task.get("parameterIterator")
         if not loop:
             yield from _stages(workflow, here, below, given, label, missing)
             continue
-        rounds = _rounds(workflow, here, loop, task, tasks, given, values)
+        rounds = _rounds(workflow, here, tasks, values)
         if rounds is None:
             missing.append(here)
         for number, (item, about) in enumerate(rounds or ()):
@@ -76,20 +76,19 @@ def _stages(
 
 
 def _rounds(
-    workflow: Workflow,
-    place: Place,
-    loop: Mapping[str, Any],
-    task: Mapping[str, Any],
-    tasks: Mapping[str, Any],
-    given: Mapping[str, Any],
-    values: Mapping[str, Any],
+    workflow: Workflow, place: Place, tasks: Mapping[str, Any], values: Mapping[str, Any]
 ) -> list[tuple[Any, str]] | None:
     """Returns item and label of every round of a loop; None as long as nobody knows them."""
-    source = loop["items"]
-    items = json.loads(source["raw"]) if "raw" in source else given.get(source["inputParameter"])
-    if items is None and "inputParameter" in source:
-        produced = task["inputs"]["parameters"][source["inputParameter"]].get("taskOutputParameter", {})
-        items = _points_of_sweep(tasks.get(produced.get("producerTask")), values)
+    task = tasks[str(place[-1])]
+    source = task["parameterIterator"]["items"]
+    if "raw" in source:
+        items = json.loads(source["raw"])
+    else:
+        name = source["inputParameter"]
+        items = _given(task, values).get(name)
+        if items is None:
+            produced = task["inputs"]["parameters"][name].get("taskOutputParameter", {})
+            items = _points_of_sweep(tasks.get(produced.get("producerTask")), values)
     if items is not None:
         return list(zip(items, labels(items), strict=True))
     driver = workflow.node((*place, "iteration-driver"))
@@ -101,7 +100,7 @@ def _points_of_sweep(producer: Mapping[str, Any] | None, values: Mapping[str, An
     """Returns what the rounds of a sweep are about; its first task lists them in the same order."""
     if producer is None or producer["componentRef"]["name"] != "comp-plan-sweep":
         return None
-    asked = {key: _value(source, values) for key, source in producer["inputs"]["parameters"].items()}
+    asked = _given(producer, values)
     grid: list[Any] = [asked.get(name) for name in ("budgets", "variations", "seeds")]
     if not all(isinstance(each, list) for each in grid):
         return None
@@ -139,13 +138,17 @@ def _flat(item: Any, name: str = "") -> dict[str, Any]:
     return found
 
 
-def _value(source: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-    """Returns the value of a task's input; None if it is made during the run."""
-    if "runtimeValue" in source:
-        return source["runtimeValue"].get("constant")
-    if "parameterExpressionSelector" in source:
-        return None
-    return values.get(source.get("componentInputParameter", ""))
+def _given(task: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a task's inputs; None for those that are made during the run."""
+    found: dict[str, Any] = {}
+    for name, source in task.get("inputs", {}).get("parameters", {}).items():
+        if "runtimeValue" in source:
+            found[name] = source["runtimeValue"].get("constant")
+        elif "parameterExpressionSelector" in source:
+            found[name] = None  # a part of a value
+        else:
+            found[name] = values.get(source.get("componentInputParameter", ""))
+    return found
 
 
 def _in_order(tasks: Mapping[str, Any]) -> list[str]:

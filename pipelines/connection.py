@@ -185,7 +185,7 @@ class Kubeflow:
     @property
     def is_interface(self) -> bool:
         """Whether the address is that of Kubeflow's interface, which passes requests on, not of the API itself."""
-        return "apiServerReady" in self._health
+        return any(key.startswith(("apiServer", "frontend")) for key in self._health)
 
     @property
     def version(self) -> str:

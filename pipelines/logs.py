@@ -92,14 +92,14 @@ class Logs:
                             yield name, line
                     except _NoLog as problem:
                         if attempt.over or not follow:
-                            problems.append(f"the log of {name} cannot be read: {problem}")
-                            yield name, f"({problems[-1]})"
+                            problems.append(f"{name}: {problem}")
+                            yield name, f"(its log cannot be read: {problem})"
                     state.to_the_end = attempt.over
             if not follow or run.state in FINISHED:
                 break
             time.sleep(POLL_SECONDS)
         if problems and not any(state.lines or state.of_stage for state in shown.values()):
-            raise UserError(f"No log of run {run.run_id} can be read: {problems[-1]}.")
+            raise UserError(f"No log of run {run.run_id} can be read; {problems[-1]}.")
         if task is not None and not shown:
             for each in chosen:
                 yield each.name, f"(no pod has run: {each.said})"
@@ -209,9 +209,10 @@ def _chosen(run: Run, task: str | None) -> list[Task]:
 
 def _problem(line: str) -> str:
     """Returns the error in a line; the API server answers 200 and writes it where the log would stand."""
-    if not line.startswith('{"error_message"'):
+    if not line.startswith('{"error'):
         return ""
     try:
-        return str(json.loads(line)["error_message"]).split("\n", 1)[0][:300]
-    except (ValueError, KeyError):
+        answer = json.loads(line)
+    except ValueError:
         return ""
+    return str(answer.get("error_message") or answer.get("error")).split("\n", 1)[0][:300]

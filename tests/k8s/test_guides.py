@@ -34,7 +34,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflo
     logs = {"train-teacher": "[teacher] step 1\n"}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text("secret")
-    with seaweed_server(tmp_path / "store") as store, kubeflow(KubeflowServer(history=history, logs=logs)) as server:
+    server = KubeflowServer(history=history, logs=logs, root="minio://cat/artifacts")
+    with seaweed_server(tmp_path / "store") as store, kubeflow(server):
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         with writing(tmp_path / "report", kind="report", config=ReportConfig()) as writer:

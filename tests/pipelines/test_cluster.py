@@ -300,6 +300,18 @@ def test_a_login_page_is_not_taken_for_kubeflow(server: KubeflowServer, monkeypa
         Cluster(Connection(host=server.host))
 
 
+def test_a_login_page_in_place_of_a_run_is_told(
+    server: KubeflowServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit("smoke", connection=Connection(host=server.host))
+    capsys.readouterr()
+    monkeypatch.setattr(server, "_get_workflow", lambda *_, **__: (200, "<html>Log in</html>"))
+    assert main(["status", RUN_ID, "--host", server.host]) == 2
+    err = said_by(capsys)[1]
+    assert "does not answer as Kubeflow Pipelines does (reading the tasks of run" in err
+    assert "give --token-file" in err
+
+
 def test_a_token_is_sent_and_a_wrong_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "token").write_text("secret\n")
     with kubeflow(KubeflowServer(token="secret")) as server:

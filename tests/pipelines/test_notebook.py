@@ -41,6 +41,7 @@ def test_every_cell_of_the_notebook_runs(
             exec(compile(cell, f"cell {number}", "exec"), namespace)
     said = capsys.readouterr().out
     assert (f"{server.host}/#/runs/details/{RUN_ID}" in said) is interface
+    assert f"/#/runs/details/{RUN_ID}" in said, "or how to get a page"
     assert ", train-teacher: succeeded\n" in said
     assert "write-report: succeeded\nSUCCEEDED\n" in said
     assert "[teacher] step 1/2" in said

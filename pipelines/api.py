@@ -182,7 +182,7 @@ class Submitted:
     Attributes:
         cluster: The cluster that it runs on.
         run_id: Kubeflow's id of the run.
-        link: Address of the run in Kubeflow's interface.
+        link: Address of the run in Kubeflow's interface; "" if only the API's address is known, which has no pages.
     """
 
     cluster: Cluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, answer, note
 from components.catlib.recipes import load_recipe
@@ -19,6 +19,9 @@ from pipelines.commands.options import (
     connection_of,
     described,
 )
+
+if TYPE_CHECKING:
+    from pipelines.runs import Task
 
 
 def add_commands(commands: Any) -> None:
@@ -52,8 +55,13 @@ def add_commands(commands: Any) -> None:
 
     logs = commands.add_parser("logs", **described("Print the log lines of a run's stages."))
     logs.add_argument("run", metavar="RUN", help="id of the run")
-    logs.add_argument("--task", help="print only the lines of this task, such as train-teacher")
-    logs.add_argument("--follow", action="store_true", help="wait for further lines of running stages")
+    logs.add_argument(
+        "--task",
+        help="print only the lines of this task, such as train-teacher; of a loop's: 'distill-student 0.2x', or "
+        "distill-student for all",
+    )
+    logs.add_argument("--follow", action="store_true", help="wait for further lines until the run ends")
+    logs.add_argument("--launcher", action="store_true", help="print the lines of Kubeflow's launcher too")
     logs.set_defaults(command=_logs, interrupted=("the run goes on", EXIT_CTRL_C))
 
     fetch = commands.add_parser(
@@ -66,8 +74,8 @@ def add_commands(commands: Any) -> None:
     fetch.add_argument("--output", type=Path, required=True, help="new folder for the report and the students")
     fetch.add_argument(
         "--root",
-        help="address below which the cluster keeps artifacts, its defaultPipelineRoot (default: that of the run, or "
-        "else of Kubeflow's own manifests)",
+        help="address below which the cluster keeps artifacts, its defaultPipelineRoot (default: where the run says "
+        "that it keeps them)",
     )
     fetch.set_defaults(command=_fetch, interrupted=("run the same command again", EXIT_INTERRUPTED))
 
@@ -86,7 +94,7 @@ def _submit(options: argparse.Namespace) -> Answer:
         **choices(options),
     )
     facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
-    note(f"Run {submitted.run_id}: {submitted.link}")
+    note(f"Run {submitted.run_id}: {submitted.cluster.where_to_look(submitted.run_id)}")
     if options.wait:
         facts["state"] = submitted.wait().state
     return submitted.run_id, facts
@@ -114,20 +122,31 @@ def _status(options: argparse.Namespace) -> Answer:
         details = [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]
         return "\n".join(lines), {"runs": details}
     run = cluster.wait(options.run, say=note) if options.wait else cluster.run(options.run)
-    lines = [f"{run.name}: {run.state.lower()}", *(f"  {task.name:22} {task.state.lower()}" for task in run.tasks)]
-    tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
-    return "\n".join(lines), {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}
+    link = cluster.link(options.run)
+    lines = [f"{run.name}: {run.state.lower()}{f' ({run.error})' if run.error else ''}"]
+    width = max((len(task.name) for task in run.tasks), default=0)
+    lines += [f"  {task.name:{width}}  {task.said}" for task in run.tasks]
+    lines += [f"  Kubeflow's {failure}" for failure in run.own_failures] + ([link] if link else [])
+    facts: dict[str, object] = {"run_id": run.run_id, "name": run.name, "state": run.state, "link": link}
+    return "\n".join(lines), facts | {"tasks": [_facts(task) for task in run.tasks]}
+
+
+def _facts(task: Task) -> dict[str, object]:
+    return {"name": task.name, "state": task.state, "reason": task.reason, "pods": list(task.pods)}
 
 
 def _logs(options: argparse.Namespace) -> Answer:
     from pipelines.cluster import Cluster
 
     lines: list[dict[str, str]] = []
-    for task, line in Cluster(connection_of(options)).logs(options.run, task=options.task, follow=options.follow):
+    read = Cluster(connection_of(options)).logs(
+        options.run, task=options.task, follow=options.follow, everything=options.launcher
+    )
+    for task, line in read:
         if options.json:
             lines.append({"task": task, "line": line})
         else:
-            answer(line if options.task else f"{task}: {line}")
+            answer(line if options.task == task else f"{task}: {line}")
     return "", {"lines": lines}
 
 

@@ -5,26 +5,26 @@ import json
 import re
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.catlib.code_digest import code_digest
-from components.catlib.errors import Interrupted, UserError
+from components.catlib.errors import UserError
 from components.catlib.storage.retrying import Unreachable
 from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
 from pipelines.connection import Connection
-from pipelines.failure import RunFailed
 from pipelines.resources import Placement
-from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, kubeflow, node, task_nodes
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.cluster.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipelines.watching.POLL_SECONDS", 0.01)
     monkeypatch.setattr("components.catlib.storage.retrying.FIRST_PAUSE_SECONDS", 0.001)
 
 
@@ -63,6 +63,25 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
         in run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     )
     assert [each["display_name"] for each in server.experiments] == ["smoke"]
+
+
+def test_the_link_opens_or_is_said_to_be_unknown(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+    for interface in (True, False):
+        server.interface = interface
+        assert main(["submit", "--recipe", "smoke", "--host", server.host, "--json"]) == 0
+        out, err = said_by(capsys)
+        link = json.loads(out)["link"]
+        said = err.splitlines()[-1]
+        if interface:
+            assert said == f"Run {RUN_ID}: {link}"
+            with urllib.request.urlopen(link.partition("#")[0]) as page:
+                assert page.headers.get_content_type() == "text/html"
+        else:
+            assert link == ""
+            assert server.host not in said, "the API server has no pages"
+            assert "kubectl port-forward -n kubeflow service/ml-pipeline-ui 8080:80" in said
+        assert main(["status", RUN_ID, "--host", server.host]) == 0
+        assert (link in said_by(capsys)[0].splitlines()) is interface
 
 
 def test_an_experiment_that_is_there_is_used(server: KubeflowServer) -> None:
@@ -281,6 +300,18 @@ def test_a_login_page_is_not_taken_for_kubeflow(server: KubeflowServer, monkeypa
         Cluster(Connection(host=server.host))
 
 
+def test_a_login_page_in_place_of_a_run_is_told(
+    server: KubeflowServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit("smoke", connection=Connection(host=server.host))
+    capsys.readouterr()
+    monkeypatch.setattr(server, "_get_workflow", lambda *_, **__: (200, "<html>Log in</html>"))
+    assert main(["status", RUN_ID, "--host", server.host]) == 2
+    err = said_by(capsys)[1]
+    assert "does not answer as Kubeflow Pipelines does (reading the tasks of run" in err
+    assert "give --token-file" in err
+
+
 def test_a_token_is_sent_and_a_wrong_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "token").write_text("secret\n")
     with kubeflow(KubeflowServer(token="secret")) as server:
@@ -355,113 +386,3 @@ def test_a_pod_without_a_token_is_told_what_to_check(pod: Path, capsys: pytest.C
     err = said_by(capsys)[1]
     assert err.startswith("error: Kubeflow at the cluster of this pod or of the kubeconfig refuses (connecting: 401 ")
     assert "check the token" in err
-
-
-# ---------------------------------------------------------------------------------------------------------------- watch
-
-
-def test_waiting_tells_of_every_change_once(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
-    done = task_nodes("prepare-dataset", "SUCCEEDED")
-    two = [*task_nodes("prune-teacher", "SUCCEEDED", key="a"), *task_nodes("prune-teacher", "RUNNING", key="b")]
-    both = [*task_nodes("prune-teacher", "SUCCEEDED", key="a"), *task_nodes("prune-teacher", "SUCCEEDED", key="b")]
-    loop = node("students", "RUNNING")
-    server.history = [
-        ("PENDING", []),
-        ("RUNNING", task_nodes("prepare-dataset", "RUNNING")),
-        ("RUNNING", [*done, loop, *two]),
-        ("RUNNING", [*done, loop, *two]),
-        ("SUCCEEDED", [*done, loop, *both]),
-    ]
-    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait", "--json"]) == 0
-    out, err = said_by(capsys)
-    assert json.loads(out)["state"] == "SUCCEEDED"
-    assert err.splitlines()[1:] == [
-        "prepare-dataset: running",
-        "prepare-dataset: succeeded",
-        "prune-teacher: running",
-        "prune-teacher: succeeded",
-        "prune-teacher: succeeded",
-    ]
-
-
-def test_a_failed_run_names_its_task_and_exits_with_1(
-    server: KubeflowServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.history = [("FAILED", task_nodes("train-teacher", "FAILED", attempts=2))]
-    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait"]) == 1
-    last = said_by(capsys)[1].splitlines()[-1]
-    assert last.startswith("failed: Run compress smoke ")
-    assert last.endswith(f" failed in train-teacher; see: python -m pipelines logs {RUN_ID} --task train-teacher")
-
-
-def test_a_stages_refusal_is_the_users_and_exits_with_2(
-    server: KubeflowServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.history = [("FAILED", task_nodes("prune-teacher", "FAILED", attempts=3))]
-    server.logs = {"w-executor-prune-teacher-0-2": "[prune] looking\n[prune] ERROR: Budget 1 cannot be reached.\n"}
-    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait"]) == 2
-    assert said_by(capsys)[1].splitlines()[-1] == "error: prune-teacher: Budget 1 cannot be reached."
-
-
-def test_a_run_that_was_ended_is_no_success(server: KubeflowServer) -> None:
-    submitted = submit("smoke", connection=Connection(host=server.host))
-    server.history = [("CANCELING", []), ("CANCELED", [])]
-    with pytest.raises(RunFailed, match="canceled"):
-        submitted.wait(say=lambda line: None)
-
-
-def test_watching_gives_up_when_the_api_stays_away(server: KubeflowServer) -> None:
-    submitted = submit("smoke", connection=Connection(host=server.host))
-    server.faults = {"GET .*/runs/": [500] * 1000}
-    impatient = Cluster(Connection(host=server.host), patience=0.4)
-    with pytest.raises(UserError, match=f"reading run {RUN_ID}"):
-        impatient.wait(submitted.run_id, say=lambda line: None)
-
-
-def test_an_interrupted_watch_leaves_the_run_alone(server: KubeflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    submitted = submit("smoke", connection=Connection(host=server.host))
-    server.history = [("RUNNING", [])]
-
-    def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pipelines.cluster.time.sleep", interrupt)
-    with pytest.raises(Interrupted, match=f"status {RUN_ID} --wait"):
-        submitted.wait(say=lambda line: None)
-    assert not [request for request in server.requests if "terminate" in request]
-
-
-def test_status_shows_tasks_and_lists_runs(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
-    submit("smoke", connection=Connection(host=server.host))
-    server.history = [("RUNNING", task_nodes("train-teacher", "RUNNING", attempts=2))]
-    assert main(["status", RUN_ID, "--host", server.host, "--json"]) == 0
-    answer = json.loads(said_by(capsys)[0])
-    pods = ["w-executor-train-teacher-0-0", "w-executor-train-teacher-0-1"]
-    assert answer["tasks"] == [{"name": "train-teacher", "state": "RUNNING", "pods": pods}]
-    assert main(["status", "--host", server.host]) == 0
-    assert said_by(capsys)[0].startswith(f"{RUN_ID}  running    compress smoke ")
-    assert main(["status", "nosuch", "--host", server.host]) == 2
-    assert "Run nosuch not found" in said_by(capsys)[1]
-
-
-@pytest.mark.parametrize("log_path", LOG_PATHS)
-def test_logs_are_those_of_every_attempt(
-    log_path: str, server: KubeflowServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.log_path = log_path
-    submit("smoke", connection=Connection(host=server.host))
-    server.history = [
-        ("RUNNING", [*task_nodes("prepare-dataset", "SUCCEEDED"), *task_nodes("train-teacher", "RUNNING", attempts=2)])
-    ]
-    server.logs = {
-        "w-executor-prepare-dataset-0-0": "[dataset] packed\n",
-        "w-executor-train-teacher-0-1": "[teacher] step 1\n[teacher] step 2\n",
-    }
-    assert main(["logs", RUN_ID, "--task", "train-teacher", "--host", server.host]) == 0
-    lines = said_by(capsys)[0].splitlines()
-    assert lines[0].startswith("(the log of pod w-executor-train-teacher-0-0 cannot be read: ")
-    assert lines[1:] == ["[teacher] step 1", "[teacher] step 2"]
-    assert main(["logs", RUN_ID, "--host", server.host]) == 0
-    assert "prepare-dataset: [dataset] packed" in said_by(capsys)[0]
-    assert main(["logs", RUN_ID, "--task", "train", "--host", server.host]) == 2
-    assert "it has prepare-dataset, train-teacher" in said_by(capsys)[1]

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
-from components.catlib.errors import Interrupted, Unavailable, UserError
+from components.catlib.errors import Interrupted, OutOfMemory, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, after_interruption, dying_with_parent, interrupt, on_stop
+from components.catlib.memory import telling_out_of_memory
 from components.catlib.storage.settings import waiting_for_servers
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.image import image_name
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
 
-_REFUSALS: Mapping[str, type[UserError]] = {"ERROR": UserError, "UNAVAILABLE": Unavailable}
+_REFUSALS: Mapping[str, type[UserError]] = {
+    "UNAVAILABLE": Unavailable,
+    "OUT OF MEMORY": OutOfMemory,
+    "ERROR": UserError,
+}
 """The word that marks the last log line of a stage that ends with an error of this kind."""
 
 
@@ -51,7 +56,7 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
             taken from the cache for those of that code.
 
     Raises:
-        SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
+        SystemExit: `exit_code` of a `UserError`, which is 1 when memory runs out; 75 after an interruption.
     """
     root, logger = logging.getLogger(), logging.getLogger(stage)
     handler = logging.StreamHandler(sys.stderr)
@@ -60,11 +65,11 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
-        with dying_with_parent(), on_stop(interrupt), waiting_for_servers():
+        with dying_with_parent(), on_stop(interrupt), waiting_for_servers(), telling_out_of_memory(stage):
             _check_code(stage, code)
             yield
     except UserError as error:
-        mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
+        mark = next(mark for mark, kind in _REFUSALS.items() if isinstance(error, kind))
         logger.error("%s: %s", mark, error)
         raise SystemExit(error.exit_code) from error
     except Interrupted as interruption:

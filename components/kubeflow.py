@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.attempts import Attempt
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
@@ -48,7 +49,7 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
     Servers that do not answer yet are waited for, because they may be starting. SIGTERM, SIGHUP, Ctrl-C and the death
-    of the process that started it stop a stage.
+    of the process that started it stop a stage. What one attempt refused, the next one refuses at once.
 
     Args:
         stage: Name of the stage.
@@ -65,9 +66,10 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
-        with dying_with_parent(), on_stop(interrupt), waiting_for_servers(), telling_out_of_memory(stage):
+        with dying_with_parent(), on_stop(interrupt), _refused_once(), waiting_for_servers():
             _check_code(stage, code)
-            yield
+            with telling_out_of_memory(stage):
+                yield
     except UserError as error:
         mark = next(mark for mark, kind in _REFUSALS.items() if isinstance(error, kind))
         logger.error("%s: %s", mark, error)
@@ -82,6 +84,11 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     finally:
         root.handlers = kubeflows_handlers
         gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
+
+
+def _refused_once() -> contextlib.AbstractContextManager[None]:
+    attempt = Attempt.current()
+    return attempt.refused_once() if attempt else contextlib.nullcontext()
 
 
 def _check_code(stage: str, code: str) -> None:

@@ -1,7 +1,7 @@
-"""What one attempt of a task of Kubeflow leaves for the next one: that the task was refused, so trying again is in vain.
+"""What one attempt of a task of Kubeflow leaves for the next one: that the task was refused, so another try is in vain.
 
-Kubeflow's launcher ends with exit code 1 whatever the stage's code was, so the cluster cannot tell a user's mistake from
-a crash and tries both again. An attempt that refuses its input therefore writes a small file beside the checkpoints,
+Kubeflow's launcher ends with exit code 1 whatever the stage's code was, so a cluster cannot tell a user's mistake from a
+crash and tries both again. An attempt that refuses its input therefore writes a small file beside the checkpoints,
 `refused/RUN.TASK.ID.json`, and the next one passes its sentence on at once. Without a place for checkpoints nothing is
 written, and every attempt refuses anew.
 """
@@ -59,7 +59,7 @@ class Attempt:
         if self.number == 0:
             with self._tolerating("removed"):
                 self._store.remove(self._name)  # of an earlier start of the same task, by "Retry"
-        elif (sentence := self._sentence()):
+        elif sentence := self._sentence():
             logger.info("an earlier attempt was refused, and this one would be")
             raise UserError(sentence)
         try:

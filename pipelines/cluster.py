@@ -21,6 +21,7 @@ from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, K
 from pipelines.failure import RunFailed
 from pipelines.logs import read_logs, stage_error
 from pipelines.outputs import check_writable
+from pipelines.resubmitting import Nodes, workflow_nodes
 from pipelines.runs import FINISHED, Run, pipeline_of, read_run
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,24 @@ class Cluster:
             UserError: There is no such run, or Kubeflow refuses.
         """
         return read_run(self._patiently(f"reading run {run_id}", lambda: self._client.get_run(run_id)))
+
+    def workflow_nodes(self, run_id: str) -> Nodes:
+        """Reads the nodes of a run's Argo workflow, by id.
+
+        Raises:
+            UserError: There is no such run, or Kubeflow refuses.
+        """
+        answer = self._patiently(
+            f"reading the workflow of run {run_id}",
+            lambda: self._kubeflow.api.call_api(
+                f"/apis/v1beta1/runs/{run_id}",
+                "GET",
+                response_type="object",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+            ),
+        )
+        return workflow_nodes(answer.get("pipeline_runtime", {}).get("workflow_manifest"))
 
     def runs(self, *, count: int = 10) -> list[Run]:
         """Returns the newest runs."""

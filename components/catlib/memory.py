@@ -53,7 +53,7 @@ def killed(stage: str, *, how: str) -> OutOfMemory:
 
     Args:
         stage: Name of the stage.
-        how: How that is known, in a few words.
+        how: How that is known, in a few words: "SIGKILL".
     """
     return OutOfMemory(
         f"Stage {stage} was killed, as the kernel does when memory runs out ({how}); {memory_advice(stage)}."

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from components.catlib.errors import UserError
 from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, answer, note
 from components.catlib.recipes import load_recipe
 from pipelines import api
@@ -18,6 +19,7 @@ from pipelines.commands.options import (
     choices,
     connection_of,
     described,
+    whole_number,
 )
 
 
@@ -33,6 +35,14 @@ def add_commands(commands: Any) -> None:
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
 
+    submit.add_argument(
+        "--resubmit",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="with --wait: submit the run again, at most N times, if the cluster loses it (one of Kubeflow's own pods "
+        "failed, a pod was deleted, a store stayed away); finished stages come from the cache",
+    )
     submit.set_defaults(
         interrupted=("if the run was created, it goes on; look with: python -m pipelines status", EXIT_INTERRUPTED)
     )
@@ -76,6 +86,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _submit(options: argparse.Namespace) -> Answer:
+    if options.resubmit and not options.wait:
+        raise UserError("--resubmit N needs --wait: only a command that watches the run can submit it again.")
     submitted = api.submit(
         options.recipe,
         connection=connection_of(options),
@@ -88,8 +100,9 @@ def _submit(options: argparse.Namespace) -> Answer:
     facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
     note(f"Run {submitted.run_id}: {submitted.link}")
     if options.wait:
-        facts["state"] = submitted.wait().state
-    return submitted.run_id, facts
+        run = submitted.wait(resubmit=options.resubmit)
+        facts |= {"run_id": run.run_id, "link": submitted.cluster.link(run.run_id), "state": run.state}
+    return str(facts["run_id"]), facts
 
 
 def _upload(options: argparse.Namespace) -> Answer:
@@ -106,6 +119,7 @@ def _upload(options: argparse.Namespace) -> Answer:
 
 def _status(options: argparse.Namespace) -> Answer:
     from pipelines.cluster import Cluster
+    from pipelines.resubmitting import watch
 
     cluster = Cluster(connection_of(options))
     if options.run is None:
@@ -113,7 +127,7 @@ def _status(options: argparse.Namespace) -> Answer:
         lines = [f"{run.run_id}  {run.state.lower():9}  {run.name}" for run in runs]
         details = [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]
         return "\n".join(lines), {"runs": details}
-    run = cluster.wait(options.run, say=note) if options.wait else cluster.run(options.run)
+    run = watch(cluster, options.run, say=note) if options.wait else cluster.run(options.run)
     lines = [f"{run.name}: {run.state.lower()}", *(f"  {task.name:22} {task.state.lower()}" for task in run.tasks)]
     tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
     return "\n".join(lines), {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}

@@ -25,7 +25,12 @@ RUN = "e1eb44c0-731d-4cbf-b9e5-13bafc072141"
 def executor_input(task: str = "prepare-dataset", own: str = "8ab89bcd", folder: str = "minio://cat/artifacts") -> str:
     """What the driver hands to a task, as it was recorded."""
     root = f"{folder}/compress/{RUN}/{task}/{own}"
-    named = {"dataset": "system.Dataset", "metrics": "system.Metrics", "summary": "system.Markdown", "page": "system.HTML"}
+    named = {
+        "dataset": "system.Dataset",
+        "metrics": "system.Metrics",
+        "summary": "system.Markdown",
+        "page": "system.HTML",
+    }
     artifacts = {
         name: {"artifacts": [{"name": name, "type": {"schemaTitle": kind}, "uri": f"{root}/{name}"}]}
         for name, kind in {"executor-logs": "system.Artifact", **named}.items()

@@ -141,7 +141,9 @@ def test_a_stage_that_the_kernel_kills_ran_out_of_memory(run: Run) -> None:
     code, said = run.end()
     assert code == 1, said
     last = said.splitlines()[-1]
-    assert last.startswith("error: Stage teacher was killed, as the kernel does when memory runs out (SIGKILL; full log")
+    assert last.startswith(
+        "error: Stage teacher was killed, as the kernel does when memory runs out (SIGKILL; full log"
+    )
     assert "raise resources.stages.teacher.memory on a cluster" in last
     assert "lower teacher.batch_size" in last
     _gone(run, group)

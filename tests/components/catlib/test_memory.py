@@ -78,9 +78,11 @@ def _exhaust(kind: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     try:
         with telling_out_of_memory("teacher"):
-            {"torch": lambda: torch.empty(1 << 40), "numpy": lambda: np.empty(1 << 40), "python": lambda: bytes(1 << 40)}[
-                kind
-            ]()
+            {
+                "torch": lambda: torch.empty(1 << 40),
+                "numpy": lambda: np.empty(1 << 40),
+                "python": lambda: bytes(1 << 40),
+            }[kind]()
     except OutOfMemory as told:
         sys.exit(40 if "resources.stages.teacher.memory" in str(told) else 41)
 

@@ -22,6 +22,7 @@ import textwrap
 from datetime import timedelta
 from typing import Any
 
+from components import __version__
 from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         f"{CHECKPOINTS_VARIABLE} to a folder or an s3:// address, and trainings keep their state below it and resume "
         "after a kill.",
     )
+    parser.add_argument("--version", action="version", version=f"cat-pipeline {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():
         _add_stage(commands, name, stage)

@@ -1,7 +1,7 @@
-"""What one attempt of a task of Kubeflow leaves for the next one: that the task was refused, so another try is in vain.
+"""What an attempt of a task of Kubeflow leaves for the next one: that the task was refused, so another try is in vain.
 
-Kubeflow's launcher ends with exit code 1 whatever the stage's code was, so a cluster cannot tell a user's mistake from a
-crash and tries both again. An attempt that refuses its input therefore writes a small file beside the checkpoints,
+Kubeflow's launcher ends with exit code 1 whatever the stage's code was. So a cluster cannot tell a user's mistake
+from a crash, and tries both again. An attempt that refuses its input therefore writes a small file beside the checkpoints,
 `refused/RUN.TASK.ID.json`, and the next one passes its sentence on at once. Without a place for checkpoints nothing is
 written, and every attempt refuses anew.
 """

@@ -138,6 +138,40 @@ class Cluster:
         """Returns the address of a run in the interface."""
         return f"{self.connection.host or ''}/#/runs/details/{run_id}"
 
+    # ----------------------------------------------------------------------------------------------------------- steer
+
+    def cancel(self, run_id: str) -> Run:
+        """Ends a run.
+
+        Returns:
+            The run as it was before.
+
+        Raises:
+            UserError: There is no such run, it has ended, or Kubeflow refuses.
+        """
+        run = self.run(run_id)
+        if run.state in FINISHED:
+            raise UserError(f"Run {run_id} has ended ({run.state.lower()}); there is nothing to cancel.")
+        self._patiently(f"ending run {run_id}", lambda: self._client._run_api.run_service_terminate_run(run_id))
+        return run
+
+    def retry(self, run_id: str) -> Run:
+        """Starts the failed stages of a run again, with the settings that it had.
+
+        Returns:
+            The run as it was before.
+
+        Raises:
+            UserError: There is no such run, it has not failed, or Kubeflow refuses.
+        """
+        run = self.run(run_id)
+        if run.state not in ("FAILED", "CANCELED"):
+            raise UserError(
+                f"Run {run_id} is {run.state.lower()}; only a run that failed or was canceled can be tried again."
+            )
+        self._patiently(f"retrying run {run_id}", lambda: self._client._run_api.run_service_retry_run(run_id))
+        return run
+
     # ----------------------------------------------------------------------------------------------------------- watch
 
     def run(self, run_id: str) -> Run:

@@ -52,11 +52,17 @@ def add_commands(commands: Any) -> None:
     )
 
     status = commands.add_parser(
-        "status", **described("Show the state of a run and its tasks, or list the newest runs.")
+        "status", **described("Show the state of a run and its tasks, or list the newest runs: of a cluster, or here.")
     )
     status.add_argument("run", nargs="?", metavar="RUN", help="id of the run (default: list the newest runs)")
     status.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
+    )
+    status.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="DIR",
+        help="list the runs of this machine in this workspace instead, with their students' figures and reports",
     )
     status.set_defaults(command=_status, interrupted=("the run goes on", EXIT_CTRL_C))
 
@@ -118,6 +124,8 @@ def _upload(options: argparse.Namespace) -> Answer:
 
 
 def _status(options: argparse.Namespace) -> Answer:
+    if options.workspace is not None:
+        return _status_here(options)
     from pipelines.cluster import Cluster
     from pipelines.resubmitting import watch
 
@@ -131,6 +139,15 @@ def _status(options: argparse.Namespace) -> Answer:
     lines = [f"{run.name}: {run.state.lower()}", *(f"  {task.name:22} {task.state.lower()}" for task in run.tasks)]
     tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
     return "\n".join(lines), {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}
+
+
+def _status_here(options: argparse.Namespace) -> Answer:
+    from pipelines.local_runs import facts, local_runs, table
+
+    if options.host or options.wait:
+        raise UserError("--workspace shows the runs of this machine; leave out --host and --wait, or --workspace.")
+    runs = local_runs(options.workspace.resolve(), name=options.run)
+    return table(runs) if runs else "no runs yet", {"runs": [facts(run) for run in runs]}
 
 
 def _logs(options: argparse.Namespace) -> Answer:

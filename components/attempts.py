@@ -1,9 +1,9 @@
 """What an attempt of a task of Kubeflow leaves for the next one: that the task was refused, so another try is in vain.
 
 Kubeflow's launcher ends with exit code 1 whatever the stage's code was. So a cluster cannot tell a user's mistake
-from a crash, and tries both again. An attempt that refuses its input therefore writes a small file beside the checkpoints,
-`refused/RUN.TASK.ID.json`, and the next one passes its sentence on at once. Without a place for checkpoints nothing is
-written, and every attempt refuses anew.
+from a crash, and tries both again. An attempt that refuses its input therefore writes a small file beside the
+checkpoints, `refused/RUN.TASK.ID.json`, and the next one passes its sentence on at once. Without a place for
+checkpoints nothing is written, and every attempt refuses anew.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.catlib.errors import OutOfMemory, Unavailable, UserError
-from components.catlib.memory import killed
+from components.catlib.errors import Unavailable, UserError
+from components.catlib.memory import memory_advice
 from components.catlib.storage.retrying import Unreachable
 from pipelines.failure import RunFailed, stage_of
 
@@ -66,15 +66,20 @@ class Failure:
     message: str
     limit: str = ""
 
-    def out_of_memory(self) -> OutOfMemory:
-        """Returns the error for cause `memory`, with the setting to raise."""
-        at = f" at its limit of {self.limit}" if self.limit else ""
-        return killed(stage_of(self.task), how=f"task {self.task}: {self.message}{at}")
-
-    def how_lost(self) -> str:
-        """Returns, for cause `cluster`, which pod failed and why: "the pod of train-teacher was lost (pod deleted)"."""
-        what = {"driver": "Kubeflow's own pod that prepares {} failed", "stage": "the pod of {} was lost"}[self.pod]
-        return f"{what.format(self.task)} ({self.message or 'Argo gives no reason'})"
+    def explained(self) -> str:
+        """Returns a sentence on what can be done; "" if the stage's log tells, or nothing need be done."""
+        message = self.message or "Argo gives no reason"
+        if self.cause == "memory":
+            at = f" at its limit of {self.limit}" if self.limit else ""
+            advice = memory_advice(stage_of(self.task), on_cluster=True)
+            return f"Task {self.task} ran out of memory ({message}{at}); {advice}."
+        if self.cause == "cluster":
+            what = f"Kubeflow's own pod for {self.task}" if self.pod == "driver" else f"the pod of {self.task}"
+            return (
+                f"The cluster lost {what} ({message}), and no stage failed; submit the run again, as `submit --wait "
+                "--resubmit N` does by itself: finished stages come from the cache."
+            )
+        return ""
 
 
 def workflow_nodes(manifest: str | None) -> Nodes:
@@ -177,16 +182,16 @@ class RunLost(RunFailed):
     """The cluster lost a run of which no stage failed; submitted again, it may succeed."""
 
 
-def watch(cluster: Cluster, run_id: str, *, say: Callable[[str], None]) -> Run:
-    """Waits until a run ends, as `Cluster.wait` does, and tells apart why it failed.
+def watch_and_explain(cluster: Cluster, run_id: str, *, say: Callable[[str], None]) -> Run:
+    """Waits until a run ends, as `Cluster.wait` does, and explains a failure that no stage could explain.
 
     Args:
         cluster: Where it runs.
         run_id: The run.
-        say: Receives a line per change.
+        say: Receives a line per change, and the explanation.
 
     Raises:
-        UserError: A stage refused its input or ran out of memory.
+        UserError: A stage refused its input or said that memory ran out.
         RunLost: The cluster lost the run.
         RunFailed: The run failed or was stopped.
         Interrupted: This process was interrupted; the run goes on.
@@ -195,13 +200,10 @@ def watch(cluster: Cluster, run_id: str, *, say: Callable[[str], None]) -> Run:
         return cluster.wait(run_id, say=say)
     except RunFailed as error:
         failure = _failure_of_run(cluster, run_id)
-        if failure and failure.cause == "memory":
-            raise failure.out_of_memory() from error
+        if failure and (explanation := failure.explained()):
+            say(explanation)
         if failure and failure.cause == "cluster":
-            raise RunLost(
-                f"The cluster lost run {run_id}, and no stage failed: {failure.how_lost()}. Submit it again (`submit "
-                "--wait --resubmit N` does so by itself): finished stages come from the cache."
-            ) from error
+            raise RunLost(str(error)) from error
         raise
 
 
@@ -225,17 +227,17 @@ def watch_and_resubmit(submitted: Submitted, *, times: int, say: Callable[[str],
         The run that succeeded: the given one, or the last that was submitted in its place.
 
     Raises:
-        As `watch`, of the last run.
+        As `watch_and_explain`, of the last run.
     """
     for number in range(times):
         try:
-            return watch(submitted.cluster, submitted.run_id, say=say)
+            return watch_and_explain(submitted.cluster, submitted.run_id, say=say)
         except Unreachable:
             raise  # Kubeflow's API stays away, and the run goes on
         except (RunLost, Unavailable) as lost:
             pause = PAUSE_SECONDS * 2**number
-            say(f"{lost} It is submitted again in {pause:.0f} s, {number + 1} of {times}.")
+            say(f"{str(lost).rstrip('.')}; it is submitted again in {pause:.0f} s, {number + 1} of {times}")
         time.sleep(pause)
         submitted = submitted.again()
         say(f"Run {submitted.run_id}: {submitted.link}")
-    return watch(submitted.cluster, submitted.run_id, say=say)
+    return watch_and_explain(submitted.cluster, submitted.run_id, say=say)

@@ -75,11 +75,16 @@ def telling_out_of_memory(stage: str) -> Iterator[None]:
         raise
 
 
-def memory_advice(stage: str) -> str:
-    """Returns which setting gives a stage more memory, and which one lets it need less."""
+def memory_advice(stage: str, *, on_cluster: bool = False) -> str:
+    """Returns which setting gives a stage more memory, and which one lets it need less.
+
+    Args:
+        stage: Name of the stage.
+        on_cluster: Whether it is known to have run on a cluster.
+    """
     section = _section(stage)
     key = f"resources.stages.{section if section in SECTIONS else 'other'}.memory"
-    return f"raise {key} on a cluster, free memory on this machine{_smaller_batches(section)}"
+    return f"raise {key}{'' if on_cluster else ' on a cluster, free memory on this machine'}{_smaller_batches(section)}"
 
 
 def _accelerator_advice(stage: str) -> str:

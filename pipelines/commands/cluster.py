@@ -127,7 +127,7 @@ def _status(options: argparse.Namespace) -> Answer:
     if options.workspace is not None:
         return _status_here(options)
     from pipelines.cluster import Cluster
-    from pipelines.resubmitting import watch
+    from pipelines.resubmitting import watch_and_explain
 
     cluster = Cluster(connection_of(options))
     if options.run is None:
@@ -135,7 +135,7 @@ def _status(options: argparse.Namespace) -> Answer:
         lines = [f"{run.run_id}  {run.state.lower():9}  {run.name}" for run in runs]
         details = [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]
         return "\n".join(lines), {"runs": details}
-    run = watch(cluster, options.run, say=note) if options.wait else cluster.run(options.run)
+    run = watch_and_explain(cluster, options.run, say=note) if options.wait else cluster.run(options.run)
     lines = [f"{run.name}: {run.state.lower()}", *(f"  {task.name:22} {task.state.lower()}" for task in run.tasks)]
     tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
     return "\n".join(lines), {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}

@@ -14,7 +14,7 @@ from components.catlib.storage.retrying import Unreachable
 from pipelines.__main__ import main
 from pipelines.api import Submitted
 from pipelines.failure import STAGES_OF_TASKS, RunFailed, stage_of
-from pipelines.resubmitting import Failure, RunLost, failure_of, watch, watch_and_resubmit, workflow_nodes
+from pipelines.resubmitting import Failure, RunLost, failure_of, watch_and_explain, watch_and_resubmit, workflow_nodes
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -81,7 +81,8 @@ def test_recorded_successes_have_none_though_pods_were_lost_and_tried_again(name
 def test_a_driver_that_fails_is_the_clusters(pod: str, phase: str, message: str | None, task: str) -> None:
     failure = failure_of(fail(recorded("smoke"), pod, phase, message))
     assert failure == Failure("cluster", task, "driver", message or "")
-    assert failure.how_lost().startswith(f"Kubeflow's own pod that prepares {task} failed (")
+    assert failure.explained().startswith(f"The cluster lost Kubeflow's own pod for {task} (")
+    assert "--resubmit N" in failure.explained()
 
 
 @pytest.mark.parametrize(
@@ -216,17 +217,19 @@ def test_a_lost_run_is_submitted_again_after_growing_pauses(pauses: list[float])
     assert watch_and_resubmit(fate.submitted(), times=5, say=said.append) == "3"
     assert fate.submissions == 4
     assert pauses == [60.0, 120.0, 240.0]
-    assert "the pod of train-teacher was lost (pod deleted)" in said[0]
-    assert said[1] == "Run 1: http://ui/1"
-    assert "Kubeflow's own pod that prepares prune-teacher failed (wait: Error (exit code 64))" in said[2]
-    assert "The object store stays away" in said[4]
+    assert said[0].startswith("The cluster lost the pod of train-teacher (pod deleted), and no stage failed")
+    assert said[1] == "Run smoke failed in train-teacher; it is submitted again in 60 s, 1 of 5"
+    assert said[2] == "Run 1: http://ui/1"
+    assert said[3].startswith("The cluster lost Kubeflow's own pod for prune-teacher (wait: Error (exit code 64))")
+    assert said[6] == "train-teacher: The object store stays away; it is submitted again in 240 s, 3 of 5"
 
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 def test_it_is_given_up_after_so_many_times(times: int, pauses: list[float]) -> None:
-    fate = Fate(*[LOST] * 9)
-    with pytest.raises(RunLost, match=rf"lost run {times}, and no stage failed: .*--resubmit N"):
-        watch_and_resubmit(fate.submitted(), times=times, say=lambda line: None)
+    fate, said = Fate(*[LOST] * 9), []
+    with pytest.raises(RunLost, match=f"^{FAILED}$"):
+        watch_and_resubmit(fate.submitted(), times=times, say=said.append)
+    assert "--resubmit N" in said[-1]
     assert fate.submissions == times + 1
     assert len(pauses) == times
 
@@ -237,7 +240,7 @@ def test_it_is_given_up_after_so_many_times(times: int, pauses: list[float]) -> 
         ((FAILED, recorded("usererror")), RunFailed),
         ((FAILED, recorded("terminated")), RunFailed),
         ((FAILED, {}), RunFailed),
-        ((FAILED, recorded("oom2")), OutOfMemory),
+        ((FAILED, recorded("oom2")), RunFailed),
         ((UserError("prepare-dataset: There are no images."), recorded("usererror")), UserError),
         ((OutOfMemory("Stage teacher ran out of memory."), recorded("usererror")), OutOfMemory),
         ((Unreachable("Kubeflow cannot be reached."), recorded("del5")), Unreachable),
@@ -254,11 +257,20 @@ def test_what_would_fail_again_or_goes_on_is_not_submitted_again(
 
 
 def test_an_out_of_memory_names_the_limit_and_the_setting() -> None:
-    with pytest.raises(OutOfMemory) as told:
-        watch(Fate((FAILED, recorded("oom"))), "0", say=lambda line: None)  # pyright: ignore[reportArgumentType]
-    sentence = str(told.value)
-    assert "task train-teacher: main: OOMKilled (exit code 1) at its limit of 200Mi" in sentence
-    assert "raise resources.stages.teacher.memory" in sentence
+    said: list[str] = []
+    with pytest.raises(RunFailed):
+        watch_and_explain(Fate((FAILED, recorded("oom"))), "0", say=said.append)  # pyright: ignore[reportArgumentType]
+    assert said == [
+        "Task train-teacher ran out of memory (main: OOMKilled (exit code 1) at its limit of 200Mi); raise "
+        "resources.stages.teacher.memory, or lower teacher.batch_size."
+    ]
+
+
+def test_nothing_is_added_to_what_a_stage_or_a_person_did() -> None:
+    for name in ("usererror", "terminated"):
+        failure = failure_of(recorded(name))
+        assert failure is not None
+        assert failure.explained() == ""
 
 
 @pytest.mark.parametrize(
@@ -302,8 +314,10 @@ def test_the_same_pipeline_with_the_same_arguments_is_sent_again(
             assert first[key] == second[key]
         captured = capsys.readouterr()
         assert json.loads(captured.out)["state"] == "SUCCEEDED"
-        assert "the pod of train-teacher was lost (pod deleted)" in captured.err
+        assert "The cluster lost the pod of train-teacher (pod deleted), and no stage failed" in captured.err
         assert pauses == [60.0]
         server.history = [("FAILED", [])]
         assert main(["status", server.runs[0]["run_id"], "--host", server.host, "--wait"]) == 1
-        assert capsys.readouterr().err.splitlines()[-1].startswith("failed: The cluster lost run ")
+        *_, explanation, last = capsys.readouterr().err.splitlines()
+        assert explanation.startswith("The cluster lost the pod of train-teacher (pod deleted)")
+        assert last.startswith("failed: Run compress smoke ")

@@ -81,6 +81,7 @@ def test_recorded_successes_have_none_though_pods_were_lost_and_tried_again(name
 def test_a_driver_that_fails_is_the_clusters(pod: str, phase: str, message: str | None, task: str) -> None:
     failure = failure_of(fail(recorded("smoke"), pod, phase, message))
     assert failure == Failure("cluster", task, "driver", message or "")
+    assert failure is not None
     assert failure.explained().startswith(f"The cluster lost Kubeflow's own pod for {task} (")
     assert "--resubmit N" in failure.explained()
 

@@ -27,7 +27,7 @@ from components.catlib.memory import BATCHED, SECTIONS, out_of_memory, telling_o
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "accelerator"),
         (RuntimeError("NCCL Error 1: Cuda failure 2 'out of memory'"), "accelerator"),
         (MemoryError(), "host"),
-        (np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype(np.uint8)), "host"),
+        (MemoryError("Unable to allocate 1.00 TiB for an array with shape (1099511627776,)"), "host"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), "host"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), "host"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "host"),

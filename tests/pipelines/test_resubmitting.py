@@ -1,6 +1,5 @@
 """Runs that the cluster lost are told apart from failures of stages, and submitted again."""
 
-import copy
 import gzip
 import json
 from collections.abc import Callable, Iterator
@@ -22,8 +21,12 @@ RECORDED = Path(__file__).parent / "recorded"
 
 def recorded(name: str) -> dict[str, Any]:
     """The nodes of a run's workflow, as a real server answered."""
-    answer = json.loads(gzip.decompress((RECORDED / f"{name}.run_v1beta1.json.gz").read_bytes()))
-    return copy.deepcopy(dict(workflow_nodes(answer["pipeline_runtime"]["workflow_manifest"])))
+    return dict(workflow_nodes(answer(name)["pipeline_runtime"]["workflow_manifest"]))
+
+
+def answer(name: str) -> dict[str, Any]:
+    """What `GET /apis/v1beta1/runs/RUN` gave."""
+    return json.loads(gzip.decompress((RECORDED / f"{name}.json.gz").read_bytes()))["v1beta1"]
 
 
 def fail(nodes: dict[str, Any], name: str, phase: str, message: str | None, task: str = "") -> dict[str, Any]:
@@ -298,7 +301,7 @@ class WithWorkflow(KubeflowServer):
         return super()._routes() | {"GET /apis/v1beta1/runs/([^/]+)": self._workflow}
 
     def _workflow(self, run_id: str, **_: Any) -> tuple[int, Any]:
-        return 200, json.loads(gzip.decompress((RECORDED / "del5.run_v1beta1.json.gz").read_bytes()))
+        return 200, answer("del5")
 
 
 def test_the_same_pipeline_with_the_same_arguments_is_sent_again(

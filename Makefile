@@ -110,9 +110,11 @@ format: $(READY_DEV) ## Format the code
 BUILD := DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg BASE_IMAGE=$(BASE_IMAGE) \
 	--secret id=pip_conf,src=build/docker/pip.conf --secret id=ca,src=build/docker/ca
 COMPOSE ?= $(if $(shell $(DOCKER) compose version 2>/dev/null),$(DOCKER) compose,$(BIN)/docker-compose)
-COMPOSE_FILES := -f docker/compose.yaml $(if $(filter seaweedfs,$(STORE)),-f docker/compose.seaweedfs.yaml) \
-	$(if $(filter cuda,$(FLAVOUR)),-f docker/compose.gpu.yaml)
-CAT_COMPOSE = CAT_IMAGE=$(IMAGE) $(COMPOSE) --env-file docker/compose.env $(COMPOSE_FILES)
+COMPOSE_FILES = -f docker/compose.yaml $(if $(filter seaweedfs,$(STORE)),-f docker/compose.seaweedfs.yaml) \
+	$(if $(filter cuda,$(FLAVOUR)),-f docker/compose.gpu.yaml) $(if $(OWN_RECIPE),-f docker/compose.recipe.yaml)
+OWN_RECIPE = $(filter %.yaml %.yml,$(RECIPE))
+RECIPE_NAME = $(if $(OWN_RECIPE),$(basename $(notdir $(RECIPE))),$(RECIPE))
+CAT_COMPOSE = CAT_IMAGE=$(IMAGE) $(if $(OWN_RECIPE),RECIPE_FILE=$(abspath $(RECIPE)) RECIPE=$(RECIPE_NAME)) $(COMPOSE) --env-file docker/compose.env $(COMPOSE_FILES)
 
 docker-image: ## Build the image of the stages: FLAVOUR=cpu|cuda, TORCH_INDEX=URL of CPU wheels, BASE_IMAGE=…
 	$(PYTHON) docker/host_settings.py build/docker
@@ -142,8 +144,8 @@ compose-up: docker/compose.env ## Start the object store in a container: STORE=m
 compose-smoke: docker-image compose-run ## Build the image and run the smoke recipe in containers
 compose-smoke: RECIPE = smoke
 
-compose-run: compose-up ## Run a recipe in containers and print the report's address: make compose-run RECIPE=demo
-	@RECIPE=$(RECIPE) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
+compose-run: compose-up ## Run a recipe in containers and print the report's address: RECIPE=demo, or RECIPE=FILE.yaml
+	@RECIPE=$(RECIPE_NAME) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
 
 compose-down: docker/compose.env ## Stop the containers; ERASE=1 also deletes the content of the store
 	@$(CAT_COMPOSE) rm --force --stop --volumes

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.attempts import Attempt
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
-from components.catlib.errors import Interrupted, Unavailable, UserError
+from components.catlib.errors import Interrupted, OutOfMemory, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, after_interruption, dying_with_parent, interrupt, on_stop
+from components.catlib.memory import telling_out_of_memory
 from components.catlib.storage.settings import waiting_for_servers
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.image import image_name
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
 
-_REFUSALS: Mapping[str, type[UserError]] = {"ERROR": UserError, "UNAVAILABLE": Unavailable}
+_REFUSALS: Mapping[str, type[UserError]] = {
+    "UNAVAILABLE": Unavailable,
+    "OUT OF MEMORY": OutOfMemory,
+    "ERROR": UserError,
+}
 """The word that marks the last log line of a stage that ends with an error of this kind."""
 
 
@@ -43,7 +49,7 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
     Servers that do not answer yet are waited for, because they may be starting. SIGTERM, SIGHUP, Ctrl-C and the death
-    of the process that started it stop a stage.
+    of the process that started it stop a stage. What one attempt refused, the next one refuses at once.
 
     Args:
         stage: Name of the stage.
@@ -51,7 +57,7 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
             taken from the cache for those of that code.
 
     Raises:
-        SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
+        SystemExit: `exit_code` of a `UserError`, which is 1 when memory runs out; 75 after an interruption.
     """
     root, logger = logging.getLogger(), logging.getLogger(stage)
     handler = logging.StreamHandler(sys.stderr)
@@ -60,11 +66,12 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
-        with dying_with_parent(), on_stop(interrupt), waiting_for_servers():
+        with dying_with_parent(), on_stop(interrupt), _refused_once(), waiting_for_servers():
             _check_code(stage, code)
-            yield
+            with telling_out_of_memory(stage):
+                yield
     except UserError as error:
-        mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
+        mark = next(mark for mark, kind in _REFUSALS.items() if isinstance(error, kind))
         logger.error("%s: %s", mark, error)
         raise SystemExit(error.exit_code) from error
     except Interrupted as interruption:
@@ -77,6 +84,11 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     finally:
         root.handlers = kubeflows_handlers
         gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
+
+
+def _refused_once() -> contextlib.AbstractContextManager[None]:
+    attempt = Attempt.current()
+    return attempt.refused_once() if attempt else contextlib.nullcontext()
 
 
 def _check_code(stage: str, code: str) -> None:

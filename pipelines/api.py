@@ -183,19 +183,32 @@ class Submitted:
         cluster: The cluster that it runs on.
         run_id: Kubeflow's id of the run.
         link: Address of the run in Kubeflow's interface; "" if only the API's address is known, which has no pages.
+        again: Submits it once more with the same arguments; what has finished then comes from the cache.
     """
 
     cluster: Cluster
     run_id: str
     link: str
+    again: Callable[[], Submitted]
 
     def status(self) -> Run:
         """Reads the state of the run and its tasks."""
         return self.cluster.run(self.run_id)
 
-    def wait(self, say: Callable[[str], None] = note) -> Run:
-        """Waits until the run ends, as `Cluster.wait` does."""
-        return self.cluster.wait(self.run_id, say=say)
+    def wait(self, say: Callable[[str], None] = note, *, resubmit: int = 0) -> Run:
+        """Waits until the run ends, and submits it again, at most `resubmit` times, when the cluster loses it.
+
+        Returns:
+            The run that succeeded.
+
+        Raises:
+            UserError: A stage refused its input or ran out of memory.
+            RunFailed: The run failed, was stopped or lost.
+            Interrupted: This process was interrupted; the run goes on.
+        """
+        from pipelines.resubmitting import watch_and_resubmit
+
+        return watch_and_resubmit(self, times=resubmit, say=say)
 
     def logs(self, task: str | None = None) -> Iterator[tuple[str, str]]:
         """Reads the log lines of the run's stages, as pairs of task and line."""
@@ -250,12 +263,16 @@ def submit(
     cluster = Cluster(connection)
     if changes := cluster.changes_since_newest(compiled):
         say(changes)
-    run_id = cluster.submit(
-        compiled,
-        complete,
-        name=f"{pipeline} {settings.name}",
-        experiment=experiment or settings.name,
-        root=root,
-        service_account=service_account,
-    )
-    return Submitted(cluster, run_id, cluster.link(run_id))
+
+    def start() -> Submitted:
+        run_id = cluster.submit(
+            compiled,
+            complete,
+            name=f"{pipeline} {settings.name}",
+            experiment=experiment or settings.name,
+            root=root,
+            service_account=service_account,
+        )
+        return Submitted(cluster, run_id, cluster.link(run_id), start)
+
+    return start()

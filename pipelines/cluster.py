@@ -19,7 +19,8 @@ from pipelines.compiling import Compiled
 from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, Kubeflow, quiet
 from pipelines.logs import Logs
 from pipelines.outputs import check_writable
-from pipelines.runs import Run, pipeline_of, read_run
+from pipelines.resubmitting import Nodes, workflow_nodes
+from pipelines.runs import FINISHED, Run, pipeline_of, read_run
 from pipelines.watching import watch
 from pipelines.workflows import Workflow
 
@@ -145,6 +146,40 @@ class Cluster:
             f"http://localhost:8080/#/runs/details/{run_id}"
         )
 
+    # ----------------------------------------------------------------------------------------------------------- steer
+
+    def cancel(self, run_id: str) -> Run:
+        """Ends a run.
+
+        Returns:
+            The run as it was before.
+
+        Raises:
+            UserError: There is no such run, it has ended, or Kubeflow refuses.
+        """
+        run = self.run(run_id)
+        if run.state in FINISHED:
+            raise UserError(f"Run {run_id} has ended ({run.state.lower()}); there is nothing to cancel.")
+        self._patiently(f"ending run {run_id}", lambda: self._client._run_api.run_service_terminate_run(run_id))
+        return run
+
+    def retry(self, run_id: str) -> Run:
+        """Starts the failed stages of a run again, with the settings that it had.
+
+        Returns:
+            The run as it was before.
+
+        Raises:
+            UserError: There is no such run, it has not failed, or Kubeflow refuses.
+        """
+        run = self.run(run_id)
+        if run.state not in ("FAILED", "CANCELED"):
+            raise UserError(
+                f"Run {run_id} is {run.state.lower()}; only a run that failed or was canceled can be tried again."
+            )
+        self._patiently(f"retrying run {run_id}", lambda: self._client._run_api.run_service_retry_run(run_id))
+        return run
+
     # ----------------------------------------------------------------------------------------------------------- watch
 
     def run(self, run_id: str) -> Run:
@@ -157,6 +192,15 @@ class Cluster:
         answer = self._kubeflow.read(f"reading the tasks of run {run_id}", f"/apis/v1beta1/runs/{run_id}")
         manifest = answer.get("pipeline_runtime", {}).get("workflow_manifest")
         return read_run(raw, Workflow(json.loads(manifest or "{}")))
+
+    def workflow_nodes(self, run_id: str) -> Nodes:
+        """Reads the nodes of a run's Argo workflow, by id.
+
+        Raises:
+            UserError: There is no such run, or Kubeflow refuses.
+        """
+        answer = self._kubeflow.read(f"reading the workflow of run {run_id}", f"/apis/v1beta1/runs/{run_id}")
+        return workflow_nodes(answer.get("pipeline_runtime", {}).get("workflow_manifest"))
 
     def runs(self, *, count: int = 10) -> list[Run]:
         """Returns the newest runs."""

@@ -36,12 +36,13 @@ from components.catlib.credentials import without_credentials
 from components.catlib.disk import number_in, writing_to
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import dying_with_parent, interrupt, on_stop
+from components.catlib.memory import killed
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.kubeflow import refusal
 from pipelines import workspaces
 from pipelines.containers import check_image_code, docker_runner, stop_containers
-from pipelines.failure import RunFailed
+from pipelines.failure import RunFailed, stage_of
 from pipelines.outputs import check_writable
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ _TASK_STARTED = re.compile(r"Executing task '([\w-]+)'")
 _TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
 _TASK_ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _STAGE_LINE = re.compile(r"^\s*(\[[\w-]+\] .*)$")
+_KILLED = "The task was killed by SIGKILL."
+"""What a run's process prints of a task, since Kubeflow's runners tell only that it failed."""
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -73,6 +77,7 @@ class RunLog:
     cached: list[str] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    killed: bool = False
     user_error: UserError | None = None
     interruption: str | None = None
     started: dict[str, float] = field(default_factory=dict)
@@ -82,6 +87,8 @@ class RunLog:
         line = _ESCAPES.sub("", raw.rstrip("\n"))
         if found := _STAGE_LINE.match(line):
             self._read_stage_line(found.group(1))
+        elif line.strip() == _KILLED:
+            self.killed = True
         elif found := _TASK_CACHED.search(line):
             self.cached.append(found.group(1))
             self.say(f"{found.group(1)}: from the cache")
@@ -145,7 +152,8 @@ def run_locally(
         image: Image in whose containers the stages run; None: they run in processes.
 
     Raises:
-        UserError: A stage refused its input, `output` holds something else, or there is no such image.
+        UserError: A stage refused its input or ran out of memory, `output` holds something else, or there is no such
+            image.
         Interrupted: The run was interrupted; the same call resumes it.
         RunFailed: A stage failed.
     """
@@ -303,6 +311,8 @@ def _failure(log: RunLog, log_path: Path, workspace: Path) -> Exception:
         line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed|Exit)\b", line) and "Inner task" not in line
     ]
     task = log.failed[0] if log.failed else "the run"
+    if log.killed:
+        return killed(stage_of(task), how=f"SIGKILL; full log: {log_path}")
     reason = f": {without_credentials(errors[0])}" if errors else ""
     number = next((number for line in errors if (number := number_in(line))), None)
     if number is not None:
@@ -321,6 +331,24 @@ def _placement(image: str | None) -> Placement:
     return Placement(image) if image else Placement(NO_IMAGE, code_digest=code_and_library_digest)
 
 
+def _tell_kills() -> None:
+    """Makes Kubeflow's runners print `_KILLED` when a task's process, or the one in its container, was killed."""
+    from kfp.local import docker_task_handler, subprocess_task_handler
+
+    def telling(run: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(run)
+        def told(*arguments: Any, **named: Any) -> int:
+            code = run(*arguments, **named)
+            if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+                print(_KILLED, flush=True)
+            return code
+
+        return told
+
+    subprocess_task_handler.run_local_subprocess = telling(subprocess_task_handler.run_local_subprocess)
+    docker_task_handler.run_docker_container = telling(docker_task_handler.run_docker_container)
+
+
 def _run_request(request: Path) -> None:
     """Is the body of a run's own process: calls the pipeline with one of Kubeflow's local runners."""
     from kfp import local
@@ -335,6 +363,7 @@ def _run_request(request: Path) -> None:
     os.environ.setdefault(WAIT_VARIABLE, "0")  # somebody sits at the terminal
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="kfp")
+    _tell_kills()
     local.init(
         docker_runner(recipe, run=asked["name"], checkpoints=checkpoints)
         if asked["image"]

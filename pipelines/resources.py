@@ -141,11 +141,12 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
             kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
     if stage in TRAININGS:
         kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, medium="Memory", size_limit="2Gi")
-        if resources.checkpoints:
-            task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
         # Kubeflow leaves the environment out of its cache keys, so none of this makes a stage run again.
         for name, value in variables(resources, on_cluster=True).items():
             task.set_env_variable(name, value)
+    if resources.checkpoints:
+        # Every stage: a refused task leaves a note for its next attempt there.
+        task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
     if resources.store_secret:
         for names, optional in ((STORE_VARIABLES, False), (OPTIONAL_VARIABLES, True)):
             keys = {name: name for name in names}

@@ -27,6 +27,15 @@ class Unavailable(UserError):
     exit_code = 75
 
 
+class OutOfMemory(UserError):
+    """A stage needs more memory than it has; the message names the setting that gives it more.
+
+    Nothing is wrong with the input, so the exit code is that of any failure.
+    """
+
+    exit_code = 1
+
+
 class Interrupted(Exception):
     """The process received a request to stop and saved its state. It exits with code 75; run it again to resume."""
 

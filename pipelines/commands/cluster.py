@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.catlib.errors import UserError
 from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, answer, note
 from components.catlib.recipes import load_recipe
 from pipelines import api
@@ -18,6 +19,7 @@ from pipelines.commands.options import (
     choices,
     connection_of,
     described,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +38,14 @@ def add_commands(commands: Any) -> None:
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
 
+    submit.add_argument(
+        "--resubmit",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="with --wait: submit the run again, at most N times, if the cluster loses it (one of Kubeflow's own pods "
+        "failed, a pod was deleted, a store stayed away); finished stages come from the cache",
+    )
     submit.set_defaults(
         interrupted=("if the run was created, it goes on; look with: python -m pipelines status", EXIT_INTERRUPTED)
     )
@@ -45,11 +55,17 @@ def add_commands(commands: Any) -> None:
     )
 
     status = commands.add_parser(
-        "status", **described("Show the state of a run and its tasks, or list the newest runs.")
+        "status", **described("Show the state of a run and its tasks, or list the newest runs: of a cluster, or here.")
     )
     status.add_argument("run", nargs="?", metavar="RUN", help="id of the run (default: list the newest runs)")
     status.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
+    )
+    status.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="DIR",
+        help="list the runs of this machine in this workspace instead, with their students' figures and reports",
     )
     status.set_defaults(command=_status, interrupted=("the run goes on", EXIT_CTRL_C))
 
@@ -84,6 +100,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _submit(options: argparse.Namespace) -> Answer:
+    if options.resubmit and not options.wait:
+        raise UserError("--resubmit N needs --wait: only a command that watches the run can submit it again.")
     submitted = api.submit(
         options.recipe,
         connection=connection_of(options),
@@ -96,8 +114,9 @@ def _submit(options: argparse.Namespace) -> Answer:
     facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
     note(f"Run {submitted.run_id}: {submitted.cluster.where_to_look(submitted.run_id)}")
     if options.wait:
-        facts["state"] = submitted.wait().state
-    return submitted.run_id, facts
+        run = submitted.wait(resubmit=options.resubmit)
+        facts |= {"run_id": run.run_id, "link": submitted.cluster.link(run.run_id), "state": run.state}
+    return str(facts["run_id"]), facts
 
 
 def _upload(options: argparse.Namespace) -> Answer:
@@ -113,7 +132,10 @@ def _upload(options: argparse.Namespace) -> Answer:
 
 
 def _status(options: argparse.Namespace) -> Answer:
+    if options.workspace is not None:
+        return _status_here(options)
     from pipelines.cluster import Cluster
+    from pipelines.resubmitting import watch_and_explain
 
     cluster = Cluster(connection_of(options))
     if options.run is None:
@@ -121,7 +143,7 @@ def _status(options: argparse.Namespace) -> Answer:
         lines = [f"{run.run_id}  {run.state.lower():9}  {run.name}" for run in runs]
         details = [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]
         return "\n".join(lines), {"runs": details}
-    run = cluster.wait(options.run, say=note) if options.wait else cluster.run(options.run)
+    run = watch_and_explain(cluster, options.run, say=note) if options.wait else cluster.run(options.run)
     link = cluster.link(options.run)
     lines = [f"{run.name}: {run.state.lower()}{f' ({run.error})' if run.error else ''}"]
     width = max((len(task.name) for task in run.tasks), default=0)
@@ -133,6 +155,15 @@ def _status(options: argparse.Namespace) -> Answer:
 
 def _facts(task: Task) -> dict[str, object]:
     return {"name": task.name, "state": task.state, "reason": task.reason, "pods": list(task.pods)}
+
+
+def _status_here(options: argparse.Namespace) -> Answer:
+    from pipelines.local_runs import facts, local_runs, table
+
+    if options.host or options.wait:
+        raise UserError("--workspace shows the runs of this machine; leave out --host and --wait, or --workspace.")
+    runs = local_runs(options.workspace.resolve(), name=options.run)
+    return table(runs) if runs else "no runs yet", {"runs": [facts(run) for run in runs]}
 
 
 def _logs(options: argparse.Namespace) -> Answer:

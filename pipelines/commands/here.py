@@ -53,7 +53,9 @@ def _add_trainjob(commands: Any) -> None:
     )
     trainjob.add_argument("stage", choices=TRAININGS, help="stage to run")
     trainjob.add_argument(
-        "--recipe", required=True, help="name of a recipe in the image (the command `recipes` lists them)"
+        "--recipe",
+        required=True,
+        help="name of a recipe in the image (the command `recipes` lists them), or path of a .yaml file",
     )
     trainjob.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="change one setting; repeatable")
     trainjob.add_argument(

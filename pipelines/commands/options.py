@@ -85,6 +85,13 @@ def arguments_of(options: argparse.Namespace, flag: str = "--argument") -> dict[
     return arguments
 
 
+def whole_number(text: str) -> int:
+    """Reads a number of times, 0 or more; argparse says what is wrong with another text."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
 def write(path: Path, text: str) -> None:
     """Writes a file, its folder included; raises UserError where that is not possible."""
     with writing_to(path, what=f"--output {path}", need=len(text.encode())):

@@ -16,10 +16,10 @@ from kfp.dsl.python_component import PythonComponent
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.code_digest import code_and_library_digest, code_digest
 from components.catlib.config import EvaluateConfig, RealStatsConfig
-from components.catlib.errors import Interrupted, UserError
+from components.catlib.errors import Interrupted, OutOfMemory, Unavailable, UserError
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
-from components.kubeflow import publish, stage_process
+from components.kubeflow import publish, refusal, stage_process
 
 
 def artifact(folder: Path, metrics: dict | None = None) -> dsl.Artifact:
@@ -96,6 +96,8 @@ def test_a_request_to_stop_ends_a_stage_with_a_line(
     [
         (UserError("No folder."), 2, "[teacher] ERROR: No folder."),
         (Interrupted("Stopped."), 75, "[teacher] INTERRUPTED: Stopped."),
+        (Unavailable("Away."), 75, "[teacher] UNAVAILABLE: Away."),
+        (OutOfMemory("Short."), 1, "[teacher] OUT OF MEMORY: Short."),
     ],
 )
 def test_an_end_is_one_line_and_an_exit_code(
@@ -107,6 +109,19 @@ def test_an_end_is_one_line_and_an_exit_code(
     assert ended.value.code == code
     assert capsys.readouterr().err == line + "\n"
     assert logging.getLogger().handlers == handlers
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: out of memory")])
+def test_a_stage_without_memory_ends_with_a_line_that_watchers_know(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, stage_process("distill", code_digest("distill")):
+        raise error
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    told = refusal(line.removeprefix("[distill] "))
+    assert type(told) is OutOfMemory
+    assert "lower distill.batch_size" in str(told)
 
 
 def test_libraries_in_a_key_leave_the_check_of_the_code_alone() -> None:

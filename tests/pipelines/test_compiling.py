@@ -207,12 +207,18 @@ def test_the_store_and_the_checkpoints_are_given_through_the_environment() -> No
         assert variables[False] == {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
         assert {"AWS_SESSION_TOKEN", "CAT_WEB_TOKEN", "MLFLOW_TRACKING_PASSWORD"} < variables[True]
     containers = {name: each["container"] for name, each in made.spec["deploymentSpec"]["executors"].items()}
-    with_checkpoints = {name for name, container in containers.items() if container.get("env")}
-    assert with_checkpoints == {"exec-train-teacher", "exec-distill-student"}
-    assert containers["exec-train-teacher"]["env"] == [
-        {"name": "CAT_CHECKPOINTS", "value": "s3://cat/checkpoints"},
-        {"name": "CAT_CHECKPOINT_SECONDS", "value": "120.0"},
-    ]
+    place, often = ("CAT_CHECKPOINTS", "s3://cat/checkpoints"), ("CAT_CHECKPOINT_SECONDS", "120.0")
+    for name, container in containers.items():  # every stage leaves its refusals there, trainings their state
+        trains = name in ("exec-train-teacher", "exec-distill-student")
+        given = {(each["name"], each["value"]) for each in container["env"]}
+        assert given == ({place, often} if trains else {place}), name
+
+
+def test_without_a_place_no_stage_gets_one_and_trainings_know_how_often_to_save_all_the_same() -> None:
+    for name, executor in compiled("compress").spec["deploymentSpec"]["executors"].items():
+        often = [{"name": "CAT_CHECKPOINT_SECONDS", "value": "120.0"}]
+        trains = name in ("exec-train-teacher", "exec-distill-student")
+        assert executor["container"].get("env", []) == (often if trains else []), name
 
 
 def test_how_often_to_save_and_log_reaches_trainings_through_the_environment_alone() -> None:

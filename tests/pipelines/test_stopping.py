@@ -133,6 +133,22 @@ def test_a_killed_command_leaves_no_stage(run: Run) -> None:
     assert _steps(run.workspace) >= before
 
 
+def test_a_stage_that_the_kernel_kills_ran_out_of_memory(run: Run) -> None:
+    run.wait_for_checkpoint()
+    group = run.group()
+    of_task = [pid for pid in _members(group) if b"executor_main" in _command(Path("/proc") / str(pid))]
+    os.kill(max(of_task), signal.SIGKILL)  # the shell that starts the stage is older
+    code, said = run.end()
+    assert code == 1, said
+    last = said.splitlines()[-1]
+    assert last.startswith(
+        "error: Stage teacher was killed, as the kernel does when memory runs out (SIGKILL; full log"
+    )
+    assert "raise resources.stages.teacher.memory on a cluster" in last
+    assert "lower teacher.batch_size" in last
+    _gone(run, group)
+
+
 @pytest.mark.slow
 def test_a_killed_runner_leaves_no_stage(run: Run) -> None:
     """The process between the command and the stage is killed, as by the kernel when memory is short."""

@@ -23,7 +23,7 @@ from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.image import image_name
 
 if TYPE_CHECKING:
-    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
+    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Metrics
 
 DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
@@ -95,9 +95,7 @@ def publish(
     *,
     metrics: Metrics | None = None,
     confusion: ClassificationMetrics | None = None,
-    summary: Markdown | None = None,
     page: HTML | None = None,
-    tensorboard: Artifact | None = None,
 ) -> None:
     """Checks that a stage's output is whole and shows it in the UI.
 
@@ -105,9 +103,7 @@ def publish(
         output: The artifact that the stage wrote. Its metadata gets kind and content digest.
         metrics: Gets every finite number of the manifest's `summary["metrics"]`.
         confusion: Gets the student's confusion matrix of an evaluation with a segmenter; without one it stays empty.
-        summary: Gets the figures and settings as text.
-        page: Gets charts and pictures.
-        tensorboard: Gets the link by which the UI opens TensorBoard on the training's scalars.
+        page: Gets figures, settings, charts and pictures.
     """
     folder = Path(output.path)
     manifest = read_manifest(folder)
@@ -117,17 +113,10 @@ def publish(
         _show_metrics(manifest, metrics)
     if confusion is not None:
         _show_confusion(folder, manifest, confusion)
-    if summary is not None:
-        from components.catlib.reporting.summary import markdown
-
-        _write(summary, markdown(folder))
     if page is not None:
         from components.catlib.reporting.glance import html
 
         _write(page, html(folder))
-    if tensorboard is not None:
-        link = {"type": "tensorboard", "source": f"{output.uri}/tensorboard"}
-        _write(tensorboard, json.dumps({"version": "v1", "outputs": [link]}))
 
 
 def _show_metrics(manifest: Manifest, metrics: Metrics) -> None:

@@ -13,7 +13,7 @@ from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
-from pipelines.parameters import PARAMETERS, model_addresses, with_arguments
+from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 
 __all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit"]
@@ -76,7 +76,7 @@ def _check_pruning(recipe: Recipe) -> None:
 
 
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, here: bool) -> dict[str, Any]:
-    """Checks arguments, pins the weights that they name, and adds the versions of the content behind addresses.
+    """Checks arguments, pins weights, and returns the value of every parameter, with versions of addresses' content.
 
     Args:
         compiled: A pipeline.
@@ -85,12 +85,9 @@ def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], 
         here: Whether its stages run in processes of this machine.
     """
     check_arguments(compiled, recipe, arguments)
-    complete = dict(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     pinned = pin_weights(changed) if changed != recipe else changed
-    for parameter in PARAMETERS[compiled.pipeline]:
-        if parameter.name in arguments and parameter.default(changed) != parameter.default(pinned):
-            complete[parameter.name] = parameter.default(pinned)
+    complete = all_arguments(pinned, compiled.pipeline, arguments)
     complete.setdefault("source_version", dataset_version(changed, here=here))
     if "model_version" in compiled.parameters:
         addresses = model_addresses(compiled.pipeline, arguments)
@@ -115,7 +112,8 @@ def compile_recipe(
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Compute budgets that replace the recipe's.
         image: Image of every task; must hold the code of this checkout.
-        pin: Whether to look up the digests of weights that the recipe names without one.
+        pin: Whether to look up the digests of weights that the recipe names without one, and the version of the
+            images, which then become defaults of the form.
 
     Raises:
         UserError: The recipe or an override is wrong.
@@ -123,7 +121,10 @@ def compile_recipe(
     from pipelines.compiling import compile_pipeline
 
     settings = _recipe(recipe, overrides, budgets)
-    return compile_pipeline(pipeline, pin_weights(settings) if pin else settings, image=image)
+    if not pin:
+        return compile_pipeline(pipeline, settings, image=image)
+    versions = {"source_version": dataset_version(settings)}
+    return compile_pipeline(pipeline, pin_weights(settings), image=image, versions=versions)
 
 
 def run(

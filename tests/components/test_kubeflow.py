@@ -20,6 +20,7 @@ from components.catlib.errors import Interrupted, UserError
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.kubeflow import publish, stage_process
+from components.tensorboard.component import show_tensorboard
 
 
 def artifact(folder: Path, metrics: dict | None = None) -> dsl.Artifact:
@@ -29,24 +30,28 @@ def artifact(folder: Path, metrics: dict | None = None) -> dsl.Artifact:
     return dsl.Artifact(name="given", uri=str(folder))
 
 
-def test_an_output_is_shown_with_figures_a_summary_a_page_and_a_link(tmp_path: Path) -> None:
+def test_an_output_is_shown_with_figures_and_a_page(tmp_path: Path) -> None:
     output = artifact(tmp_path / "out", {"images": 24, "missing": None})
-    shown = {name: tmp_path / "ui" / name for name in ("metrics", "summary", "page", "link")}
+    shown = {name: tmp_path / "ui" / name for name in ("metrics", "page")}
     metrics = dsl.Metrics(name="metrics", uri=str(shown["metrics"]))
-    publish(
-        output,
-        metrics=metrics,
-        summary=dsl.Markdown(name="summary", uri=str(shown["summary"])),
-        page=dsl.HTML(name="page", uri=str(shown["page"])),
-        tensorboard=dsl.Artifact(name="link", uri=str(shown["link"])),
-    )
+    publish(output, metrics=metrics, page=dsl.HTML(name="page", uri=str(shown["page"])))
     assert output.metadata == {"kind": "real_stats", "digest": read_manifest(tmp_path / "out").digest()}
     assert metrics.metadata == {"images": 24.0}
     assert json.loads(shown["metrics"].read_text()) == {"images": 24.0}
-    assert "- images: **24**" in shown["summary"].read_text()
-    assert shown["page"].read_text().startswith("<!DOCTYPE html>")
-    (link,) = json.loads(shown["link"].read_text())["outputs"]
-    assert link == {"type": "tensorboard", "source": f"{tmp_path}/out/tensorboard"}
+    page = shown["page"].read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "<dt>images</dt><dd>24</dd>" in page
+    assert "batch_size:" in page, "the settings"
+
+
+def test_tensorboard_finds_the_curves_of_a_training(tmp_path: Path) -> None:
+    link = dsl.Artifact(name="link", uri=str(tmp_path / "ui" / "link"))
+    training = dsl.Model(name="teacher", uri="minio://cat/run/teacher")
+    show_tensorboard.python_func(training=training, mlpipeline_ui_metadata=link)
+    assert json.loads(Path(link.path).read_text()) == {
+        "version": "v1",
+        "outputs": [{"type": "tensorboard", "source": "minio://cat/run/teacher/tensorboard"}],
+    }
 
 
 def test_a_confusion_matrix_is_shown_as_one_and_without_a_segmenter_there_is_an_empty_file(tmp_path: Path) -> None:

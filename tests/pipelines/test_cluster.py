@@ -7,17 +7,20 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.catlib.code_digest import code_digest
 from components.catlib.errors import Interrupted, UserError
+from components.catlib.recipes import load_recipe
 from components.catlib.storage.retrying import Unreachable
 from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
 from pipelines.connection import Connection
 from pipelines.failure import RunFailed
+from pipelines.parameters import PARAMETERS
 from pipelines.resources import Placement
 from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, kubeflow, node, task_nodes
 
@@ -52,10 +55,7 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
     assert f"{server.host}/#/runs/details/{RUN_ID}" in err
     (run,) = server.runs
     assert run["display_name"].startswith("compress smoke ")
-    assert run["runtime_config"] == {
-        "parameters": {"source_version": ""},
-        "pipeline_root": "s3://b/runs",
-    }
+    assert run["runtime_config"]["pipeline_root"] == "s3://b/runs"
     spec = run["pipeline_spec"]["pipeline_spec"]
     assert spec["root"]["inputDefinitions"]["parameters"]["budgets"]["defaultValue"] == ["0.4x", "0.2x"]
     assert (
@@ -63,6 +63,38 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
         in run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     )
     assert [each["display_name"] for each in server.experiments] == ["smoke"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "needed"),
+    [
+        ("compress", {}),
+        ("sweep", {"seeds": [3]}),
+        ("distill-only", {"teacher": "nowhere/teacher"}),
+        ("evaluate-only", {"students": ["nowhere/student"]}),
+    ],
+)
+def test_what_was_asked_stands_in_the_run(pipeline: str, needed: dict[str, Any], server: KubeflowServer) -> None:
+    overrides, budgets = ["teacher.epochs=7"], ["0.4x"]
+    arguments = needed | {"evaluate": {"num_samples": 2}}
+    submit(
+        "smoke",
+        connection=Connection(host=server.host),
+        pipeline=pipeline,
+        overrides=overrides,
+        budgets=budgets,
+        arguments=arguments,
+    )
+    sent = server.runs[-1]["runtime_config"]["parameters"]
+    recipe = load_recipe("smoke", overrides, budgets)
+    wanted = {each.name: each.default(recipe) for each in PARAMETERS[pipeline] if each.setting} | needed
+    evaluate = recipe.section("evaluate") | {"num_samples": 2, "batch_size": sent["evaluate"]["batch_size"]}
+    assert sent["base_recipe"] == "smoke"
+    assert sent["evaluate"]["num_samples"] == 2
+    assert set(sent["evaluate"]) == set(evaluate), "every setting, not only those that were given"
+    assert {name: value for name, value in sent.items() if name != "evaluate" and "version" not in name} == {
+        name: value for name, value in wanted.items() if name != "evaluate"
+    }
 
 
 def test_an_experiment_that_is_there_is_used(server: KubeflowServer) -> None:
@@ -161,7 +193,7 @@ def test_arguments_count_for_versions_and_pins(server: KubeflowServer, tmp_path:
         submit("smoke", connection=Connection(host=server.host), arguments=arguments)
         sent.append(server.runs[-1]["runtime_config"]["parameters"])
     assert sent[0]["source_version"] != sent[1]["source_version"]
-    assert sent[0]["dataset"] == {"source": str(tmp_path / "images")}
+    assert sent[0]["dataset"]["source"] == str(tmp_path / "images")
     assert sent[0]["evaluate"]["lpips"]["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +148,42 @@ class Kubeflow:
             if error.status != 404:
                 raise
             return None
+
+    def open(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
+        """Sends a GET request that Kubeflow's client has no function for; returns the answer, whose body is unread.
+
+        Raises:
+            ApiException: The server refuses; one of `REQUEST_ERRORS`.
+        """
+        return self.api.call_api(
+            path, "GET", query_params=list(query), auth_settings=["Bearer"], _preload_content=False
+        )
+
+    def read(self, what: str, path: str) -> Any:
+        """Returns the JSON at a path.
+
+        Args:
+            what: The request in words: "reading the tasks of run …".
+            path: The path, such as "/apis/v2beta1/healthz".
+
+        Raises:
+            UserError: The server refuses, or does not answer in time.
+        """
+        return json.loads(self.patiently(what, lambda: self.open(path).data))
+
+    @functools.cached_property
+    def _health(self) -> Mapping[str, Any]:
+        return self.read("reading Kubeflow's version", "/apis/v2beta1/healthz")
+
+    @property
+    def is_interface(self) -> bool:
+        """Whether the address is that of Kubeflow's interface, which passes requests on, not of the API itself."""
+        return "apiServerReady" in self._health
+
+    @property
+    def version(self) -> str:
+        """Version of Kubeflow Pipelines, such as "2.17.0"; "" if it does not say."""
+        return str(self._health.get("apiServerTagName") or self._health.get("tag_name") or "")
 
     def _limit_every_request(self) -> None:
         request = self.api.rest_client.request

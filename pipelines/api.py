@@ -14,6 +14,7 @@ from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
+from pipelines.preflight import Plan, findings, report
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 
 __all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit"]
@@ -75,8 +76,15 @@ def _check_pruning(recipe: Recipe) -> None:
             check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
 
 
+def _plan(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], **place: Any) -> Plan:
+    """Checks arguments and returns the plan of a run, which goes to `place`."""
+    check_arguments(compiled, recipe, arguments)
+    changed = with_arguments(recipe, compiled.pipeline, arguments)
+    return Plan(compiled.pipeline, changed, arguments, **place)
+
+
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, here: bool) -> dict[str, Any]:
-    """Checks arguments, pins weights, and returns the value of every parameter, with versions of addresses' content.
+    """Pins weights, and returns the value of every parameter, with versions of addresses' content.
 
     Args:
         compiled: A pipeline.
@@ -84,7 +92,6 @@ def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], 
         arguments: Values of its parameters.
         here: Whether its stages run in processes of this machine.
     """
-    check_arguments(compiled, recipe, arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     pinned = pin_weights(changed) if changed != recipe else changed
     complete = all_arguments(pinned, compiled.pipeline, arguments)
@@ -161,8 +168,11 @@ def run(
     from pipelines.compiling import compile_pipeline
     from pipelines.local import own_folder, run_locally
 
-    settings = pin_weights(_recipe(recipe, overrides, budgets))
+    settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
+    plan = _plan(compiled, settings, arguments or {}, image=image)
+    report(findings(plan), say)
+    settings = pin_weights(settings)
     origin = recipe_origin(recipe) if isinstance(recipe, str) else f"a recipe without a file, {recipe.name}"
     return run_locally(
         settings,
@@ -223,7 +233,7 @@ def submit(
 ) -> Submitted:
     """Starts a pipeline on a cluster.
 
-    The recipe, the arguments and the image's name are checked before anything is sent.
+    Everything that can be checked is checked before anything is sent; see `pipelines.preflight`.
 
     Args:
         recipe: A name, the path of a .yaml file, or a loaded recipe.
@@ -245,10 +255,19 @@ def submit(
     from pipelines.compiling import compile_pipeline
 
     check_pinned(image)
-    settings = pin_weights(_recipe(recipe, overrides, budgets))
+    settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image)
-    complete = _complete(compiled, settings, arguments or {}, here=False)
+    plan = _plan(
+        compiled, settings, arguments or {}, image=image, in_pods=True, root=root, service_account=service_account
+    )
+    found = list(findings(plan))
+    report((each for each in found if each.certain), say)  # before anything is sent
     cluster = Cluster(connection)
+    report([*found, *cluster.findings(plan)], say)
+    pinned = pin_weights(settings)
+    if pinned != settings:
+        settings, compiled = pinned, compile_pipeline(pipeline, pinned, image=image)
+    complete = _complete(compiled, settings, arguments or {}, here=False)
     if changes := cluster.changes_since_newest(compiled):
         say(changes)
     run_id = cluster.submit(

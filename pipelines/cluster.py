@@ -21,6 +21,8 @@ from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, K
 from pipelines.failure import RunFailed
 from pipelines.logs import read_logs, stage_error
 from pipelines.outputs import check_writable
+from pipelines.preflight import Finding, Plan
+from pipelines.preflight_cluster import cluster_findings
 from pipelines.runs import FINISHED, Run, pipeline_of, read_run
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,10 @@ class Cluster:
         self._kubeflow = Kubeflow(connection, patience=patience)
         self._client = self._kubeflow.client
         self._patiently = self._kubeflow.patiently
+
+    def findings(self, plan: Plan) -> Iterator[Finding]:
+        """Yields what is wrong with a run as far as the cluster shows it; see `pipelines.preflight`."""
+        return cluster_findings(plan, self._kubeflow)
 
     # ---------------------------------------------------------------------------------------------------------- submit
 

@@ -17,7 +17,7 @@ from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.preflight import Plan, findings, report
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 
-__all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit"]
+__all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "validate"]
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster, Connection, Run
@@ -83,6 +83,17 @@ def _plan(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], **pl
     return Plan(compiled.pipeline, changed, arguments, **place)
 
 
+def _checked_cluster(plan: Plan, connection: Connection, say: Callable[[str], None]) -> Cluster:
+    """Checks a run before and after connecting to its cluster, and returns the cluster."""
+    from pipelines.cluster import Cluster
+
+    found = list(findings(plan))
+    report((each for each in found if each.certain), say)  # before anything is asked or sent
+    cluster = Cluster(connection)
+    report([*found, *cluster.findings(plan)], say)
+    return cluster
+
+
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, here: bool) -> dict[str, Any]:
     """Pins weights, and returns the value of every parameter, with versions of addresses' content.
 
@@ -132,6 +143,51 @@ def compile_recipe(
         return compile_pipeline(pipeline, settings, image=image)
     versions = {"source_version": dataset_version(settings)}
     return compile_pipeline(pipeline, pin_weights(settings), image=image, versions=versions)
+
+
+def validate(
+    recipe: str | Recipe,
+    *,
+    connection: Connection | None = None,
+    pipeline: str = "compress",
+    overrides: Sequence[str] = (),
+    budgets: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    image: str = DEFAULT_IMAGE,
+    root: str | None = None,
+    service_account: str | None = None,
+    say: Callable[[str], None] = note,
+) -> tuple[Compiled, Plan]:
+    """Checks a run without starting it: everything that `run` checks or, with a connection, that `submit` does.
+
+    Args:
+        recipe: A name, the path of a .yaml file, or a loaded recipe.
+        connection: Address of Kubeflow, and credentials; None: the run would be on this machine.
+        pipeline: compress, distill-only, evaluate-only or sweep.
+        overrides: `SECTION.KEY=VALUE` texts.
+        budgets: Compute budgets that replace the recipe's.
+        arguments: Values of the pipeline's parameters that replace the recipe's.
+        image: Image of every task on a cluster.
+        root: Address below which a run on a cluster writes its artifacts; None: as the cluster is configured.
+        service_account: Service account of its pods; None: as the cluster is configured.
+        say: Function that receives a line on what may be wrong.
+
+    Raises:
+        UserError: Something is certainly wrong.
+    """
+    from pipelines.compiling import compile_pipeline
+
+    settings = _recipe(recipe, overrides, budgets)
+    compiled = compile_pipeline(pipeline, settings, image=image)
+    if connection is None:
+        plan = _plan(compiled, settings, arguments or {})
+        report(findings(plan), say)
+        return compiled, plan
+    check_pinned(image)
+    place = {"image": image, "in_pods": True, "root": root, "service_account": service_account}
+    plan = _plan(compiled, settings, arguments or {}, **place)
+    _checked_cluster(plan, connection, say)
+    return compiled, plan
 
 
 def run(
@@ -251,7 +307,6 @@ def submit(
     Raises:
         UserError: The recipe, an argument or the image is wrong, or Kubeflow cannot be reached or refuses.
     """
-    from pipelines.cluster import Cluster
     from pipelines.compiling import compile_pipeline
 
     check_pinned(image)
@@ -260,10 +315,7 @@ def submit(
     plan = _plan(
         compiled, settings, arguments or {}, image=image, in_pods=True, root=root, service_account=service_account
     )
-    found = list(findings(plan))
-    report((each for each in found if each.certain), say)  # before anything is sent
-    cluster = Cluster(connection)
-    report([*found, *cluster.findings(plan)], say)
+    cluster = _checked_cluster(plan, connection, say)
     pinned = pin_weights(settings)
     if pinned != settings:
         settings, compiled = pinned, compile_pipeline(pipeline, pinned, image=image)

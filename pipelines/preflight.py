@@ -103,7 +103,8 @@ class Plan:
 
         with_files(self.sections(), note, path="")
         models = model_addresses(self.pipeline, self.arguments)
-        return found | {f"the earlier model {number + 1}": address for number, address in enumerate(models)}
+        found |= {f"the earlier model {number + 1}": address for number, address in enumerate(models)}
+        return {setting: address for setting, address in found.items() if isinstance(address, str) and address.strip()}
 
 
 def report(findings: Iterable[Finding], say: Callable[[str], None]) -> None:
@@ -134,7 +135,9 @@ def findings(plan: Plan) -> Iterator[Finding]:
 def _models(plan: Plan) -> Iterator[Finding]:
     for parameter in PARAMETERS[plan.pipeline]:
         given = plan.arguments.get(parameter.name)
-        if parameter.names_models and parameter.required and not given:
+        if not parameter.names_models:
+            continue
+        if parameter.required and not given:
             yield wrong(f"Argument {parameter.name} is empty; give at least one address of an earlier model.")
         if isinstance(given, list) and not all(isinstance(each, str) and each.strip() for each in given):
             yield wrong(f"Argument {parameter.name} holds something else than addresses; give a list of texts.")
@@ -177,8 +180,8 @@ def _local_paths(plan: Plan) -> Iterator[Finding]:
             yield doubtful(f"{setting} {address} is a path, which pods find only if image {plan.image} holds it.")
         else:
             yield wrong(
-                f"{setting} {address} is a path on this machine, which pods do not see; upload it to the store and give "
-                "its address, s3://BUCKET/FOLDER."
+                f"{setting} {address} is a path on this machine, which pods do not see; upload it to the store and "
+                "give its address, s3://BUCKET/FOLDER."
             )
     if (place := plan.recipe.resources.checkpoints) and plan.trains and not is_in_object_store(place):
         yield wrong(
@@ -207,8 +210,8 @@ def _secret(plan: Plan) -> Iterator[Finding]:
         what = f"{setting} {address} lies in the object store, but resources.store_secret names no Secret with its keys"
         if plan.service_account:
             yield doubtful(
-                f"{what}; pods reach it only if service account {plan.service_account} gives them S3_ENDPOINT and keys, "
-                "which cannot be looked at from here."
+                f"{what}; pods reach it only if service account {plan.service_account} gives them S3_ENDPOINT and "
+                "keys, which cannot be looked at from here."
             )
         else:
             yield wrong(f"{what}; give --set resources.store_secret=cat-store, or the name of your own Secret.")
@@ -235,11 +238,6 @@ def _root(plan: Plan) -> Iterator[Finding]:
             f"--root {plan.root} is no place to which Kubeflow can write artifacts; give minio://BUCKET/FOLDER, "
             "s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, whichever the cluster's ConfigMap kfp-launcher configures."
         )
-    elif scheme != "gs":
-        try:
-            Location.parse(plan.root)
-        except UserError as error:
-            yield Finding(error, certain=True)
 
 
 def _content(plan: Plan) -> Iterator[Finding]:

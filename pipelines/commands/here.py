@@ -14,7 +14,17 @@ from components.catlib.recipes import load_recipe, recipe_names
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
 from pipelines import api
-from pipelines.commands.options import Answer, add_recipe_command, arguments_of, choices, described, write
+from pipelines.commands.options import (
+    Answer,
+    add_connection,
+    add_placement,
+    add_recipe_command,
+    arguments_of,
+    choices,
+    connection_of,
+    described,
+    write,
+)
 
 ETCD_BYTES = 1_500_000
 """The largest object that Kubernetes stores."""
@@ -25,7 +35,11 @@ def add_commands(commands: Any) -> None:
     recipes = commands.add_parser("recipes", **described("List the recipes."))
     recipes.set_defaults(command=_recipes)
 
-    add_recipe_command(commands, "validate", "Check a recipe and arguments without running anything.", _validate)
+    validate = add_recipe_command(
+        commands, "validate", "Check a run without starting it; with --host, as `submit` does.", _validate
+    )
+    add_placement(validate)
+    add_connection(validate)
 
     run = add_recipe_command(commands, "run", "Run a pipeline on this machine.", _run)
     run.set_defaults(interrupted=("run the same command again; finished stages come from the cache", EXIT_INTERRUPTED))
@@ -82,9 +96,15 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 
 def _validate(options: argparse.Namespace) -> Answer:
-    compiled = api.compile_recipe(options.recipe, pin=False, **choices(options))
-    recipe = load_recipe(options.recipe, options.set, options.budget)
-    api.check_arguments(compiled, recipe, arguments_of(options))
+    on_cluster = options.host or options.kube_context
+    compiled, _ = api.validate(
+        options.recipe,
+        connection=connection_of(options) if on_cluster else None,
+        arguments=arguments_of(options),
+        root=options.root,
+        service_account=options.service_account,
+        **choices(options),
+    )
     size = len(compiled.text.encode())
     share = 100 * size / ETCD_BYTES
     text = f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of a cluster's limit"

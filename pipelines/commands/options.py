@@ -64,6 +64,16 @@ def add_recipe_command(commands: Any, name: str, help_text: str, function: Any) 
     return command
 
 
+def add_placement(command: argparse.ArgumentParser) -> None:
+    """Adds the options that say where on a cluster a run goes."""
+    command.add_argument(
+        "--root", help="address below which the run writes its artifacts (default: as the cluster is configured)"
+    )
+    command.add_argument(
+        "--service-account", help="service account of the pods (default: as the cluster is configured)"
+    )
+
+
 def choices(options: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_recipe_command` asked for, but for the recipe and the arguments, as `api` takes it."""
     return {

@@ -23,6 +23,7 @@ from pipelines.failure import RunFailed
 from pipelines.parameters import PARAMETERS
 from pipelines.resources import Placement
 from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, kubeflow, node, task_nodes
+from tests.web_servers import web_server
 
 
 @pytest.fixture(autouse=True)
@@ -70,12 +71,12 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
     [
         ("compress", {}),
         ("sweep", {"seeds": [3]}),
-        ("distill-only", {"teacher": "nowhere/teacher"}),
-        ("evaluate-only", {"students": ["nowhere/student"]}),
+        ("distill-only", {"teacher": "s3://cat/teacher"}),
+        ("evaluate-only", {"students": ["s3://cat/student"]}),
     ],
 )
 def test_what_was_asked_stands_in_the_run(pipeline: str, needed: dict[str, Any], server: KubeflowServer) -> None:
-    overrides, budgets = ["teacher.epochs=7"], ["0.4x"]
+    overrides, budgets = ["teacher.epochs=7", "resources.store_secret=cat-store"], ["0.4x"]
     arguments = needed | {"evaluate": {"num_samples": 2}}
     submit(
         "smoke",
@@ -145,24 +146,27 @@ def test_what_runs_anew_since_the_newest_run_is_said(
         assert main(["submit", "--recipe", "smoke", "--host", server.host, *arguments]) == 0
         return said_by(capsys)[1].splitlines()[:-1]
 
-    assert said("--image", "cat:1") == [], "there is no earlier run"
-    assert said("--image", "cat:1") == [], "nothing has changed"
+    def images(number: int) -> tuple[str, str]:
+        return "--image", f"registry.example/cat:{number}"
+
+    assert said(*images(1)) == [], "there is no earlier run"
+    assert said(*images(1)) == [], "nothing has changed"
     other_code = property(lambda placement: changed, lambda placement, given: None)
     monkeypatch.setattr(Placement, "code_digest", other_code, raising=False)
-    (line,) = said("--image", "cat:1")
+    (line,) = said(*images(1))
     assert re.fullmatch(
         r"Not from the cache of run compress smoke \w{6}, with all that reads their results: the code of "
         r"distill-student is another\.",
         line,
     )
-    (line,) = said("--image", "cat:2")
-    assert "the image is cat:2, and was cat:1 (" in line
+    (line,) = said(*images(2))
+    assert "the image is registry.example/cat:2, and was registry.example/cat:1 (" in line
     for task in ("prepare-dataset", "train-teacher", "export-student"):
         assert task in line
     assert "write-report" not in line, "it always runs"
-    assert said("--pipeline", "sweep", "--image", "cat:3") == [], "the cache is another pipeline's"
-    (line,) = said("--image", "cat:3")
-    assert "and was cat:2 (" in line
+    assert said("--pipeline", "sweep", *images(3)) == [], "the cache is another pipeline's"
+    (line,) = said(*images(3))
+    assert "and was registry.example/cat:2 (" in line
 
 
 def changed(stage: str) -> str:
@@ -176,24 +180,27 @@ def test_where_earlier_runs_cannot_be_read_nothing_is_said(
 ) -> None:
     run = {"run_id": "r", "display_name": "compress smoke 0123ab", "pipeline_spec": spec}
     monkeypatch.setattr(server, "_list_runs", lambda **_: (200, {"runs": [run]}))
-    assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 0
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--image", "registry.example/cat:1"]) == 0
     assert len(said_by(capsys)[1].splitlines()) == 1
 
 
-def test_arguments_count_for_versions_and_pins(server: KubeflowServer, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "w.pth").write_bytes(b"weights")
+def test_arguments_count_for_versions_and_pins(
+    server: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sent = []
-    for content in (b"1", b"2"):
-        (tmp_path / "images/a.png").write_bytes(content)
+    with web_server() as web:
+        web.files = {"/images.zip": b"zip", "/w.pth": b"weights"}
         arguments = {
-            "dataset": {"source": str(tmp_path / "images")},
-            "evaluate": {"lpips": {"weights": {"uri": str(tmp_path / "w.pth")}}},
+            "dataset": {"source": web.url("/images.zip")},
+            "evaluate": {"lpips": {"weights": {"uri": web.url("/w.pth")}}},
         }
-        submit("smoke", connection=Connection(host=server.host), arguments=arguments)
-        sent.append(server.runs[-1]["runtime_config"]["parameters"])
+        for version in ("1", "2"):
+            web.etags["/images.zip"] = version
+            submit("smoke", connection=Connection(host=server.host), arguments=arguments)
+            sent.append(server.runs[-1]["runtime_config"]["parameters"])
     assert sent[0]["source_version"] != sent[1]["source_version"]
-    assert sent[0]["dataset"]["source"] == str(tmp_path / "images")
+    assert sent[0]["dataset"]["source"] == arguments["dataset"]["source"]
     assert sent[0]["evaluate"]["lpips"]["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 
@@ -407,7 +414,7 @@ def test_waiting_tells_of_every_change_once(server: KubeflowServer, capsys: pyte
     assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait", "--json"]) == 0
     out, err = said_by(capsys)
     assert json.loads(out)["state"] == "SUCCEEDED"
-    assert err.splitlines()[1:] == [
+    assert err.splitlines()[2:] == [
         "prepare-dataset: running",
         "prepare-dataset: succeeded",
         "prune-teacher: running",

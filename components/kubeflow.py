@@ -8,12 +8,13 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.artifacts import Incomplete, Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
 from components.catlib.errors import Interrupted, Unavailable, UserError
@@ -62,7 +63,8 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     try:
         with dying_with_parent(), on_stop(interrupt), waiting_for_servers():
             _check_code(stage, code)
-            yield
+            with _telling_lost_artifacts():
+                yield
     except UserError as error:
         mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
         logger.error("%s: %s", mark, error)
@@ -77,6 +79,29 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     finally:
         root.handlers = kubeflows_handlers
         gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
+
+
+_LAUNCHERS_FOLDER = re.compile(r"/(minio|s3|gcs)/(.+/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/([\w-]+)/[^/]+/[^/]+)")
+"""Where Kubeflow's launcher puts an input: /SCHEME/BUCKET/…/PIPELINE/RUN/TASK/ID/NAME."""
+
+
+@contextlib.contextmanager
+def _telling_lost_artifacts() -> Iterator[None]:
+    """Says of an input that the launcher did not find what happened to it and what to do.
+
+    Kubeflow's cache answers with results without looking whether they still exist, and the launcher fetches an empty
+    folder without an error.
+    """
+    try:
+        yield
+    except Incomplete as error:
+        if (found := _LAUNCHERS_FOLDER.fullmatch(str(error.folder))) is None:
+            raise
+        scheme, place, task = found.groups()
+        raise UserError(
+            f"{'gs' if scheme == 'gcs' else scheme}://{place}, the result of {task}, is not whole in the store any "
+            f"more, though Kubeflow's cache answered with it; submit the run again with --no-cache {task}."
+        ) from error
 
 
 def _check_code(stage: str, code: str) -> None:

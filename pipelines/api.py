@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.catlib.code_digest import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
+from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.preflight import Plan, findings, report
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
@@ -200,6 +202,7 @@ def run(
     output: Path | None = None,
     workspace: Path = Path("runs"),
     image: str | None = None,
+    no_cache: Sequence[str] = (),
     say: Callable[[str], None] = note,
 ) -> LocalRun:
     """Runs a pipeline on this machine.
@@ -214,6 +217,7 @@ def run(
             results of another recipe of the same name.
         workspace: Folder for artifacts, cache and logs of all runs.
         image: Image in whose containers the stages run; None: they run in processes.
+        no_cache: Stages, or their tasks, that run anew whatever the cache holds.
         say: Function that receives progress lines.
 
     Raises:
@@ -239,6 +243,7 @@ def run(
         workspace=workspace.resolve(),
         say=say,
         image=image,
+        anew=marks(no_cache, compiled.spec),
     )
 
 
@@ -285,6 +290,7 @@ def submit(
     experiment: str | None = None,
     root: str | None = None,
     service_account: str | None = None,
+    no_cache: Sequence[str] = (),
     say: Callable[[str], None] = note,
 ) -> Submitted:
     """Starts a pipeline on a cluster.
@@ -302,7 +308,8 @@ def submit(
         experiment: Experiment (group of runs) of the run; None: the recipe's name.
         root: Address below which the run writes its artifacts; None: as the cluster is configured.
         service_account: Service account of its pods; None: as the cluster is configured.
-        say: Function that receives a line on what runs anew because image or code changed.
+        no_cache: Stages, or their tasks, that run anew whatever the cache holds.
+        say: Function that receives a line on what runs anew because image or code changed, and on what may be wrong.
 
     Raises:
         UserError: The recipe, an argument or the image is wrong, or Kubeflow cannot be reached or refuses.
@@ -315,13 +322,16 @@ def submit(
     plan = _plan(
         compiled, settings, arguments or {}, image=image, in_pods=True, root=root, service_account=service_account
     )
+    fresh = marks(no_cache, compiled.spec)
     cluster = _checked_cluster(plan, connection, say)
-    pinned = pin_weights(settings)
-    if pinned != settings:
-        settings, compiled = pinned, compile_pipeline(pipeline, pinned, image=image)
+    if earlier := cluster.newest(pipeline):
+        if changes := changes_since(earlier.name, earlier.spec, compiled.spec):
+            say(changes)
+        report(cluster.lost_results(earlier, made_anew=fresh), say)
+        fresh = earlier_marks(earlier.spec) | fresh
+    settings = pin_weights(settings)
+    compiled = compile_pipeline(pipeline, settings, image=image, code_digest=marked(code_digest, fresh))
     complete = _complete(compiled, settings, arguments or {}, here=False)
-    if changes := cluster.changes_since_newest(compiled):
-        say(changes)
     run_id = cluster.submit(
         compiled,
         complete,

@@ -13,6 +13,7 @@ from pipelines import api
 from pipelines.commands.options import (
     Answer,
     add_connection,
+    add_no_cache,
     add_placement,
     add_recipe_command,
     arguments_of,
@@ -27,6 +28,7 @@ def add_commands(commands: Any) -> None:
     submit = add_recipe_command(commands, "submit", "Start a pipeline on a cluster.", _submit)
     submit.add_argument("--experiment", help="experiment (group of runs) of the run (default: the recipe's name)")
     add_placement(submit)
+    add_no_cache(submit)
     submit.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
@@ -81,6 +83,7 @@ def _submit(options: argparse.Namespace) -> Answer:
         experiment=options.experiment,
         root=options.root,
         service_account=options.service_account,
+        no_cache=options.no_cache,
         **choices(options),
     )
     facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}

@@ -17,6 +17,7 @@ from pipelines import api
 from pipelines.commands.options import (
     Answer,
     add_connection,
+    add_no_cache,
     add_placement,
     add_recipe_command,
     arguments_of,
@@ -43,6 +44,7 @@ def add_commands(commands: Any) -> None:
 
     run = add_recipe_command(commands, "run", "Run a pipeline on this machine.", _run)
     run.set_defaults(interrupted=("run the same command again; finished stages come from the cache", EXIT_INTERRUPTED))
+    add_no_cache(run)
     run.add_argument("--output", type=Path, help="folder for the report and the students (default: WORKSPACE/RECIPE)")
     run.add_argument(
         "--workspace", type=Path, default=Path("runs"), help="folder for artifacts, cache and logs (default: runs)"
@@ -128,6 +130,7 @@ def _run(options: argparse.Namespace) -> Answer:
         arguments=arguments_of(options),
         output=options.output,
         workspace=options.workspace,
+        no_cache=options.no_cache,
         **chosen,
     )
     report = result.output / "report.html"

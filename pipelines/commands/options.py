@@ -74,6 +74,19 @@ def add_placement(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_no_cache(command: argparse.ArgumentParser) -> None:
+    """Adds the option that makes stages run anew."""
+    command.add_argument(
+        "--no-cache",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="run these stages anew whatever the cache holds, such as teacher or train-teacher; with what reads their "
+        "results",
+    )
+
+
 def choices(options: argparse.Namespace) -> dict[str, Any]:
     """Returns what `add_recipe_command` asked for, but for the recipe and the arguments, as `api` takes it."""
     return {

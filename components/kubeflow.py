@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.catlib.artifacts import Incomplete, Manifest, read_manifest
+from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
-from components.catlib.errors import Interrupted, Unavailable, UserError
+from components.catlib.errors import Incomplete, Interrupted, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, after_interruption, dying_with_parent, interrupt, on_stop
 from components.catlib.storage.settings import waiting_for_servers
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE

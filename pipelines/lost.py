@@ -43,8 +43,8 @@ def lost_results(name: str, workflow: Mapping[str, Any], *, made_anew: Container
         if not there:
             seen.add(task)
             yield doubtful(
-                f"The result of {task} in run {name} ({address}) is gone from the store, but Kubeflow's cache may still "
-                f"answer with it, and then this run fails; add --no-cache {task} to make it anew."
+                f"The result of {task} in run {name} ({address}) is gone from the store, but Kubeflow's cache may "
+                f"still answer with it, and then this run fails; add --no-cache {task} to make it anew."
             )
 
 

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
-from components.catlib.errors import UserError
+from components.catlib.errors import Incomplete, UserError
 
 SCHEMA_VERSION = 1
 LONGEST_NAME = 255
@@ -340,19 +340,6 @@ def another_kind(output: str, there: str, kind: str) -> UserError:
     return UserError(
         f"Output {output} is {_wanted(there)}, not replaced by {_wanted(kind)}; choose another path or remove it."
     )
-
-
-class Incomplete(UserError):
-    """An artifact, or a part of it, is not in its folder.
-
-    Attributes:
-        folder: The folder.
-    """
-
-    def __init__(self, folder: Path, message: str) -> None:
-        """Stores the folder."""
-        super().__init__(message)
-        self.folder = folder
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:

@@ -15,9 +15,10 @@ from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
+from pipelines.forecasting import Forecast, forecast
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.preflight import Plan, findings, report
-from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
+from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
 __all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "validate"]
 
@@ -147,6 +148,23 @@ def compile_recipe(
     return compile_pipeline(pipeline, pin_weights(settings), image=image, versions=versions)
 
 
+@dataclass(frozen=True)
+class Valid:
+    """A run that was checked and not started.
+
+    Attributes:
+        compiled: Its pipeline.
+        forecast: What it will cost, as far as that is known.
+        cached: Tasks that a local run takes from the cache, once per student.
+        executed: Tasks that it runs. Both are empty if that is unknown.
+    """
+
+    compiled: Compiled
+    forecast: Forecast
+    cached: Sequence[str] = ()
+    executed: Sequence[str] = ()
+
+
 def validate(
     recipe: str | Recipe,
     *,
@@ -158,8 +176,9 @@ def validate(
     image: str = DEFAULT_IMAGE,
     root: str | None = None,
     service_account: str | None = None,
+    workspace: Path = Path("runs"),
     say: Callable[[str], None] = note,
-) -> tuple[Compiled, Plan]:
+) -> Valid:
     """Checks a run without starting it: everything that `run` checks or, with a connection, that `submit` does.
 
     Args:
@@ -172,6 +191,7 @@ def validate(
         image: Image of every task on a cluster.
         root: Address below which a run on a cluster writes its artifacts; None: as the cluster is configured.
         service_account: Service account of its pods; None: as the cluster is configured.
+        workspace: Folder of local runs, whose cache is asked.
         say: Function that receives a line on what may be wrong.
 
     Raises:
@@ -184,12 +204,41 @@ def validate(
     if connection is None:
         plan = _plan(compiled, settings, arguments or {})
         report(findings(plan), say)
-        return compiled, plan
+        made = forecast(plan)
+        cached, executed = _from_local_cache(compiled, settings, plan, workspace, made)
+        return Valid(compiled, made, cached, executed)
     check_pinned(image)
     place = {"image": image, "in_pods": True, "root": root, "service_account": service_account}
     plan = _plan(compiled, settings, arguments or {}, **place)
-    _checked_cluster(plan, connection, say)
-    return compiled, plan
+    cluster = _checked_cluster(plan, connection, say)
+    made = forecast(plan)
+    if earlier := cluster.newest(pipeline):
+        report(cluster.lost_results(earlier, made_anew=()), say)
+        made.notes.append(
+            changes_since(earlier.name, earlier.spec, compiled.spec)
+            or f"Image and code are those of run {earlier.name}: stages with the same settings and inputs come from "
+            "the cache."
+        )
+    else:
+        made.notes.append("There is no earlier run of this pipeline, so nothing comes from the cache.")
+    return Valid(compiled, made)
+
+
+def _from_local_cache(
+    compiled: Compiled, settings: Recipe, plan: Plan, workspace: Path, made: Forecast
+) -> tuple[list[str], list[str]]:
+    """Returns the tasks of a local run that come from the cache, and the others; both empty if that is unknown."""
+    from pipelines.rehearsing import rehearse
+
+    if not (workspace / "cache").is_dir():
+        made.notes.append(f"There are no earlier runs in {workspace}, so nothing comes from the cache.")
+        return [], []
+    if unknown := unpinned(plan.sections()):
+        made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
+        return [], []
+    pinned = pin_weights(settings)
+    arguments = _complete(compiled, pinned, plan.arguments, here=True)
+    return rehearse(pinned, pipeline=plan.pipeline, arguments=arguments, workspace=workspace.resolve()) or ([], [])
 
 
 def run(

@@ -1,8 +1,9 @@
-"""The commands that need no cluster: recipes, validate, run, compile, trainjob."""
+"""The commands that need no cluster: recipes, show, validate, run, compile, trainjob."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipelines.commands.options import (
     Answer,
     add_connection,
     add_no_cache,
+    add_overrides,
     add_placement,
     add_recipe_command,
     arguments_of,
@@ -36,8 +38,24 @@ def add_commands(commands: Any) -> None:
     recipes = commands.add_parser("recipes", **described("List the recipes."))
     recipes.set_defaults(command=_recipes)
 
+    show = commands.add_parser(
+        "show", **described("Print every setting of a recipe, and what differs from its file and from the defaults.")
+    )
+    show.add_argument("recipe", metavar="RECIPE", help="name of a recipe, or path of a .yaml file")
+    add_overrides(show)
+    show.set_defaults(command=_show)
+
     validate = add_recipe_command(
-        commands, "validate", "Check a run without starting it; with --host, as `submit` does.", _validate
+        commands,
+        "validate",
+        "Check a run without starting it, and say what it will cost; with --host, on a cluster.",
+        _validate,
+    )
+    validate.add_argument(
+        "--workspace",
+        type=Path,
+        default=Path("runs"),
+        help="folder of local runs, whose cache is asked (default: runs)",
     )
     add_placement(validate)
     add_connection(validate)
@@ -99,18 +117,37 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 def _validate(options: argparse.Namespace) -> Answer:
     on_cluster = options.host or options.kube_context
-    compiled, _ = api.validate(
+    valid = api.validate(
         options.recipe,
         connection=connection_of(options) if on_cluster else None,
         arguments=arguments_of(options),
         root=options.root,
         service_account=options.service_account,
+        workspace=options.workspace,
         **choices(options),
     )
-    size = len(compiled.text.encode())
+    size = len(valid.compiled.text.encode())
     share = 100 * size / ETCD_BYTES
-    text = f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of a cluster's limit"
-    return text, {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
+    lines = [
+        f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of a cluster's limit",
+        *valid.forecast.lines(),
+        *(
+            f"{what}: {', '.join(tasks) or 'nothing'}"
+            for what, tasks in (("from the cache", valid.cached), ("runs", valid.executed))
+            if valid.cached or valid.executed
+        ),
+    ]
+    facts = {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
+    tasks = {"cached": list(valid.cached), "executed": list(valid.executed)}
+    return "\n".join(lines), facts | dataclasses.asdict(valid.forecast) | tasks
+
+
+def _show(options: argparse.Namespace) -> Answer:
+    from pipelines.showing import Resolved
+
+    recipe = load_recipe(options.recipe, options.set, options.budget)
+    resolved = Resolved.of(recipe, written=load_recipe(options.recipe), defaults=load_recipe(None))
+    return resolved.text().rstrip(), {"recipe": dict(resolved.settings), "overridden": resolved.overridden()}
 
 
 def _compile(options: argparse.Namespace) -> Answer:

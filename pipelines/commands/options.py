@@ -40,6 +40,20 @@ def add_recipe_command(commands: Any, name: str, help_text: str, function: Any) 
         "--recipe", required=True, help="name of a recipe (the command `recipes` lists them), or path of a .yaml file"
     )
     command.add_argument("--pipeline", choices=PIPELINE_HELP, default="compress", help=pipelines)
+    add_overrides(command)
+    command.add_argument(
+        "--argument",
+        action="append",
+        metavar="NAME=VALUE",
+        help="value of a parameter of the pipeline, as YAML; repeatable",
+    )
+    command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
+    command.set_defaults(command=function)
+    return command
+
+
+def add_overrides(command: argparse.ArgumentParser) -> None:
+    """Adds the options that change settings of a recipe."""
     command.add_argument(
         "--set",
         action="append",
@@ -53,15 +67,6 @@ def add_recipe_command(commands: Any, name: str, help_text: str, function: Any) 
         metavar="B",
         help="compute budgets instead of the recipe's: MACs such as 2.6e9, or shares of the teacher's such as 0.05x",
     )
-    command.add_argument(
-        "--argument",
-        action="append",
-        metavar="NAME=VALUE",
-        help="value of a parameter of the pipeline, as YAML; repeatable",
-    )
-    command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
-    command.set_defaults(command=function)
-    return command
 
 
 def add_placement(command: argparse.ArgumentParser) -> None:

@@ -126,16 +126,15 @@ def _bytes_per_pixel(role: str, collection: Collection) -> int:
 def _collection(config: DatasetConfig) -> Iterator[Collection | None]:
     """Opens the images if they are on this machine; yields None otherwise."""
     source = config.source
-    known = KNOWN.get(source) if not Path(source).exists() else None
     if source.startswith(PREFIX):
         yield open_builtin(config, source)
-    elif (
-        is_web(source)
-        or is_remote(source)
-        or (known and not any(place.exists() for place in known.places))
-        or (known is None and not Path(source).exists())
-    ):
+    elif is_web(source) or is_remote(source) or not any(place.exists() for place in _places(source)):
         yield None
     else:
         with open_source(source, sha256=config.sha256) as (tree, provenance):
             yield open_tree(config, tree, provenance)
+
+
+def _places(source: str) -> list[Path]:
+    """Returns where on this machine the images of a path or of a known dataset may be."""
+    return [Path(source), *(KNOWN[source].places if source in KNOWN else ())]

@@ -45,18 +45,10 @@ def add_commands(commands: Any) -> None:
     add_overrides(show)
     show.set_defaults(command=_show)
 
-    validate = add_recipe_command(
-        commands,
-        "validate",
-        "Check a run without starting it, and say what it will cost; with --host, on a cluster.",
-        _validate,
-    )
-    validate.add_argument(
-        "--workspace",
-        type=Path,
-        default=Path("runs"),
-        help="folder of local runs, whose cache is asked (default: runs)",
-    )
+    sentence = "Check a run without starting it, and say what it will cost; with --host, on a cluster."
+    validate = add_recipe_command(commands, "validate", sentence, _validate)
+    where = "folder of local runs, whose cache is asked (default: runs)"
+    validate.add_argument("--workspace", type=Path, default=Path("runs"), help=where)
     add_placement(validate)
     add_connection(validate)
 
@@ -137,9 +129,9 @@ def _validate(options: argparse.Namespace) -> Answer:
             if valid.cached or valid.executed
         ),
     ]
-    facts = {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
-    tasks = {"cached": list(valid.cached), "executed": list(valid.executed)}
-    return "\n".join(lines), facts | dataclasses.asdict(valid.forecast) | tasks
+    facts: dict[str, object] = {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
+    facts |= dataclasses.asdict(valid.forecast)
+    return "\n".join(lines), facts | {"cached": list(valid.cached), "executed": list(valid.executed)}
 
 
 def _show(options: argparse.Namespace) -> Answer:

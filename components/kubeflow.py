@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from components.attempts import Attempt
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
-from components.catlib.errors import Interrupted, OutOfMemory, Unavailable, UserError
+from components.catlib.errors import Incomplete, Interrupted, OutOfMemory, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, after_interruption, dying_with_parent, interrupt, on_stop
 from components.catlib.memory import telling_out_of_memory
 from components.catlib.storage.settings import waiting_for_servers
@@ -25,7 +26,7 @@ from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.image import image_name
 
 if TYPE_CHECKING:
-    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
+    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Metrics
 
 DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
@@ -68,7 +69,7 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     try:
         with dying_with_parent(), on_stop(interrupt), _refused_once(), waiting_for_servers():
             _check_code(stage, code)
-            with telling_out_of_memory(stage):
+            with telling_out_of_memory(stage), _telling_lost_artifacts():
                 yield
     except UserError as error:
         mark = next(mark for mark, kind in _REFUSALS.items() if isinstance(error, kind))
@@ -91,6 +92,29 @@ def _refused_once() -> contextlib.AbstractContextManager[None]:
     return attempt.refused_once() if attempt else contextlib.nullcontext()
 
 
+_LAUNCHERS_FOLDER = re.compile(r"/(minio|s3|gcs)/(.+/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/([\w-]+)/[^/]+/[^/]+)")
+"""Where Kubeflow's launcher puts an input: /SCHEME/BUCKET/…/PIPELINE/RUN/TASK/ID/NAME."""
+
+
+@contextlib.contextmanager
+def _telling_lost_artifacts() -> Iterator[None]:
+    """Says of an input that the launcher did not find what happened to it and what to do.
+
+    Kubeflow's cache answers with results without looking whether they still exist, and the launcher fetches an empty
+    folder without an error.
+    """
+    try:
+        yield
+    except Incomplete as error:
+        if (found := _LAUNCHERS_FOLDER.fullmatch(str(error.folder))) is None:
+            raise
+        scheme, place, task = found.groups()
+        raise UserError(
+            f"{'gs' if scheme == 'gcs' else scheme}://{place}, the result of {task}, is not whole in the store any "
+            f"more, though Kubeflow's cache answered with it; submit the run again with --no-cache {task}."
+        ) from error
+
+
 def _check_code(stage: str, code: str) -> None:
     wanted, _, _ = code.partition("+")  # what follows tells libraries apart, for which an image stands
     found = code_digest(stage)
@@ -107,9 +131,7 @@ def publish(
     *,
     metrics: Metrics | None = None,
     confusion: ClassificationMetrics | None = None,
-    summary: Markdown | None = None,
     page: HTML | None = None,
-    tensorboard: Artifact | None = None,
 ) -> None:
     """Checks that a stage's output is whole and shows it in the UI.
 
@@ -117,9 +139,7 @@ def publish(
         output: The artifact that the stage wrote. Its metadata gets kind and content digest.
         metrics: Gets every finite number of the manifest's `summary["metrics"]`.
         confusion: Gets the student's confusion matrix of an evaluation with a segmenter; without one it stays empty.
-        summary: Gets the figures and settings as text.
-        page: Gets charts and pictures.
-        tensorboard: Gets the link by which the UI opens TensorBoard on the training's scalars.
+        page: Gets figures, settings, charts and pictures.
     """
     folder = Path(output.path)
     manifest = read_manifest(folder)
@@ -129,17 +149,10 @@ def publish(
         _show_metrics(manifest, metrics)
     if confusion is not None:
         _show_confusion(folder, manifest, confusion)
-    if summary is not None:
-        from components.catlib.reporting.summary import markdown
-
-        _write(summary, markdown(folder))
     if page is not None:
         from components.catlib.reporting.glance import html
 
         _write(page, html(folder))
-    if tensorboard is not None:
-        link = {"type": "tensorboard", "source": f"{output.uri}/tensorboard"}
-        _write(tensorboard, json.dumps({"version": "v1", "outputs": [link]}))
 
 
 def _show_metrics(manifest: Manifest, metrics: Metrics) -> None:

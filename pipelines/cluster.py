@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from components.catlib.credentials import refuse_credentials
 from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage
-from pipelines.anew import changes_since
 from pipelines.compiling import Compiled
 from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, Kubeflow, quiet
 from pipelines.logs import Logs
+from pipelines.lost import lost_results
 from pipelines.outputs import check_writable
+from pipelines.preflight import Finding, Plan
+from pipelines.preflight_cluster import cluster_findings
 from pipelines.resubmitting import Nodes, workflow_nodes
 from pipelines.runs import FINISHED, Run, pipeline_of, read_run
 from pipelines.watching import watch
@@ -28,6 +31,21 @@ logger = logging.getLogger(__name__)
 
 REPORT = "write-report"
 """The task that every pipeline ends with."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier run of a pipeline.
+
+    Attributes:
+        run_id: Its id.
+        name: Its name.
+        spec: Its pipeline.
+    """
+
+    run_id: str
+    name: str
+    spec: dict[str, Any]
 
 
 class Cluster:
@@ -47,6 +65,10 @@ class Cluster:
         self._kubeflow = Kubeflow(connection, patience=patience)
         self._client = self._kubeflow.client
         self._patiently = self._kubeflow.patiently
+
+    def findings(self, plan: Plan) -> Iterator[Finding]:
+        """Yields what is wrong with a run as far as the cluster shows it; see `pipelines.preflight`."""
+        return cluster_findings(plan, self._kubeflow)
 
     # ---------------------------------------------------------------------------------------------------------- submit
 
@@ -212,22 +234,35 @@ class Cluster:
         )
         return [read_run(run) for run in listed.runs or []]
 
-    def changes_since_newest(self, compiled: Compiled) -> str:
-        """Returns a sentence on the stages that run anew because image or code differ from the newest run's.
-
-        It is "" if nothing differs, there is no earlier run of this pipeline, or that cannot be read.
-        """
+    def newest(self, pipeline: str) -> Earlier | None:
+        """Returns the newest run of a pipeline; None if there is none, or it cannot be read."""
         try:
             listed = self._client.list_runs(
                 page_size=20, sort_by="created_at desc", namespace=self.connection.namespace
             )
             for run in listed.runs or []:
-                earlier = pipeline_of(run)
-                if earlier.get("pipelineInfo", {}).get("name") == compiled.pipeline:
-                    return changes_since(run.display_name, earlier, compiled.spec)
+                spec = pipeline_of(run)
+                whole = {"components", "deploymentSpec", "root"} <= spec.keys()
+                if whole and spec["pipelineInfo"]["name"] == pipeline:
+                    return Earlier(run.run_id, run.display_name, spec)
         except (*REQUEST_ERRORS, KeyError, TypeError, AttributeError):
             logger.debug("earlier runs cannot be read", exc_info=True)
-        return ""
+        return None
+
+    def lost_results(self, earlier: Earlier, *, made_anew: Container[str]) -> Iterator[Finding]:
+        """Yields the tasks of an earlier run whose results are gone from the store; see `pipelines.lost`.
+
+        Args:
+            earlier: The run.
+            made_anew: Stages that do not count, because they run anew.
+        """
+        try:
+            answer = self._kubeflow.read("reading an earlier run", f"/apis/v1beta1/runs/{earlier.run_id}")
+            workflow = json.loads(answer["pipeline_runtime"]["workflow_manifest"])
+        except (UserError, KeyError, TypeError, ValueError):
+            logger.debug("the earlier run's workflow cannot be read", exc_info=True)
+            return
+        yield from lost_results(earlier.name, workflow, made_anew=made_anew)
 
     def wait(self, run_id: str, *, say: Callable[[str], None]) -> Run:
         """Waits until a run ends, and reports every change of a task's state and the progress of trainings.

@@ -27,10 +27,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from components.catlib.artifacts import check_replaceable, copy, read_manifest, replacing_folder, stamp
-from components.catlib.code_digest import code_and_library_digest
+from components.catlib.code_digest import code_and_library_digest, code_digest
 from components.catlib.config import Recipe
 from components.catlib.credentials import without_credentials
 from components.catlib.disk import number_in, writing_to
@@ -41,6 +42,7 @@ from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.kubeflow import refusal
 from pipelines import workspaces
+from pipelines.anew import marked
 from pipelines.containers import check_image_code, docker_runner, stop_containers
 from pipelines.failure import RunFailed, stage_of
 from pipelines.outputs import check_writable
@@ -138,6 +140,7 @@ def run_locally(
     pipeline: str = "compress",
     arguments: Mapping[str, Any] | None = None,
     image: str | None = None,
+    anew: Mapping[str, str] = MappingProxyType({}),
 ) -> LocalRun:
     """Runs a pipeline on this machine and puts the report and the students into a folder.
 
@@ -150,6 +153,7 @@ def run_locally(
         pipeline: Name of the pipeline.
         arguments: Values of its parameters; the others have the recipe's settings.
         image: Image in whose containers the stages run; None: they run in processes.
+        anew: Marks of stages that run anew, by stage; see `pipelines.anew`.
 
     Raises:
         UserError: A stage refused its input or ran out of memory, `output` holds something else, or there is no such
@@ -173,6 +177,7 @@ def run_locally(
         "workspace": str(workspace),
         "answer": str(answer),
         "image": image,
+        "anew": dict(anew),
         "parent": os.getpid(),
     }
     log = RunLog(say)
@@ -324,11 +329,12 @@ def _failure(log: RunLog, log_path: Path, workspace: Path) -> Exception:
     return RunFailed(f"{task} failed{reason} (full log: {log_path})")
 
 
-def _placement(image: str | None) -> Placement:
+def _placement(image: str | None, anew: Mapping[str, str]) -> Placement:
     """Returns the placement of tasks in an image or, without one, in processes: then libraries belong to the keys."""
     from pipelines.resources import Placement
 
-    return Placement(image) if image else Placement(NO_IMAGE, code_digest=code_and_library_digest)
+    digest = code_digest if image else code_and_library_digest
+    return Placement(image or NO_IMAGE, code_digest=marked(digest, anew))
 
 
 def _tell_kills() -> None:
@@ -372,7 +378,7 @@ def _run_request(request: Path) -> None:
         enable_caching=True,
         cache_root=str(workspace / "cache"),
     )
-    pipeline = PIPELINES[asked["pipeline"]](recipe, _placement(asked["image"]))
+    pipeline = PIPELINES[asked["pipeline"]](recipe, _placement(asked["image"], asked["anew"]))
     with dying_with_parent(), on_stop(partial(_stop_stages, asked)):
         if os.getppid() != asked["parent"]:
             return

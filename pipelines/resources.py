@@ -99,6 +99,11 @@ class Placement:
         """Number of students made at the same time, 0 for all; 1 on this machine, whose cores they would share."""
         return 1 if self.resources is None else self.resources.parallel_students
 
+    @property
+    def tensorboard(self) -> bool:
+        """Whether trainings link to TensorBoard."""
+        return self.resources is not None and self.resources.tensorboard
+
     def place(self, stage: StageName, task: PipelineTask) -> PipelineTask:
         """Places a task of a stage and returns it."""
         task.set_container_image(self.image)

@@ -1,5 +1,7 @@
 """The exceptions that end a command with an exit code of their own."""
 
+from pathlib import Path
+
 LONGEST_LINE = 900
 """Largest number of characters in a message."""
 
@@ -34,6 +36,19 @@ class OutOfMemory(UserError):
     """
 
     exit_code = 1
+
+
+class Incomplete(UserError):
+    """An artifact, or a part of it, is not in its folder.
+
+    Attributes:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path, message: str) -> None:
+        """Stores the folder."""
+        super().__init__(message)
+        self.folder = folder
 
 
 class Interrupted(Exception):

@@ -14,6 +14,8 @@ from pipelines import api
 from pipelines.commands.options import (
     Answer,
     add_connection,
+    add_no_cache,
+    add_placement,
     add_recipe_command,
     arguments_of,
     choices,
@@ -30,10 +32,8 @@ def add_commands(commands: Any) -> None:
     """Adds these commands to those of `python -m pipelines`."""
     submit = add_recipe_command(commands, "submit", "Start a pipeline on a cluster.", _submit)
     submit.add_argument("--experiment", help="experiment (group of runs) of the run (default: the recipe's name)")
-    submit.add_argument(
-        "--root", help="address below which the run writes its artifacts (default: as the cluster is configured)"
-    )
-    submit.add_argument("--service-account", help="service account of the pods (default: as the cluster is configured)")
+    add_placement(submit)
+    add_no_cache(submit)
     submit.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
@@ -109,6 +109,7 @@ def _submit(options: argparse.Namespace) -> Answer:
         experiment=options.experiment,
         root=options.root,
         service_account=options.service_account,
+        no_cache=options.no_cache,
         **choices(options),
     )
     facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}

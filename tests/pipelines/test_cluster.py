@@ -8,18 +8,22 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.catlib.code_digest import code_digest
 from components.catlib.errors import UserError
+from components.catlib.recipes import load_recipe
 from components.catlib.storage.retrying import Unreachable
 from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
 from pipelines.connection import Connection
+from pipelines.parameters import PARAMETERS
 from pipelines.resources import Placement
 from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
+from tests.web_servers import web_server
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +56,7 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
     assert f"{server.host}/#/runs/details/{RUN_ID}" in err
     (run,) = server.runs
     assert run["display_name"].startswith("compress smoke ")
-    assert run["runtime_config"] == {
-        "parameters": {"source_version": ""},
-        "pipeline_root": "s3://b/runs",
-    }
+    assert run["runtime_config"]["pipeline_root"] == "s3://b/runs"
     spec = run["pipeline_spec"]["pipeline_spec"]
     assert spec["root"]["inputDefinitions"]["parameters"]["budgets"]["defaultValue"] == ["0.4x", "0.2x"]
     assert (
@@ -82,6 +83,38 @@ def test_the_link_opens_or_is_said_to_be_unknown(server: KubeflowServer, capsys:
             assert "kubectl port-forward -n kubeflow service/ml-pipeline-ui 8080:80" in said
         assert main(["status", RUN_ID, "--host", server.host]) == 0
         assert (link in said_by(capsys)[0].splitlines()) is interface
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "needed"),
+    [
+        ("compress", {}),
+        ("sweep", {"seeds": [3]}),
+        ("distill-only", {"teacher": "s3://cat/teacher"}),
+        ("evaluate-only", {"students": ["s3://cat/student"]}),
+    ],
+)
+def test_what_was_asked_stands_in_the_run(pipeline: str, needed: dict[str, Any], server: KubeflowServer) -> None:
+    overrides, budgets = ["teacher.epochs=7", "resources.store_secret=cat-store"], ["0.4x"]
+    arguments = needed | {"evaluate": {"num_samples": 2}}
+    submit(
+        "smoke",
+        connection=Connection(host=server.host),
+        pipeline=pipeline,
+        overrides=overrides,
+        budgets=budgets,
+        arguments=arguments,
+    )
+    sent = server.runs[-1]["runtime_config"]["parameters"]
+    recipe = load_recipe("smoke", overrides, budgets)
+    wanted = {each.name: each.default(recipe) for each in PARAMETERS[pipeline] if each.setting} | needed
+    evaluate = recipe.section("evaluate") | {"num_samples": 2, "batch_size": sent["evaluate"]["batch_size"]}
+    assert sent["base_recipe"] == "smoke"
+    assert sent["evaluate"]["num_samples"] == 2
+    assert set(sent["evaluate"]) == set(evaluate), "every setting, not only those that were given"
+    assert {name: value for name, value in sent.items() if name != "evaluate" and "version" not in name} == {
+        name: value for name, value in wanted.items() if name != "evaluate"
+    }
 
 
 def test_an_experiment_that_is_there_is_used(server: KubeflowServer) -> None:
@@ -132,24 +165,27 @@ def test_what_runs_anew_since_the_newest_run_is_said(
         assert main(["submit", "--recipe", "smoke", "--host", server.host, *arguments]) == 0
         return said_by(capsys)[1].splitlines()[:-1]
 
-    assert said("--image", "cat:1") == [], "there is no earlier run"
-    assert said("--image", "cat:1") == [], "nothing has changed"
+    def images(number: int) -> tuple[str, str]:
+        return "--image", f"registry.example/cat:{number}"
+
+    assert said(*images(1)) == [], "there is no earlier run"
+    assert said(*images(1)) == [], "nothing has changed"
     other_code = property(lambda placement: changed, lambda placement, given: None)
     monkeypatch.setattr(Placement, "code_digest", other_code, raising=False)
-    (line,) = said("--image", "cat:1")
+    (line,) = said(*images(1))
     assert re.fullmatch(
         r"Not from the cache of run compress smoke \w{6}, with all that reads their results: the code of "
         r"distill-student is another\.",
         line,
     )
-    (line,) = said("--image", "cat:2")
-    assert "the image is cat:2, and was cat:1 (" in line
+    (line,) = said(*images(2))
+    assert "the image is registry.example/cat:2, and was registry.example/cat:1 (" in line
     for task in ("prepare-dataset", "train-teacher", "export-student"):
         assert task in line
     assert "write-report" not in line, "it always runs"
-    assert said("--pipeline", "sweep", "--image", "cat:3") == [], "the cache is another pipeline's"
-    (line,) = said("--image", "cat:3")
-    assert "and was cat:2 (" in line
+    assert said("--pipeline", "sweep", *images(3)) == [], "the cache is another pipeline's"
+    (line,) = said(*images(3))
+    assert "and was registry.example/cat:2 (" in line
 
 
 def changed(stage: str) -> str:
@@ -163,24 +199,27 @@ def test_where_earlier_runs_cannot_be_read_nothing_is_said(
 ) -> None:
     run = {"run_id": "r", "display_name": "compress smoke 0123ab", "pipeline_spec": spec}
     monkeypatch.setattr(server, "_list_runs", lambda **_: (200, {"runs": [run]}))
-    assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 0
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--image", "registry.example/cat:1"]) == 0
     assert len(said_by(capsys)[1].splitlines()) == 1
 
 
-def test_arguments_count_for_versions_and_pins(server: KubeflowServer, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "w.pth").write_bytes(b"weights")
+def test_arguments_count_for_versions_and_pins(
+    server: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sent = []
-    for content in (b"1", b"2"):
-        (tmp_path / "images/a.png").write_bytes(content)
+    with web_server() as web:
+        web.files = {"/images.zip": b"zip", "/w.pth": b"weights"}
         arguments = {
-            "dataset": {"source": str(tmp_path / "images")},
-            "evaluate": {"lpips": {"weights": {"uri": str(tmp_path / "w.pth")}}},
+            "dataset": {"source": web.url("/images.zip")},
+            "evaluate": {"lpips": {"weights": {"uri": web.url("/w.pth")}}},
         }
-        submit("smoke", connection=Connection(host=server.host), arguments=arguments)
-        sent.append(server.runs[-1]["runtime_config"]["parameters"])
+        for version in ("1", "2"):
+            web.etags["/images.zip"] = version
+            submit("smoke", connection=Connection(host=server.host), arguments=arguments)
+            sent.append(server.runs[-1]["runtime_config"]["parameters"])
     assert sent[0]["source_version"] != sent[1]["source_version"]
-    assert sent[0]["dataset"] == {"source": str(tmp_path / "images")}
+    assert sent[0]["dataset"]["source"] == arguments["dataset"]["source"]
     assert sent[0]["evaluate"]["lpips"]["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 

@@ -76,6 +76,10 @@ class ResourcesConfig(Section):
     log_seconds: Positive | None = Field(
         default=None, description="seconds between the progress lines of a training; null: 10"
     )
+    tensorboard: bool = Field(
+        default=False,
+        description="true: a task behind each training links to its curves; for a Kubeflow with TensorBoard's viewer",
+    )
     parallel_students: Annotated[int, Field(ge=0)] = Field(
         default=0, description="number of students made at the same time; 0: all"
     )

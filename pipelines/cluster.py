@@ -22,7 +22,6 @@ from pipelines.lost import lost_results
 from pipelines.outputs import check_writable
 from pipelines.preflight import Finding, Plan
 from pipelines.preflight_cluster import cluster_findings
-from pipelines.resubmitting import Nodes, workflow_nodes
 from pipelines.runs import FINISHED, Run, pipeline_of, read_run
 from pipelines.watching import watch
 from pipelines.workflows import Workflow
@@ -211,18 +210,16 @@ class Cluster:
             UserError: There is no such run, or Kubeflow refuses.
         """
         raw = self._patiently(f"reading run {run_id}", lambda: self._client.get_run(run_id))
-        answer = self._kubeflow.read(f"reading the tasks of run {run_id}", f"/apis/v1beta1/runs/{run_id}")
-        manifest = answer.get("pipeline_runtime", {}).get("workflow_manifest")
-        return read_run(raw, Workflow(json.loads(manifest or "{}")))
+        return read_run(raw, Workflow(self.workflow(run_id)))
 
-    def workflow_nodes(self, run_id: str) -> Nodes:
-        """Reads the nodes of a run's Argo workflow, by id.
+    def workflow(self, run_id: str) -> dict[str, Any]:
+        """Reads a run's Argo workflow; {} if Kubeflow does not have it any more.
 
         Raises:
             UserError: There is no such run, or Kubeflow refuses.
         """
-        answer = self._kubeflow.read(f"reading the workflow of run {run_id}", f"/apis/v1beta1/runs/{run_id}")
-        return workflow_nodes(answer.get("pipeline_runtime", {}).get("workflow_manifest"))
+        answer = self._kubeflow.read(f"reading the tasks of run {run_id}", f"/apis/v1beta1/runs/{run_id}")
+        return json.loads(answer.get("pipeline_runtime", {}).get("workflow_manifest") or "{}")
 
     def runs(self, *, count: int = 10) -> list[Run]:
         """Returns the newest runs."""
@@ -257,9 +254,8 @@ class Cluster:
             made_anew: Stages that do not count, because they run anew.
         """
         try:
-            answer = self._kubeflow.read("reading an earlier run", f"/apis/v1beta1/runs/{earlier.run_id}")
-            workflow = json.loads(answer["pipeline_runtime"]["workflow_manifest"])
-        except (UserError, KeyError, TypeError, ValueError):
+            workflow = self.workflow(earlier.run_id)
+        except (UserError, AttributeError, TypeError, ValueError):
             logger.debug("the earlier run's workflow cannot be read", exc_info=True)
             return
         yield from lost_results(earlier.name, workflow, made_anew=made_anew)

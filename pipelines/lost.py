@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import re
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
@@ -15,6 +12,7 @@ from components.catlib.storage import Storage, is_in_object_store
 from components.catlib.storage.settings import store_out_of_sight
 from pipelines.anew import STAGE_OF_TASK
 from pipelines.preflight import LOOKING_SECONDS, Finding, doubtful
+from pipelines.workflows import nodes_of
 
 _ADDRESS = re.compile(r"\w+://[^\"\\\s,]+/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/([\w-]+)/[\w-]+/\w+\b")
 """Address of an artifact, ROOT/PIPELINE/RUN/TASK/ID/NAME, with the name of the task that made it."""
@@ -54,13 +52,10 @@ def read_artifacts(workflow: Mapping[str, Any]) -> list[tuple[str, str]]:
     What a task writes does not count, because the task may have failed.
 
     Args:
-        workflow: The run's workflow. Large ones hold their nodes compressed.
+        workflow: The run's workflow.
     """
-    status = workflow.get("status", {})
-    packed = status.get("compressedNodes")
-    nodes = json.loads(gzip.decompress(base64.b64decode(packed))) if packed else status.get("nodes") or {}
     found = set()
-    for node in nodes.values():
+    for node in nodes_of(workflow).values():
         own = re.sub(r"-driver(\(\d+\))?$", "", node.get("displayName", ""))
         for output in (node.get("outputs") or {}).get("parameters") or []:
             for address in _ADDRESS.finditer(output.get("value", "") if output["name"] == "pod-spec-patch" else ""):

@@ -8,8 +8,6 @@ arguments, it takes every finished stage from the cache, and a training goes on 
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import logging
 import re
@@ -22,6 +20,7 @@ from components.catlib.errors import Unavailable, UserError
 from components.catlib.memory import memory_advice
 from components.catlib.storage.retrying import Unreachable
 from pipelines.failure import RunFailed, stage_of
+from pipelines.workflows import Nodes, nodes_of
 
 if TYPE_CHECKING:
     from pipelines.api import Submitted
@@ -32,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 60.0
 """Pause before a lost run is submitted again, so that what was away can come back; each later one is twice as long."""
-
-Nodes = Mapping[str, Mapping[str, Any]]
-"""The nodes of an Argo workflow by id: its `status.nodes`."""
 
 _FAILED = ("Failed", "Error")
 _ATTEMPT = re.compile(r"\(\d+\)$")
@@ -80,14 +76,6 @@ class Failure:
                 "--resubmit N` does by itself: finished stages come from the cache."
             )
         return ""
-
-
-def workflow_nodes(manifest: str | None) -> Nodes:
-    """Returns the nodes in the manifest of a workflow, which Argo compresses in a large one; {} without a manifest."""
-    status = (json.loads(manifest) if manifest else {}).get("status") or {}
-    if packed := status.get("compressedNodes"):
-        return json.loads(gzip.decompress(base64.b64decode(packed)))
-    return status.get("nodes") or {}
 
 
 def failure_of(nodes: Nodes) -> Failure | None:
@@ -209,7 +197,7 @@ def watch_and_explain(cluster: Cluster, run_id: str, *, say: Callable[[str], Non
 
 def _failure_of_run(cluster: Cluster, run_id: str) -> Failure | None:
     try:
-        return failure_of(cluster.workflow_nodes(run_id))
+        return failure_of(nodes_of(cluster.workflow(run_id)))
     except UserError as error:
         logger.info("why the run failed cannot be read: %s", error)
         return None

@@ -31,6 +31,10 @@ _NUMBERED = re.compile(r"(.+?)(?:\((\d+)\))?")
 _ROUND = re.compile(r"iteration-iterations\((\d+):[^)]*\)")
 
 
+Nodes = Mapping[str, Mapping[str, Any]]
+"""The nodes of an Argo workflow by id: its `status.nodes`."""
+
+
 @dataclass(frozen=True)
 class Node:
     """A node of the workflow.
@@ -94,7 +98,7 @@ class Workflow:
         self.message: str = status.get("message") or ""
         self._spec: Mapping[str, Any] = manifest.get("spec", {})
         self._arguments = _values(self._spec.get("arguments"))
-        nodes = [self._node(raw) for raw in _raw_nodes(status).values()]
+        nodes = [self._node(raw) for raw in nodes_of(manifest).values()]
         newest = _newest_attempts(attempts for _, attempts in nodes)
         self._nodes = [node for node, attempts in nodes if _is_current(attempts, newest)]
         self._holders = {node.place: node for node in self._nodes if node.attempt is None}
@@ -164,8 +168,9 @@ def _values(inputs_or_outputs: Mapping[str, Any] | None) -> dict[str, Any]:
     return {each["name"]: each.get("value", "") for each in (inputs_or_outputs or {}).get("parameters", [])}
 
 
-def _raw_nodes(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nodes, which Argo compresses once the workflow has grown beyond 1 MB."""
+def nodes_of(manifest: Mapping[str, Any]) -> Nodes:
+    """Returns the nodes of a workflow by id, which Argo compresses once the workflow has grown beyond 1 MB."""
+    status = manifest.get("status") or {}
     if packed := status.get("compressedNodes"):
         return json.loads(gzip.decompress(base64.b64decode(packed)))
     return status.get("nodes") or {}

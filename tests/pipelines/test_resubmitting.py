@@ -13,7 +13,8 @@ from components.catlib.storage.retrying import Unreachable
 from pipelines.__main__ import main
 from pipelines.api import Submitted
 from pipelines.failure import STAGES_OF_TASKS, RunFailed, stage_of
-from pipelines.resubmitting import Failure, RunLost, failure_of, watch_and_explain, watch_and_resubmit, workflow_nodes
+from pipelines.resubmitting import Failure, RunLost, failure_of, watch_and_explain, watch_and_resubmit
+from pipelines.workflows import nodes_of
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -21,7 +22,7 @@ RECORDED = Path(__file__).parent / "recorded"
 
 def recorded(name: str) -> dict[str, Any]:
     """The nodes of a run's workflow, as a real server answered."""
-    return dict(workflow_nodes(answer(name)["pipeline_runtime"]["workflow_manifest"]))
+    return dict(nodes_of(json.loads(answer(name)["pipeline_runtime"]["workflow_manifest"])))
 
 
 def answer(name: str) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def test_the_last_attempt_counts_and_an_earlier_one_that_was_killed_explains_it(
 
 def test_nothing_is_known_without_nodes() -> None:
     assert failure_of({}) is None
-    assert workflow_nodes(None) == workflow_nodes("{}") == workflow_nodes('{"status": null}') == {}
+    assert nodes_of({}) == nodes_of({"status": None}) == {}
 
 
 def test_every_task_of_a_pipeline_has_its_stage() -> None:
@@ -189,10 +190,10 @@ class Fate:
             raise end[0]
         return run_id
 
-    def workflow_nodes(self, run_id: str) -> dict[str, Any]:
+    def workflow(self, run_id: str) -> dict[str, Any]:
         end = self.ends[int(run_id)]
         assert end is not None
-        return end[1]
+        return {"status": {"nodes": end[1]}}
 
     def submitted(self) -> Any:
         def again() -> Any:

@@ -71,6 +71,7 @@ class Plan:
         arguments: Arguments of the pipeline.
         image: Image of its tasks; None: they run in processes.
         in_pods: Whether it runs on a cluster; otherwise on this machine.
+        dry: Whether it is not started now, so that weights may still be fetched to this machine.
         root: Address below which it writes its artifacts; None: as the cluster is configured.
         service_account: Service account of its pods; None: as the cluster is configured.
     """
@@ -80,6 +81,7 @@ class Plan:
     arguments: Mapping[str, Any]
     image: str | None = None
     in_pods: bool = False
+    dry: bool = False
     root: str | None = None
     service_account: str | None = None
 
@@ -250,13 +252,14 @@ def _content(plan: Plan) -> Iterator[Finding]:
         elif is_remote(address):
             continue  # a store of another kind
         elif not plan.in_pods and address not in KNOWN:
-            yield from _on_this_machine(setting, address)
+            yield from _on_this_machine(setting, address, dry=plan.dry)
 
 
-def _on_this_machine(setting: str, address: str) -> Iterator[Finding]:
+def _on_this_machine(setting: str, address: str, *, dry: bool) -> Iterator[Finding]:
     path = Path(address)
     if not path.exists():
-        yield wrong(f"{setting} {address} does not exist on this machine; correct the path.")
+        sentence = f"{setting} {address} does not exist on this machine; correct the path, or put the file there."
+        yield doubtful(sentence) if dry and setting.endswith(".uri") else wrong(sentence)
     elif setting == "dataset.source" and path.is_dir():
         names = (found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
         if not _holds_images(names):

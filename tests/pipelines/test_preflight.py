@@ -99,6 +99,13 @@ def test_a_path_must_exist_where_the_run_is(tmp_path: Path) -> None:
     )
 
 
+def test_weights_may_be_fetched_after_a_dry_run() -> None:
+    weights = "evaluate.lpips.weights.uri=weights/none.pth"
+    assert "does not exist" in one(found(weights, in_pods=False, image=None), certain=True)
+    assert "does not exist" in one(found(weights, in_pods=False, image=None, dry=True), certain=False)
+    assert "does not exist" in one(found("dataset.source=nowhere", in_pods=False, image=None, dry=True), certain=True)
+
+
 @pytest.mark.parametrize("students", [[], "", [""], [3]])
 def test_models_must_be_addresses(students: Any) -> None:
     certain, _ = found(pipeline="evaluate-only", arguments={"students": students})

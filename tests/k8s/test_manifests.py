@@ -69,7 +69,7 @@ def test_an_overlay_has_what_it_needs_and_no_more(overlay: str, kinds: set[str],
 
 
 def test_nothing_is_rendered_that_belongs_to_others(rendered: dict[str, Rendered]) -> None:
-    """Deleting an overlay must delete neither a namespace, with all of Kubeflow in it, nor anything of Kubeflow's own."""
+    """Deleting an overlay must not delete a namespace, which holds all of Kubeflow, nor anything of Kubeflow's own."""
     for overlay in sorted(path.name for path in (K8S / "overlays").iterdir()):
         kinds = {kind for kind, _ in rendered[overlay]}
         assert not kinds & {"Namespace", "Profile", "CustomResourceDefinition", "PersistentVolumeClaim"}, overlay

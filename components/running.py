@@ -143,7 +143,9 @@ def _check_output(address: str, config: BaseModel, sources: Sequence[_Source], o
 def _parts(address: str) -> tuple[str, ...]:
     """Returns the names that lead to an address, from the outermost to the innermost; equal for equal places."""
     if storage.is_remote(address):
-        return ("s3://", *str(storage.Location.parse(address)).removeprefix("s3://").split("/"))
+        scheme, _, path = address.partition("://")
+        kind = "s3" if storage.is_in_object_store(address) else scheme
+        return (kind, *filter(None, path.split("/")))
     return Path(os.path.realpath(address)).parts
 
 

@@ -354,7 +354,7 @@ class _AtOnce:
             future.set_exception(error)
         return future
 
-    def shutdown(self) -> None:
+    def shutdown(self, **_: bool) -> None:
         pass
 
 

@@ -192,7 +192,9 @@ def test_a_run_holds_its_workspace(workspace: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(local, "_run_in_own_group", look)
     with pytest.raises(Interrupted):
-        local.run_locally(load_recipe("smoke"), output=workspace / "smoke", workspace=workspace, say=print)
+        local.run_locally(
+            load_recipe("smoke"), origin="smoke", output=workspace / "smoke", workspace=workspace, say=print
+        )
     assert found == [False]
     with workspaces.out_of_use(workspace) as free:
         assert free

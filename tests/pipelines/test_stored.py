@@ -182,7 +182,7 @@ def test_uploads_that_were_never_ended_are_aborted(
 ) -> None:
     def begin(store: Store) -> None:
         assert isinstance(store, S3Store)
-        client, location = store._objects.client, store._location
+        client, location = store._objects.client, store.location
         upload = client._create_multipart_upload(location.bucket, location.key("teacher/big.bin"), {})
         client._upload_part(
             location.bucket, location.key("teacher/big.bin"), io.BytesIO(b"x" * 5).read(), {}, upload, 1

@@ -181,8 +181,8 @@ from pathlib import Path
 sys.platform = {system!r}
 from components.catlib.exits import dying_with_parent, interrupt, on_stop
 with on_stop(interrupt), dying_with_parent():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(30)
     except KeyboardInterrupt:
         Path({str(tmp_path / "saved")!r}).touch()

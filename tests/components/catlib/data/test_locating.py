@@ -110,7 +110,7 @@ def test_addresses_that_cannot_be_read_are_named(location: str):
 
 def test_an_archive_of_the_web_is_read_once_downloaded(archive: Path, web: WebServer):
     web.files["/h2z.zip"], web.etags["/h2z.zip"], web.breaks = archive.read_bytes(), '"1"', [100]
-    url = web.url("/h2z.zip?token=secret")
+    url = web.url("/h2z.zip?download=1")
     names, facts = found(url)
     assert (names, facts) == (NAMES, {"source": web.url("/h2z.zip"), "sha256": digest(archive)})
     web.files.clear()

@@ -430,11 +430,10 @@ def test_sigterm_without_a_checkpoint_folder_says_that_nothing_is_saved(tmp_path
 @pytest.mark.parametrize(("saved", "lost"), [(True, "after step 4 is lost: run the"), (False, "starts over")])
 def test_a_second_ctrl_c_does_not_wait_for_the_store(tmp_path: Path, saved: bool, lost: str):
     """In a process of its own: after the second one, the process is ended even if it does not end itself."""
-    (tmp_path / "program.py").write_text(SECOND_CTRL_C)
     given = [str(tmp_path), "saved" if saved else "never"]
     began = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py"), *given], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", SECOND_CTRL_C, *given], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 75, ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("interrupted: Stopped at once after step ")
@@ -607,9 +606,9 @@ def test_the_log_has_means_over_intervals_and_goes_to_every_place(tmp_path: Path
     every, few = SmallObjective(), SmallObjective()
     with caplog.at_level(logging.INFO):
         run(tmp_path / "few", few, log_seconds=1000.0, evaluations=1)
-    run(tmp_path / "every", every, evaluations=1)
     shown = [record.getMessage() for record in caplog.records if "ETA" in record.getMessage()]
     assert [re.match(r"step (\d+)/12 ", line)[1] for line in shown] == ["1", "12"]  # type: ignore[index]
+    run(tmp_path / "every", every, evaluations=1)
     assert "images/s" in shown[0]
     assert "reconstruction" in shown[0]
     first, last, scores = lines(tmp_path / "few")

@@ -33,6 +33,7 @@ from pipelines.connection import REQUEST_ERRORS, reason
 from tests.cluster.kubectl import Failure, Kubectl
 
 ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "cluster-smoke"
 BUDGETS = ("0.2x", "0.3x", "0.5x")
 EPOCHS = 600
 """Epochs of the teacher: about two minutes on one core, in which its pod can be deleted."""
@@ -67,23 +68,28 @@ class Smoke:
         words = [command, *arguments, *self.options.connection]
         shown = f"python -m pipelines {' '.join(words)}"
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "pipelines", *words],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=seconds,
-            )
+            code, said = self.run(words, seconds)
         except subprocess.TimeoutExpired:
             raise Failure(f"`{shown}` did not end within {seconds:.0f} s") from None
         with (self.folder / "commands.log").open("a", encoding="utf-8") as log:
-            log.write(f"$ {shown}\n{done.stdout}(exit code {done.returncode})\n")
-        if done.returncode != ends_with:
-            last = "\n".join(done.stdout.splitlines()[-5:])
-            raise Failure(f"`{shown}` ended with {done.returncode} instead of {ends_with}:\n{last}")
-        return done.stdout
+            log.write(f"$ {shown}\n{said}(exit code {code})\n")
+        if code != ends_with:
+            last = "\n".join(said.splitlines()[-5:])
+            raise Failure(f"`{shown}` ended with {code} instead of {ends_with}:\n{last}")
+        return said
+
+    def run(self, words: list[str], seconds: float) -> tuple[int, str]:
+        """Runs a command of ours in a process; returns its exit code and what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines", *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+        return done.returncode, done.stdout
 
     def submit(self, *changes: str, budgets: tuple[str, ...] = ("0.3x",)) -> str:
         """Submits the smoke recipe with changed settings; returns the run's id."""
@@ -93,7 +99,10 @@ class Smoke:
 
     def _submission(self, *changes: str, budgets: tuple[str, ...] = ("0.3x",)) -> list[str]:
         settings = ("resources.store_secret=cat-store", "resources.checkpoints=s3://cat/checkpoints", *changes)
-        words = ["--recipe", "smoke", "--experiment", self.experiment, "--image", self.image, "--budget", *budgets]
+        # An earlier trial's results are still in Kubeflow's cache, but no longer in a store: this one makes its own.
+        version = ["--argument", f"source_version={self.experiment}"]
+        words = ["--recipe", "smoke", "--experiment", self.experiment, *version, "--image", self.image]
+        words += ["--budget", *budgets]
         return words + [word for setting in settings for word in ("--set", setting)]
 
     def wait(self, run: str, *, ends_with: int = 0) -> str:
@@ -275,7 +284,8 @@ def _expect(holds: bool, sentence: str) -> None:
         raise Failure(sentence)
 
 
-def _until(holds: Callable[[], bool], what: str, *, seconds: float = STEP_SECONDS) -> None:
+def _until(holds: Callable[[], bool], what: str, *, seconds: float | None = None) -> None:
+    seconds = STEP_SECONDS if seconds is None else seconds
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -324,7 +334,7 @@ def _connection_words(options: argparse.Namespace) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Tries everything; returns 0 if all promises held, 1 if one did not, 2 if the trial cannot begin."""
     options = _parser().parse_args(arguments)
-    folder = ROOT / "build" / "cluster-smoke" / time.strftime("%Y%m%d-%H%M%S")
+    folder = BUILD / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     kubectl = None
     if not options.without_kubectl:

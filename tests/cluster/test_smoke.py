@@ -1,6 +1,8 @@
 """The trial of a cluster against the project's own Kubeflow server and a real S3 server, as far as these can show."""
 
-import json
+import contextlib
+import io
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +13,26 @@ import pytest
 from components.catlib.artifacts import writing
 from components.catlib.config import ReportConfig
 from components.catlib.storage import Storage
+from pipelines.__main__ import main
 from tests.cluster import smoke
 from tests.object_stores import SeaweedServer, seaweed_server
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow, recording
 
-NOTHING = frozenset({"second", "cancel", "memory", "logs"})
+FIRST = "first-run"
+"""Id of the run whose report the store holds."""
+
+ONCE = ("prepare-dataset", "measure-real-images", "train-teacher")
+PER_BUDGET = ("prune-teacher", "distill-student", "evaluate-student", "export-student")
+ALL = [*ONCE, *(f"{stage}{after}" for after in ("", " 1", " 2") for stage in PER_BUDGET)]
 
 
 @dataclass
 class PlayedCluster(KubeflowServer):
-    """Answers to every run of the trial what a Kubeflow 2.17.0 answered to such a run.
+    """Answers to the trial as a Kubeflow 2.17.0 answers to such runs, some of them with a recording of one.
 
     Attributes:
-        broken: What this cluster does not do: "second": reuse results; "cancel": end a run; "memory": refuse one; "logs".
-        deleted: Ids of what was deleted.
+        broken: What this cluster does not do: "reuse" results, "cancel" a run, "kill" a stage, write "logs".
+        deleted: What was deleted.
     """
 
     broken: frozenset[str] = frozenset()
@@ -40,22 +48,27 @@ class PlayedCluster(KubeflowServer):
     def _create_run(self, *, body: bytes, **named: Any) -> tuple[int, Any]:
         status, made = super()._create_run(body=body, **named)
         run = self.runs[-1]
-        asked = json.dumps(json.loads(body))
-        if name := self._recording_of(asked):
-            run |= {"recording": name, "run_id": recording(name)["v2beta1"]["run_id"]}
-            return status, made | {"run_id": run["run_id"]}
-        return status, made
+        run |= {"run_id": FIRST if len(self.runs) == 1 else uuid.uuid4().hex, **self._play(body.decode())}
+        if "recording" in run:
+            run["run_id"] = recording(run["recording"])["v2beta1"]["run_id"]
+        return status, made | {"run_id": self.runs[-1]["run_id"]}
 
-    def _recording_of(self, asked: str) -> str | None:
-        """The recorded run that is like this one; None for one that is still running."""
+    def _play(self, asked: str) -> dict[str, Any]:
+        """What becomes of a run."""
         if "no-pictures-here" in asked:
-            return "usererror"
-        if "7001" in asked:
-            return "smoke" if "memory" in self.broken else "oom"
+            return {"recording": "usererror"}
+        if "7001" in asked and "kill" not in self.broken:
+            return {"recording": "oom"}
         if "7002" in asked:
-            return None
-        again = any(run.get("recording") == "three" for run in self.runs)
-        return "second" if again and "second" not in self.broken else "minio" if again else "three"
+            return {"played": ("RUNNING", {"prepare-dataset": "Running"})}
+        done = "Cached" if len(self.runs) > 1 and "reuse" not in self.broken else "Succeeded"
+        return {"played": ("SUCCEEDED", dict.fromkeys(ALL, done) | {"write-report": "Succeeded"})}
+
+    def _get_run(self, run_id: str, **named: Any) -> tuple[int, Any]:
+        run = self._run(run_id) or {}
+        self.history = [run.get("played", ("SUCCEEDED", {}))]
+        status, answer = super()._get_run(run_id, **named)
+        return status, {key: value for key, value in answer.items() if key != "played"}
 
     def _terminate(self, run_id: str, **_: Any) -> tuple[int, Any]:
         run = self._run(run_id)
@@ -72,7 +85,6 @@ class PlayedCluster(KubeflowServer):
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedServer]:
     """A store that holds the report of the recorded run where that run says."""
-    (run,) = [recording("three")["v2beta1"]["run_id"]]
     with seaweed_server(tmp_path / "store") as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
@@ -82,31 +94,42 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedSe
                 (writer.folder / budget).mkdir()
                 (writer.folder / budget / "model.onnx").write_bytes(b"onnx")
         Storage().make_bucket("s3://cat")
-        Storage().publish(tmp_path / "report", f"s3://cat/artifacts/compress/{run}/write-report/1/report")
+        Storage().publish(tmp_path / "report", f"s3://cat/artifacts/compress/{FIRST}/write-report/1/report")
         yield server
 
 
-def trial(
-    broken: frozenset[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> tuple[int, str, PlayedCluster]:
+def run_here(self: smoke.Smoke, words: list[str], seconds: float) -> tuple[int, str]:
+    """Runs a command in this process, which saves its start."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(words)
+    return code, said.getvalue()
+
+
+def trial(broken: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[int, str, PlayedCluster]:
     """Runs the trial without kubectl; returns exit code, what it says, and the server."""
-    monkeypatch.setattr(smoke, "STEP_SECONDS", 30)
+    monkeypatch.setattr(smoke, "STEP_SECONDS", 5)
+    monkeypatch.setattr(smoke, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(smoke.Smoke, "run", run_here)
     logs = {
         "train-teacher": "[teacher] step 10/1800\n",
         "prepare-dataset": "[dataset] ERROR: There are no images in s3://cat/no-pictures-here.\n",
     }
     played = PlayedCluster(
-        history=[("RUNNING", {})], root="minio://cat/artifacts", broken=broken, logs={} if "logs" in broken else logs
+        root="minio://cat/artifacts",
+        broken=frozenset(broken),
+        logs=dict.fromkeys(logs, "\n") if "logs" in broken else logs,
     )
-    with kubeflow(played) as server:
+    said = io.StringIO()
+    with kubeflow(played) as server, contextlib.redirect_stderr(said):
         code = smoke.main(["--without-kubectl", "--host", server.host, "--image", "cat-pipeline:trial"])
-    return code, capsys.readouterr().err, played
+    return code, said.getvalue(), played
 
 
 def test_every_promise_that_the_servers_can_show_holds(
-    store: SeaweedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    store: SeaweedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code, said, played = trial(frozenset(), monkeypatch, capsys, tmp_path)
+    code, said, played = trial(set(), monkeypatch, tmp_path)
     assert code == 0, said
     assert f"{len(smoke.STEPS)} of {len(smoke.STEPS)} steps as promised" in said
     for step in smoke.STEPS:
@@ -122,9 +145,9 @@ def test_every_promise_that_the_servers_can_show_holds(
 
 
 def test_a_cluster_that_breaks_its_promises_fails_step_by_step(
-    store: SeaweedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    store: SeaweedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code, said, played = trial(NOTHING, monkeypatch, capsys, tmp_path)
+    code, said, played = trial({"reuse", "cancel", "kill", "logs"}, monkeypatch, tmp_path)
     assert code == 1
     failed = {line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith("FAILED")}
     assert failed == {"second_run", "out_of_memory", "logs_without_pods", "cancelled_run", "refused_source"}

@@ -334,7 +334,7 @@ def _connection_words(options: argparse.Namespace) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Tries everything; returns 0 if all promises held, 1 if one did not, 2 if the trial cannot begin."""
     options = _parser().parse_args(arguments)
-    folder = BUILD / time.strftime("%Y%m%d-%H%M%S")
+    folder = BUILD / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     folder.mkdir(parents=True)
     kubectl = None
     if not options.without_kubectl:

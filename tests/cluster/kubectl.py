@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.catlib.errors import UserError
+
 KINDS = (
     "configmap,secret,service,serviceaccount,statefulset,deployment,job,networkpolicy,persistentvolumeclaim,"
     "workflows.argoproj.io"
@@ -37,6 +39,7 @@ class Kubectl:
 
         Raises:
             Failure: It ended with an error, or did not end in time.
+            UserError: There is no such command.
         """
         try:
             done = subprocess.run(
@@ -45,7 +48,7 @@ class Kubectl:
         except subprocess.TimeoutExpired:
             raise Failure(f"kubectl {' '.join(arguments)} did not end within {seconds:.0f} s") from None
         except OSError as error:
-            raise Failure(f"{self._command[0]} cannot be run ({error.strerror}); name it with KUBECTL=") from error
+            raise UserError(f"{self._command[0]} cannot be run ({error.strerror}); name it with KUBECTL=.") from error
         if done.returncode:
             raise Failure(f"kubectl {' '.join(arguments)} says: {done.stderr.strip()}")
         return done.stdout

@@ -49,7 +49,7 @@ SHARED_MEMORY = "/dev/shm"
 
 STORE_VARIABLES = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OPTIONAL_VARIABLES = (
-    *("AWS_SESSION_TOKEN", "AWS_REGION"),
+    *("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_CA_BUNDLE"),
     *("CAT_WEB_HOST", "CAT_WEB_TOKEN", "CAT_WEB_USER", "CAT_WEB_PASSWORD"),
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 )
@@ -67,8 +67,12 @@ def pipeline_config(resources: ResourcesConfig | None) -> PipelineConfig:
     """Returns the limits of a whole run: when it is ended, and when its pods are removed."""
     if resources is None:
         return PipelineConfig()
+    kept = round(resources.days_kept * 86400)
     return PipelineConfig(
-        ttl_seconds_after_finished=round(resources.days_kept * 86400),
+        # All three: Kubeflow's own settings give success and failure an hour where a run does not, and these two win.
+        ttl_seconds_after_finished=kept,
+        ttl_seconds_after_success=kept,
+        ttl_seconds_after_failure=kept,
         active_deadline_seconds=round(resources.days_limit * 86400),
     )
 

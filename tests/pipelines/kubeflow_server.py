@@ -301,7 +301,7 @@ def kubeflow(server: KubeflowServer) -> Iterator[KubeflowServer]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = handle_any
+        do_GET = do_POST = do_DELETE = handle_any
 
         def log_message(self, *arguments: Any) -> None:
             pass

@@ -58,8 +58,9 @@ class ResourcesConfig(Section):
         default=None,
         description="name of a Kubernetes Secret that holds S3_ENDPOINT, AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, for stages that read or write s3:// addresses themselves; it may also hold "
-        "AWS_SESSION_TOKEN, AWS_REGION, CAT_WEB_HOST with CAT_WEB_TOKEN or CAT_WEB_USER and CAT_WEB_PASSWORD (for "
-        "https:// addresses), and MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        "AWS_SESSION_TOKEN, AWS_REGION, AWS_CA_BUNDLE, CAT_WEB_HOST with CAT_WEB_TOKEN or CAT_WEB_USER and "
+        "CAT_WEB_PASSWORD (for https:// addresses), and MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD",
     )
     checkpoints: str | None = Field(
         default=None,
@@ -86,5 +87,6 @@ class ResourcesConfig(Section):
     days_limit: Positive = Field(default=21.0, description="time limit of the whole run, in days")
     days_kept: Positive = Field(
         default=7.0,
-        description="days after the end of a run until its pods and its workflow are removed; artifacts stay",
+        description="days after the end of a run until its pods and its workflow are removed, for which Kubeflow's own "
+        "limit (one day) must be raised, too; artifacts and logs in the store stay",
     )

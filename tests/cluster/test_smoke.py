@@ -16,12 +16,7 @@ from components.catlib.storage import Storage
 from pipelines.__main__ import main
 from tests.cluster import smoke
 from tests.object_stores import SeaweedServer, seaweed_server
-from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
-
-try:
-    from tests.pipelines.kubeflow_server import recording
-except ImportError:
-    pytest.skip("the server of this checkout plays no recordings", allow_module_level=True)
+from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow, recording
 
 FIRST = "first-run"
 """Id of the run whose report the store holds."""

@@ -48,7 +48,9 @@ def watched(server: KubeflowServer, capsys: pytest.CaptureFixture[str], *argumen
     capsys.readouterr()
     given = ["submit", "--recipe", "smoke", "--host", server.host, "--wait", *arguments]
     assert main(given) == code
-    return capsys.readouterr().err.splitlines()[1:]
+    said = capsys.readouterr().err.splitlines()
+    begin = next(number for number, line in enumerate(said) if line.startswith(f"Run {RUN_ID}: "))
+    return said[begin + 1 :]
 
 
 def tasks_of(server: KubeflowServer, capsys: pytest.CaptureFixture[str], run_id: str = RUN_ID) -> dict[str, Any]:

@@ -9,7 +9,11 @@ RECIPE ?= demo
 # Containers. A machine without access to an image registry first makes its own images: `make docker-base docker-store`, then
 # BASE_IMAGE=cat-base:bookworm STORE=seaweedfs with every target below.
 DOCKER ?= docker
-BASE_IMAGE ?= python:3.11-slim-bookworm
+# docker/base.digest holds the base with its digest once `make pin-base` has recorded it.
+PUBLIC_BASE := python:3.11-slim-bookworm
+BASE_IMAGE ?= $(or $(shell cat docker/base.digest 2>/dev/null),$(PUBLIC_BASE))
+# Where docker-push puts the images and cluster-smoke finds them: a registry with a folder, such as registry.example.com/me.
+REGISTRY ?=
 FLAVOUR ?= cpu
 STORE ?= minio
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' components/__init__.py)
@@ -38,7 +42,8 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo run test test-slow test-faults check format compile lock clean \
-	docker-image docker-base docker-store test-docker compose-up compose-smoke compose-run compose-down
+	docker-image docker-push docker-base docker-store pin-base test-docker compose-up compose-smoke compose-run compose-down \
+	cluster-smoke
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -106,15 +111,31 @@ format: $(READY_DEV) ## Format the code
 
 # ------------------------------------------------------------------------------------------------------- containers
 
+# Clients before 23 build with BuildKit themselves, later ones by a plugin.
+define CHECK_BUILDER
+@client=$$($(DOCKER) version --format '{{.Client.Version}}' 2>/dev/null) || { \
+	echo "No Docker engine answers to '$(DOCKER)'; start one, or name another client with DOCKER=." >&2; exit 2; }; \
+test "$${client%%.*}" -lt 23 2>/dev/null || $(DOCKER) buildx version >/dev/null 2>&1 || { \
+	echo "'$(DOCKER)' lacks the plugin buildx, which builds this image; install docker-buildx-plugin (Docker's packages)" \
+	"or docker-buildx (Debian's), or name another client with DOCKER=." >&2; exit 2; }
+endef
 # A build gets this machine's pip settings and certificates as secrets, which no layer keeps.
 BUILD := DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg BASE_IMAGE=$(BASE_IMAGE) \
 	--secret id=pip_conf,src=build/docker/pip.conf --secret id=ca,src=build/docker/ca
 COMPOSE ?= $(if $(shell $(DOCKER) compose version 2>/dev/null),$(DOCKER) compose,$(BIN)/docker-compose)
-COMPOSE_FILES := -f docker/compose.yaml $(if $(filter seaweedfs,$(STORE)),-f docker/compose.seaweedfs.yaml) \
-	$(if $(filter cuda,$(FLAVOUR)),-f docker/compose.gpu.yaml)
-CAT_COMPOSE = CAT_IMAGE=$(IMAGE) $(COMPOSE) --env-file docker/compose.env $(COMPOSE_FILES)
+COMPOSE_FILES = -f docker/compose.yaml $(if $(filter seaweedfs,$(STORE)),-f docker/compose.seaweedfs.yaml) \
+	$(if $(filter cuda,$(FLAVOUR)),-f docker/compose.gpu.yaml) $(if $(OWN_RECIPE),-f docker/compose.recipe.yaml)
+OWN_RECIPE = $(filter %.yaml %.yml,$(RECIPE))
+RECIPE_NAME = $(if $(OWN_RECIPE),$(basename $(notdir $(RECIPE))),$(RECIPE))
+CAT_COMPOSE = CAT_IMAGE=$(IMAGE) $(if $(OWN_RECIPE),RECIPE_FILE=$(abspath $(RECIPE)) RECIPE=$(RECIPE_NAME)) $(COMPOSE) --env-file docker/compose.env $(COMPOSE_FILES)
 
 docker-image: ## Build the image of the stages: FLAVOUR=cpu|cuda, TORCH_INDEX=URL of CPU wheels, BASE_IMAGE=…
+	$(CHECK_BUILDER)
+	@case "$(FLAVOUR)" in cpu|cuda) ;; *) echo "FLAVOUR must be cpu or cuda, not '$(FLAVOUR)'." >&2; exit 2 ;; esac
+ifeq ($(FLAVOUR)$(TORCH_INDEX),cpu)
+	@echo "This CPU image will carry 3.2 GB of CUDA libraries, because PyPI's torch brings them. To leave them out, give" \
+		"TORCH_INDEX=URL, PyTorch's index of CPU wheels: pytorch.org names it under \"Get started\" (Linux, pip, CPU)." >&2
+endif
 	$(PYTHON) docker/host_settings.py build/docker
 	$(BUILD) --file docker/Dockerfile --tag $(IMAGE) $(if $(filter file,$(origin IMAGE)),--tag $(NEWEST_IMAGE)) \
 		--build-arg FLAVOUR=$(FLAVOUR) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
@@ -122,15 +143,37 @@ docker-image: ## Build the image of the stages: FLAVOUR=cpu|cuda, TORCH_INDEX=UR
 		$(DOCKER) run --rm --entrypoint cat $(IMAGE) /usr/local/share/cat/$$file > build/docker/$(FLAVOUR)-$$file || exit 1; done
 	@echo "$(IMAGE): $$($(DOCKER) image inspect --format '{{.Size}}' $(IMAGE)) bytes; contents: build/docker/$(FLAVOUR)-*"
 
+.PHONY: registry
+registry:
+	@test -n "$(REGISTRY)" || { \
+		echo "Name a registry that the cluster reaches, as in make docker-push REGISTRY=registry.example.com/me." >&2; exit 2; }
+
+PUSHED := $(IMAGE) $(if $(filter seaweedfs,$(STORE)),cat-store:4.48)
+docker-push: registry docker-image $(if $(filter seaweedfs,$(STORE)),docker-store) ## Build and push: REGISTRY=registry.example.com/me
+	for image in $(PUSHED); do \
+		$(DOCKER) tag $$image $(REGISTRY)/$$image && $(DOCKER) push $(REGISTRY)/$$image || exit 1; done
+	@echo "Submit with --image $(REGISTRY)/$(IMAGE)"
+
+pin-base: ## Record the digest of the base image, where a registry is reached: docker/base.digest
+	@$(DOCKER) pull --quiet $(PUBLIC_BASE) >/dev/null || { \
+		echo "No registry answers for $(PUBLIC_BASE), so no digest is recorded; builds go on as before." >&2; exit 2; }
+	@digest=$$($(DOCKER) image inspect --format '{{index .RepoDigests 0}}' $(PUBLIC_BASE)) && \
+		echo "$$digest" > docker/base.digest && echo "docker/base.digest: $$digest; commit it"
+
 docker-base: ## Make a base image from Debian's packages, without an image registry (needs root and debootstrap)
 	DOCKER='$(DOCKER)' docker/base.sh cat-base:bookworm bookworm
 
 docker-store: ## Build an image of the SeaweedFS object store, without an image registry
+	$(CHECK_BUILDER)
 	$(PYTHON) docker/host_settings.py build/docker
 	$(BUILD) --file docker/store.Dockerfile --tag cat-store:4.48 .
 
 test-docker: $(READY_DEV) ## Build the image and run the pipeline on a real Docker engine
 	$(BIN)/python -m pytest -m docker tests/docker
+
+cluster-smoke: $(READY) ## Try the guide's promises on the cluster of KUBECONFIG: REGISTRY=…, HOST=…, OVERLAY=local, KUBECTL=…
+	$(BIN)/python -m tests.cluster.smoke $(if $(HOST),--host $(HOST)) $(if $(REGISTRY),--registry $(REGISTRY)) \
+		$(if $(OVERLAY),--overlay $(OVERLAY)) $(if $(KUBECTL),--kubectl $(KUBECTL)) $(CLUSTER_SMOKE)
 
 docker/compose.env:
 	umask 077; printf 'STORE_ACCESS_KEY=cat-%s\nSTORE_SECRET_KEY=%s\n' \
@@ -142,8 +185,8 @@ compose-up: docker/compose.env ## Start the object store in a container: STORE=m
 compose-smoke: docker-image compose-run ## Build the image and run the smoke recipe in containers
 compose-smoke: RECIPE = smoke
 
-compose-run: compose-up ## Run a recipe in containers and print the report's address: make compose-run RECIPE=demo
-	@RECIPE=$(RECIPE) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
+compose-run: compose-up ## Run a recipe in containers and print the report's address: RECIPE=demo, or RECIPE=FILE.yaml
+	@RECIPE=$(RECIPE_NAME) COMPOSE='env $(CAT_COMPOSE)' docker/pipeline.sh
 
 compose-down: docker/compose.env ## Stop the containers; ERASE=1 also deletes the content of the store
 	@$(CAT_COMPOSE) rm --force --stop --volumes

@@ -22,6 +22,7 @@ import textwrap
 from datetime import timedelta
 from typing import Any
 
+from components import __version__
 from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
@@ -29,6 +30,7 @@ from components.catlib.credentials import refuse_in_arguments
 from components.catlib.distributed.ending import ending_together
 from components.catlib.errors import UserError
 from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, note
+from components.catlib.memory import telling_out_of_memory
 from components.catlib.recipes import load_recipe
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     keeps = bool(getattr(options, CHECKPOINT.name, None) or os.environ.get(CHECKPOINTS_VARIABLE))
 
     def command() -> None:
-        with ending_together() if trains else contextlib.nullcontext():
+        with ending_together() if trains else contextlib.nullcontext(), telling_out_of_memory(options.stage):
             text, details = options.command(options)
         if text:
             answer(json.dumps(details) if options.json else text)
@@ -70,6 +72,11 @@ def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict
     """Runs a stage. Returns, as every command does, the line to print (may be empty) and the same facts as JSON."""
     recipe = load_recipe(options.recipe, options.set)
     given = {wanted: getattr(options, wanted.name) for wanted in stage.inputs}
+    if stage.preview is not None and options.dry_run:
+        text = stage.preview()(getattr(recipe, stage.section), **_further_options(stage, options, recipe))
+        return text, {"preview": text.splitlines()}
+    if options.output is None:
+        raise UserError("--output is missing; say where to write the artifact, or add --dry-run to write nothing.")
     with handed_over(recipe.resources):
         outcome = run_stage(
             stage,
@@ -124,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         f"{CHECKPOINTS_VARIABLE} to a folder or an s3:// address, and trainings keep their state below it and resume "
         "after a kill.",
     )
+    parser.add_argument("--version", action="version", version=f"cat-pipeline {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():
         _add_stage(commands, name, stage)
@@ -183,7 +191,14 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, stage: Stage) ->
         )
     for option in stage.options:
         command.add_argument(f"--{option.name}", help=option.help)
-    command.add_argument("--output", required=True, metavar="URI", help=f"where to write the artifact: {stage.output}")
+    if stage.preview is not None:
+        command.add_argument("--dry-run", action="store_true", help="print what would be used as what; write nothing")
+    command.add_argument(
+        "--output",
+        required=stage.preview is None,
+        metavar="URI",
+        help=f"where to write the artifact: {stage.output}",
+    )
     command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     command.set_defaults(command=functools.partial(_stage_command, stage))
 

@@ -8,27 +8,34 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.attempts import Attempt
 from components.catlib.artifacts import Manifest, read_manifest
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
-from components.catlib.errors import Interrupted, Unavailable, UserError
+from components.catlib.errors import Incomplete, Interrupted, OutOfMemory, Unavailable, UserError
 from components.catlib.exits import EXIT_INTERRUPTED, after_interruption, dying_with_parent, interrupt, on_stop
+from components.catlib.memory import telling_out_of_memory
 from components.catlib.storage.settings import waiting_for_servers
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.image import image_name
 
 if TYPE_CHECKING:
-    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Markdown, Metrics
+    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Metrics
 
 DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
 
-_REFUSALS: Mapping[str, type[UserError]] = {"ERROR": UserError, "UNAVAILABLE": Unavailable}
+_REFUSALS: Mapping[str, type[UserError]] = {
+    "UNAVAILABLE": Unavailable,
+    "OUT OF MEMORY": OutOfMemory,
+    "ERROR": UserError,
+}
 """The word that marks the last log line of a stage that ends with an error of this kind."""
 
 
@@ -43,7 +50,7 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     """Makes this process a stage: log lines begin with `[stage]`, a user's mistake is one line and exit code 2.
 
     Servers that do not answer yet are waited for, because they may be starting. SIGTERM, SIGHUP, Ctrl-C and the death
-    of the process that started it stop a stage.
+    of the process that started it stop a stage. What one attempt refused, the next one refuses at once.
 
     Args:
         stage: Name of the stage.
@@ -51,7 +58,7 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
             taken from the cache for those of that code.
 
     Raises:
-        SystemExit: `exit_code` of a `UserError`, 75 after an interruption.
+        SystemExit: `exit_code` of a `UserError`, which is 1 when memory runs out; 75 after an interruption.
     """
     root, logger = logging.getLogger(), logging.getLogger(stage)
     handler = logging.StreamHandler(sys.stderr)
@@ -60,11 +67,12 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:
-        with dying_with_parent(), on_stop(interrupt), waiting_for_servers():
+        with dying_with_parent(), on_stop(interrupt), _refused_once(), waiting_for_servers():
             _check_code(stage, code)
-            yield
+            with telling_out_of_memory(stage), _telling_lost_artifacts():
+                yield
     except UserError as error:
-        mark = "UNAVAILABLE" if isinstance(error, Unavailable) else "ERROR"
+        mark = next(mark for mark, kind in _REFUSALS.items() if isinstance(error, kind))
         logger.error("%s: %s", mark, error)
         raise SystemExit(error.exit_code) from error
     except Interrupted as interruption:
@@ -77,6 +85,34 @@ def stage_process(stage: str, code: str) -> Iterator[None]:
     finally:
         root.handlers = kubeflows_handlers
         gc.freeze()  # the process ends, and would first search everything that torch loaded for garbage
+
+
+def _refused_once() -> contextlib.AbstractContextManager[None]:
+    attempt = Attempt.current()
+    return attempt.refused_once() if attempt else contextlib.nullcontext()
+
+
+_LAUNCHERS_FOLDER = re.compile(r"/(minio|s3|gcs)/(.+/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/([\w-]+)/[^/]+/[^/]+)")
+"""Where Kubeflow's launcher puts an input: /SCHEME/BUCKET/…/PIPELINE/RUN/TASK/ID/NAME."""
+
+
+@contextlib.contextmanager
+def _telling_lost_artifacts() -> Iterator[None]:
+    """Says of an input that the launcher did not find what happened to it and what to do.
+
+    Kubeflow's cache answers with results without looking whether they still exist, and the launcher fetches an empty
+    folder without an error.
+    """
+    try:
+        yield
+    except Incomplete as error:
+        if (found := _LAUNCHERS_FOLDER.fullmatch(str(error.folder))) is None:
+            raise
+        scheme, place, task = found.groups()
+        raise UserError(
+            f"{'gs' if scheme == 'gcs' else scheme}://{place}, the result of {task}, is not whole in the store any "
+            f"more, though Kubeflow's cache answered with it; submit the run again with --no-cache {task}."
+        ) from error
 
 
 def _check_code(stage: str, code: str) -> None:
@@ -95,9 +131,7 @@ def publish(
     *,
     metrics: Metrics | None = None,
     confusion: ClassificationMetrics | None = None,
-    summary: Markdown | None = None,
     page: HTML | None = None,
-    tensorboard: Artifact | None = None,
 ) -> None:
     """Checks that a stage's output is whole and shows it in the UI.
 
@@ -105,9 +139,7 @@ def publish(
         output: The artifact that the stage wrote. Its metadata gets kind and content digest.
         metrics: Gets every finite number of the manifest's `summary["metrics"]`.
         confusion: Gets the student's confusion matrix of an evaluation with a segmenter; without one it stays empty.
-        summary: Gets the figures and settings as text.
-        page: Gets charts and pictures.
-        tensorboard: Gets the link by which the UI opens TensorBoard on the training's scalars.
+        page: Gets figures, settings, charts and pictures.
     """
     folder = Path(output.path)
     manifest = read_manifest(folder)
@@ -117,17 +149,10 @@ def publish(
         _show_metrics(manifest, metrics)
     if confusion is not None:
         _show_confusion(folder, manifest, confusion)
-    if summary is not None:
-        from components.catlib.reporting.summary import markdown
-
-        _write(summary, markdown(folder))
     if page is not None:
         from components.catlib.reporting.glance import html
 
         _write(page, html(folder))
-    if tensorboard is not None:
-        link = {"type": "tensorboard", "source": f"{output.uri}/tensorboard"}
-        _write(tensorboard, json.dumps({"version": "v1", "outputs": [link]}))
 
 
 def _show_metrics(manifest: Manifest, metrics: Metrics) -> None:

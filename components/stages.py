@@ -55,6 +55,7 @@ class Stage:
         inputs: Artifacts it reads.
         options: Further options.
         examples: Pairs for `--help`: the arguments of a command, and what the command does.
+        preview: Imports the function of a dry run, which takes the section and the options by name, and returns text.
     """
 
     section: str
@@ -64,6 +65,7 @@ class Stage:
     inputs: tuple[Input, ...] = ()
     options: tuple[Option, ...] = ()
     examples: tuple[tuple[str, str], ...] = ()
+    preview: Callable[[], Callable[..., str]] | None = None
 
     @property
     def trains(self) -> bool:
@@ -75,6 +77,12 @@ def _dataset() -> Callable[..., None]:
     from components.dataset.stage import run
 
     return run
+
+
+def _dataset_preview() -> Callable[..., str]:
+    from components.dataset.stage import preview
+
+    return preview
 
 
 def _real_stats() -> Callable[..., None]:
@@ -133,6 +141,7 @@ STAGES: dict[str, Stage] = {
         "Pack images of two domains into a few large arrays.",
         "packed images",
         _dataset,
+        preview=_dataset_preview,
         options=(
             Option(
                 "source",

@@ -11,11 +11,13 @@ import argparse
 import json
 import sys
 
+from components import __version__
 from components.catlib.credentials import refuse_in_arguments
 from components.catlib.errors import UserError
 from components.catlib.exits import EXIT_CTRL_C, Parser, answer, exit_code, leave, note
-from pipelines import collecting
-from pipelines.commands import cluster, here
+from components.kubeflow import DEFAULT_IMAGE
+from pipelines import collecting, completion
+from pipelines.commands import cluster, here, steering
 from pipelines.failure import RunFailed
 
 
@@ -50,8 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m pipelines", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"cat-pipeline {__version__}, image {DEFAULT_IMAGE}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (here, cluster, collecting):
+    for module in (here, cluster, steering, collecting, completion):
         module.add_commands(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")

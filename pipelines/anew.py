@@ -1,9 +1,80 @@
-"""What runs anew because image or code changed since an earlier run: Kubeflow's cache keys hold both."""
+"""What runs anew: because image or code changed since an earlier run, or because somebody wants it.
+
+Kubeflow's cache keys hold the image and the digest of a stage's code. A stage that is to run anew gets a mark behind
+that digest. Kubeflow's own switch would not do: it keeps the new result out of the cache, which would then go on
+answering with the old one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from components.catlib.code_digest import code_digest
+from components.catlib.errors import UserError
+
+STAGE_OF_TASK = {
+    "prepare-dataset": "dataset",
+    "measure-real-images": "real_stats",
+    "train-teacher": "teacher",
+    "prune-teacher": "prune",
+    "distill-student": "distill",
+    "evaluate-student": "evaluate",
+    "export-student": "export",
+    "write-report": "report",
+    "fetch-teacher": "fetch_teacher",
+    "fetch-model": "fetch",
+    "plan-sweep": "sweep",
+}
+"""The stage whose code a task runs, by the task's name."""
+
+
+def marks(names: Iterable[str], spec: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a new mark for every stage that is to run anew.
+
+    Args:
+        names: Names of stages or of their tasks, such as teacher or train-teacher.
+        spec: The pipeline.
+
+    Raises:
+        UserError: The pipeline has no such stage.
+    """
+    there = {STAGE_OF_TASK[name] for name in _codes(spec)}
+    found = {}
+    for name in names:
+        stage = STAGE_OF_TASK.get(name, name.replace("-", "_"))
+        if stage not in there:
+            tasks = ", ".join(task for task, each in STAGE_OF_TASK.items() if each in there)
+            raise UserError(f"--no-cache {name} names no task of this pipeline; it has {tasks}.")
+        found[stage] = uuid.uuid4().hex[:8]
+    return found
+
+
+def earlier_marks(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the marks of an earlier run's stages, without which the cache would answer with still earlier results."""
+    found = {}
+    for task, code in _codes(spec).items():
+        digest, _, mark = code.partition("+")
+        if mark and digest == code_digest(STAGE_OF_TASK[task]):
+            found[STAGE_OF_TASK[task]] = mark
+    return found
+
+
+def marked(digest: Callable[[str], str], marks: Mapping[str, str]) -> Callable[[str], str]:
+    """Returns the function that gives the digests of stages' code with their marks."""
+    return lambda stage: f"{digest(stage)}+{marks[stage]}" if stage in marks else digest(stage)
+
+
+def _codes(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the digest of the code, with its mark, by task; the second task of a kind is left out."""
+    graphs = [spec["root"]["dag"], *(each["dag"] for each in spec["components"].values() if "dag" in each)]
+    found = {}
+    for name, task in (item for graph in graphs for item in graph["tasks"].items()):
+        code = task.get("inputs", {}).get("parameters", {}).get("code_digest", {})
+        if name in STAGE_OF_TASK and (constant := code.get("runtimeValue", {}).get("constant")):
+            found[name] = constant
+    return found
 
 
 def changes_since(name: str, earlier: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
@@ -38,4 +109,5 @@ def _keys(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str | None]
         label = components[task["componentRef"]["name"]].get("executorLabel")
         if label and task.get("cachingOptions", {}).get("enableCache"):
             code = task.get("inputs", {}).get("parameters", {}).get("code_digest", {})
-            yield name, (executors[label]["container"]["image"], code.get("runtimeValue", {}).get("constant"))
+            digest = code.get("runtimeValue", {}).get("constant")
+            yield name, (executors[label]["container"]["image"], digest and digest.partition("+")[0])

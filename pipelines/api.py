@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.catlib.code_digest import code_digest
 from components.catlib.config import Recipe
 from components.catlib.errors import UserError
 from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
-from pipelines.parameters import PARAMETERS, model_addresses, with_arguments
-from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
+from pipelines.anew import changes_since, earlier_marks, marked, marks
+from pipelines.forecasting import Forecast, forecast
+from pipelines.parameters import all_arguments, model_addresses, with_arguments
+from pipelines.preflight import Plan, findings, report
+from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
-__all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit"]
+__all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "validate"]
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster, Connection, Run
@@ -75,8 +79,26 @@ def _check_pruning(recipe: Recipe) -> None:
             check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
 
 
+def _plan(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], **place: Any) -> Plan:
+    """Checks arguments and returns the plan of a run, which goes to `place`."""
+    check_arguments(compiled, recipe, arguments)
+    changed = with_arguments(recipe, compiled.pipeline, arguments)
+    return Plan(compiled.pipeline, changed, arguments, **place)
+
+
+def _checked_cluster(plan: Plan, connection: Connection, say: Callable[[str], None]) -> Cluster:
+    """Checks a run before and after connecting to its cluster, and returns the cluster."""
+    from pipelines.cluster import Cluster
+
+    found = list(findings(plan))
+    report((each for each in found if each.certain), say)  # before anything is asked or sent
+    cluster = Cluster(connection)
+    report([*found, *cluster.findings(plan)], say)
+    return cluster
+
+
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, here: bool) -> dict[str, Any]:
-    """Checks arguments, pins the weights that they name, and adds the versions of the content behind addresses.
+    """Pins weights, and returns the value of every parameter, with versions of addresses' content.
 
     Args:
         compiled: A pipeline.
@@ -84,13 +106,9 @@ def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], 
         arguments: Values of its parameters.
         here: Whether its stages run in processes of this machine.
     """
-    check_arguments(compiled, recipe, arguments)
-    complete = dict(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     pinned = pin_weights(changed) if changed != recipe else changed
-    for parameter in PARAMETERS[compiled.pipeline]:
-        if parameter.name in arguments and parameter.default(changed) != parameter.default(pinned):
-            complete[parameter.name] = parameter.default(pinned)
+    complete = all_arguments(pinned, compiled.pipeline, arguments)
     complete.setdefault("source_version", dataset_version(changed, here=here))
     if "model_version" in compiled.parameters:
         addresses = model_addresses(compiled.pipeline, arguments)
@@ -115,7 +133,8 @@ def compile_recipe(
         overrides: `SECTION.KEY=VALUE` texts.
         budgets: Compute budgets that replace the recipe's.
         image: Image of every task; must hold the code of this checkout.
-        pin: Whether to look up the digests of weights that the recipe names without one.
+        pin: Whether to look up the digests of weights that the recipe names without one, and the version of the
+            images, which then become defaults of the form.
 
     Raises:
         UserError: The recipe or an override is wrong.
@@ -123,7 +142,103 @@ def compile_recipe(
     from pipelines.compiling import compile_pipeline
 
     settings = _recipe(recipe, overrides, budgets)
-    return compile_pipeline(pipeline, pin_weights(settings) if pin else settings, image=image)
+    if not pin:
+        return compile_pipeline(pipeline, settings, image=image)
+    versions = {"source_version": dataset_version(settings)}
+    return compile_pipeline(pipeline, pin_weights(settings), image=image, versions=versions)
+
+
+@dataclass(frozen=True)
+class Valid:
+    """A run that was checked and not started.
+
+    Attributes:
+        compiled: Its pipeline.
+        forecast: What it will cost, as far as that is known.
+        cached: Tasks that a local run takes from the cache, once per student.
+        executed: Tasks that it runs. Both are empty if that is unknown.
+    """
+
+    compiled: Compiled
+    forecast: Forecast
+    cached: Sequence[str] = ()
+    executed: Sequence[str] = ()
+
+
+def validate(
+    recipe: str | Recipe,
+    *,
+    connection: Connection | None = None,
+    pipeline: str = "compress",
+    overrides: Sequence[str] = (),
+    budgets: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    image: str = DEFAULT_IMAGE,
+    root: str | None = None,
+    service_account: str | None = None,
+    workspace: Path = Path("runs"),
+    say: Callable[[str], None] = note,
+) -> Valid:
+    """Checks a run without starting it: everything that `run` checks or, with a connection, that `submit` does.
+
+    Args:
+        recipe: A name, the path of a .yaml file, or a loaded recipe.
+        connection: Address of Kubeflow, and credentials; None: the run would be on this machine.
+        pipeline: compress, distill-only, evaluate-only or sweep.
+        overrides: `SECTION.KEY=VALUE` texts.
+        budgets: Compute budgets that replace the recipe's.
+        arguments: Values of the pipeline's parameters that replace the recipe's.
+        image: Image of every task on a cluster.
+        root: Address below which a run on a cluster writes its artifacts; None: as the cluster is configured.
+        service_account: Service account of its pods; None: as the cluster is configured.
+        workspace: Folder of local runs, whose cache is asked.
+        say: Function that receives a line on what may be wrong.
+
+    Raises:
+        UserError: Something is certainly wrong.
+    """
+    from pipelines.compiling import compile_pipeline
+
+    settings = _recipe(recipe, overrides, budgets)
+    compiled = compile_pipeline(pipeline, settings, image=image)
+    if connection is None:
+        plan = _plan(compiled, settings, arguments or {}, dry=True)
+        report(findings(plan), say)
+        made = forecast(plan)
+        cached, executed = _from_local_cache(compiled, settings, plan, workspace, made)
+        return Valid(compiled, made, cached, executed)
+    check_pinned(image)
+    place = {"image": image, "in_pods": True, "root": root, "service_account": service_account}
+    plan = _plan(compiled, settings, arguments or {}, **place)
+    cluster = _checked_cluster(plan, connection, say)
+    made = forecast(plan)
+    if earlier := cluster.newest(pipeline):
+        report(cluster.lost_results(earlier, made_anew=()), say)
+        made.notes.append(
+            changes_since(earlier.name, earlier.spec, compiled.spec)
+            or f"Image and code are those of run {earlier.name}: stages with the same settings and inputs come from "
+            "the cache."
+        )
+    else:
+        made.notes.append("There is no earlier run of this pipeline, so nothing comes from the cache.")
+    return Valid(compiled, made)
+
+
+def _from_local_cache(
+    compiled: Compiled, settings: Recipe, plan: Plan, workspace: Path, made: Forecast
+) -> tuple[list[str], list[str]]:
+    """Returns the tasks of a local run that come from the cache, and the others; both empty if that is unknown."""
+    from pipelines.rehearsing import rehearse
+
+    if not (workspace / "cache").is_dir():
+        made.notes.append(f"There are no earlier runs in {workspace}, so nothing comes from the cache.")
+        return [], []
+    if unknown := unpinned(plan.sections()):
+        made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
+        return [], []
+    pinned = pin_weights(settings)
+    arguments = _complete(compiled, pinned, plan.arguments, here=True)
+    return rehearse(pinned, pipeline=plan.pipeline, arguments=arguments, workspace=workspace.resolve()) or ([], [])
 
 
 def run(
@@ -136,6 +251,7 @@ def run(
     output: Path | None = None,
     workspace: Path = Path("runs"),
     image: str | None = None,
+    no_cache: Sequence[str] = (),
     say: Callable[[str], None] = note,
 ) -> LocalRun:
     """Runs a pipeline on this machine.
@@ -150,6 +266,7 @@ def run(
             results of another recipe of the same name.
         workspace: Folder for artifacts, cache and logs of all runs.
         image: Image in whose containers the stages run; None: they run in processes.
+        no_cache: Stages, or their tasks, that run anew whatever the cache holds.
         say: Function that receives progress lines.
 
     Raises:
@@ -160,8 +277,11 @@ def run(
     from pipelines.compiling import compile_pipeline
     from pipelines.local import own_folder, run_locally
 
-    settings = pin_weights(_recipe(recipe, overrides, budgets))
+    settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
+    plan = _plan(compiled, settings, arguments or {}, image=image)
+    report(findings(plan), say)
+    settings = pin_weights(settings)
     origin = recipe_origin(recipe) if isinstance(recipe, str) else f"a recipe without a file, {recipe.name}"
     return run_locally(
         settings,
@@ -172,6 +292,7 @@ def run(
         workspace=workspace.resolve(),
         say=say,
         image=image,
+        anew=marks(no_cache, compiled.spec),
     )
 
 
@@ -182,20 +303,33 @@ class Submitted:
     Attributes:
         cluster: The cluster that it runs on.
         run_id: Kubeflow's id of the run.
-        link: Address of the run in Kubeflow's interface.
+        link: Address of the run in Kubeflow's interface; "" if only the API's address is known, which has no pages.
+        again: Submits it once more with the same arguments; what has finished then comes from the cache.
     """
 
     cluster: Cluster
     run_id: str
     link: str
+    again: Callable[[], Submitted]
 
     def status(self) -> Run:
         """Reads the state of the run and its tasks."""
         return self.cluster.run(self.run_id)
 
-    def wait(self, say: Callable[[str], None] = note) -> Run:
-        """Waits until the run ends, as `Cluster.wait` does."""
-        return self.cluster.wait(self.run_id, say=say)
+    def wait(self, say: Callable[[str], None] = note, *, resubmit: int = 0) -> Run:
+        """Waits until the run ends, and submits it again, at most `resubmit` times, when the cluster loses it.
+
+        Returns:
+            The run that succeeded.
+
+        Raises:
+            UserError: A stage refused its input or ran out of memory.
+            RunFailed: The run failed, was stopped or lost.
+            Interrupted: This process was interrupted; the run goes on.
+        """
+        from pipelines.resubmitting import watch_and_resubmit
+
+        return watch_and_resubmit(self, times=resubmit, say=say)
 
     def logs(self, task: str | None = None) -> Iterator[tuple[str, str]]:
         """Reads the log lines of the run's stages, as pairs of task and line."""
@@ -218,11 +352,12 @@ def submit(
     experiment: str | None = None,
     root: str | None = None,
     service_account: str | None = None,
+    no_cache: Sequence[str] = (),
     say: Callable[[str], None] = note,
 ) -> Submitted:
     """Starts a pipeline on a cluster.
 
-    The recipe, the arguments and the image's name are checked before anything is sent.
+    Everything that can be checked is checked before anything is sent; see `pipelines.preflight`.
 
     Args:
         recipe: A name, the path of a .yaml file, or a loaded recipe.
@@ -235,27 +370,40 @@ def submit(
         experiment: Experiment (group of runs) of the run; None: the recipe's name.
         root: Address below which the run writes its artifacts; None: as the cluster is configured.
         service_account: Service account of its pods; None: as the cluster is configured.
-        say: Function that receives a line on what runs anew because image or code changed.
+        no_cache: Stages, or their tasks, that run anew whatever the cache holds.
+        say: Function that receives a line on what runs anew because image or code changed, and on what may be wrong.
 
     Raises:
         UserError: The recipe, an argument or the image is wrong, or Kubeflow cannot be reached or refuses.
     """
-    from pipelines.cluster import Cluster
     from pipelines.compiling import compile_pipeline
 
     check_pinned(image)
-    settings = pin_weights(_recipe(recipe, overrides, budgets))
+    settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image)
-    complete = _complete(compiled, settings, arguments or {}, here=False)
-    cluster = Cluster(connection)
-    if changes := cluster.changes_since_newest(compiled):
-        say(changes)
-    run_id = cluster.submit(
-        compiled,
-        complete,
-        name=f"{pipeline} {settings.name}",
-        experiment=experiment or settings.name,
-        root=root,
-        service_account=service_account,
+    plan = _plan(
+        compiled, settings, arguments or {}, image=image, in_pods=True, root=root, service_account=service_account
     )
-    return Submitted(cluster, run_id, cluster.link(run_id))
+    fresh = marks(no_cache, compiled.spec)
+    cluster = _checked_cluster(plan, connection, say)
+    if earlier := cluster.newest(pipeline):
+        if changes := changes_since(earlier.name, earlier.spec, compiled.spec):
+            say(changes)
+        report(cluster.lost_results(earlier, made_anew=fresh), say)
+        fresh = earlier_marks(earlier.spec) | fresh
+    settings = pin_weights(settings)
+    compiled = compile_pipeline(pipeline, settings, image=image, code_digest=marked(code_digest, fresh))
+    complete = _complete(compiled, settings, arguments or {}, here=False)
+
+    def start() -> Submitted:
+        run_id = cluster.submit(
+            compiled,
+            complete,
+            name=f"{pipeline} {settings.name}",
+            experiment=experiment or settings.name,
+            root=root,
+            service_account=service_account,
+        )
+        return Submitted(cluster, run_id, cluster.link(run_id), start)
+
+    return start()

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.catlib.artifacts import complete_replacing, replacing_folder
 from components.catlib.credentials import refuse_credentials
 from components.catlib.disk import temporary_folder
-from components.catlib.errors import Interrupted, UserError
+from components.catlib.errors import UserError
 from components.catlib.storage import Storage
-from pipelines.anew import changes_since
 from pipelines.compiling import Compiled
 from pipelines.connection import PATIENCE_SECONDS, REQUEST_ERRORS, Connection, Kubeflow, quiet
-from pipelines.failure import RunFailed
-from pipelines.logs import read_logs, stage_error
+from pipelines.logs import Logs
+from pipelines.lost import lost_results
 from pipelines.outputs import check_writable
+from pipelines.preflight import Finding, Plan
+from pipelines.preflight_cluster import cluster_findings
 from pipelines.runs import FINISHED, Run, pipeline_of, read_run
+from pipelines.watching import watch
+from pipelines.workflows import Workflow
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 10.0
-"""Time between two looks at a watched run."""
+REPORT = "write-report"
+"""The task that every pipeline ends with."""
 
-DEFAULT_ROOT = "s3://mlpipeline/v2/artifacts"
-"""The place of artifacts in Kubeflow's own manifests."""
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier run of a pipeline.
+
+    Attributes:
+        run_id: Its id.
+        name: Its name.
+        spec: Its pipeline.
+    """
+
+    run_id: str
+    name: str
+    spec: dict[str, Any]
 
 
 class Cluster:
@@ -49,6 +64,10 @@ class Cluster:
         self._kubeflow = Kubeflow(connection, patience=patience)
         self._client = self._kubeflow.client
         self._patiently = self._kubeflow.patiently
+
+    def findings(self, plan: Plan) -> Iterator[Finding]:
+        """Yields what is wrong with a run as far as the cluster shows it; see `pipelines.preflight`."""
+        return cluster_findings(plan, self._kubeflow)
 
     # ---------------------------------------------------------------------------------------------------------- submit
 
@@ -134,18 +153,73 @@ class Cluster:
             return found
 
     def link(self, run_id: str) -> str:
-        """Returns the address of a run in the interface."""
-        return f"{self.connection.host or ''}/#/runs/details/{run_id}"
+        """Returns the address of a run's page; "" if only the API is known, which has no pages."""
+        host = self.connection.host
+        if host is None or not self._kubeflow.is_interface:
+            return ""
+        return f"{host if '://' in host else f'http://{host}'}".rstrip("/") + f"/#/runs/details/{run_id}"
+
+    def where_to_look(self, run_id: str) -> str:
+        """Returns the address of a run's page, or else how to get one."""
+        return self.link(run_id) or (
+            "this address is the API's, which has no pages; after kubectl port-forward -n "
+            f"{self.connection.kubeflow_namespace} service/ml-pipeline-ui 8080:80 the run's page is "
+            f"http://localhost:8080/#/runs/details/{run_id}"
+        )
+
+    # ----------------------------------------------------------------------------------------------------------- steer
+
+    def cancel(self, run_id: str) -> Run:
+        """Ends a run.
+
+        Returns:
+            The run as it was before.
+
+        Raises:
+            UserError: There is no such run, it has ended, or Kubeflow refuses.
+        """
+        run = self.run(run_id)
+        if run.state in FINISHED:
+            raise UserError(f"Run {run_id} has ended ({run.state.lower()}); there is nothing to cancel.")
+        self._patiently(f"ending run {run_id}", lambda: self._client._run_api.run_service_terminate_run(run_id))
+        return run
+
+    def retry(self, run_id: str) -> Run:
+        """Starts the failed stages of a run again, with the settings that it had.
+
+        Returns:
+            The run as it was before.
+
+        Raises:
+            UserError: There is no such run, it has not failed, or Kubeflow refuses.
+        """
+        run = self.run(run_id)
+        if run.state not in ("FAILED", "CANCELED"):
+            raise UserError(
+                f"Run {run_id} is {run.state.lower()}; only a run that failed or was canceled can be tried again."
+            )
+        self._patiently(f"retrying run {run_id}", lambda: self._client._run_api.run_service_retry_run(run_id))
+        return run
 
     # ----------------------------------------------------------------------------------------------------------- watch
 
     def run(self, run_id: str) -> Run:
-        """Reads a run.
+        """Reads a run and its tasks.
 
         Raises:
             UserError: There is no such run, or Kubeflow refuses.
         """
-        return read_run(self._patiently(f"reading run {run_id}", lambda: self._client.get_run(run_id)))
+        raw = self._patiently(f"reading run {run_id}", lambda: self._client.get_run(run_id))
+        return read_run(raw, Workflow(self.workflow(run_id)))
+
+    def workflow(self, run_id: str) -> dict[str, Any]:
+        """Reads a run's Argo workflow; {} if Kubeflow does not have it any more.
+
+        Raises:
+            UserError: There is no such run, or Kubeflow refuses.
+        """
+        answer = self._kubeflow.read(f"reading the tasks of run {run_id}", f"/apis/v1beta1/runs/{run_id}")
+        return json.loads(answer.get("pipeline_runtime", {}).get("workflow_manifest") or "{}")
 
     def runs(self, *, count: int = 10) -> list[Run]:
         """Returns the newest runs."""
@@ -157,25 +231,37 @@ class Cluster:
         )
         return [read_run(run) for run in listed.runs or []]
 
-    def changes_since_newest(self, compiled: Compiled) -> str:
-        """Returns a sentence on the stages that run anew because image or code differ from the newest run's.
-
-        It is "" if nothing differs, there is no earlier run of this pipeline, or that cannot be read.
-        """
+    def newest(self, pipeline: str) -> Earlier | None:
+        """Returns the newest run of a pipeline; None if there is none, or it cannot be read."""
         try:
             listed = self._client.list_runs(
                 page_size=20, sort_by="created_at desc", namespace=self.connection.namespace
             )
             for run in listed.runs or []:
-                earlier = pipeline_of(run)
-                if earlier.get("pipelineInfo", {}).get("name") == compiled.pipeline:
-                    return changes_since(run.display_name, earlier, compiled.spec)
+                spec = pipeline_of(run)
+                whole = {"components", "deploymentSpec", "root"} <= spec.keys()
+                if whole and spec["pipelineInfo"]["name"] == pipeline:
+                    return Earlier(run.run_id, run.display_name, spec)
         except (*REQUEST_ERRORS, KeyError, TypeError, AttributeError):
             logger.debug("earlier runs cannot be read", exc_info=True)
-        return ""
+        return None
+
+    def lost_results(self, earlier: Earlier, *, made_anew: Container[str]) -> Iterator[Finding]:
+        """Yields the tasks of an earlier run whose results are gone from the store; see `pipelines.lost`.
+
+        Args:
+            earlier: The run.
+            made_anew: Stages that do not count, because they run anew.
+        """
+        try:
+            workflow = self.workflow(earlier.run_id)
+        except (UserError, AttributeError, TypeError, ValueError):
+            logger.debug("the earlier run's workflow cannot be read", exc_info=True)
+            return
+        yield from lost_results(earlier.name, workflow, made_anew=made_anew)
 
     def wait(self, run_id: str, *, say: Callable[[str], None]) -> Run:
-        """Waits until a run ends, and reports every change of a task's state.
+        """Waits until a run ends, and reports every change of a task's state and the progress of trainings.
 
         Args:
             run_id: The run.
@@ -189,52 +275,17 @@ class Cluster:
             RunFailed: The run failed or was stopped.
             Interrupted: This process was interrupted; the run goes on.
         """
-        shown: list[str] = []
-        try:
-            while True:
-                run = self.run(run_id)
-                lines = [f"{task.name}: {task.state.lower()}" for task in run.tasks]
-                for line in sorted(set(lines)):
-                    for _ in range(lines.count(line) - shown.count(line)):
-                        say(line)
-                shown = lines
-                if run.state in FINISHED:
-                    break
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            raise Interrupted(f"The run goes on; watch it with: python -m pipelines status {run_id} --wait") from None
-        if run.state != "SUCCEEDED":
-            self._raise_failure(run)
-        return run
+        return watch(run_id, lambda: self.run(run_id), Logs(self._kubeflow), say=say)
 
-    def _raise_failure(self, run: Run) -> None:
-        failed = [task for task in run.tasks if task.state == "FAILED"]
-        for task in failed:
-            if error := stage_error(self._kubeflow, run, task):
-                raise type(error)(f"{task.name}: {error}")
-        what = f" in {failed[0].name}" if failed else ""
-        error = (failed[0].error if failed else "") or run.error
-        reason = f" ({error})" if error else ""
-        where = f" --task {failed[0].name}" if failed else ""
-        raise RunFailed(
-            f"Run {run.name} {run.state.lower()}{what}{reason}; see: python -m pipelines logs {run.run_id}{where}"
-        )
-
-    def logs(self, run_id: str, *, task: str | None = None, follow: bool = False) -> Iterator[tuple[str, str]]:
-        """Reads the log lines of a run's stages.
-
-        Args:
-            run_id: The run.
-            task: Task whose lines are read; None: all tasks.
-            follow: Whether to wait for further lines of running pods.
-
-        Yields:
-            Name of a task, and a line.
+    def logs(
+        self, run_id: str, *, task: str | None = None, follow: bool = False, everything: bool = False
+    ) -> Iterator[tuple[str, str]]:
+        """Reads the log lines of a run's stages, as `Logs.read` does.
 
         Raises:
-            UserError: There is no such run or task.
+            UserError: There is no such run or task, or no log can be read.
         """
-        return read_logs(self._kubeflow, self.run(run_id), task=task, follow=follow)
+        return Logs(self._kubeflow).read(lambda: self.run(run_id), task=task, follow=follow, everything=everything)
 
     # ----------------------------------------------------------------------------------------------------------- fetch
 
@@ -244,7 +295,7 @@ class Cluster:
         Args:
             run_id: Id of a run that has written its report.
             folder: Where the report goes; must not exist.
-            root: Address below which the cluster keeps artifacts; None: the run's own, or else `DEFAULT_ROOT`.
+            root: Address below which the cluster keeps artifacts; None: where the run says that it keeps them.
 
         Returns:
             The folder.
@@ -257,13 +308,20 @@ class Cluster:
             raise UserError(f"{folder} exists; choose another folder or remove it.")
         check_writable(folder)
         run = self.run(run_id)
-        address = f"{(root or run.root or DEFAULT_ROOT).rstrip('/')}/{run.pipeline}/{run_id}/write-report"
+        root = root or run.root
+        if not root:
+            raise UserError(
+                f"Run {run_id} is {run.state.lower()}, and no task of it has written anything yet; fetch its report "
+                "once the task write-report has ended, or give the cluster's defaultPipelineRoot with --root."
+            )
+        address = f"{root.rstrip('/')}/{run.pipeline}/{run_id}/{REPORT}"
         store = Storage()
         found = [name for name in sorted(store.file_names(address)) if name.endswith("/report/manifest.json")]
         if not found:
+            report = next((f", its task {task.name} {task.said}" for task in run.tasks if task.kind == REPORT), "")
             raise UserError(
-                f"There is no report below {address}; the run is {run.state.lower()}. If the cluster keeps artifacts "
-                "elsewhere, give its defaultPipelineRoot with --root."
+                f"There is no report below {address}; the run is {run.state.lower()}{report}. If the cluster keeps "
+                "artifacts elsewhere, give its defaultPipelineRoot with --root."
             )
         with replacing_folder(folder, what=f"--output {folder}") as made:
             store.fetch(f"{address}/{found[-1].removesuffix('/manifest.json')}", made, "report")

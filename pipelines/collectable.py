@@ -16,6 +16,9 @@ BUSY_SECONDS = 3600.0
 CHECKPOINT_FILE = re.compile(r"step-\d{9,}[\w.-]*\.(pt|json)|owner-\d{6,}\.(json|lock)")
 """The files of a checkpoint place: states of a training, and the claims of its owners."""
 
+REFUSAL_FILE = re.compile(r"(?:.+/)?refused/[^/]+\.[^/]+\.[^/]+\.json")
+"""What a refused task leaves beside the checkpoints for its next attempt."""
+
 _UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 

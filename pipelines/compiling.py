@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from kfp import compiler
-from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.code_digest import code_digest
 from components.catlib.config import Recipe
@@ -19,10 +19,11 @@ from components.catlib.errors import UserError
 from pipelines.compress import compress_pipeline
 from pipelines.distill_only import distill_only_pipeline
 from pipelines.evaluate_only import evaluate_only_pipeline
+from pipelines.graphs import Build
 from pipelines.resources import Placement
 from pipelines.sweep import sweep_pipeline
 
-PIPELINES: dict[str, Callable[[Recipe, Placement], GraphComponent]] = {
+PIPELINES: dict[str, Build] = {
     "compress": compress_pipeline,
     "distill-only": distill_only_pipeline,
     "evaluate-only": evaluate_only_pipeline,
@@ -96,7 +97,12 @@ class Compiled:
 
 
 def compile_pipeline(
-    pipeline: str, recipe: Recipe, *, image: str, code_digest: Callable[[str], str] = code_digest
+    pipeline: str,
+    recipe: Recipe,
+    *,
+    image: str,
+    code_digest: Callable[[str], str] = code_digest,
+    versions: Mapping[str, str] = MappingProxyType({}),
 ) -> Compiled:
     """Compiles a pipeline for a cluster.
 
@@ -105,9 +111,10 @@ def compile_pipeline(
         recipe: The recipe; its settings become the defaults of parameters, and the tasks get its `resources`.
         image: Image of every task.
         code_digest: Returns the digest of a stage's code, which its tasks carry; the image must hold this code.
+        versions: Defaults of parameters that no recipe gives, by name.
     """
     placement = Placement(image, recipe.resources, code_digest=code_digest)
     with temporary_folder("pipeline-") as folder:
         file = folder / "pipeline.yaml"
-        compiler.Compiler().compile(PIPELINES[pipeline](recipe, placement), str(file))
+        compiler.Compiler().compile(PIPELINES[pipeline](recipe, placement, versions), str(file))
         return Compiled(file.read_text(encoding="utf-8"))

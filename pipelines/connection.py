@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,6 +149,49 @@ class Kubeflow:
                 raise
             return None
 
+    def open(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
+        """Sends a GET request that Kubeflow's client has no function for; returns the answer, whose body is unread.
+
+        Raises:
+            ApiException: The server refuses; one of `REQUEST_ERRORS`.
+        """
+        return self.api.call_api(
+            path, "GET", query_params=list(query), auth_settings=["Bearer"], _preload_content=False
+        )
+
+    def read(self, what: str, path: str) -> Any:
+        """Returns the JSON at a path.
+
+        Args:
+            what: The request in words: "reading the tasks of run …".
+            path: The path, such as "/apis/v2beta1/healthz".
+
+        Raises:
+            UserError: The server refuses, or does not answer in time.
+        """
+        text = self.patiently(what, lambda: self.open(path).data)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UserError(
+                f"{self._where} does not answer as Kubeflow Pipelines does ({what}); if it is behind a login page, the "
+                "token may have expired: give --token-file."
+            ) from error
+
+    @functools.cached_property
+    def _health(self) -> Mapping[str, Any]:
+        return self.read("reading Kubeflow's version", "/apis/v2beta1/healthz")
+
+    @property
+    def is_interface(self) -> bool:
+        """Whether the address is that of Kubeflow's interface, which passes requests on, not of the API itself."""
+        return any(key.startswith(("apiServer", "frontend")) for key in self._health)
+
+    @property
+    def version(self) -> str:
+        """Version of Kubeflow Pipelines, such as "2.17.0"; "" if it does not say."""
+        return str(self._health.get("apiServerTagName") or self._health.get("tag_name") or "")
+
     def _limit_every_request(self) -> None:
         request = self.api.rest_client.request
 
@@ -206,10 +250,13 @@ def reason(error: Exception) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, kfp_server_api.ApiException):
+        body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body or ""
         with contextlib.suppress(ValueError, TypeError):
-            answer = json.loads(error.body or "")
+            answer = json.loads(body)
             if isinstance(answer, dict) and (message := answer.get("message") or answer.get("error")):
                 return str(message).split("\n", 1)[0][:300]
+        if body.strip() and not body.lstrip().startswith(("<", "{")):  # the interface's own answers are plain text
+            return body.strip().split("\n", 1)[0][:300]
         return str(error.reason or error).split("\n", 1)[0][:300]
     cause = getattr(error, "reason", None) or error
     return str(cause).split("\n", 1)[0].rsplit(": ", 1)[-1][:300]

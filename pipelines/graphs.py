@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from kfp import dsl
@@ -19,16 +19,20 @@ from components.prune.component import prune_teacher
 from components.real_stats.component import measure_real_images
 from components.report.component import write_report
 from components.teacher.component import train_teacher
+from components.tensorboard.component import show_tensorboard
 from pipelines.parameters import PARAMETERS, Given, with_signature
 from pipelines.resources import Placement, pipeline_config
 
 Graph = Callable[[SimpleNamespace, Placement], Any]
 """Takes the parameters, each an attribute of one object, and the placement; adds the tasks and returns the report."""
 
+Build = Callable[..., GraphComponent]
+"""Takes a recipe, the placement and, as the third, defaults of parameters that no recipe gives; returns a pipeline."""
 
-def pipeline(
-    name: str, *, description: str = "{description}", title: str = "CAT: {name}"
-) -> Callable[[Graph], Callable[[Recipe, Placement], GraphComponent]]:
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def pipeline(name: str, *, description: str = "{description}", title: str = "CAT: {name}") -> Callable[[Graph], Build]:
     """Turns a graph into the function that builds its pipeline with a recipe's settings as the parameters' defaults.
 
     Every stage gets only its own section, so that a change of one setting leaves the results of earlier stages alone.
@@ -39,8 +43,8 @@ def pipeline(
         title: Title of a run in Kubeflow's interface, with the recipe's `{name}`.
     """
 
-    def decorate(graph: Graph) -> Callable[[Recipe, Placement], GraphComponent]:
-        def build(recipe: Recipe, placement: Placement) -> GraphComponent:
+    def decorate(graph: Graph) -> Build:
+        def build(recipe: Recipe, placement: Placement, versions: Mapping[str, str] = _NONE) -> GraphComponent:
             def placed(given: SimpleNamespace) -> dsl.Artifact:
                 return graph(given, placement)
 
@@ -52,7 +56,7 @@ def pipeline(
                 display_name=title.format(name=recipe.name),
                 pipeline_config=pipeline_config(placement.resources),
             )
-            return make(with_signature(placed, PARAMETERS[name], recipe))
+            return make(with_signature(placed, PARAMETERS[name], recipe, versions))
 
         build.__doc__ = graph.__doc__
         return build
@@ -97,7 +101,15 @@ def make_teacher(given: SimpleNamespace, placement: Placement, images: Images) -
         dataset=images.dataset,
         real_stats=images.real_stats,
     )
-    return placement.place("teacher", trained).outputs["teacher"]
+    placement.place("teacher", trained)
+    _link_curves(placement, trained.outputs["teacher"])
+    return trained.outputs["teacher"]
+
+
+def _link_curves(placement: Placement, training: Given) -> None:
+    """Adds the task that links to a training's curves, where Kubeflow has a viewer for them."""
+    if placement.tensorboard:
+        placement.place("other", show_tensorboard(training=training))
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,7 @@ def make_student(
         student=distilled.outputs["distilled"],
         dataset=images.dataset,
     )
+    _link_curves(placement, distilled.outputs["distilled"])
     return StudentTasks(
         placement.place("prune", pruned),
         placement.place("distill", distilled),

@@ -27,21 +27,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from components.catlib.artifacts import check_replaceable, copy, read_manifest, replacing_folder, stamp
-from components.catlib.code_digest import code_and_library_digest
+from components.catlib.code_digest import code_and_library_digest, code_digest
 from components.catlib.config import Recipe
 from components.catlib.credentials import without_credentials
 from components.catlib.disk import number_in, writing_to
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import dying_with_parent, interrupt, on_stop
+from components.catlib.memory import killed
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.kubeflow import refusal
 from pipelines import workspaces
+from pipelines.anew import marked
 from pipelines.containers import check_image_code, docker_runner, stop_containers
-from pipelines.failure import RunFailed
+from pipelines.failure import RunFailed, stage_of
 from pipelines.outputs import check_writable
 
 if TYPE_CHECKING:
@@ -58,6 +61,9 @@ _TASK_STARTED = re.compile(r"Executing task '([\w-]+)'")
 _TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
 _TASK_ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _STAGE_LINE = re.compile(r"^\s*(\[[\w-]+\] .*)$")
+_KILLED = "The task was killed by SIGKILL."
+"""What a run's process prints of a task, since Kubeflow's runners tell only that it failed."""
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -73,6 +79,7 @@ class RunLog:
     cached: list[str] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    killed: bool = False
     user_error: UserError | None = None
     interruption: str | None = None
     started: dict[str, float] = field(default_factory=dict)
@@ -82,6 +89,8 @@ class RunLog:
         line = _ESCAPES.sub("", raw.rstrip("\n"))
         if found := _STAGE_LINE.match(line):
             self._read_stage_line(found.group(1))
+        elif line.strip() == _KILLED:
+            self.killed = True
         elif found := _TASK_CACHED.search(line):
             self.cached.append(found.group(1))
             self.say(f"{found.group(1)}: from the cache")
@@ -131,6 +140,7 @@ def run_locally(
     pipeline: str = "compress",
     arguments: Mapping[str, Any] | None = None,
     image: str | None = None,
+    anew: Mapping[str, str] = MappingProxyType({}),
 ) -> LocalRun:
     """Runs a pipeline on this machine and puts the report and the students into a folder.
 
@@ -143,9 +153,11 @@ def run_locally(
         pipeline: Name of the pipeline.
         arguments: Values of its parameters; the others have the recipe's settings.
         image: Image in whose containers the stages run; None: they run in processes.
+        anew: Marks of stages that run anew, by stage; see `pipelines.anew`.
 
     Raises:
-        UserError: A stage refused its input, `output` holds something else, or there is no such image.
+        UserError: A stage refused its input or ran out of memory, `output` holds something else, or there is no such
+            image.
         Interrupted: The run was interrupted; the same call resumes it.
         RunFailed: A stage failed.
     """
@@ -165,6 +177,7 @@ def run_locally(
         "workspace": str(workspace),
         "answer": str(answer),
         "image": image,
+        "anew": dict(anew),
         "parent": os.getpid(),
     }
     log = RunLog(say)
@@ -303,6 +316,8 @@ def _failure(log: RunLog, log_path: Path, workspace: Path) -> Exception:
         line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed|Exit)\b", line) and "Inner task" not in line
     ]
     task = log.failed[0] if log.failed else "the run"
+    if log.killed:
+        return killed(stage_of(task), how=f"SIGKILL; full log: {log_path}")
     reason = f": {without_credentials(errors[0])}" if errors else ""
     number = next((number for line in errors if (number := number_in(line))), None)
     if number is not None:
@@ -314,11 +329,30 @@ def _failure(log: RunLog, log_path: Path, workspace: Path) -> Exception:
     return RunFailed(f"{task} failed{reason} (full log: {log_path})")
 
 
-def _placement(image: str | None) -> Placement:
+def _placement(image: str | None, anew: Mapping[str, str]) -> Placement:
     """Returns the placement of tasks in an image or, without one, in processes: then libraries belong to the keys."""
     from pipelines.resources import Placement
 
-    return Placement(image) if image else Placement(NO_IMAGE, code_digest=code_and_library_digest)
+    digest = code_digest if image else code_and_library_digest
+    return Placement(image or NO_IMAGE, code_digest=marked(digest, anew))
+
+
+def _tell_kills() -> None:
+    """Makes Kubeflow's runners print `_KILLED` when a task's process, or the one in its container, was killed."""
+    from kfp.local import docker_task_handler, subprocess_task_handler
+
+    def telling(run: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(run)
+        def told(*arguments: Any, **named: Any) -> int:
+            code = run(*arguments, **named)
+            if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+                print(_KILLED, flush=True)
+            return code
+
+        return told
+
+    subprocess_task_handler.run_local_subprocess = telling(subprocess_task_handler.run_local_subprocess)
+    docker_task_handler.run_docker_container = telling(docker_task_handler.run_docker_container)
 
 
 def _run_request(request: Path) -> None:
@@ -335,6 +369,7 @@ def _run_request(request: Path) -> None:
     os.environ.setdefault(WAIT_VARIABLE, "0")  # somebody sits at the terminal
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="kfp")
+    _tell_kills()
     local.init(
         docker_runner(recipe, run=asked["name"], checkpoints=checkpoints)
         if asked["image"]
@@ -343,7 +378,7 @@ def _run_request(request: Path) -> None:
         enable_caching=True,
         cache_root=str(workspace / "cache"),
     )
-    pipeline = PIPELINES[asked["pipeline"]](recipe, _placement(asked["image"]))
+    pipeline = PIPELINES[asked["pipeline"]](recipe, _placement(asked["image"], asked["anew"]))
     with dying_with_parent(), on_stop(partial(_stop_stages, asked)):
         if os.getppid() != asked["parent"]:
             return

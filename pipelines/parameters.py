@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, List
 
 from pydantic import BaseModel
@@ -54,7 +54,9 @@ class Parameter:
         value: Any = recipe
         for key in self.setting.split("."):
             value = getattr(value, key)
-        return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else list(value)
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json", exclude_none=True)
+        return value if isinstance(value, str) else list(value)
 
 
 def _section(name: str, sentence: str, *, setting: str | None = None) -> Parameter:
@@ -62,6 +64,9 @@ def _section(name: str, sentence: str, *, setting: str | None = None) -> Paramet
     return Parameter(name, sentence, setting=setting or name, annotation=dict)
 
 
+_BASE_RECIPE = Parameter(
+    "base_recipe", "Name of the recipe that the settings come from; for people, no stage reads it.", setting="name"
+)
 _BUDGETS = Parameter(
     "budgets",
     "The students' compute budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.",
@@ -124,22 +129,32 @@ _IMAGES = (_DATASET, _REAL_STATS)
 _STUDENTS = (_PRUNE, _DISTILL, _EVALUATE, _EXPORT, _REPORT)
 
 PARAMETERS: dict[str, tuple[Parameter, ...]] = {
-    "compress": (_BUDGETS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION),
+    "compress": (_BASE_RECIPE, _BUDGETS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION),
     "distill-only": (
-        *(_EARLIER_TEACHER, _BUDGETS, *_IMAGES, _TEACHER_SETTINGS, *_STUDENTS),
+        *(_EARLIER_TEACHER, _BASE_RECIPE, _BUDGETS, *_IMAGES, _TEACHER_SETTINGS, *_STUDENTS),
         *(_SOURCE_VERSION, _MODEL_VERSION),
     ),
     "evaluate-only": (
-        *(_EARLIER_STUDENTS, _TEACHER_BESIDE, *_IMAGES, _EVALUATE, _REPORT),
+        *(_EARLIER_STUDENTS, _TEACHER_BESIDE, _BASE_RECIPE, *_IMAGES, _EVALUATE, _REPORT),
         *(_SOURCE_VERSION, _MODEL_VERSION),
     ),
-    "sweep": (_BUDGETS, _VARIATIONS, _SEEDS, *_IMAGES, _TEACHER, *_STUDENTS, _SOURCE_VERSION),
+    "sweep": (
+        *(_BASE_RECIPE, _BUDGETS, _VARIATIONS, _SEEDS, *_IMAGES, _TEACHER, *_STUDENTS),
+        _SOURCE_VERSION,
+    ),
 }
-"""The parameters of each pipeline, in the order of Kubeflow's form; those without a default come first."""
+"""The parameters of each pipeline; those without a default come first.
+
+Kubeflow's form sorts them by name. So what a person looks at first must have a name that sorts first: `base_recipe`,
+`budgets`, and `dataset` with the source of the images.
+"""
 
 
 def with_signature(
-    graph: Callable[[SimpleNamespace], Any], parameters: tuple[Parameter, ...], recipe: Recipe
+    graph: Callable[[SimpleNamespace], Any],
+    parameters: tuple[Parameter, ...],
+    recipe: Recipe,
+    versions: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[..., Any]:
     """Makes the function from which Kubeflow reads a pipeline.
 
@@ -148,6 +163,7 @@ def with_signature(
             an empty line, `Returns:`.
         parameters: Parameters of the function, in this order.
         recipe: Gives the defaults.
+        versions: Defaults of parameters that no recipe gives, by name.
 
     Returns:
         A function with the parameters in its signature and docstring; it returns the result of the graph.
@@ -166,7 +182,7 @@ def with_signature(
                 parameter.name,
                 inspect.Parameter.POSITIONAL_OR_KEYWORD,
                 annotation=parameter.annotation,
-                default=parameter.default(recipe),
+                default=versions.get(parameter.name, parameter.default(recipe)),
             )
             for parameter in parameters
         ],
@@ -179,6 +195,21 @@ def model_addresses(pipeline: str, arguments: Mapping[str, Any]) -> list[str]:
     """Returns the addresses of earlier models that arguments of a pipeline name."""
     given = [arguments.get(parameter.name) or [] for parameter in PARAMETERS[pipeline] if parameter.names_models]
     return [address for value in given for address in ([value] if isinstance(value, str) else value)]
+
+
+def all_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the value of every parameter that a recipe sets, beside the arguments that it does not set.
+
+    With them a run in Kubeflow's interface shows what was asked, and can be compared and cloned.
+
+    Args:
+        recipe: The recipe with the arguments' settings.
+        pipeline: Name of the pipeline.
+        arguments: The arguments as they were given.
+    """
+    settings = {each.name: each.default(recipe) for each in PARAMETERS[pipeline] if each.setting}
+    own = {name: value for name, value in arguments.items() if name not in settings or name == "report"}
+    return settings | own
 
 
 def with_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -> Recipe:

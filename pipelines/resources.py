@@ -49,7 +49,7 @@ SHARED_MEMORY = "/dev/shm"
 
 STORE_VARIABLES = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OPTIONAL_VARIABLES = (
-    *("AWS_SESSION_TOKEN", "AWS_REGION"),
+    *("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_CA_BUNDLE"),
     *("CAT_WEB_HOST", "CAT_WEB_TOKEN", "CAT_WEB_USER", "CAT_WEB_PASSWORD"),
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 )
@@ -67,8 +67,12 @@ def pipeline_config(resources: ResourcesConfig | None) -> PipelineConfig:
     """Returns the limits of a whole run: when it is ended, and when its pods are removed."""
     if resources is None:
         return PipelineConfig()
+    kept = round(resources.days_kept * 86400)
     return PipelineConfig(
-        ttl_seconds_after_finished=round(resources.days_kept * 86400),
+        # All three: Kubeflow's own settings give success and failure an hour where a run does not, and these two win.
+        ttl_seconds_after_finished=kept,
+        ttl_seconds_after_success=kept,
+        ttl_seconds_after_failure=kept,
         active_deadline_seconds=round(resources.days_limit * 86400),
     )
 
@@ -98,6 +102,11 @@ class Placement:
     def parallel_students(self) -> int:
         """Number of students made at the same time, 0 for all; 1 on this machine, whose cores they would share."""
         return 1 if self.resources is None else self.resources.parallel_students
+
+    @property
+    def tensorboard(self) -> bool:
+        """Whether trainings link to TensorBoard."""
+        return self.resources is not None and self.resources.tensorboard
 
     def place(self, stage: StageName, task: PipelineTask) -> PipelineTask:
         """Places a task of a stage and returns it."""
@@ -141,11 +150,12 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
             kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
     if stage in TRAININGS:
         kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, medium="Memory", size_limit="2Gi")
-        if resources.checkpoints:
-            task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
         # Kubeflow leaves the environment out of its cache keys, so none of this makes a stage run again.
         for name, value in variables(resources, on_cluster=True).items():
             task.set_env_variable(name, value)
+    if resources.checkpoints:
+        # Every stage: a refused task leaves a note for its next attempt there.
+        task.set_env_variable(CHECKPOINTS_VARIABLE, resources.checkpoints)
     if resources.store_secret:
         for names, optional in ((STORE_VARIABLES, False), (OPTIONAL_VARIABLES, True)):
             keys = {name: name for name in names}

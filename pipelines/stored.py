@@ -16,7 +16,7 @@ from components.catlib.artifacts import MANIFEST, Manifest
 from components.catlib.storage import Entry, NotThere, Store
 from components.catlib.storage.objects import S3Store
 from components.catlib.storage.parallel import in_parallel
-from pipelines.collectable import CHECKPOINT_FILE, InUse, Made, Thing, last_uses, stays
+from pipelines.collectable import CHECKPOINT_FILE, REFUSAL_FILE, InUse, Made, Thing, last_uses, stays
 
 _KUBEFLOW_RUN = re.compile(r"(?:.+/)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=/)")
 """The folder of a run of Kubeflow: ROOT/PIPELINE/RUN, where RUN is a UUID."""
@@ -33,12 +33,16 @@ def things_in_store(store: Store) -> list[Thing]:
     entries = store.entries()
     of_kubeflow: dict[str, list[Entry]] = {}
     folders: dict[str, list[Entry]] = {}
+    things: list[Thing] = []
     for entry in entries:
         if run := _KUBEFLOW_RUN.match(entry.name):
             of_kubeflow.setdefault(run[0], []).append(entry)
+        elif REFUSAL_FILE.fullmatch(entry.name):
+            remove = functools.partial(_remove, store, "", [entry], first=".json")
+            things.append(_thing("refusals", store, entry.name, [entry], remove))
         else:
             folders.setdefault(entry.name.rpartition("/")[0], []).append(entry)
-    things = [
+    things += [
         _thing("runs of Kubeflow", store, run, found, stays, "Kubeflow's cache would still answer with their artifacts")
         for run, found in of_kubeflow.items()
     ]

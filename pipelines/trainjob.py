@@ -8,6 +8,7 @@ artifact then goes into a pipeline by its address: `--pipeline distill-only --ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from components.catlib.config import ResourcesConfig, StageName, StageResources
@@ -19,6 +20,9 @@ from components.stages import STAGES, TRAININGS
 from pipelines.resources import OPTIONAL_VARIABLES, SHARED_MEMORY, STORE_VARIABLES, stage_resources
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
+
+RECIPES = "/recipes"
+"""Where pods find a recipe of one's own."""
 
 _RESTRICTED: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -39,7 +43,7 @@ def training_manifests(
 
     Args:
         stage: Stage to run, one of `TRAININGS`.
-        recipe: Name of a recipe in the image.
+        recipe: Name of a recipe in the image, or path of a .yaml file, which a ConfigMap then brings to the pods.
         overrides: `SECTION.KEY=VALUE` texts.
         resources: Resources of every machine, as for the stage in a pipeline; needs `store_secret`.
         inputs: Option -> s3:// address, for every artifact that the stage reads.
@@ -49,10 +53,12 @@ def training_manifests(
         namespace: Namespace of the Kubernetes objects.
 
     Returns:
-        A TrainingRuntime, which describes a machine, and the TrainJob that uses it.
+        A TrainingRuntime, which describes a machine, and the TrainJob that uses it; before them the ConfigMap of a
+        recipe file.
 
     Raises:
-        UserError: An input is missing or not in the object store, or `store_secret` is missing.
+        UserError: An input is missing or not in the object store, `store_secret` is missing, or the recipe file cannot
+            be read.
     """
     assert stage in TRAININGS
     refuse_credentials({**inputs, "output": output, "--set": overrides}, "")
@@ -60,7 +66,8 @@ def training_manifests(
     given = stage_resources(resources, stage)
     assert given.hours is not None and given.gpus is not None
     name = f"cat-{stage}"
-    command = ["torchrun", "-m", "components", stage, "--recipe", recipe]
+    own = recipe if Path(recipe).suffix in (".yaml", ".yml") else None
+    command = ["torchrun", "-m", "components", stage, "--recipe", f"{RECIPES}/{Path(own).name}" if own else recipe]
     for override in overrides:
         command += ["--set", override]
     for option, address in inputs.items():
@@ -81,7 +88,9 @@ def training_manifests(
         "metadata": {**metadata, "labels": {"trainer.kubeflow.org/framework": "torch"}},
         "spec": {
             "mlPolicy": {"numNodes": nodes, "torch": {}},
-            "template": {"spec": {"replicatedJobs": [_job(resources, retries=given.retries or 0)]}},
+            "template": {
+                "spec": {"replicatedJobs": [_job(resources, given.retries or 0, f"{name}-recipe" if own else None)]}
+            },
         },
     }
     job = {
@@ -94,7 +103,17 @@ def training_manifests(
             "trainer": trainer,
         },
     }
-    return [runtime, job]
+    return [*([_recipe_map(Path(own), {**metadata, "name": f"{name}-recipe"})] if own else []), runtime, job]
+
+
+def _recipe_map(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the ConfigMap that holds a recipe file, which `load_recipe` has read before."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"Recipe {file} cannot be read ({error}).") from error
+    refuse_credentials(text, f"Recipe {file}")
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": dict(metadata), "data": {file.name: text}}
 
 
 def _check_reachable(stage: StageName, resources: ResourcesConfig, inputs: Mapping[str, str], output: str) -> None:
@@ -122,8 +141,9 @@ def _quantities(given: StageResources, accelerator: str) -> dict[str, dict[str, 
     }
 
 
-def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
+def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None) -> dict[str, Any]:
     """Returns the job of one machine; the TrainJob adds image, command and resources."""
+    recipes = {"name": "recipes", "configMap": {"name": recipe_map}}
     secret = resources.store_secret
     environment: list[dict[str, Any]] = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name, "optional": optional}}}
@@ -138,7 +158,11 @@ def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
         "name": "node",
         "env": environment,
         "securityContext": _RESTRICTED,
-        "volumeMounts": [{"name": "shared-memory", "mountPath": SHARED_MEMORY}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [
+            {"name": "shared-memory", "mountPath": SHARED_MEMORY},
+            {"name": "tmp", "mountPath": "/tmp"},
+            *([{"name": "recipes", "mountPath": RECIPES, "readOnly": True}] if recipe_map else []),
+        ],
     }
     pod = {
         "restartPolicy": "Never",
@@ -148,6 +172,7 @@ def _job(resources: ResourcesConfig, *, retries: int) -> dict[str, Any]:
         "volumes": [
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
             {"name": "tmp", "emptyDir": {}},
+            *([recipes] if recipe_map else []),
         ],
         "containers": [container],
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,19 @@ def pin_weights(recipe: Recipe) -> Recipe:
     """
     settings = with_files(recipe.model_dump(mode="json"), _pinned, path="")
     return validate(Recipe, settings, where=f"Recipe {recipe.name}")
+
+
+def unpinned(settings: Mapping[str, Any]) -> list[str]:
+    """Returns the addresses of weights elsewhere that settings name without a digest."""
+    found = []
+
+    def note(part: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+        if key == "uri" and part.get("sha256") is None and (is_web(part[key]) or is_remote(part[key])):
+            found.append(shown(part[key]))
+        return part
+
+    with_files(dict(settings), note, path="")
+    return found
 
 
 def _pinned(settings: dict[str, Any], key: str, path: str) -> dict[str, Any]:

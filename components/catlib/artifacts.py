@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.catlib.code_digest import code_digest
 from components.catlib.disk import writing_to
-from components.catlib.errors import UserError
+from components.catlib.errors import Incomplete, UserError
 
 SCHEMA_VERSION = 1
 LONGEST_NAME = 255
@@ -350,20 +350,25 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         kind: The expected kind; "teacher|distill" accepts either, None any.
 
     Raises:
-        UserError: The folder is not an artifact or has another kind or version, or files are missing or truncated.
+        Incomplete: There is no folder, or files of it are missing or truncated.
+        UserError: The folder is an artifact of another kind or version.
     """
     wanted = _wanted(kind)
     complete_replacing(folder)
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
+        raise Incomplete(folder, f"There is no folder {folder}; expected {wanted}, the output of an earlier stage.")
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?")
+        raise Incomplete(
+            folder, f"{folder} is not {wanted}: it has no {MANIFEST}; was the stage that writes it interrupted?"
+        )
     manifest = parse_manifest(path.read_bytes(), where=str(folder), kind=kind)
     for name, record in manifest.files.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != record.bytes:
-            raise UserError(f"{file} is missing or has the wrong size; the artifact is damaged, run its stage again.")
+            raise Incomplete(
+                folder, f"{file} is missing or has the wrong size; the artifact is damaged, run its stage again."
+            )
     return manifest
 
 

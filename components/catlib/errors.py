@@ -1,5 +1,7 @@
 """The exceptions that end a command with an exit code of their own."""
 
+from pathlib import Path
+
 LONGEST_LINE = 900
 """Largest number of characters in a message."""
 
@@ -25,6 +27,28 @@ class Unavailable(UserError):
     """
 
     exit_code = 75
+
+
+class OutOfMemory(UserError):
+    """A stage needs more memory than it has; the message names the setting that gives it more.
+
+    Nothing is wrong with the input, so the exit code is that of any failure.
+    """
+
+    exit_code = 1
+
+
+class Incomplete(UserError):
+    """An artifact, or a part of it, is not in its folder.
+
+    Attributes:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path, message: str) -> None:
+        """Stores the folder."""
+        super().__init__(message)
+        self.folder = folder
 
 
 class Interrupted(Exception):

@@ -5,6 +5,7 @@ Nothing is opened here, and torch is not loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from components.catlib.config import TeacherConfig
@@ -71,13 +72,25 @@ def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: Pack
         UserError: The dataset does not fit; the message names both, and the family that fits.
     """
     if dataset.pairing not in TRAINED_ON[family]:
-        fitting = " or ".join(name for name, pairings in TRAINED_ON.items() if dataset.pairing in pairings)
         words = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
         expected = " or ".join(words[pairing] for pairing in TRAINED_ON[family])
         raise UserError(
             f"teacher.family {family} is trained on {expected}, but dataset {dataset.folder} holds "
-            f"{words[dataset.pairing]}; use teacher.family {fitting}, or another dataset."
+            f"{words[dataset.pairing]}; {_other_use(dataset, TRAINED_ON[family])}, or give another dataset."
         )
+
+
+def _other_use(dataset: PackedDataset, wanted: Sequence[str]) -> str:
+    """Returns how the images of a dataset may be used after all: packed in another way, or by another family."""
+    families = " or ".join(name for name, pairings in TRAINED_ON.items() if dataset.pairing in pairings)
+    split = dataset.split("train")
+    if dataset.pairing == "unpaired" and "paired" in wanted and set(split.names) & set(split.target_names):
+        return f"set dataset.layout: parallel if images of equal names are partners, use teacher.family {families}"
+    if dataset.pairing == "paired" and "unpaired" in wanted and dataset.summary.provenance.get("layout") == "parallel":
+        return f"set dataset.layout: unpaired to train without the pairs, use teacher.family {families}"
+    if dataset.pairing == "paired" and "labels" in wanted:
+        return f"set dataset.num_labels if the source images are label maps, use teacher.family {families}"
+    return f"use teacher.family {families}"
 
 
 def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:

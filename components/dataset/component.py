@@ -12,7 +12,6 @@ def prepare_dataset(
     source_version: str,
     dataset: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """Packs images of two domains into a few large arrays.
@@ -23,8 +22,7 @@ def prepare_dataset(
         source_version: Version of the source's content, part of the cache key.
         dataset: The packed images.
         metrics: The numbers of images.
-        summary: The figures and the settings.
-        page: A sample of the images.
+        page: Figures, settings and a sample of the images.
     """
     from components.kubeflow import publish, stage_process
 
@@ -35,4 +33,4 @@ def prepare_dataset(
         from components.dataset.stage import run
 
         run(validate(DatasetConfig, config, where="dataset"), output=Path(dataset.path))
-        publish(dataset, metrics=metrics, summary=summary, page=page)
+        publish(dataset, metrics=metrics, page=page)

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.catlib import artifacts
 from components.catlib.config import DatasetConfig
 from components.catlib.data import builtin
+from components.catlib.data.layouts import LeftOver
 from components.catlib.data.locating import open_source
 from components.catlib.data.packing import pack
 from components.catlib.data.samples import Collection
@@ -45,6 +46,29 @@ def run(config: DatasetConfig, *, output: Path, source: str | None = None) -> No
         summary.images["test"],
         time.monotonic() - started,
     )
+
+
+def preview(config: DatasetConfig, *, source: str | None = None) -> str:
+    """Says which images would be used as what; decodes and writes nothing.
+
+    Args:
+        config: The source of the images, and their layout.
+        source: Replaces `config.source`.
+
+    Raises:
+        UserError: As in `run`, but for images that cannot be read.
+    """
+    with _collection(config, config.source if source is None else source) as collection:
+        facts = collection.provenance
+        lines = [f"{collection.pairing}, laid out as {facts.get('layout', 'built in')}; {facts.get('split', '')}"]
+        lines += [f"domain {domain}: {folder}/" for domain, folder in facts.get("domains", {}).items()]
+        for split, lists in (("train", collection.train), ("test", collection.test)):
+            for samples in lists:
+                named = f", such as {samples.samples[0].name}" if samples.samples else ""
+                lines.append(f"{split}: {len(samples.samples)} as {' and '.join(samples.roles)}{named}")
+        lines += [f"unusable: {one.file}: {one.reason}" for one in collection.without_partner]
+        lines += [f"left out: {LeftOver(**left)}" for left in facts.get("left_over", [])]
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,7 @@ def distill_student(
     real_stats: dsl.Input[dsl.Artifact],
     distilled: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
-    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> None:
     """Trains the student with the teacher's features as a guide.
 
@@ -30,9 +28,7 @@ def distill_student(
         real_stats: Statistics of real images, for scores during training.
         distilled: The trained student.
         metrics: Scores at the end of training.
-        summary: Figures and settings.
-        page: Curves, and samples as they changed during training.
-        mlpipeline_ui_metadata: Link to TensorBoard.
+        page: Figures, settings, curves, and samples as they changed during training.
     """
     from components.kubeflow import publish, stage_process
 
@@ -53,4 +49,4 @@ def distill_student(
             real_stats=Path(real_stats.path),
             output=Path(distilled.path),
         )
-        publish(distilled, metrics=metrics, summary=summary, page=page, tensorboard=mlpipeline_ui_metadata)
+        publish(distilled, metrics=metrics, page=page)

@@ -16,7 +16,6 @@ def evaluate_student(
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     confusion: dsl.Output[dsl.ClassificationMetrics],
-    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """Scores the student and its teacher on held-out images.
@@ -31,7 +30,6 @@ def evaluate_student(
         evaluation: Metrics with their protocol, and pictures.
         metrics: Headline figures.
         confusion: Pixels by true class and by the class that the segmenter sees; empty without a segmenter.
-        summary: Figures and settings.
         page: Samples, and student and teacher side by side.
     """
     from components.kubeflow import publish, stage_process
@@ -52,4 +50,4 @@ def evaluate_student(
             real_stats=Path(real_stats.path),
             output=Path(evaluation.path),
         )
-        publish(evaluation, metrics=metrics, confusion=confusion, summary=summary, page=page)
+        publish(evaluation, metrics=metrics, confusion=confusion, page=page)

@@ -13,7 +13,7 @@ def export_student(
     dataset: dsl.Input[dsl.Dataset],
     exported: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Writes the student as an ONNX file and checks that the file computes the same images.
 
@@ -24,7 +24,7 @@ def export_student(
         dataset: Packed images to compare on.
         exported: `model.onnx`, and the results of the check.
         metrics: File size, largest difference, latency.
-        summary: Figures and settings.
+        page: Figures and settings.
     """
     from components.kubeflow import publish, stage_process
 
@@ -40,4 +40,4 @@ def export_student(
             dataset=Path(dataset.path),
             output=Path(exported.path),
         )
-        publish(exported, metrics=metrics, summary=summary)
+        publish(exported, metrics=metrics, page=page)

@@ -13,7 +13,7 @@ def fetch_model(
     code_digest: str,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
     otherwise: str = "",
 ) -> None:
     """Fetches a trained model of an earlier run.
@@ -25,7 +25,7 @@ def fetch_model(
         code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         model: The artifact, unchanged.
         metrics: Headline figures of the model.
-        summary: The model's figures, and the settings that it was made with.
+        page: The model's figures, curves and samples, and the settings that it was made with.
         otherwise: Address to use when `address` is empty.
     """
     from components.kubeflow import publish, stage_process
@@ -36,7 +36,7 @@ def fetch_model(
         from components.fetch.stage import run
 
         run(address=address or otherwise, kind=kind, output=Path(model.path))
-        publish(model, metrics=metrics, summary=summary)
+        publish(model, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
@@ -49,7 +49,7 @@ def fetch_teacher(
     dataset: dsl.Input[dsl.Dataset],
     teacher: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Fetches a teacher of an earlier run, or a published one.
 
@@ -63,7 +63,7 @@ def fetch_teacher(
         dataset: Packed images, which a published generator must fit.
         teacher: Generator(s) and discriminator(s).
         metrics: Headline figures of the teacher.
-        summary: The model's figures, and the settings that it was made with.
+        page: The model's figures, curves and samples, and the settings that it was made with.
     """
     from components.kubeflow import publish, stage_process
 
@@ -80,4 +80,4 @@ def fetch_teacher(
             dataset=Path(dataset.path),
             output=Path(teacher.path),
         )
-        publish(teacher, metrics=metrics, summary=summary)
+        publish(teacher, metrics=metrics, page=page)

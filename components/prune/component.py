@@ -13,7 +13,6 @@ def prune_teacher(
     teacher: dsl.Input[dsl.Model],
     student: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """Cuts the teacher's channels until the generator costs no more than the budget.
@@ -25,8 +24,7 @@ def prune_teacher(
         teacher: The trained teacher.
         student: The student's architecture (and weights, when inherited).
         metrics: MACs and parameters of teacher and student.
-        summary: Figures and settings.
-        page: The channels that survived in every layer.
+        page: Figures, settings, and the channels that survived in every layer.
     """
     from components.kubeflow import publish, stage_process
 
@@ -42,4 +40,4 @@ def prune_teacher(
             budget=budget,
             output=Path(student.path),
         )
-        publish(student, metrics=metrics, summary=summary, page=page)
+        publish(student, metrics=metrics, page=page)

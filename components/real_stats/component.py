@@ -12,7 +12,7 @@ def measure_real_images(
     dataset: dsl.Input[dsl.Dataset],
     real_stats: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Computes feature statistics of the real images that generated ones are compared with.
 
@@ -22,7 +22,7 @@ def measure_real_images(
         dataset: Packed images.
         real_stats: Mean, covariance and features.
         metrics: Image count and feature dimensions.
-        summary: Figures and settings.
+        page: Figures and settings.
     """
     from components.kubeflow import publish, stage_process
 
@@ -37,4 +37,4 @@ def measure_real_images(
             dataset=Path(dataset.path),
             output=Path(real_stats.path),
         )
-        publish(real_stats, metrics=metrics, summary=summary)
+        publish(real_stats, metrics=metrics, page=page)

@@ -13,9 +13,7 @@ def train_teacher(
     real_stats: dsl.Input[dsl.Artifact],
     teacher: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
-    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> None:
     """Trains the large generator that is compressed later.
 
@@ -26,9 +24,7 @@ def train_teacher(
         real_stats: Statistics of real images, for scores during training.
         teacher: Generator(s) and discriminator(s).
         metrics: Scores at the end of training.
-        summary: Figures and settings.
-        page: Curves, and samples as they changed during training.
-        mlpipeline_ui_metadata: Link to TensorBoard.
+        page: Figures, settings, curves, and samples as they changed during training.
     """
     from components.kubeflow import publish, stage_process
 
@@ -47,4 +43,4 @@ def train_teacher(
             real_stats=Path(real_stats.path),
             output=Path(teacher.path),
         )
-        publish(teacher, metrics=metrics, summary=summary, page=page, tensorboard=mlpipeline_ui_metadata)
+        publish(teacher, metrics=metrics, page=page)

@@ -5,34 +5,47 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from components.catlib.errors import UserError
 from components.catlib.exits import EXIT_CTRL_C, EXIT_INTERRUPTED, answer, note
 from components.catlib.recipes import load_recipe
 from pipelines import api
 from pipelines.commands.options import (
     Answer,
     add_connection,
+    add_no_cache,
+    add_placement,
     add_recipe_command,
     arguments_of,
     choices,
     connection_of,
     described,
+    whole_number,
 )
+
+if TYPE_CHECKING:
+    from pipelines.runs import Task
 
 
 def add_commands(commands: Any) -> None:
     """Adds these commands to those of `python -m pipelines`."""
     submit = add_recipe_command(commands, "submit", "Start a pipeline on a cluster.", _submit)
     submit.add_argument("--experiment", help="experiment (group of runs) of the run (default: the recipe's name)")
-    submit.add_argument(
-        "--root", help="address below which the run writes its artifacts (default: as the cluster is configured)"
-    )
-    submit.add_argument("--service-account", help="service account of the pods (default: as the cluster is configured)")
+    add_placement(submit)
+    add_no_cache(submit)
     submit.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
 
+    submit.add_argument(
+        "--resubmit",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="with --wait: submit the run again, at most N times, if the cluster loses it (one of Kubeflow's own pods "
+        "failed, a pod was deleted, a store stayed away); finished stages come from the cache",
+    )
     submit.set_defaults(
         interrupted=("if the run was created, it goes on; look with: python -m pipelines status", EXIT_INTERRUPTED)
     )
@@ -42,18 +55,29 @@ def add_commands(commands: Any) -> None:
     )
 
     status = commands.add_parser(
-        "status", **described("Show the state of a run and its tasks, or list the newest runs.")
+        "status", **described("Show the state of a run and its tasks, or list the newest runs: of a cluster, or here.")
     )
     status.add_argument("run", nargs="?", metavar="RUN", help="id of the run (default: list the newest runs)")
     status.add_argument(
         "--wait", action="store_true", help="wait for the run; the exit code tells whether it succeeded"
     )
+    status.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="DIR",
+        help="list the runs of this machine in this workspace instead, with their students' figures and reports",
+    )
     status.set_defaults(command=_status, interrupted=("the run goes on", EXIT_CTRL_C))
 
     logs = commands.add_parser("logs", **described("Print the log lines of a run's stages."))
     logs.add_argument("run", metavar="RUN", help="id of the run")
-    logs.add_argument("--task", help="print only the lines of this task, such as train-teacher")
-    logs.add_argument("--follow", action="store_true", help="wait for further lines of running stages")
+    logs.add_argument(
+        "--task",
+        help="print only the lines of this task, such as train-teacher; of a loop's: 'distill-student 0.2x', or "
+        "distill-student for all",
+    )
+    logs.add_argument("--follow", action="store_true", help="wait for further lines until the run ends")
+    logs.add_argument("--launcher", action="store_true", help="print the lines of Kubeflow's launcher too")
     logs.set_defaults(command=_logs, interrupted=("the run goes on", EXIT_CTRL_C))
 
     fetch = commands.add_parser(
@@ -66,8 +90,8 @@ def add_commands(commands: Any) -> None:
     fetch.add_argument("--output", type=Path, required=True, help="new folder for the report and the students")
     fetch.add_argument(
         "--root",
-        help="address below which the cluster keeps artifacts, its defaultPipelineRoot (default: that of the run, or "
-        "else of Kubeflow's own manifests)",
+        help="address below which the cluster keeps artifacts, its defaultPipelineRoot (default: where the run says "
+        "that it keeps them)",
     )
     fetch.set_defaults(command=_fetch, interrupted=("run the same command again", EXIT_INTERRUPTED))
 
@@ -76,6 +100,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _submit(options: argparse.Namespace) -> Answer:
+    if options.resubmit and not options.wait:
+        raise UserError("--resubmit N needs --wait: only a command that watches the run can submit it again.")
     submitted = api.submit(
         options.recipe,
         connection=connection_of(options),
@@ -83,13 +109,15 @@ def _submit(options: argparse.Namespace) -> Answer:
         experiment=options.experiment,
         root=options.root,
         service_account=options.service_account,
+        no_cache=options.no_cache,
         **choices(options),
     )
     facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
-    note(f"Run {submitted.run_id}: {submitted.link}")
+    note(f"Run {submitted.run_id}: {submitted.cluster.where_to_look(submitted.run_id)}")
     if options.wait:
-        facts["state"] = submitted.wait().state
-    return submitted.run_id, facts
+        run = submitted.wait(resubmit=options.resubmit)
+        facts |= {"run_id": run.run_id, "link": submitted.cluster.link(run.run_id), "state": run.state}
+    return str(facts["run_id"]), facts
 
 
 def _upload(options: argparse.Namespace) -> Answer:
@@ -105,7 +133,10 @@ def _upload(options: argparse.Namespace) -> Answer:
 
 
 def _status(options: argparse.Namespace) -> Answer:
+    if options.workspace is not None:
+        return _status_here(options)
     from pipelines.cluster import Cluster
+    from pipelines.resubmitting import watch_and_explain
 
     cluster = Cluster(connection_of(options))
     if options.run is None:
@@ -113,21 +144,41 @@ def _status(options: argparse.Namespace) -> Answer:
         lines = [f"{run.run_id}  {run.state.lower():9}  {run.name}" for run in runs]
         details = [{"run_id": run.run_id, "name": run.name, "state": run.state} for run in runs]
         return "\n".join(lines), {"runs": details}
-    run = cluster.wait(options.run, say=note) if options.wait else cluster.run(options.run)
-    lines = [f"{run.name}: {run.state.lower()}", *(f"  {task.name:22} {task.state.lower()}" for task in run.tasks)]
-    tasks = [{"name": task.name, "state": task.state, "pods": list(task.pods)} for task in run.tasks]
-    return "\n".join(lines), {"run_id": run.run_id, "name": run.name, "state": run.state, "tasks": tasks}
+    run = watch_and_explain(cluster, options.run, say=note) if options.wait else cluster.run(options.run)
+    link = cluster.link(options.run)
+    lines = [f"{run.name}: {run.state.lower()}{f' ({run.error})' if run.error else ''}"]
+    width = max((len(task.name) for task in run.tasks), default=0)
+    lines += [f"  {task.name:{width}}  {task.said}" for task in run.tasks]
+    lines += [f"  Kubeflow's {failure}" for failure in run.own_failures] + ([link] if link else [])
+    facts: dict[str, object] = {"run_id": run.run_id, "name": run.name, "state": run.state, "link": link}
+    return "\n".join(lines), facts | {"tasks": [_facts(task) for task in run.tasks]}
+
+
+def _facts(task: Task) -> dict[str, object]:
+    return {"name": task.name, "state": task.state, "reason": task.reason, "pods": list(task.pods)}
+
+
+def _status_here(options: argparse.Namespace) -> Answer:
+    from pipelines.local_runs import facts, local_runs, table
+
+    if options.host or options.wait:
+        raise UserError("--workspace shows the runs of this machine; leave out --host and --wait, or --workspace.")
+    runs = local_runs(options.workspace.resolve(), name=options.run)
+    return table(runs) if runs else "no runs yet", {"runs": [facts(run) for run in runs]}
 
 
 def _logs(options: argparse.Namespace) -> Answer:
     from pipelines.cluster import Cluster
 
     lines: list[dict[str, str]] = []
-    for task, line in Cluster(connection_of(options)).logs(options.run, task=options.task, follow=options.follow):
+    read = Cluster(connection_of(options)).logs(
+        options.run, task=options.task, follow=options.follow, everything=options.launcher
+    )
+    for task, line in read:
         if options.json:
             lines.append({"task": task, "line": line})
         else:
-            answer(line if options.task else f"{task}: {line}")
+            answer(line if options.task == task else f"{task}: {line}")
     return "", {"lines": lines}
 
 

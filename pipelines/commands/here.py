@@ -1,8 +1,9 @@
-"""The commands that need no cluster: recipes, validate, run, compile, trainjob."""
+"""The commands that need no cluster: recipes, show, validate, run, compile, trainjob."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,19 @@ from components.catlib.recipes import load_recipe, recipe_names
 from components.kubeflow import DEFAULT_IMAGE
 from components.stages import TRAININGS
 from pipelines import api
-from pipelines.commands.options import Answer, add_recipe_command, arguments_of, choices, described, write
+from pipelines.commands.options import (
+    Answer,
+    add_connection,
+    add_no_cache,
+    add_overrides,
+    add_placement,
+    add_recipe_command,
+    arguments_of,
+    choices,
+    connection_of,
+    described,
+    write,
+)
 
 ETCD_BYTES = 1_500_000
 """The largest object that Kubernetes stores."""
@@ -25,10 +38,23 @@ def add_commands(commands: Any) -> None:
     recipes = commands.add_parser("recipes", **described("List the recipes."))
     recipes.set_defaults(command=_recipes)
 
-    add_recipe_command(commands, "validate", "Check a recipe and arguments without running anything.", _validate)
+    show = commands.add_parser(
+        "show", **described("Print every setting of a recipe, and what differs from its file and from the defaults.")
+    )
+    show.add_argument("recipe", metavar="RECIPE", help="name of a recipe, or path of a .yaml file")
+    add_overrides(show)
+    show.set_defaults(command=_show)
+
+    sentence = "Check a run without starting it, and say what it will cost; with --host, on a cluster."
+    validate = add_recipe_command(commands, "validate", sentence, _validate)
+    where = "folder of local runs, whose cache is asked (default: runs)"
+    validate.add_argument("--workspace", type=Path, default=Path("runs"), help=where)
+    add_placement(validate)
+    add_connection(validate)
 
     run = add_recipe_command(commands, "run", "Run a pipeline on this machine.", _run)
     run.set_defaults(interrupted=("run the same command again; finished stages come from the cache", EXIT_INTERRUPTED))
+    add_no_cache(run)
     run.add_argument("--output", type=Path, help="folder for the report and the students (default: WORKSPACE/RECIPE)")
     run.add_argument(
         "--workspace", type=Path, default=Path("runs"), help="folder for artifacts, cache and logs (default: runs)"
@@ -53,7 +79,9 @@ def _add_trainjob(commands: Any) -> None:
     )
     trainjob.add_argument("stage", choices=TRAININGS, help="stage to run")
     trainjob.add_argument(
-        "--recipe", required=True, help="name of a recipe in the image (the command `recipes` lists them)"
+        "--recipe",
+        required=True,
+        help="name of a recipe in the image (the command `recipes` lists them), or path of a .yaml file",
     )
     trainjob.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="change one setting; repeatable")
     trainjob.add_argument(
@@ -82,13 +110,38 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 
 def _validate(options: argparse.Namespace) -> Answer:
-    compiled = api.compile_recipe(options.recipe, pin=False, **choices(options))
-    recipe = load_recipe(options.recipe, options.set, options.budget)
-    api.check_arguments(compiled, recipe, arguments_of(options))
-    size = len(compiled.text.encode())
+    on_cluster = options.host or options.kube_context
+    valid = api.validate(
+        options.recipe,
+        connection=connection_of(options) if on_cluster else None,
+        arguments=arguments_of(options),
+        root=options.root,
+        service_account=options.service_account,
+        workspace=options.workspace,
+        **choices(options),
+    )
+    size = len(valid.compiled.text.encode())
     share = 100 * size / ETCD_BYTES
-    text = f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of a cluster's limit"
-    return text, {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
+    lines = [
+        f"{options.pipeline} with {options.recipe}: valid, {size} bytes, {share:.0f} % of a cluster's limit",
+        *valid.forecast.lines(),
+        *(
+            f"{what}: {', '.join(tasks) or 'nothing'}"
+            for what, tasks in (("from the cache", valid.cached), ("runs", valid.executed))
+            if valid.cached or valid.executed
+        ),
+    ]
+    facts: dict[str, object] = {"pipeline": options.pipeline, "recipe": options.recipe, "bytes": size}
+    facts |= dataclasses.asdict(valid.forecast)
+    return "\n".join(lines), facts | {"cached": list(valid.cached), "executed": list(valid.executed)}
+
+
+def _show(options: argparse.Namespace) -> Answer:
+    from pipelines.showing import Resolved
+
+    recipe = load_recipe(options.recipe, options.set, options.budget)
+    resolved = Resolved.of(recipe, written=load_recipe(options.recipe), defaults=load_recipe(None))
+    return resolved.text().rstrip(), {"recipe": dict(resolved.settings), "overridden": resolved.overridden()}
 
 
 def _compile(options: argparse.Namespace) -> Answer:
@@ -108,6 +161,7 @@ def _run(options: argparse.Namespace) -> Answer:
         arguments=arguments_of(options),
         output=options.output,
         workspace=options.workspace,
+        no_cache=options.no_cache,
         **chosen,
     )
     report = result.output / "report.html"

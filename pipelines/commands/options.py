@@ -40,6 +40,20 @@ def add_recipe_command(commands: Any, name: str, help_text: str, function: Any) 
         "--recipe", required=True, help="name of a recipe (the command `recipes` lists them), or path of a .yaml file"
     )
     command.add_argument("--pipeline", choices=PIPELINE_HELP, default="compress", help=pipelines)
+    add_overrides(command)
+    command.add_argument(
+        "--argument",
+        action="append",
+        metavar="NAME=VALUE",
+        help="value of a parameter of the pipeline, as YAML; repeatable",
+    )
+    command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
+    command.set_defaults(command=function)
+    return command
+
+
+def add_overrides(command: argparse.ArgumentParser) -> None:
+    """Adds the options that change settings of a recipe."""
     command.add_argument(
         "--set",
         action="append",
@@ -53,15 +67,29 @@ def add_recipe_command(commands: Any, name: str, help_text: str, function: Any) 
         metavar="B",
         help="compute budgets instead of the recipe's: MACs such as 2.6e9, or shares of the teacher's such as 0.05x",
     )
+
+
+def add_placement(command: argparse.ArgumentParser) -> None:
+    """Adds the options that say where on a cluster a run goes."""
     command.add_argument(
-        "--argument",
-        action="append",
-        metavar="NAME=VALUE",
-        help="value of a parameter of the pipeline, as YAML; repeatable",
+        "--root", help="address below which the run writes its artifacts (default: as the cluster is configured)"
     )
-    command.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of every task (default: {DEFAULT_IMAGE})")
-    command.set_defaults(command=function)
-    return command
+    command.add_argument(
+        "--service-account", help="service account of the pods (default: as the cluster is configured)"
+    )
+
+
+def add_no_cache(command: argparse.ArgumentParser) -> None:
+    """Adds the option that makes stages run anew."""
+    command.add_argument(
+        "--no-cache",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="run these stages anew whatever the cache holds, such as teacher or train-teacher; with what reads their "
+        "results",
+    )
 
 
 def choices(options: argparse.Namespace) -> dict[str, Any]:
@@ -83,6 +111,13 @@ def arguments_of(options: argparse.Namespace, flag: str = "--argument") -> dict[
             raise UserError(f"{flag} {text!r} is not of the form NAME=VALUE, for example teacher=s3://bucket/run.")
         arguments[name] = read_yaml(value, where=f"The value in {flag} {text!r}")
     return arguments
+
+
+def whole_number(text: str) -> int:
+    """Reads a number of times, 0 or more; argparse says what is wrong with another text."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def write(path: Path, text: str) -> None:

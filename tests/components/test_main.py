@@ -453,6 +453,19 @@ def test_an_interrupted_stage_publishes_nothing_and_says_so(
     assert store.fingerprint("s3://cat/interrupted") == []
 
 
+def test_a_stage_whose_memory_runs_out_names_the_setting(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 17179869184 bytes.")
+
+    replace_stage(monkeypatch, "prune", run)
+    assert main(["prune", "--teacher", str(teacher), "--budget", "1e9", "--output", str(tmp_path / "student")]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: Stage prune ran out of memory (DefaultCPUAllocator: can't allocate memory")
+    assert "raise resources.stages.prune.memory" in last
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -19,7 +19,7 @@ from tests.canaries import CANARIES, USER, found_in, watched_processes, written_
 from tests.components.catlib.data.image_folders import noise, write
 from tests.components.report.small_run import write_small_run
 from tests.object_stores import SECRET_KEY, SeaweedServer
-from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, task_nodes
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
 from tests.web_servers import WebServer, web_server
 
 
@@ -156,8 +156,8 @@ def test_a_store_that_is_away_is_complained_about_without_secrets(caplog: pytest
 
 def test_kubeflow_gets_no_secret_but_its_token(commands: Commands) -> None:
     recipe = ["--recipe", "smoke", "--set", "resources.store_secret=store", "--set", "resources.checkpoints=s3://cat/c"]
-    log = {"w-executor-train-teacher-0-0": "[teacher] step 1\n"}
-    history = [("SUCCEEDED", task_nodes("train-teacher", "SUCCEEDED"))]
+    log = {"train-teacher": "[teacher] step 1\n"}
+    history = [("SUCCEEDED", {"train-teacher": "Succeeded"})]
     server = KubeflowServer(token=CANARIES["KUBEFLOW"], logs=log, history=history)
     with kubeflow(server), watched_processes() as seen:
         connection = ["--host", server.host, "--token-file", str(commands.secrets / "token")]

@@ -49,6 +49,30 @@ def test_every_stage_is_a_service_with_a_valid_command(variables: dict[str, str]
     assert getattr(_parser().parse_args(services["prune"]["command"]), "budget", None) == variables.get("BUDGET")
 
 
+def test_a_recipe_of_ones_own_is_shown_to_every_stage(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "mine.yaml"
+    services = compose_config("compose.recipe.yaml", RECIPE="mine", RECIPE_FILE=str(file))
+    for name in STAGES:
+        options = _parser().parse_args(services[name]["command"])
+        (volume,) = services[name]["volumes"]
+        assert (volume["source"], volume["target"]) == (str(file), "/recipes/mine.yaml")
+        assert volume["read_only"] is True
+        assert options.recipe == volume["target"]
+        assert options.output == f"s3://cat/mine/{name}"
+
+
+@pytest.mark.parametrize(("recipe", "own"), [("my/new.recipe.yaml", True), ("mine.yml", True), ("demo", False)])
+def test_make_takes_a_name_or_a_file(recipe: str, own: bool) -> None:
+    said = subprocess.run(
+        ["make", "--dry-run", "compose-run", f"RECIPE={recipe}"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    (line,) = [line for line in said.splitlines() if line.endswith("docker/pipeline.sh")]
+    name = Path(recipe).stem if own else recipe
+    assert line.startswith(f"RECIPE={name} ")
+    assert ("-f docker/compose.recipe.yaml" in line) is own
+    assert (f"RECIPE_FILE={ROOT / recipe} RECIPE={name}" in line) is own
+
+
 def test_stages_wait_for_each_other_and_have_no_privileges() -> None:
     services = compose_config()
     assert services["bucket"]["depends_on"]["store"]["condition"] == "service_healthy"

@@ -12,7 +12,7 @@ from components.catlib.config import ReportConfig
 from components.catlib.storage import Storage
 from pipelines.__main__ import main
 from tests.object_stores import seaweed_server
-from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, task_nodes
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
 
 ROOT = Path(__file__).parents[2]
 GUIDES = {"k8s/README.md": 10, "README.md": 3}
@@ -30,11 +30,12 @@ def shell_lines(guide: str) -> list[str]:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowServer]:
     """A finished run on a cluster whose store holds its report where `overlays/local` says."""
-    history = [("SUCCEEDED", task_nodes("train-teacher", "SUCCEEDED"))]
-    logs = {"w-executor-train-teacher-0-0": "[teacher] step 1\n"}
+    history = [("SUCCEEDED", {"train-teacher": "Succeeded", "write-report": "Succeeded"})]
+    logs = {"train-teacher": "[teacher] step 1\n"}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text("secret")
-    with seaweed_server(tmp_path / "store") as store, kubeflow(KubeflowServer(history=history, logs=logs)) as server:
+    server = KubeflowServer(history=history, logs=logs, root="minio://cat/artifacts")
+    with seaweed_server(tmp_path / "store") as store, kubeflow(server):
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         with writing(tmp_path / "report", kind="report", config=ReportConfig()) as writer:

@@ -14,7 +14,8 @@ import yaml
 from components import __version__
 
 K8S = Path(__file__).parents[2] / "k8s"
-OVERLAYS = ("local", "gpu", "existing-s3", "kubeflow")
+OVERLAYS = ("local", "gpu", "seaweedfs", "existing-s3", "kubeflow")
+WITH_A_STORE = tuple(overlay for overlay in OVERLAYS if overlay != "existing-s3")
 KUBECTL = Path(sys.executable).parent / "kubectl"
 VERSIONS = ("1.30", "1.34", kubernetes_validate.latest_version())
 
@@ -56,18 +57,24 @@ def test_every_object_fits_its_schema(overlay: str, version: str, rendered: dict
 @pytest.mark.parametrize(
     ("overlay", "kinds"),
     [
-        ("local", {"Namespace", "StatefulSet", "Service", "NetworkPolicy"}),
-        ("gpu", {"Namespace", "StatefulSet", "Service", "NetworkPolicy"}),
-        ("existing-s3", {"Namespace"}),
-        ("kubeflow", {"StatefulSet", "Service", "NetworkPolicy"}),
+        *((overlay, {"StatefulSet", "Service", "NetworkPolicy"}) for overlay in WITH_A_STORE),
+        ("existing-s3", set()),
     ],
 )
 def test_an_overlay_has_what_it_needs_and_no_more(overlay: str, kinds: set[str], rendered: dict[str, Rendered]) -> None:
     found = {kind for kind, _ in rendered[overlay]}
     assert found == kinds | {"ServiceAccount", "ConfigMap", "Secret", "Job"}
     namespace = {"kubeflow": "cat"}.get(overlay, "kubeflow")
-    namespaced = [each for (kind, _), each in rendered[overlay].items() if kind != "Namespace"]
-    assert {each["metadata"]["namespace"] for each in namespaced} == {namespace}
+    assert {each["metadata"]["namespace"] for each in rendered[overlay].values()} == {namespace}
+
+
+def test_nothing_is_rendered_that_belongs_to_others(rendered: dict[str, Rendered]) -> None:
+    """Deleting an overlay must not delete a namespace, which holds all of Kubeflow, nor anything of Kubeflow's own."""
+    for overlay in sorted(path.name for path in (K8S / "overlays").iterdir()):
+        kinds = {kind for kind, _ in rendered[overlay]}
+        assert not kinds & {"Namespace", "Profile", "CustomResourceDefinition", "PersistentVolumeClaim"}, overlay
+        names = {name for _, name in rendered[overlay]} - {"kfp-launcher"}
+        assert all(name.startswith("cat-") for name in names), overlay
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -97,7 +104,7 @@ def test_what_is_referred_to_is_there(overlay: str, rendered: dict[str, Rendered
     manifests = rendered[overlay]
     secret = manifests["Secret", "cat-store"]
     keys = {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    assert set(secret["data"]) == keys
+    assert set(secret["data"]) == keys or (overlay == "existing-s3" and set(secret["data"]) > keys)
     for template in pod_templates(manifests).values():
         assert ("ServiceAccount", template["spec"]["serviceAccountName"]) in manifests
         for container in template["spec"]["containers"]:
@@ -122,7 +129,7 @@ def test_what_is_referred_to_is_there(overlay: str, rendered: dict[str, Rendered
         assert provider["endpoint"] == f"cat-store.{service['metadata']['namespace']}:9000"
 
 
-@pytest.mark.parametrize("overlay", ["local", "gpu", "kubeflow"])
+@pytest.mark.parametrize("overlay", WITH_A_STORE)
 def test_the_store_keeps_its_data_and_speaks_to_nobody_else(overlay: str, rendered: dict[str, Rendered]) -> None:
     store = rendered[overlay]["StatefulSet", "cat-store"]["spec"]
     labels = store["template"]["metadata"]["labels"].items()
@@ -152,6 +159,7 @@ def test_sizes_follow_the_cluster(rendered: dict[str, Rendered]) -> None:
     }
     assert {name: disk["storage"] for name, disk in disks.items()} == {
         "local": "10Gi",
+        "seaweedfs": "10Gi",
         "gpu": "1Ti",
         "kubeflow": "100Gi",
     }

@@ -5,26 +5,30 @@ import json
 import re
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.catlib.code_digest import code_digest
-from components.catlib.errors import Interrupted, UserError
+from components.catlib.errors import UserError
+from components.catlib.recipes import load_recipe
 from components.catlib.storage.retrying import Unreachable
 from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
 from pipelines.connection import Connection
-from pipelines.failure import RunFailed
+from pipelines.parameters import PARAMETERS
 from pipelines.resources import Placement
-from tests.pipelines.kubeflow_server import LOG_PATHS, RUN_ID, KubeflowServer, kubeflow, node, task_nodes
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
+from tests.web_servers import web_server
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.cluster.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipelines.watching.POLL_SECONDS", 0.01)
     monkeypatch.setattr("components.catlib.storage.retrying.FIRST_PAUSE_SECONDS", 0.001)
 
 
@@ -52,10 +56,7 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
     assert f"{server.host}/#/runs/details/{RUN_ID}" in err
     (run,) = server.runs
     assert run["display_name"].startswith("compress smoke ")
-    assert run["runtime_config"] == {
-        "parameters": {"source_version": ""},
-        "pipeline_root": "s3://b/runs",
-    }
+    assert run["runtime_config"]["pipeline_root"] == "s3://b/runs"
     spec = run["pipeline_spec"]["pipeline_spec"]
     assert spec["root"]["inputDefinitions"]["parameters"]["budgets"]["defaultValue"] == ["0.4x", "0.2x"]
     assert (
@@ -63,6 +64,57 @@ def test_submit_sends_the_compiled_pipeline_with_checked_arguments(
         in run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     )
     assert [each["display_name"] for each in server.experiments] == ["smoke"]
+
+
+def test_the_link_opens_or_is_said_to_be_unknown(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+    for interface in (True, False):
+        server.interface = interface
+        assert main(["submit", "--recipe", "smoke", "--host", server.host, "--json"]) == 0
+        out, err = said_by(capsys)
+        link = json.loads(out)["link"]
+        said = err.splitlines()[-1]
+        if interface:
+            assert said == f"Run {RUN_ID}: {link}"
+            with urllib.request.urlopen(link.partition("#")[0]) as page:
+                assert page.headers.get_content_type() == "text/html"
+        else:
+            assert link == ""
+            assert server.host not in said, "the API server has no pages"
+            assert "kubectl port-forward -n kubeflow service/ml-pipeline-ui 8080:80" in said
+        assert main(["status", RUN_ID, "--host", server.host]) == 0
+        assert (link in said_by(capsys)[0].splitlines()) is interface
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "needed"),
+    [
+        ("compress", {}),
+        ("sweep", {"seeds": [3]}),
+        ("distill-only", {"teacher": "s3://cat/teacher"}),
+        ("evaluate-only", {"students": ["s3://cat/student"]}),
+    ],
+)
+def test_what_was_asked_stands_in_the_run(pipeline: str, needed: dict[str, Any], server: KubeflowServer) -> None:
+    overrides, budgets = ["teacher.epochs=7", "resources.store_secret=cat-store"], ["0.4x"]
+    arguments = needed | {"evaluate": {"num_samples": 2}}
+    submit(
+        "smoke",
+        connection=Connection(host=server.host),
+        pipeline=pipeline,
+        overrides=overrides,
+        budgets=budgets,
+        arguments=arguments,
+    )
+    sent = server.runs[-1]["runtime_config"]["parameters"]
+    recipe = load_recipe("smoke", overrides, budgets)
+    wanted = {each.name: each.default(recipe) for each in PARAMETERS[pipeline] if each.setting} | needed
+    evaluate = recipe.section("evaluate") | {"num_samples": 2, "batch_size": sent["evaluate"]["batch_size"]}
+    assert sent["base_recipe"] == "smoke"
+    assert sent["evaluate"]["num_samples"] == 2
+    assert set(sent["evaluate"]) == set(evaluate), "every setting, not only those that were given"
+    assert {name: value for name, value in sent.items() if name != "evaluate" and "version" not in name} == {
+        name: value for name, value in wanted.items() if name != "evaluate"
+    }
 
 
 def test_an_experiment_that_is_there_is_used(server: KubeflowServer) -> None:
@@ -113,24 +165,27 @@ def test_what_runs_anew_since_the_newest_run_is_said(
         assert main(["submit", "--recipe", "smoke", "--host", server.host, *arguments]) == 0
         return said_by(capsys)[1].splitlines()[:-1]
 
-    assert said("--image", "cat:1") == [], "there is no earlier run"
-    assert said("--image", "cat:1") == [], "nothing has changed"
+    def images(number: int) -> tuple[str, str]:
+        return "--image", f"registry.example/cat:{number}"
+
+    assert said(*images(1)) == [], "there is no earlier run"
+    assert said(*images(1)) == [], "nothing has changed"
     other_code = property(lambda placement: changed, lambda placement, given: None)
     monkeypatch.setattr(Placement, "code_digest", other_code, raising=False)
-    (line,) = said("--image", "cat:1")
+    (line,) = said(*images(1))
     assert re.fullmatch(
         r"Not from the cache of run compress smoke \w{6}, with all that reads their results: the code of "
         r"distill-student is another\.",
         line,
     )
-    (line,) = said("--image", "cat:2")
-    assert "the image is cat:2, and was cat:1 (" in line
+    (line,) = said(*images(2))
+    assert "the image is registry.example/cat:2, and was registry.example/cat:1 (" in line
     for task in ("prepare-dataset", "train-teacher", "export-student"):
         assert task in line
     assert "write-report" not in line, "it always runs"
-    assert said("--pipeline", "sweep", "--image", "cat:3") == [], "the cache is another pipeline's"
-    (line,) = said("--image", "cat:3")
-    assert "and was cat:2 (" in line
+    assert said("--pipeline", "sweep", *images(3)) == [], "the cache is another pipeline's"
+    (line,) = said(*images(3))
+    assert "and was registry.example/cat:2 (" in line
 
 
 def changed(stage: str) -> str:
@@ -144,24 +199,27 @@ def test_where_earlier_runs_cannot_be_read_nothing_is_said(
 ) -> None:
     run = {"run_id": "r", "display_name": "compress smoke 0123ab", "pipeline_spec": spec}
     monkeypatch.setattr(server, "_list_runs", lambda **_: (200, {"runs": [run]}))
-    assert main(["submit", "--recipe", "smoke", "--host", server.host]) == 0
+    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--image", "registry.example/cat:1"]) == 0
     assert len(said_by(capsys)[1].splitlines()) == 1
 
 
-def test_arguments_count_for_versions_and_pins(server: KubeflowServer, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "w.pth").write_bytes(b"weights")
+def test_arguments_count_for_versions_and_pins(
+    server: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sent = []
-    for content in (b"1", b"2"):
-        (tmp_path / "images/a.png").write_bytes(content)
+    with web_server() as web:
+        web.files = {"/images.zip": b"zip", "/w.pth": b"weights"}
         arguments = {
-            "dataset": {"source": str(tmp_path / "images")},
-            "evaluate": {"lpips": {"weights": {"uri": str(tmp_path / "w.pth")}}},
+            "dataset": {"source": web.url("/images.zip")},
+            "evaluate": {"lpips": {"weights": {"uri": web.url("/w.pth")}}},
         }
-        submit("smoke", connection=Connection(host=server.host), arguments=arguments)
-        sent.append(server.runs[-1]["runtime_config"]["parameters"])
+        for version in ("1", "2"):
+            web.etags["/images.zip"] = version
+            submit("smoke", connection=Connection(host=server.host), arguments=arguments)
+            sent.append(server.runs[-1]["runtime_config"]["parameters"])
     assert sent[0]["source_version"] != sent[1]["source_version"]
-    assert sent[0]["dataset"] == {"source": str(tmp_path / "images")}
+    assert sent[0]["dataset"]["source"] == arguments["dataset"]["source"]
     assert sent[0]["evaluate"]["lpips"]["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 
@@ -281,6 +339,18 @@ def test_a_login_page_is_not_taken_for_kubeflow(server: KubeflowServer, monkeypa
         Cluster(Connection(host=server.host))
 
 
+def test_a_login_page_in_place_of_a_run_is_told(
+    server: KubeflowServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit("smoke", connection=Connection(host=server.host))
+    capsys.readouterr()
+    monkeypatch.setattr(server, "_get_workflow", lambda *_, **__: (200, "<html>Log in</html>"))
+    assert main(["status", RUN_ID, "--host", server.host]) == 2
+    err = said_by(capsys)[1]
+    assert "does not answer as Kubeflow Pipelines does (reading the tasks of run" in err
+    assert "give --token-file" in err
+
+
 def test_a_token_is_sent_and_a_wrong_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "token").write_text("secret\n")
     with kubeflow(KubeflowServer(token="secret")) as server:
@@ -355,113 +425,3 @@ def test_a_pod_without_a_token_is_told_what_to_check(pod: Path, capsys: pytest.C
     err = said_by(capsys)[1]
     assert err.startswith("error: Kubeflow at the cluster of this pod or of the kubeconfig refuses (connecting: 401 ")
     assert "check the token" in err
-
-
-# ---------------------------------------------------------------------------------------------------------------- watch
-
-
-def test_waiting_tells_of_every_change_once(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
-    done = task_nodes("prepare-dataset", "SUCCEEDED")
-    two = [*task_nodes("prune-teacher", "SUCCEEDED", key="a"), *task_nodes("prune-teacher", "RUNNING", key="b")]
-    both = [*task_nodes("prune-teacher", "SUCCEEDED", key="a"), *task_nodes("prune-teacher", "SUCCEEDED", key="b")]
-    loop = node("students", "RUNNING")
-    server.history = [
-        ("PENDING", []),
-        ("RUNNING", task_nodes("prepare-dataset", "RUNNING")),
-        ("RUNNING", [*done, loop, *two]),
-        ("RUNNING", [*done, loop, *two]),
-        ("SUCCEEDED", [*done, loop, *both]),
-    ]
-    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait", "--json"]) == 0
-    out, err = said_by(capsys)
-    assert json.loads(out)["state"] == "SUCCEEDED"
-    assert err.splitlines()[1:] == [
-        "prepare-dataset: running",
-        "prepare-dataset: succeeded",
-        "prune-teacher: running",
-        "prune-teacher: succeeded",
-        "prune-teacher: succeeded",
-    ]
-
-
-def test_a_failed_run_names_its_task_and_exits_with_1(
-    server: KubeflowServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.history = [("FAILED", task_nodes("train-teacher", "FAILED", attempts=2))]
-    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait"]) == 1
-    last = said_by(capsys)[1].splitlines()[-1]
-    assert last.startswith("failed: Run compress smoke ")
-    assert last.endswith(f" failed in train-teacher; see: python -m pipelines logs {RUN_ID} --task train-teacher")
-
-
-def test_a_stages_refusal_is_the_users_and_exits_with_2(
-    server: KubeflowServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.history = [("FAILED", task_nodes("prune-teacher", "FAILED", attempts=3))]
-    server.logs = {"w-executor-prune-teacher-0-2": "[prune] looking\n[prune] ERROR: Budget 1 cannot be reached.\n"}
-    assert main(["submit", "--recipe", "smoke", "--host", server.host, "--wait"]) == 2
-    assert said_by(capsys)[1].splitlines()[-1] == "error: prune-teacher: Budget 1 cannot be reached."
-
-
-def test_a_run_that_was_ended_is_no_success(server: KubeflowServer) -> None:
-    submitted = submit("smoke", connection=Connection(host=server.host))
-    server.history = [("CANCELING", []), ("CANCELED", [])]
-    with pytest.raises(RunFailed, match="canceled"):
-        submitted.wait(say=lambda line: None)
-
-
-def test_watching_gives_up_when_the_api_stays_away(server: KubeflowServer) -> None:
-    submitted = submit("smoke", connection=Connection(host=server.host))
-    server.faults = {"GET .*/runs/": [500] * 1000}
-    impatient = Cluster(Connection(host=server.host), patience=0.4)
-    with pytest.raises(UserError, match=f"reading run {RUN_ID}"):
-        impatient.wait(submitted.run_id, say=lambda line: None)
-
-
-def test_an_interrupted_watch_leaves_the_run_alone(server: KubeflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    submitted = submit("smoke", connection=Connection(host=server.host))
-    server.history = [("RUNNING", [])]
-
-    def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pipelines.cluster.time.sleep", interrupt)
-    with pytest.raises(Interrupted, match=f"status {RUN_ID} --wait"):
-        submitted.wait(say=lambda line: None)
-    assert not [request for request in server.requests if "terminate" in request]
-
-
-def test_status_shows_tasks_and_lists_runs(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
-    submit("smoke", connection=Connection(host=server.host))
-    server.history = [("RUNNING", task_nodes("train-teacher", "RUNNING", attempts=2))]
-    assert main(["status", RUN_ID, "--host", server.host, "--json"]) == 0
-    answer = json.loads(said_by(capsys)[0])
-    pods = ["w-executor-train-teacher-0-0", "w-executor-train-teacher-0-1"]
-    assert answer["tasks"] == [{"name": "train-teacher", "state": "RUNNING", "pods": pods}]
-    assert main(["status", "--host", server.host]) == 0
-    assert said_by(capsys)[0].startswith(f"{RUN_ID}  running    compress smoke ")
-    assert main(["status", "nosuch", "--host", server.host]) == 2
-    assert "Run nosuch not found" in said_by(capsys)[1]
-
-
-@pytest.mark.parametrize("log_path", LOG_PATHS)
-def test_logs_are_those_of_every_attempt(
-    log_path: str, server: KubeflowServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.log_path = log_path
-    submit("smoke", connection=Connection(host=server.host))
-    server.history = [
-        ("RUNNING", [*task_nodes("prepare-dataset", "SUCCEEDED"), *task_nodes("train-teacher", "RUNNING", attempts=2)])
-    ]
-    server.logs = {
-        "w-executor-prepare-dataset-0-0": "[dataset] packed\n",
-        "w-executor-train-teacher-0-1": "[teacher] step 1\n[teacher] step 2\n",
-    }
-    assert main(["logs", RUN_ID, "--task", "train-teacher", "--host", server.host]) == 0
-    lines = said_by(capsys)[0].splitlines()
-    assert lines[0].startswith("(the log of pod w-executor-train-teacher-0-0 cannot be read: ")
-    assert lines[1:] == ["[teacher] step 1", "[teacher] step 2"]
-    assert main(["logs", RUN_ID, "--host", server.host]) == 0
-    assert "prepare-dataset: [dataset] packed" in said_by(capsys)[0]
-    assert main(["logs", RUN_ID, "--task", "train", "--host", server.host]) == 2
-    assert "it has prepare-dataset, train-teacher" in said_by(capsys)[1]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from components.catlib.code_digest import ROOT, code_and_library_digest, code_di
 from components.catlib.errors import UserError
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.recipes import load_recipe
+from pipelines.__main__ import main
 from pipelines.failure import RunFailed
 from pipelines.local import NO_IMAGE, RunLog, _failure, _placement
 from tests.canaries import CANARIES, found_in, watched_processes
@@ -140,6 +142,37 @@ def test_an_unchanged_run_comes_from_the_cache(first_run: dict, workspace: Path,
     assert set(answer["cached"]) == TASKS
     assert "train-teacher: from the cache" in again.stderr
     assert (tmp_path / "again" / "report.html").read_bytes() == Path(first_run["report"]).read_bytes()
+
+
+def test_a_dry_run_says_what_would_come_from_the_cache(
+    first_run: dict, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(workspace.rglob("*"))
+
+    def told(*more: str) -> tuple[Counter[str], Counter[str]]:
+        assert main(["validate", "--recipe", "smoke", "--workspace", str(workspace), "--json", *more]) == 0
+        answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return Counter(answer["cached"]), Counter(answer["executed"])
+
+    of_a_student = ("prune-teacher", "distill-student", "evaluate-student", "export-student")
+    once = ("prepare-dataset", "measure-real-images", "train-teacher")
+    cached, executed = told("--budget", "0.5x", "0.3x")
+    assert cached == Counter([*once, *of_a_student, *of_a_student, "write-report"])
+    assert not executed
+    cached, executed = told("--budget", "0.5x", "0.4x")
+    assert cached == Counter([*once, *of_a_student])
+    assert executed == Counter([*of_a_student, "write-report"])
+    cached, executed = told("--budget", "0.3x", "--set", "teacher.epochs=2")
+    assert cached == Counter(once[:2])
+    assert executed == Counter(["train-teacher", *of_a_student, "write-report"])
+    assert sorted(workspace.rglob("*")) == before, "a dry run writes nothing"
+
+
+def test_a_stage_runs_anew_on_request(first_run: dict, workspace: Path, tmp_path: Path) -> None:
+    arguments = ["--budget", "0.5x", "0.3x", "--no-cache", "measure-real-images"]
+    answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
+    assert answer["cached"] == ["prepare-dataset"]
+    assert "measure-real-images" in answer["executed"]
 
 
 def test_trainings_that_end_later_go_on_where_they_ended(first_run: dict, workspace: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from components.catlib.config import Recipe, ReportConfig
 from components.catlib.recipes import RECIPE_FOLDER, load_recipe, recipe_names, recipe_origin
 from pipelines import api, local
 from pipelines.__main__ import main
+from pipelines.versions import dataset_version
 
 
 def test_recipes_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +48,21 @@ def test_a_compiled_file_holds_the_code_and_the_weights_so_that_runs_from_the_fo
     assert code == {"runtimeValue": {"constant": code_digest("teacher")}}
     pinned = root["inputDefinitions"]["parameters"]["evaluate"]["defaultValue"]["lpips"]["weights"]
     assert pinned["sha256"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_compiled_file_holds_the_version_of_the_images_so_that_runs_from_the_form_do(tmp_path: Path) -> None:
+    images, versions = tmp_path / "images", []
+    images.mkdir()
+    for content in (b"1", b"2"):
+        (images / "a.png").write_bytes(content)
+        file = tmp_path / "p.yaml"
+        command = ["compile", "--recipe", "smoke", "--set", f"dataset.source={images}", "--output", str(file)]
+        assert main(command) == 0
+        root = next(yaml.safe_load_all(file.read_text()))["root"]
+        versions.append(root["inputDefinitions"]["parameters"]["source_version"]["defaultValue"])
+    assert versions[0] != versions[1]
+    recipe = load_recipe("smoke", [f"dataset.source={images}"])
+    assert versions[1] == dataset_version(recipe), "submit gives the same, so both share the cache"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow, task_nodes
+from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
 
 ENDLESS = [
     "--set",
@@ -133,6 +133,22 @@ def test_a_killed_command_leaves_no_stage(run: Run) -> None:
     assert _steps(run.workspace) >= before
 
 
+def test_a_stage_that_the_kernel_kills_ran_out_of_memory(run: Run) -> None:
+    run.wait_for_checkpoint()
+    group = run.group()
+    of_task = [pid for pid in _members(group) if b"executor_main" in _command(Path("/proc") / str(pid))]
+    os.kill(max(of_task), signal.SIGKILL)  # the shell that starts the stage is older
+    code, said = run.end()
+    assert code == 1, said
+    last = said.splitlines()[-1]
+    assert last.startswith(
+        "error: Stage teacher was killed, as the kernel does when memory runs out (SIGKILL; full log"
+    )
+    assert "raise resources.stages.teacher.memory on a cluster" in last
+    assert "lower teacher.batch_size" in last
+    _gone(run, group)
+
+
 @pytest.mark.slow
 def test_a_killed_runner_leaves_no_stage(run: Run) -> None:
     """The process between the command and the stage is killed, as by the kernel when memory is short."""
@@ -207,7 +223,7 @@ ONE_TASK = {"components": {"c": {}}, "root": {"dag": {"tasks": {"train-teacher":
     ],
 )
 def test_ctrl_c_while_a_run_is_watched_says_that_it_goes_on(arguments: list[str], code: int) -> None:
-    server = Endless(history=[("RUNNING", task_nodes("train-teacher", "RUNNING"))])
+    server = Endless(history=[("RUNNING", {"train-teacher": "Running"})])
     with kubeflow(server):
         if arguments[0] != "submit":
             server.runs.append({"run_id": RUN_ID, "display_name": "run", "pipeline_spec": ONE_TASK})
@@ -241,7 +257,7 @@ class Endless(KubeflowServer):
         self.watched.set()
         return super()._get_run(run_id, **given)
 
-    def _log(self, *of_path: str, query: dict[str, str], **_: Any) -> tuple[int, Any]:
+    def _found_log(self, run_id: str, place: str) -> str | None:
         self.watched.set()
         self.released.wait(60)
-        return 200, ""
+        return ""

@@ -101,6 +101,22 @@ def test_old_checkpoints_and_artifacts_go_whole_and_all_else_stays(
     assert len(names(neighbour)) == 3
 
 
+def test_the_notes_of_refused_tasks_go_one_by_one_and_runs_of_kubeflow_stay(
+    root: str, capsys: pytest.CaptureFixture[str], later: Callable[[float], None]
+) -> None:
+    place = open_store(root)
+    note = f"refused/{RUN}.prepare-dataset.8ab89bcd-897e-4906-b649-6ed030c53b83.json"
+    place.write(note, b"{}")
+    place.write("refused/my own list.json", b"{}")
+    place.write(f"compress/{RUN}/prepare-dataset/8ab89bcd/refused/a.b.c.json", b"{}")
+    assert gc(root, capsys, "--delete")["things"] == []
+    later(31)
+    (found,) = gc(root, capsys, "--delete")["things"]
+    assert (found["kind"], found["address"]) == ("refusals", f"{root}/{note}")
+    assert len(names(root)) == 2
+    assert note not in names(root)
+
+
 def test_a_place_with_a_young_file_stays_whole(
     root: str, capsys: pytest.CaptureFixture[str], later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import yaml
 from kubeflow_trainer_api import models
 
 from components.__main__ import _parser as components_parser
+from components.catlib.recipes import RECIPE_FOLDER
 from components.stages import STAGES
 from pipelines.__main__ import main
 
@@ -112,4 +113,40 @@ def test_what_several_machines_could_not_reach_is_refused(
     command = ["trainjob", "teacher", "--recipe", "map2sat", "--artifact", "s3://cat/t", "--output", str(file)]
     assert main([*command, *arguments]) == 2
     assert sentence in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml"])
+def test_a_recipe_of_ones_own_comes_to_the_pods(name: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "of mine" / name
+    recipe.parent.mkdir()
+    text = (RECIPE_FOLDER / "map2sat.yaml").read_text() + "\n# mine\n"
+    recipe.write_text(text)
+    made, runtime, job = write(tmp_path, *GPU, *INPUT, "--recipe", str(recipe), "--namespace", "mine")
+    strictly(models.TrainerV1alpha1TrainingRuntime, runtime)
+    strictly(models.TrainerV1alpha1TrainJob, job)
+    assert (made["apiVersion"], made["kind"], made["data"]) == ("v1", "ConfigMap", {name: text})
+    assert made["metadata"] == {"name": "cat-teacher-recipe", "namespace": "mine"}
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if "configMap" in each]
+    assert volume["configMap"] == {"name": made["metadata"]["name"]}
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    _, _, _, *command = job["spec"]["trainer"]["command"]
+    assert components_parser().parse_args(command).recipe == f"{mount['mountPath']}/{name}"
+
+
+def test_a_recipe_file_that_is_missing_or_holds_a_password_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "job.yaml"
+    command = ["trainjob", "teacher", "--artifact", "s3://cat/t", "--output", str(file), *GPU, *INPUT, "--recipe"]
+    assert main([*command, str(tmp_path / "nosuch.yaml")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    (tmp_path / "secret.yaml").write_text(
+        (RECIPE_FOLDER / "map2sat.yaml").read_text() + "# https://me:letmein123@example.org/images.zip\n"
+    )
+    assert main([*command, str(tmp_path / "secret.yaml")]) == 2
+    assert "letmein123" not in capsys.readouterr().err
     assert not file.exists()

@@ -52,6 +52,12 @@ class DatasetConfig(Section):
         default=False,
         description="label maps only: whether pixels labelled 255 (no class) get a plane of their own instead of zeros",
     )
+    white_point: int = Field(
+        default=65535,
+        ge=1,
+        le=65535,
+        description="16-bit grey pictures only: the value that becomes white, such as 4095 for 12-bit cameras",
+    )
     test_fraction: float = Field(
         default=0.1, ge=0, lt=1, description="share of images to hold out if the source has no test or val split"
     )

@@ -58,8 +58,9 @@ class ResourcesConfig(Section):
         default=None,
         description="name of a Kubernetes Secret that holds S3_ENDPOINT, AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, for stages that read or write s3:// addresses themselves; it may also hold "
-        "AWS_SESSION_TOKEN, AWS_REGION, CAT_WEB_HOST with CAT_WEB_TOKEN or CAT_WEB_USER and CAT_WEB_PASSWORD (for "
-        "https:// addresses), and MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        "AWS_SESSION_TOKEN, AWS_REGION, AWS_CA_BUNDLE, CAT_WEB_HOST with CAT_WEB_TOKEN or CAT_WEB_USER and "
+        "CAT_WEB_PASSWORD (for https:// addresses), and MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD",
     )
     checkpoints: str | None = Field(
         default=None,
@@ -76,11 +77,16 @@ class ResourcesConfig(Section):
     log_seconds: Positive | None = Field(
         default=None, description="seconds between the progress lines of a training; null: 10"
     )
+    tensorboard: bool = Field(
+        default=False,
+        description="true: a task behind each training links to its curves; for a Kubeflow with TensorBoard's viewer",
+    )
     parallel_students: Annotated[int, Field(ge=0)] = Field(
         default=0, description="number of students made at the same time; 0: all"
     )
     days_limit: Positive = Field(default=21.0, description="time limit of the whole run, in days")
     days_kept: Positive = Field(
         default=7.0,
-        description="days after the end of a run until its pods and its workflow are removed; artifacts stay",
+        description="days after the end of a run until its pods and its workflow are removed, for which Kubeflow's own "
+        "limit (one day) must be raised, too; artifacts and logs in the store stay",
     )

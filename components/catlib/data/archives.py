@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from components.catlib.data.files import FileTree, SourceFile, is_image_path
+from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile, as_text, is_image_path
 from components.catlib.disk import FULL, temporary_file
 from components.catlib.errors import UserError
 
@@ -243,8 +243,10 @@ class _Listing:
             raise _too_many(self._where)
         if self._bytes > self._limit:
             raise _bomb(self._where, self._limit)
-        path = PurePosixPath(plain)
-        if is_file and is_image_path(path):
+        if not (is_file and plain.lower().endswith(tuple(IMAGE_SUFFIXES))):
+            return
+        path = PurePosixPath(as_text(plain))
+        if is_image_path(path):
             if path in self._files:
                 self.refuse(name, "listed twice")
             self._files[path] = SourceFile(f"{self._where}/{path}", size, read)

@@ -98,7 +98,9 @@ class TrainingBatches:
     Differs: the published implementation never sees the last image of an unpaired folder.
     """
 
-    def __init__(self, dataset: PackedDataset, *, batch_size: int, flip: bool, seed: int) -> None:
+    def __init__(
+        self, dataset: PackedDataset, *, batch_size: int, flip: bool, seed: int, section: str = "teacher"
+    ) -> None:
         """Prepares batches of a dataset's training split.
 
         Args:
@@ -106,6 +108,7 @@ class TrainingBatches:
             batch_size: Images per batch.
             flip: Whether crops are mirrored with probability ½.
             seed: Seed of the order of images, their partners and their crops.
+            section: The section of the recipe, for messages.
 
         Raises:
             UserError: A domain has no training images, or there are fewer than one batch.
@@ -129,8 +132,8 @@ class TrainingBatches:
         """Number of full batches in an epoch."""
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"batch_size {batch_size} is larger than the number of training images in {dataset.folder}, "
-                f"{self._num_images}; lower batch_size."
+                f"{section}.batch_size {batch_size} is larger than the number of training images in {dataset.folder}, "
+                f"{self._num_images}; set {section}.batch_size to {self._num_images} or less."
             )
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:

@@ -112,6 +112,12 @@ def find_files(
     files: dict[ImageRole, dict[str, dict[str, SourceFile]]] = {
         role: _files(tree, kind) for role, kind in kinds.items()
     }
+    if labelled and not files["source"]:
+        colours = " or remove dataset.num_labels to use the colours" if _files(tree, "colours") else ""
+        raise UserError(
+            f"{tree.where}/{ANNOTATIONS} has no maps that end in {_ENDINGS['labels'][1]}.png, which hold the classes; "
+            f"unpack gtFine_trainvaltest.zip anew{',' if colours else ''}{colours}."
+        )
     if scored := _files(tree, "labels"):
         files["ground_truth"] = scored
     return files

@@ -6,6 +6,7 @@ Nothing is unpacked. Layouts are recognised from paths alone, and each file is r
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,23 @@ class FileTree:
         return FileTree(self.where, dict(sorted(renamed.items())))
 
 
+def as_text(name: str) -> str:
+    r"""Returns the name of a file as messages, manifests and pairs have it, whatever system has written it.
+
+    Systems write `é` as one sign or as two; here it is one (Unicode's form NFC). Bytes that are no text and control
+    characters are escaped: `caf\xe9.png`.
+    """
+    readable = "".join(
+        f"\\x{ord(sign) & 0xFF:02x}"
+        if 0xDC80 <= ord(sign) <= 0xDCFF or unicodedata.category(sign) == "Cc"
+        else "\N{REPLACEMENT CHARACTER}"
+        if 0xD800 <= ord(sign) <= 0xDFFF
+        else sign
+        for sign in name
+    )
+    return unicodedata.normalize("NFC", readable)
+
+
 def is_image_path(path: PurePosixPath) -> bool:
     """Returns whether a path ends like an image and has no hidden part (`.name`, or `__MACOSX/` in some archives)."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
@@ -97,11 +115,15 @@ def folder_tree(folder: Path, *, where: str) -> FileTree:
         folder: An existing folder.
         where: The folder's name in messages.
     """
-    found = {}
+    found: dict[PurePosixPath, SourceFile] = {}
     for path in _walk(folder):
-        relative = PurePosixPath(path.relative_to(folder).as_posix())
+        relative = PurePosixPath(as_text(path.relative_to(folder).as_posix()))
         lost = path.is_symlink() and not path.exists()
         if is_image_path(relative) and (path.is_file() or lost):
+            if relative in found:
+                raise UserError(
+                    f"{where} has two files of the name {relative}, in different bytes; rename one of them."
+                )
             found[relative] = SourceFile(f"{where}/{relative}", 0 if lost else path.stat().st_size, path.read_bytes)
     return FileTree(where, dict(sorted(found.items())))
 

@@ -7,6 +7,8 @@ The description fills two files of the dataset artifact. `report.json`:
                   for label maps `classes`: share of pixels per class, and `no_class`: share of label 255
     duplicates    held-out images that also occur in training: their count, and role and names of the first ones
     left_out      files that were skipped, each with the reason
+    odd_halves    A|B images whose halves have other proportions than those of most: their count, split, name and size
+    warnings      sentences about what is suspicious in the images
 
 `samples.webp`: training and held-out images spread evenly over the data, source above target, label maps in colour.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +29,7 @@ from PIL import Image
 from components.catlib.data.colours import label_colours
 from components.catlib.data.duplicates import find_duplicates, thumbnail
 from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, SplitName
+from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,17 @@ STEPS = 32
 
 SIZES_LISTED = 8
 DUPLICATES_LISTED = 50
+CHANNELS = ("red", "green", "blue")
+
+DARK = 64
+"""Pictures without a brighter value, of 255, use 6 of their 8 bits at most."""
+
+MOSTLY = 0.5
+"""Share of pixels without a class from which a warning is due."""
+
+HALVES_DIFFER = 1.1
+"""Ratio of proportions (width / height) from which two images differ."""
+
 SAMPLES_PER_SPLIT = 8
 SAMPLE_HEIGHT = 128
 """Largest height of a sample in pixels; smaller images are not enlarged."""
@@ -106,24 +121,28 @@ class RoleFacts:
             summary["no_class"] = round(float(shares[0, DONT_CARE]), 6)
         else:
             steps = shares.reshape(len(shares), STEPS, -1).sum(axis=2)
-            summary["histogram"] = dict(zip(("red", "green", "blue"), np.round(steps, 6).tolist(), strict=True))
+            summary["histogram"] = dict(zip(CHANNELS, np.round(steps, 6).tolist(), strict=True))
         return summary
 
 
 class Inspection:
     """Collects facts while images are packed, and reports them at the end."""
 
-    def __init__(self, num_labels: int | None) -> None:
+    def __init__(self, num_labels: int | None, *, halves: bool = False) -> None:
         """Starts without images.
 
         Args:
             num_labels: Number of classes when source images are label maps, else None.
+            halves: Whether the images are halves of A|B images, whose proportions are compared.
         """
         self._num_labels = num_labels
+        self._halves: dict[tuple[int, int], list[tuple[SplitName, str]]] | None = {} if halves else None
         self._facts: dict[tuple[SplitName, ImageRole], RoleFacts] = collections.defaultdict(RoleFacts)
 
-    def add(self, split: SplitName, facts: Mapping[ImageRole, ImageFacts]) -> None:
-        """Adds the images of a split's next row."""
+    def add(self, split: SplitName, name: str, facts: Mapping[ImageRole, ImageFacts]) -> None:
+        """Adds the images of a split's next row, and the row's name."""
+        if self._halves is not None and "source" in facts:
+            self._halves.setdefault(facts["source"].size, []).append((split, name))
         for role, of_image in facts.items():
             self._facts[split, role].add(of_image)
 
@@ -155,12 +174,46 @@ class Inspection:
             )
         return found
 
-    def report(self, duplicates: list[dict[str, str]], left_out: list[LeftOut]) -> dict[str, Any]:
+    def odd_halves(self) -> list[dict[str, str]]:
+        """Returns the A|B images whose halves have other proportions than those of most: `split`, `name` and `size`."""
+        if not self._halves:
+            return []
+        width, height = max(self._halves, key=lambda size: len(self._halves[size]))  # type: ignore[index]
+        return [
+            {"split": split, "name": name, "size": f"{other_width}×{other_height}"}
+            for (other_width, other_height), named in self._halves.items()
+            if abs(math.log(other_width * height / (other_height * width))) > math.log(HALVES_DIFFER)
+            for split, name in named
+        ]
+
+    def warnings(self) -> list[str]:
+        """Returns sentences about what is suspicious in the images.
+
+        Raises:
+            UserError: Training sees one class at most, of several.
+        """
+        found = []
+        for (split, role), facts in self._facts.items():
+            if facts.histogram is None or split != "train":
+                continue
+            if self._num_labels is not None and role == "source":
+                found += _about_classes(facts.histogram[0], self._num_labels)
+            else:
+                found += _about_brightness(facts.histogram, role)
+        if odd := self.odd_halves():
+            found.append(
+                f"the halves of {len(odd)} A|B images have other proportions than those of most, for example "
+                f"{odd[0]['name']} of {odd[0]['split']} with {odd[0]['size']} (width×height); are they single pictures?"
+            )
+        return found
+
+    def report(self, duplicates: list[dict[str, str]], left_out: list[LeftOut], warnings: list[str]) -> dict[str, Any]:
         """Returns the content of `report.json`.
 
         Args:
             duplicates: The result of `duplicates`.
             left_out: Files that were skipped.
+            warnings: Sentences about what is suspicious.
         """
         roles: tuple[ImageRole, ...] = ("source", "target")
         return {
@@ -169,7 +222,48 @@ class Inspection:
             },
             "duplicates": {"count": len(duplicates), "first": duplicates[:DUPLICATES_LISTED]},
             "left_out": [one.model_dump() for one in left_out],
+            "warnings": warnings,
+            "odd_halves": {"count": len(odd := self.odd_halves()), "first": odd[:DUPLICATES_LISTED]},
         }
+
+
+def _about_classes(pixels: NDArray[np.int64], num_labels: int) -> list[str]:
+    """Returns sentences about classes that training never sees.
+
+    Raises:
+        UserError: It sees one class at most, of several.
+    """
+    there = [label for label in range(num_labels) if pixels[label]]
+    no_class = pixels[DONT_CARE] / pixels.sum()
+    if num_labels > 1 and len(there) < 2:
+        raise UserError(
+            f"Of the {num_labels} classes of dataset.num_labels, the training label maps hold "
+            f"{f'only class {there[0]}' if there else 'none'}, and {no_class:.0%} of their pixels have the label "
+            f"{DONT_CARE}, which means no class; number the classes 0 … {num_labels - 1} in the files."
+        )
+    found = []
+    if absent := [str(label) for label in range(num_labels) if not pixels[label]]:
+        found.append(f"of {num_labels} classes, these never occur in training label maps: {', '.join(absent)}")
+    if no_class > MOSTLY:
+        found.append(f"{no_class:.0%} of the pixels of training label maps have no class (label {DONT_CARE})")
+    return found
+
+
+def _about_brightness(histogram: NDArray[np.int64], role: ImageRole) -> list[str]:
+    """Returns sentences about pictures that use a small part of what 8 bits hold, and channels that say nothing."""
+    found = []
+    brightest = int(np.flatnonzero(histogram.sum(axis=0))[-1])
+    constant = [name for name, row in zip(CHANNELS, histogram, strict=True) if np.count_nonzero(row) == 1]
+    if constant:
+        found.append(f"the {' and '.join(constant)} of all {role} pictures for training is constant")
+    elif brightest <= DARK:
+        in_16_bits = 2 ** math.ceil(math.log2((brightest - 0.5) * 257 + 1)) - 1
+        found.append(
+            f"the brightest value of the {role} pictures for training is {brightest} of 255, so they hold few grey "
+            f"levels; if the files have 16 bits, set dataset.white_point to their largest value, such as {in_16_bits}, "
+            "else brighten them"
+        )
+    return found
 
 
 def sample_picture(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from components.catlib.data.known_datasets import KNOWN, Dataset
 from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_in_object_store, is_remote, is_web, shown
+from components.catlib.storage.settings import store_out_of_sight
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def content_of(location: str, sha256: str | None, setting: str, *, here: bool = 
         return [known.name, known.sha256]
     if known is not None and not Path(location).exists():
         location = str(_local_copy(known) or known.url or location)
-    if is_in_object_store(location) and not here and "S3_ENDPOINT" not in os.environ:
-        facts, reason = [], "S3_ENDPOINT is not set on this machine"
+    if is_in_object_store(location) and not here and (out_of_sight := store_out_of_sight()):
+        facts, reason = [], out_of_sight
     elif is_web(location):
         facts, reason = Storage().fingerprint(location), "its server does not state a version or does not answer"
         facts = facts if facts[0][1] else []

@@ -57,6 +57,7 @@ class LeftOut(BaseModel):
 
     file: str = Field(description="path of the image")
     reason: str = Field(description="why the image cannot be used")
+    advice: str = Field(default="", exclude=True, description="what to do, if that is not to repair or remove the file")
 
 
 class PackedSummary(BaseModel):

@@ -89,7 +89,7 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         for split, given in zip(SPLITS, (collection.train, collection.test), strict=True)
     }
     _check_space(lists, summary, folder)
-    inspection = Inspection(collection.num_labels)
+    inspection = Inspection(collection.num_labels, halves=collection.provenance.get("layout") == "combined")
     names: dict[SplitName, dict[ImageRole, list[str]]] = {split: {} for split in SPLITS}
     for split in SPLITS:
         for samples in lists[split]:
@@ -99,11 +99,14 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         summary.images[split] = {"source": len(names[split]["source"]), "target": len(names[split]["target"])}
     _judge(summary, config)
     duplicates = inspection.duplicates(names)
+    warnings = inspection.warnings()
+    for warning in warnings:
+        logger.warning("%s", warning)
     for split in SPLITS:
         summary.metrics[f"{split}_images"] = max(summary.images[split].values())
     summary.metrics |= {"skipped_images": len(summary.skipped), "duplicate_images": len(duplicates)}
     _write_json(folder / NAMES, names)
-    _write_json(folder / REPORT, inspection.report(duplicates, summary.skipped))
+    _write_json(folder / REPORT, inspection.report(duplicates, summary.skipped, warnings))
     _write_samples(folder, summary)
     return summary
 
@@ -138,8 +141,9 @@ def _complaint(unusable: list[LeftOut]) -> str:
     shown = ", ".join(f"{bad.file} ({bad.reason})" for bad in unusable[:_FILES_NAMED])
     more = f" and {len(unusable) - _FILES_NAMED} more, all in the log" if len(unusable) > _FILES_NAMED else ""
     noun = "image" if len(unusable) == 1 else "images"
+    advice = next((bad.advice for bad in unusable if bad.advice), "repair or remove them")
     return (
-        f"{len(unusable)} {noun} cannot be used: {shown}{more}; repair or remove them, "
+        f"{len(unusable)} {noun} cannot be used: {shown}{more}; {advice}, "
         "or set dataset.on_error: skip to leave them out."
     )
 
@@ -201,13 +205,13 @@ def _pack_list(
         prepare = partial(_prepare, size=size, prepared_size=prepared_size)
         for prepared in _in_threads(prepare, samples.samples):
             if isinstance(prepared, UnusableImageError):
-                unusable.append(LeftOut(file=prepared.file, reason=prepared.reason))
+                unusable.append(LeftOut(file=prepared.file, reason=prepared.reason, advice=prepared.advice))
                 continue
             for role, array in prepared.arrays.items():
                 writers[role].append(array)
             if ground_truth is not None and prepared.ground_truth is not None:
                 ground_truth.append(prepared.ground_truth)
-            inspection.add(split, prepared.facts)
+            inspection.add(split, prepared.name, prepared.facts)
             names.append(prepared.name)
     return names, unusable
 

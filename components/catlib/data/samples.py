@@ -18,11 +18,12 @@ DomainLetter = Literal["A", "B"]
 class UnusableImageError(Exception):
     """An image file cannot be decoded or does not fit its partner. Packing collects these errors."""
 
-    def __init__(self, file: str, reason: str) -> None:
-        """Stores the file's path and the reason."""
+    def __init__(self, file: str, reason: str, advice: str = "") -> None:
+        """Stores the file's path, the reason, and what to do, if that is not to repair or remove the file."""
         super().__init__(one_line(f"{file}: {reason}"))
         self.file = file
         self.reason = reason
+        self.advice = advice
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Recognises how the images of a source are laid out, pairs files by name, and holds images out for testing.
+"""Collects the images of a source: finds their places, pairs files by name, and holds images out for testing.
 
-These layouts of the domains A and B are known; a folder `val` is used where there is no `test`:
+These layouts of the domains A and B are known; a folder `val` is used where there is no `test`. `layouts.py` says which
+names folders may have:
 
     combined     train/a.jpg test/b.jpg              each image shows A on its left and B on its right half
     parallel     A/train/a.jpg B/train/a.png …       partners have equal names
@@ -8,31 +9,30 @@ These layouts of the domains A and B are known; a folder `val` is used where the
     single       x.jpg y.jpg …                       only source images, all for evaluation
     cityscapes   leftImg8bit/ gtFine/                A photos, B maps (`cityscapes.py`)
 
-In `parallel` and `unpaired`, folders may be called A/train, train/A or trainA. If there are just two folders and they
-have other names, the alphabetically first one is A. With `num_labels`, the source images of the parallel layout are
-label maps, which may come with instance maps in a third folder (`instances/train`, `train/instances`,
-`train_instances`). Without test and val folders, `test_fraction` of the images is held out: those whose names have the
-smallest SHA-256, so that the choice is spread over the data and new images hardly change it. Folders are searched
-recursively, and an outer folder that holds everything else is skipped.
+With `num_labels`, the source images of the parallel layout are label maps, which may come with instance maps in a third
+folder (`instances/train`, `train/instances`, `train_instances`). Without test and val folders, `test_fraction` of the
+images is held out: those whose names have the smallest SHA-256, so that the choice is spread over the data and new
+images hardly change it. Folders are searched recursively, and an outer folder that holds everything else is skipped.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from components.catlib.config import DatasetConfig
-from components.catlib.config.dataset import DatasetDirection
 from components.catlib.data import cityscapes
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
 from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile
+from components.catlib.data.layouts import ALL, INSTANCES, Arrangement, Layout, arrange, meaning, recognise, refusal
 from components.catlib.data.packed import ImageRole, LeftOut, SplitName
 from components.catlib.data.samples import (
     Collection,
@@ -46,18 +46,6 @@ from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_SPLIT_FOLDERS = ("train", "val", "test")
-_ALL = "all"
-"""Name of the only split if folders are not divided into splits."""
-
-_ARRANGEMENTS = ("{split}{domain}", "{domain}/{split}", "{split}/{domain}")
-_INSTANCES = "instances"
-_FOLDERS_WITH_A_MEANING = {
-    *("A", "B", _INSTANCES, *_SPLIT_FOLDERS, *cityscapes.FOLDERS),
-    *(f"{split}{domain}" for split in _SPLIT_FOLDERS for domain in "AB"),
-}
-
-Layout = Literal["combined", "parallel", "unpaired", "single", "cityscapes"]
 Reader = Callable[[SourceFile], Image.Image]
 Item = TypeVar("Item")
 
@@ -75,105 +63,105 @@ def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, An
             not a single pair.
     """
     tree = cityscapes.put_together(_top(tree))
-    layout: Layout = (
-        _recognise(tree, labels=config.num_labels is not None) if config.layout == "auto" else config.layout
-    )
-    if config.num_labels is not None and layout not in ("parallel", "cityscapes"):
+    labels, chosen = config.num_labels is not None, config.layout
+    layout: Layout = _recognise(tree, labels=labels) if chosen == "auto" else chosen
+    if labels and layout not in ("parallel", "cityscapes"):
         raise UserError(
             f"dataset.num_labels needs label maps in the layout parallel or cityscapes, "
             f"but {tree.where} is laid out as {layout}; remove dataset.num_labels or rearrange the folders."
         )
     known = {**provenance, "layout": layout}
-    match layout:
-        case "combined":
-            return _open_combined(config, tree, known)
-        case "parallel":
-            return _open_parallel(config, tree, known)
-        case "unpaired":
-            return _open_unpaired(config, tree, known)
-        case "single":
-            return _open_single(tree, known)
-        case "cityscapes":
-            return _open_cityscapes(config, tree, known)
+    if layout == "cityscapes":
+        return _open_cityscapes(config, tree, known)
+    arrangement = arrange(tree, layout, labels=labels)
+    if chosen == "auto" and (sentence := refusal(tree, arrangement)):
+        raise UserError(sentence)
+    for left in arrangement.left_over:
+        logger.warning("left out %s", left)
+    if arrangement.domains:
+        logger.info("%s", "; ".join(f"folder {folder} is {domain}" for domain, folder in arrangement.domains.items()))
+        known["domains"] = arrangement.domains
+    if arrangement.left_over:
+        known["left_over"] = [dataclasses.asdict(left) for left in arrangement.left_over]
+    return _OPENERS[layout](config, arrangement, tree, known)
 
 
 def _top(tree: FileTree) -> FileTree:
     """Descends through outer folders that hold everything else, which archives often have."""
-    while len(tree.folders) == 1 and not tree.images_at_top and tree.folders[0] not in _FOLDERS_WITH_A_MEANING:
+    while len(tree.folders) == 1 and not tree.images_at_top and not _has_a_meaning(tree.folders[0]):
         tree = tree.below(tree.folders[0])
     return tree
 
 
+def _has_a_meaning(folder: str) -> bool:
+    return folder in cityscapes.FOLDERS or meaning(folder) != (None, None)
+
+
 def _recognise(tree: FileTree, *, labels: bool) -> Layout:
-    if cityscapes.is_cityscapes(tree):
-        return "cityscapes"
-    if any(f"{split}{domain}" in tree.folders for split in _SPLIT_FOLDERS for domain in "AB"):
-        return "parallel" if labels else "unpaired"
-    if _has_domain(tree, "A") or _has_domain(tree, "B"):
-        return "parallel"
-    if any(split in tree.folders for split in _SPLIT_FOLDERS):
-        return "combined"
-    if tree.images_at_top:
-        return "single"
-    if len(tree.folders) == 2:
-        return "parallel"
-    found = ", ".join(tree.folders[:6]) or "nothing"
-    raise UserError(
-        f"{tree.where} holds no images in a known layout (found: {found}); expected train/ and test/ with "
-        "A|B images, A/ and B/ with equal names, trainA/ trainB/ testA/ testB/, leftImg8bit/ and gtFine/, or images."
-    )
+    return "cityscapes" if cityscapes.is_cityscapes(tree) else recognise(tree, labels=labels)
 
 
 # -------------------------------------------------------------------------------------------------------------- layouts
 
 
-def _open_combined(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
-    places = _split_trees(tree, "") or {_ALL: tree}
+def _open_combined(
+    config: DatasetConfig, arrangement: Arrangement, tree: FileTree, known: dict[str, Any]
+) -> Collection:
+    places = arrangement.trees.get("", {ALL: tree.below("train")})
     splits, how = _choose_splits({split: list(_named(place)) for split, place in places.items()}, config.test_fraction)
+    load = partial(_combined_loader, config=config)
 
     def listed(split: SplitName) -> tuple[SampleList, ...]:
-        samples = [Sample(name, _combined_loader(file, config.direction)) for name, file in splits[split]]
-        return (SampleList(("source", "target"), samples),)
+        return (SampleList(("source", "target"), [Sample(name, load(file)) for name, file in splits[split]]),)
 
     return Collection("paired", listed("train"), listed("test"), {**known, "split": how})
 
 
-def _open_parallel(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
-    tree, names = _with_domains(tree)
+def _open_parallel(
+    config: DatasetConfig, arrangement: Arrangement, tree: FileTree, known: dict[str, Any]
+) -> Collection:
     files: dict[ImageRole, dict[str, dict[str, SourceFile]]] = {
-        role_of("A", config.direction): _domain_files(tree, "A"),
-        role_of("B", config.direction): _domain_files(tree, "B"),
+        role_of("A", config.direction): _domain_files(tree, arrangement, "A"),
+        role_of("B", config.direction): _domain_files(tree, arrangement, "B"),
     }
-    instances = _split_trees(tree, f"_{_INSTANCES}") or _split_trees(tree, _INSTANCES)
-    if config.num_labels is not None and instances:
-        files["instances"] = {split: dict(_named(place)) for split, place in instances.items()}
-    return _paired_collection(config, tree.where, files, {**known, **names})
+    if INSTANCES in arrangement.trees:
+        files["instances"] = {split: dict(_named(place)) for split, place in arrangement.trees[INSTANCES].items()}
+    return _paired_collection(config, tree.where, files, known)
 
 
-def _open_unpaired(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
-    tree, names = _with_domains(tree)
+def _open_unpaired(
+    config: DatasetConfig, arrangement: Arrangement, tree: FileTree, known: dict[str, Any]
+) -> Collection:
     train: list[SampleList] = []
     test: list[SampleList] = []
     how: list[str] = []
     domains: tuple[DomainLetter, ...] = ("A", "B")
     for domain in domains:
-        files = {split: list(found.items()) for split, found in _domain_files(tree, domain).items()}
+        files = {split: list(found.items()) for split, found in _domain_files(tree, arrangement, domain).items()}
         splits, domain_how = _choose_splits(files, config.test_fraction)
         how.append(f"{domain}: {domain_how}")
         role = role_of(domain, config.direction)
-        train.append(_picture_list(role, splits["train"]))
-        test.append(_picture_list(role, splits["test"]))
-    return Collection("unpaired", tuple(train), tuple(test), {**known, **names, "split": "; ".join(how)})
+        train.append(_picture_list(role, splits["train"], config))
+        test.append(_picture_list(role, splits["test"], config))
+    return Collection("unpaired", tuple(train), tuple(test), {**known, "split": "; ".join(how)})
 
 
-def _open_single(tree: FileTree, known: dict[str, Any]) -> Collection:
-    empty = _picture_list("target", [])
+def _open_single(config: DatasetConfig, arrangement: Arrangement, tree: FileTree, known: dict[str, Any]) -> Collection:
+    empty = _picture_list("target", [], config)
     return Collection(
         pairing="unpaired",
-        train=(_picture_list("source", []), empty),
-        test=(_picture_list("source", _named(tree)), empty),
+        train=(_picture_list("source", [], config), empty),
+        test=(_picture_list("source", _named(tree), config), empty),
         provenance={**known, "split": "all images are for evaluation"},
     )
+
+
+_OPENERS = {
+    "combined": _open_combined,
+    "parallel": _open_parallel,
+    "unpaired": _open_unpaired,
+    "single": _open_single,
+}
 
 
 def _open_cityscapes(config: DatasetConfig, tree: FileTree, known: dict[str, Any]) -> Collection:
@@ -192,9 +180,10 @@ def _paired_collection(
         files: Role -> split -> name -> file.
         known: Provenance without the split.
     """
+    picture = _picture_reader(config)
     readers: dict[ImageRole, Reader] = {
-        "source": read_picture if config.num_labels is None else partial(read_labels, num_labels=config.num_labels),
-        "target": read_picture,
+        "source": picture if config.num_labels is None else partial(read_labels, num_labels=config.num_labels),
+        "target": picture,
         "instances": read_instances,
         "ground_truth": cityscapes.read_scored_classes,
     }
@@ -213,7 +202,7 @@ def _paired_collection(
         first = without_partner[0]
         raise UserError(
             f"{where} holds no pair: {first.file} has {first.reason}, and no other image has a partner; give partners "
-            "equal names, or set dataset.layout: unpaired."
+            f"equal names{_or_unpaired(config, known['layout'])}."
         )
     splits, how = _choose_splits(pairs, config.test_fraction)
 
@@ -236,6 +225,11 @@ def _paired_collection(
     )
 
 
+def _or_unpaired(config: DatasetConfig, layout: Layout) -> str:
+    """Returns the other way to use images without partners, where there is one."""
+    return ", or set dataset.layout: unpaired" if config.num_labels is None and layout == "parallel" else ""
+
+
 # ------------------------------------------------------------------------------------------------------ finding files
 
 
@@ -255,47 +249,13 @@ def _named(tree: FileTree) -> Iterable[tuple[str, SourceFile]]:
         yield (path if uses[bare] > 1 else bare).as_posix(), file
 
 
-def _split_trees(tree: FileTree, domain: str) -> dict[str, FileTree]:
-    """Finds the images of a domain.
-
-    Args:
-        tree: The image files.
-        domain: "A", "B", a folder of instance maps, or "" for images that show both domains.
-
-    Returns:
-        Split -> image files; empty if the domain has no images.
-    """
-    for arrangement in _ARRANGEMENTS:
-        places = {
-            split: tree.below(arrangement.format(split=split, domain=domain).strip("/")) for split in _SPLIT_FOLDERS
-        }
-        found = {split: place for split, place in places.items() if place.files}
-        if found:
-            return found
-    return {_ALL: tree.below(domain)} if domain and tree.below(domain).files else {}
-
-
-def _has_domain(tree: FileTree, domain: DomainLetter) -> bool:
-    return bool(_split_trees(tree, domain))
-
-
-def _with_domains(tree: FileTree) -> tuple[FileTree, dict[str, Any]]:
-    """Renames two folders with other names to A and B; also returns the renaming, for the provenance."""
-    if len(tree.folders) != 2 or _has_domain(tree, "A") or _has_domain(tree, "B"):
-        return tree, {}
-    names = dict(zip(tree.folders, "AB", strict=True))
-    logger.info("%s", "; ".join(f"folder {folder} is domain {domain}" for folder, domain in names.items()))
-    return tree.renamed(names), {"domains": {domain: folder for folder, domain in names.items()}}
-
-
-def _domain_files(tree: FileTree, domain: DomainLetter) -> dict[str, dict[str, SourceFile]]:
-    places = _split_trees(tree, domain)
-    if not places:
+def _domain_files(tree: FileTree, arrangement: Arrangement, domain: str) -> dict[str, dict[str, SourceFile]]:
+    if domain not in arrangement.trees:
         raise UserError(
             f"{tree.where} has no images of domain {domain}; put them into {domain}/, train{domain}/ or "
             f"{domain}/train/."
         )
-    return {split: dict(_named(place)) for split, place in places.items()}
+    return {split: dict(_named(place)) for split, place in arrangement.trees[domain].items()}
 
 
 def _pairs(
@@ -304,14 +264,17 @@ def _pairs(
     """Pairs files with equal names; also returns the files that lack a partner."""
     pairs: list[tuple[str, dict[ImageRole, SourceFile]]] = []
     lonely: list[LeftOut] = []
-    where = "" if split == _ALL else f" of the split {split}"
+    in_any_case = {role: {name.casefold(): name for name in found} for role, found in files.items()}
+    where = "" if split == ALL else f" of the split {split}"
     for name in sorted({name for found in files.values() for name in found}):
         there: dict[ImageRole, SourceFile] = {role: found[name] for role, found in files.items() if name in found}
         if len(there) == len(files):
             pairs.append((name, there))
             continue
         missing = next(role for role in files if role not in there)
-        reason = f"no partner named {name!r} among the {missing.replace('_', ' ')} images{where}"
+        similar = in_any_case[missing].get(name.casefold())
+        but = f", but {similar!r}, which differs in upper and lower case" if similar else ""
+        reason = f"no partner named {name!r} among the {missing.replace('_', ' ')} images{where}{but}"
         lonely.append(LeftOut(file=next(iter(there.values())).label, reason=reason))
     return pairs, lonely
 
@@ -325,7 +288,7 @@ def _choose_splits(
     """Divides named items into training and test items.
 
     Args:
-        found: Split, as its folder is named or `_ALL` -> named items.
+        found: Split, as its folder is named or `ALL` -> named items.
         test_fraction: Share of the items to hold out if there is no folder of held-out items.
 
     Returns:
@@ -333,8 +296,6 @@ def _choose_splits(
     """
     held_out = next((split for split in ("test", "val") if split in found), None)
     if held_out is not None:
-        if held_out == "test" and "val" in found:
-            logger.info("test images are used for evaluation; val images are left out")
         return {"train": found.get("train", []), "test": found[held_out]}, f"folders train and {held_out}"
     items = next(iter(found.values()))
     count = min(round(len(items) * test_fraction), len(items) - 1)
@@ -349,8 +310,12 @@ def _choose_splits(
     return splits, f"{test_fraction:g} of the images held out by digest of their names"
 
 
-def _picture_list(role: ImageRole, named: Iterable[tuple[str, SourceFile]]) -> SampleList:
-    readers: dict[ImageRole, Reader] = {role: read_picture}
+def _picture_reader(config: DatasetConfig) -> Reader:
+    return partial(read_picture, white_point=config.white_point)
+
+
+def _picture_list(role: ImageRole, named: Iterable[tuple[str, SourceFile]], config: DatasetConfig) -> SampleList:
+    readers: dict[ImageRole, Reader] = {role: _picture_reader(config)}
     return SampleList((role,), [Sample(name, _files_loader({role: file}, readers)) for name, file in named])
 
 
@@ -372,12 +337,25 @@ def _files_loader(
     return load
 
 
-def _combined_loader(file: SourceFile, direction: DatasetDirection) -> Callable[[], dict[ImageRole, Image.Image]]:
+def _combined_loader(file: SourceFile, *, config: DatasetConfig) -> Callable[[], dict[ImageRole, Image.Image]]:
+    """Returns what cuts an A|B image.
+
+    Args:
+        file: The image.
+        config: Direction and white point. If it names the layout, the images may be as high as wide.
+    """
+
     def load() -> dict[ImageRole, Image.Image]:
-        image = read_picture(file)
+        image = _picture_reader(config)(file)
         if image.width < 2:
             raise UnusableImageError(file.label, "is too narrow to hold two images")
+        if image.width <= image.height and config.layout == "auto":
+            raise UnusableImageError(
+                file.label,
+                f"is {image.width}×{image.height} (width×height), no wider than high, for two images side by side",
+                "set dataset.layout: combined if each does show two images, or single if these are single pictures",
+            )
         half_a, half_b = split_halves(image)
-        return {role_of("A", direction): half_a, role_of("B", direction): half_b}
+        return {role_of("A", config.direction): half_a, role_of("B", config.direction): half_b}
 
     return load

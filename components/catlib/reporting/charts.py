@@ -13,16 +13,17 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from markupsafe import escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from components.catlib.reporting.formatting import short_number
+
+if TYPE_CHECKING:  # takes half a second to load, which pages without charts need not wait for
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator
 
 WIDTH = 380
 """Width of a chart in CSS pixels; a phone shows it at nearly this size, so its text keeps the page's size."""
@@ -123,7 +124,11 @@ def groups_chart(groups: Sequence[Group], *, description: str) -> str:
         groups: From the top.
         description: Read aloud instead of the chart.
     """
-    with matplotlib.rc_context(_STYLE):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH / 72, (70 + 34 * len(groups)) / 72), dpi=72, layout="constrained")
         axes = figure.subplots()
         for row, group in enumerate(groups):
@@ -147,7 +152,11 @@ def curves_chart(curves: Sequence[Curve], *, x_label: str, description: str) -> 
         x_label: What the positions are.
         description: Read aloud instead of the chart.
     """
-    with matplotlib.rc_context(_STYLE):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH / 72, 170 / 72), dpi=72, layout="constrained")
         axes = figure.subplots()
         for curve in curves:
@@ -172,7 +181,11 @@ def cost_chart(marks: Sequence[Mark], *, description: str) -> str:
         marks: At least two networks.
         description: Read aloud instead of the chart.
     """
-    with matplotlib.rc_context(_STYLE):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH / 72, 260 / 72), dpi=72, layout="constrained")
         axes = figure.subplots()
         macs = [mark.macs for mark in marks]
@@ -218,6 +231,8 @@ def shortened(values: Sequence[float]) -> np.ndarray:
 
 
 def _value_axis(axes: Axes, values: np.ndarray) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     if values.min() > 0 and values.max() / values.min() > LOG_RANGE:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(_few_log_ticks(*axes.get_ylim()))
@@ -228,6 +243,8 @@ def _value_axis(axes: Axes, values: np.ndarray) -> None:
 
 
 def _linear_ticks(axes: Axes, *, most: int) -> None:
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
     axes.yaxis.set_major_locator(MaxNLocator(most))
     # Enough digits that neighbouring ticks differ.
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
@@ -235,6 +252,8 @@ def _linear_ticks(axes: Axes, *, most: int) -> None:
 
 def _few_log_ticks(low: float, high: float) -> FixedLocator:
     """Returns two to five ticks on a logarithmic axis: powers of ten, with 2 and 5 between them where there is room."""
+    from matplotlib.ticker import FixedLocator, LogLocator
+
     for steps in ((1,), (1, 3), (1, 2, 5)):
         ticks = [tick for tick in LogLocator(subs=steps, numticks=99).tick_values(low, high) if low <= tick <= high]
         if len(ticks) >= 3:

@@ -25,7 +25,7 @@ from components.catlib.reporting import page
 from components.catlib.reporting.charts import Curve, curves_chart
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.curves import chart_title
-from components.catlib.reporting.formatting import as_text, short_number, words
+from components.catlib.reporting.formatting import as_text, as_yaml, short_number, words
 from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.pictures import Pictures
 from components.catlib.reporting.summary import TITLES, figures
@@ -47,6 +47,7 @@ class Content:
     Attributes:
         title: Heading.
         facts: Name and value.
+        settings: YAML of the settings that made the artifact.
         charts: Title and SVG.
         kept: Name of every pruned layer, the teacher's channels and the student's.
         pictures: Caption, and number in the album.
@@ -55,6 +56,7 @@ class Content:
 
     title: str
     facts: list[tuple[str, str]]
+    settings: str
     charts: list[tuple[str, str]] = field(default_factory=list)
     kept: list[tuple[str, int, int]] = field(default_factory=list)
     pictures: list[tuple[str, int]] = field(default_factory=list)
@@ -76,7 +78,7 @@ def html(folder: Path) -> str:
         lineage = trace(evaluations=[folder])
         title = ReportConfig(name=TITLES[kind], description="Student and teacher on held-out images.")
         return page.render(title, lineage, compare_generators(lineage))
-    content = Content(TITLES[kind], figures(manifest))
+    content = Content(TITLES[kind], figures(manifest), as_yaml(manifest.config).rstrip())
     if kind in _FILL:
         _FILL[kind](folder, content)
     return _render(content)
@@ -103,6 +105,7 @@ def _fill_histograms(report: dict[str, Any], content: Content) -> None:
 
     Training images give a line, held-out ones dots. The first images that are in both splits are named.
     """
+    content.facts += [("warning", warning) for warning in report.get("warnings", [])]
     for double in report["duplicates"]["first"][:MOST_DOUBLES]:
         content.facts.append(("held out, but also in training", f"{double['test']} is {double['train']}"))
     series: dict[tuple[str, str], dict[str, list[float]]] = {}

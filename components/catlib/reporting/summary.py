@@ -1,12 +1,10 @@
-"""One artifact in a few lines of Markdown, for Kubeflow's interface."""
+"""The title and the headline figures of an artifact."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from components.catlib.artifacts import Manifest, read_manifest
+from components.catlib.artifacts import Manifest
 from components.catlib.metrics.catalogue import BY_KEY
-from components.catlib.reporting.formatting import as_yaml, quantity, short_number, words
+from components.catlib.reporting.formatting import quantity, short_number, words
 
 TITLES = {
     "dataset": "Dataset",
@@ -18,17 +16,6 @@ TITLES = {
     "export": "ONNX file",
     "report": "Report",
 }
-
-
-def markdown(folder: Path) -> str:
-    """Describes an artifact: its headline figures and the settings that made it.
-
-    Args:
-        folder: An artifact folder.
-    """
-    manifest = read_manifest(folder)
-    lines = [f"# {TITLES[manifest.kind]}", "", *(f"- {name}: **{value}**" for name, value in figures(manifest))]
-    return "\n".join([*lines, "", "## Settings", "", "```yaml", as_yaml(manifest.config).rstrip(), "```", ""])
 
 
 def figures(manifest: Manifest) -> list[tuple[str, str]]:

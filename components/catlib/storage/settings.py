@@ -7,6 +7,7 @@ import contextlib
 import netrc
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,19 @@ class StoreSettings:
             ca_file=ca_file(environment),
             waits=waits_for_servers(environment),
         )
+
+
+def store_out_of_sight(environment: Mapping[str, str] = os.environ) -> str:
+    """Returns why the object store of pods cannot be asked from this machine; "" if it can."""
+    for name in ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        if not _variable(environment, name):
+            return f"{name} is not set on this machine"
+    url = StoreSettings.from_environment(environment).url
+    try:
+        socket.getaddrinfo(urlsplit(url).hostname, None)
+    except OSError:
+        return f"the host name of the store {url} is unknown here, as that of a service inside a cluster is"
+    return ""
 
 
 def waits_for_servers(environment: Mapping[str, str] = os.environ) -> bool:

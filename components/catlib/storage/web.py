@@ -18,6 +18,7 @@ from components.catlib.errors import UserError
 from components.catlib.storage import connecting, retrying
 from components.catlib.storage.addresses import shown
 from components.catlib.storage.settings import ca_file, waits_for_servers, web_authorization
+from components.catlib.storage.store import NotThere
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -208,7 +209,8 @@ class WebFile:
         if response.status not in (200, 206, 416):
             meaning = _MEANINGS.get(response.status, "fails")
             advice = _CREDENTIALS if response.status in (401, 403) else "check the address"
-            raise UserError(f"{self.address} {meaning} (HTTP status {response.status}); {advice}.")
+            kind = NotThere if response.status == 404 else UserError
+            raise kind(f"{self.address} {meaning} (HTTP status {response.status}); {advice}.")
         return response
 
     def _patiently(self) -> retrying.Retrying:

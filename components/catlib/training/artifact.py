@@ -69,7 +69,9 @@ def train_and_write(
     progress = Progress()
     if config.epochs + config.decay_epochs > 0:
         upkeep = Upkeep.from_environment()
-        batches = TrainingBatches(dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed)
+        batches = TrainingBatches(
+            dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed, section=stage
+        )
         # What the main process finds out holds for all; it alone reads and writes checkpoints.
         origin = from_main(accelerator, lambda: Origin(stage, config, inputs))
         place = place_of(origin, chosen=checkpoint, root=from_main(accelerator, lambda: upkeep.checkpoints))

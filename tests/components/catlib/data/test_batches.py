@@ -184,7 +184,8 @@ def test_evaluation_of_labels(labelled: PackedDataset, recwarn: pytest.WarningsR
 
 def test_a_batch_larger_than_the_data_is_the_users_mistake(paired: PackedDataset):
     with pytest.raises(
-        UserError, match=r"batch_size 11 is larger than the number of training images .* 10; lower batch_size"
+        UserError,
+        match=r"teacher.batch_size 11 is larger than .* images in .*, 10; set teacher.batch_size to 10 or",
     ):
         TrainingBatches(paired, batch_size=11, flip=True, seed=0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
 from components.catlib.data.files import SourceFile, is_image_path
@@ -195,3 +195,39 @@ def test_a_file_too_large_to_be_an_image_is_not_read():
 
     with pytest.raises(UnusableImageError, match="more than the limit"):
         read_picture(SourceFile("huge.png", 2**40, read))
+
+
+# --------------------------------------------------------------------------------------------------------------- pages
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_further_pages_are_no_secret(tmp_path: Path, suffix: str):
+    first, second = (Image.fromarray(noise(seed)) for seed in (0, 1))
+    path = tmp_path / f"pages.{suffix}"
+    first.save(path, save_all=True, append_images=[second])
+    with pytest.raises(UnusableImageError, match="has 2 pages or frames, of which one alone could be used") as error:
+        read_picture(file_at(path))
+    assert error.value.advice.startswith("save each as a file of its own")
+
+
+def test_smaller_copies_of_a_picture_are_no_pages(tmp_path: Path):
+    first, second = (Image.fromarray(noise(seed)) for seed in (0, 1))
+    copy = TiffImagePlugin.ImageFileDirectory_v2()
+    copy[254] = 1
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "a.tif"), new=True) as file:
+        first.save(file, format="TIFF")
+        file.newFrame()
+        second.save(file, format="TIFF", tiffinfo=copy)
+        file.newFrame()
+    first.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[second], quality=95)
+    assert np.array_equal(np.asarray(read_picture(file_at(tmp_path / "a.tif"))), noise(0))
+    assert read_picture(file_at(tmp_path / "b.jpg")).size == (8, 8)
+
+
+@pytest.mark.parametrize("white_point", [255, 1000, 4095, 65535])
+def test_the_white_point_of_16_bits_becomes_white(tmp_path: Path, white_point: int):
+    values = np.array([[0, white_point // 2, white_point, min(65535, 2 * white_point)]])
+    picture = read_picture(file_at(write(tmp_path / "a.png", values, np.uint16)), white_point=white_point)
+    grey = np.asarray(picture)[0, :, 0]
+    assert (grey[0], grey[2], grey[3]) == (0, 255, 255)
+    assert abs(int(grey[1]) - 127) <= 1

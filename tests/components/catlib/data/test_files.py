@@ -1,3 +1,6 @@
+import json
+import os
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -6,6 +9,7 @@ from components.catlib.data.decoding import read_picture
 from components.catlib.data.files import FileTree, SourceFile, folder_tree, merged
 from components.catlib.data.samples import UnusableImageError
 from components.catlib.errors import UserError
+from tests.components.catlib.data.image_folders import noise, pack_folder, write
 
 
 def tree(*paths: str, where: str = "here") -> FileTree:
@@ -58,3 +62,36 @@ def test_trees_are_merged_unless_a_file_is_in_two():
     assert paths(merged([two, one], where="here")) == ["gtFine/1.png", "leftImg8bit/1.png"]
     with pytest.raises(UserError, match=r"one\.zip/gtFine/1\.png and one\.zip/gtFine/1\.png have the same path"):
         merged([one, one], where="here")
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+def test_partners_meet_whatever_form_their_names_have(tmp_path: Path):
+    for domain, form in (("A", "NFC"), ("B", "NFD")):
+        for name in ("café", "naïve"):
+            write(tmp_path / f"data/{domain}/{unicodedata.normalize(form, name)}.png", noise(0))
+    pack_folder(tmp_path / "data", tmp_path / "packed", test_fraction=0)
+    assert json.loads((tmp_path / "packed/names.json").read_text())["train"]["source"] == ["café", "naïve"]
+
+
+def test_bytes_that_are_no_text_are_escaped(tmp_path: Path):
+    for domain in "AB":
+        write(tmp_path / f"data/{domain}/plain.png", noise(0))
+        (tmp_path / f"data/{domain}/plain.png").rename(tmp_path / f"data/{domain}" / os.fsdecode(b"caf\xe9\n.png"))
+    pack_folder(tmp_path / "data", tmp_path / "packed", test_fraction=0)
+    assert json.loads((tmp_path / "packed/names.json").read_text())["train"]["source"] == [r"caf\xe9\x0a"]
+
+
+def test_two_spellings_of_one_name_are_refused(tmp_path: Path):
+    for form in ("NFC", "NFD"):
+        write(tmp_path / f"data/{unicodedata.normalize(form, 'é')}.png", noise(0))
+    with pytest.raises(UserError, match=r"has two files of the name é\.png, in different bytes; rename one of them"):
+        folder_tree(tmp_path / "data", where="data")
+
+
+def test_names_that_differ_in_case_alone_are_said_so(tmp_path: Path):
+    write(tmp_path / "data/A/Photo.png", noise(0))
+    write(tmp_path / "data/B/photo.png", noise(0))
+    with pytest.raises(UserError, match="'Photo' among the target images, but 'photo', which differs in upper"):
+        pack_folder(tmp_path / "data", tmp_path / "packed")

@@ -38,7 +38,7 @@ def test_the_documented_example(four_pairs: Path):
 
 
 def test_the_semantic_planes_are_counted(tmp_path: Path):
-    write(tmp_path / "data/A/x.png", np.full((8, 8), 255))
+    write(tmp_path / "data/A/x.png", [[0, 3] * 4] * 4 + [[255] * 8] * 4)
     write(tmp_path / "data/B/x.png", noise(0))
     packed = pack_folder(tmp_path / "data", tmp_path / "plain", num_labels=4)
     assert (packed.pairing, packed.in_channels, packed.has_instances) == ("labels", 4, False)

@@ -15,9 +15,9 @@ from components.catlib.errors import UserError
 from tests.components.catlib.data.image_folders import cityscapes, noise, write
 
 
-def make(folder: Path, *files: str) -> Path:
+def make(folder: Path, *files: str, width: int = 8) -> Path:
     for seed, file in enumerate(files):
-        write(folder / file, noise(seed))
+        write(folder / file, noise(seed, width=width))
     return folder
 
 
@@ -30,15 +30,15 @@ def names(lists: Sequence[SampleList]) -> list[list[str]]:
 
 
 def test_images_side_by_side(tmp_path: Path):
-    folder = make(tmp_path, "train/b.png", "train/a.png", "test/c.png")
+    folder = make(tmp_path, "train/b.png", "train/a.png", "test/c.png", width=16)
     found = open_in(folder)
     assert (found.pairing, names(found.train), names(found.test)) == ("paired", [["a", "b"]], [["c"]])
     images = found.test[0].samples[0].load()
-    assert np.array_equal(np.hstack([np.asarray(images[role]) for role in ("source", "target")]), noise(2))
+    assert np.array_equal(np.hstack([np.asarray(images[role]) for role in ("source", "target")]), noise(2, width=16))
 
 
 def test_the_direction_decides_which_half_is_the_source(tmp_path: Path):
-    folder = make(tmp_path, "train/a.png", "val/c.png")
+    folder = make(tmp_path, "train/a.png", "val/c.png", width=16)
     forth = open_in(folder).test[0].samples[0].load()
     back = open_in(folder, direction="BtoA").test[0].samples[0].load()
     assert (forth["source"], forth["target"]) == (back["target"], back["source"])

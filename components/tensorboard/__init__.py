@@ -1,0 +1,1 @@
+"""The link to TensorBoard, for a Kubeflow that has TensorBoard's viewer."""

@@ -1,0 +1,140 @@
+"""What a run will cost, before it starts: compute of its students, training steps, room on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.catlib.config import DatasetConfig, Recipe
+from components.catlib.data.builtin import PREFIX, open_builtin
+from components.catlib.data.known_datasets import KNOWN
+from components.catlib.data.locating import open_source
+from components.catlib.data.samples import Collection
+from components.catlib.data.sources import open_tree
+from components.catlib.networks.families import architecture_from_config
+from components.catlib.networks.macs import paper_macs, parameters
+from components.catlib.pruning.search import check_budget
+from components.catlib.reporting.formatting import quantity
+from components.catlib.storage import is_remote, is_web
+from pipelines.preflight import Plan
+
+BYTES_PER_PARAMETER = 12
+"""Bytes of a parameter in a checkpoint: its value and two moments of Adam, as 4-byte floats."""
+
+
+@dataclass
+class Forecast:
+    """What is known of a run before it starts; what is unknown is left out, and a note says why.
+
+    Attributes:
+        images: Number of training images (of the larger domain if they are unpaired).
+        steps: Optimisation steps of each training, by stage.
+        teacher_macs: MACs of the teacher for one image.
+        budgets: MACs that a student may have at most, by budget.
+        disk_bytes: Bytes of the packed images, and of the checkpoints of each training's generators.
+        notes: Sentences on what is unknown.
+    """
+
+    images: int | None = None
+    steps: dict[str, int] = field(default_factory=dict)
+    teacher_macs: int | None = None
+    budgets: dict[str, int] = field(default_factory=dict)
+    disk_bytes: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """Yields the facts for people."""
+        if self.teacher_macs is not None:
+            yield f"teacher: {quantity(self.teacher_macs)} MACs per image"
+        for budget, macs in self.budgets.items():
+            share = f", {macs / self.teacher_macs:.3g}x of the teacher's" if self.teacher_macs else ""
+            yield f"student {budget}: at most {quantity(macs)} MACs{share}"
+        if self.images is not None:
+            yield f"training images: {self.images}"
+        for stage, steps in self.steps.items():
+            yield f"steps of {stage}: {steps}" + (" for each student" if stage == "distill" else "")
+        for what, size in self.disk_bytes.items():
+            yield f"disk for {what}: about {size / 1e6:.1f} MB"
+        yield from self.notes
+
+
+def forecast(plan: Plan) -> Forecast:
+    """Returns what a run will cost, as far as it is known without downloading or computing anything.
+
+    Raises:
+        UserError: The images on this machine cannot be used: their layout is not recognised, or they do not pair.
+    """
+    recipe, made = plan.recipe, Forecast()
+    if plan.trains:
+        _macs(recipe, made, with_teacher=plan.pipeline in ("compress", "sweep"))
+    with _collection(recipe.dataset) as collection:
+        if collection is None:
+            made.notes.append("The number of training steps follows from the number of images, which are not here yet.")
+        else:
+            _steps(plan, collection, made)
+    return made
+
+
+def _macs(recipe: Recipe, made: Forecast, *, with_teacher: bool) -> None:
+    labels = recipe.dataset.num_labels is not None
+    if not with_teacher or recipe.teacher.published is not None or labels:
+        made.notes.append("The MACs follow from the teacher, whose architecture is not known yet.")
+        return
+    size = recipe.dataset.crop_size
+    teacher: Any = architecture_from_config(recipe.teacher.generator, in_channels=3, out_channels=3, crop_size=size)
+    made.teacher_macs = paper_macs(teacher, *size)
+    made.budgets = {
+        budget: min(check_budget(teacher, input_size=size, budget=budget, config=recipe.prune), made.teacher_macs)
+        for budget in recipe.budgets
+    }
+    directions = 2 if recipe.teacher.family == "cyclegan" else 1
+    kept = (recipe.resources.keep_checkpoints or 2) + 1  # and the best one
+    made.disk_bytes["checkpoints of the teacher's generators"] = (
+        parameters(teacher) * directions * BYTES_PER_PARAMETER * kept
+    )
+
+
+def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:
+    config = plan.recipe.dataset
+    counts = [len(each.samples[: config.max_images]) for each in collection.train]
+    made.images = max(counts, default=0)
+    pixels = {"train": math.prod(config.load_size), "test": math.prod(config.crop_size)}
+    made.disk_bytes["packed images"] = sum(
+        len(each.samples[: config.max_images]) * pixels[split] * _bytes_per_pixel(role, collection)
+        for split, lists in (("train", collection.train), ("test", collection.test))
+        for each in lists
+        for role in each.roles
+    )
+    trainings = {"teacher": plan.pipeline in ("compress", "sweep"), "distill": plan.trains}
+    for stage, runs in trainings.items():
+        if runs:
+            section = getattr(plan.recipe, stage)
+            made.steps[stage] = (section.epochs + section.decay_epochs) * (made.images // section.batch_size)
+
+
+def _bytes_per_pixel(role: str, collection: Collection) -> int:
+    if role == "source" and collection.num_labels is not None:
+        return 1
+    return {"instances": 4, "ground_truth": 0}.get(role, 3)
+
+
+@contextlib.contextmanager
+def _collection(config: DatasetConfig) -> Iterator[Collection | None]:
+    """Opens the images if they are on this machine; yields None otherwise."""
+    source = config.source
+    if source.startswith(PREFIX):
+        yield open_builtin(config, source)
+    elif is_web(source) or is_remote(source) or not any(place.exists() for place in _places(source)):
+        yield None
+    else:
+        with open_source(source, sha256=config.sha256) as (tree, provenance):
+            yield open_tree(config, tree, provenance)
+
+
+def _places(source: str) -> list[Path]:
+    """Returns where on this machine the images of a path or of a known dataset may be."""
+    return [Path(source), *(KNOWN[source].places if source in KNOWN else ())]

@@ -1,0 +1,314 @@
+"""What is wrong with a run, found before anything is paid for: one frame for local runs and for clusters.
+
+Each check looks at one thing and yields what it found. What is certainly wrong is an error. What only may be wrong, or
+cannot be looked at from here, is a warning that names it. `CHECKS` need nothing but this machine and the addresses that
+a run names; `pipelines.preflight_cluster` asks the cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from components.catlib.config import Recipe
+from components.catlib.data.archives import SUFFIXES
+from components.catlib.data.files import is_image_path
+from components.catlib.data.known_datasets import KNOWN
+from components.catlib.errors import UserError
+from components.catlib.recipes import with_files
+from components.catlib.storage import Location, Storage, is_in_object_store, is_remote, is_web, shown
+from components.catlib.storage.settings import store_out_of_sight
+from components.catlib.storage.store import NotThere
+from components.catlib.storage.web import Web, WebFile
+from components.stages import TRAININGS
+from components.sweep.stage import MOST_STUDENTS
+from pipelines.parameters import PARAMETERS, model_addresses
+from pipelines.resources import stage_resources
+
+LOOKING_SECONDS = 5.0
+"""Time for which failing requests to a store are repeated."""
+
+ROOT_SCHEMES = ("minio", "s3", "gs")
+"""Schemes of addresses to which Kubeflow's launcher can write artifacts."""
+
+OWN_IMAGE = "cat-pipeline"
+"""Name of the image that this project builds; it holds no data of a user."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a run.
+
+    Attributes:
+        error: One sentence that says what is wrong, where, and what to do.
+        certain: Whether the run would certainly fail; otherwise it only may.
+    """
+
+    error: UserError
+    certain: bool
+
+
+def wrong(sentence: str) -> Finding:
+    """Returns the finding of something that is certainly wrong."""
+    return Finding(UserError(sentence), certain=True)
+
+
+def doubtful(sentence: str) -> Finding:
+    """Returns the finding of something that may be wrong, or that cannot be looked at from here."""
+    return Finding(UserError(sentence), certain=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is to be started.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        recipe: The recipe, with the arguments' settings.
+        arguments: Arguments of the pipeline.
+        image: Image of its tasks; None: they run in processes.
+        in_pods: Whether it runs on a cluster; otherwise on this machine.
+        dry: Whether it is not started now, so that weights may still be fetched to this machine.
+        root: Address below which it writes its artifacts; None: as the cluster is configured.
+        service_account: Service account of its pods; None: as the cluster is configured.
+    """
+
+    pipeline: str
+    recipe: Recipe
+    arguments: Mapping[str, Any]
+    image: str | None = None
+    in_pods: bool = False
+    dry: bool = False
+    root: str | None = None
+    service_account: str | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether one of its stages is a training."""
+        return any(each.name == "distill" for each in PARAMETERS[self.pipeline])
+
+    def sections(self) -> dict[str, Any]:
+        """Returns the settings that its stages get, by section of the recipe."""
+        names = {each.setting.partition(".")[0] for each in PARAMETERS[self.pipeline] if each.setting}
+        return {name: value for name, value in self.recipe.model_dump(mode="json").items() if name in names}
+
+    def addresses(self) -> dict[str, str]:
+        """Returns the addresses that its stages read, by setting: images, weights, and models of earlier runs."""
+        found: dict[str, str] = {}
+
+        def note(settings: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+            found[f"{path}.{key}"] = settings[key]
+            return settings
+
+        with_files(self.sections(), note, path="")
+        models = model_addresses(self.pipeline, self.arguments)
+        found |= {f"the earlier model {number + 1}": address for number, address in enumerate(models)}
+        return {setting: address for setting, address in found.items() if isinstance(address, str) and address.strip()}
+
+
+def report(findings: Iterable[Finding], say: Callable[[str], None]) -> None:
+    """Ends a command if something is certainly wrong, and otherwise shows what may be.
+
+    Raises:
+        UserError: The last of what is certainly wrong; the others were shown.
+    """
+    found = list(findings)
+    errors = [finding.error for finding in found if finding.certain]
+    for error in errors[:-1]:
+        say(f"error: {error}")
+    if errors:
+        raise errors[-1]
+    for finding in found:
+        say(f"warning: {finding.error}")
+
+
+def findings(plan: Plan) -> Iterator[Finding]:
+    """Yields what is wrong with a run as far as it can be seen without its cluster."""
+    for check in CHECKS:
+        yield from check(plan)
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _models(plan: Plan) -> Iterator[Finding]:
+    for parameter in PARAMETERS[plan.pipeline]:
+        given = plan.arguments.get(parameter.name)
+        if not parameter.names_models:
+            continue
+        if parameter.required and not given:
+            yield wrong(f"Argument {parameter.name} is empty; give at least one address of an earlier model.")
+        if isinstance(given, list) and not all(isinstance(each, str) and each.strip() for each in given):
+            yield wrong(f"Argument {parameter.name} holds something else than addresses; give a list of texts.")
+
+
+def _students(plan: Plan) -> Iterator[Finding]:
+    if plan.pipeline == "sweep" or not plan.in_pods:
+        return
+    name = "students" if plan.pipeline == "evaluate-only" else "budgets"
+    count = len(plan.arguments.get(name) or getattr(plan.recipe, name, ()))
+    if count > MOST_STUDENTS:
+        yield wrong(
+            f"{count} {name} make {count} students, but a run on a cluster makes at most {MOST_STUDENTS}, because "
+            "Kubeflow loses track of longer loops; start several runs, which share the teacher through the cache."
+        )
+
+
+def _image(plan: Plan) -> Iterator[Finding]:
+    if plan.in_pods and plan.image and "/" not in plan.image:
+        yield doubtful(
+            f"Image {plan.image} names no registry, so pods find it only on nodes that hold it already (kind load "
+            "docker-image); for other clusters push it, and give its full name with --image."
+        )
+
+
+def _local_paths(plan: Plan) -> Iterator[Finding]:
+    """Pods see the files of their image and nothing else."""
+    if not plan.in_pods:
+        return
+    for setting, address in plan.addresses().items():
+        if _is_elsewhere(address):
+            continue
+        if address in KNOWN:
+            if KNOWN[address].url is None and setting == "dataset.source":
+                yield wrong(
+                    f"dataset.source {address} needs a registration, so pods cannot download it; upload your copy to "
+                    "the store and give its address, s3://BUCKET/FOLDER."
+                )
+        elif _may_lie_in_image(address, plan.image or OWN_IMAGE):
+            yield doubtful(f"{setting} {address} is a path, which pods find only if image {plan.image} holds it.")
+        else:
+            yield wrong(
+                f"{setting} {address} is a path on this machine, which pods do not see; upload it to the store and "
+                "give its address, s3://BUCKET/FOLDER."
+            )
+    if (place := plan.recipe.resources.checkpoints) and plan.trains and not is_in_object_store(place):
+        yield wrong(
+            f"resources.checkpoints {place} is lost with the pod that writes it; give an address in the store, "
+            "s3://BUCKET/FOLDER."
+        )
+
+
+def _is_elsewhere(address: str) -> bool:
+    return is_web(address) or is_remote(address)
+
+
+def _may_lie_in_image(address: str, image: str) -> bool:
+    """Returns whether a path may be in an image that somebody made for it."""
+    own = re.split(r"[:@]", image.rpartition("/")[2])[0].startswith(OWN_IMAGE)
+    return address.startswith("/") and not own and not Path(address).exists()
+
+
+def _secret(plan: Plan) -> Iterator[Finding]:
+    if not plan.in_pods or plan.recipe.resources.store_secret:
+        return
+    used = {setting: address for setting, address in plan.addresses().items() if is_in_object_store(address)}
+    if plan.recipe.resources.checkpoints and plan.trains and is_in_object_store(plan.recipe.resources.checkpoints):
+        used["resources.checkpoints"] = plan.recipe.resources.checkpoints
+    for setting, address in used.items():
+        what = f"{setting} {address} lies in the object store, but resources.store_secret names no Secret with its keys"
+        if plan.service_account:
+            yield doubtful(
+                f"{what}; pods reach it only if service account {plan.service_account} gives them S3_ENDPOINT and "
+                "keys, which cannot be looked at from here."
+            )
+        else:
+            yield wrong(f"{what}; give --set resources.store_secret=cat-store, or the name of your own Secret.")
+
+
+def _checkpoints(plan: Plan) -> Iterator[Finding]:
+    resources = plan.recipe.resources
+    if not plan.in_pods or not plan.trains or resources.checkpoints:
+        return
+    used = [stage for stage in TRAININGS if any(each.name == stage for each in PARAMETERS[plan.pipeline])]
+    if any(stage_resources(resources, stage).gpus for stage in used):  # type: ignore[arg-type]  # names of stages
+        yield doubtful(
+            "Trainings use accelerators but keep no checkpoints, so a lost pod loses all of its training; give --set "
+            "resources.checkpoints=s3://BUCKET/FOLDER."
+        )
+
+
+def _root(plan: Plan) -> Iterator[Finding]:
+    if not plan.in_pods or plan.root is None:
+        return
+    scheme, separator, place = plan.root.partition("://")
+    if not separator or scheme not in ROOT_SCHEMES or not place.strip("/"):
+        yield wrong(
+            f"--root {plan.root} is no place to which Kubeflow can write artifacts; give minio://BUCKET/FOLDER, "
+            "s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, whichever the cluster's ConfigMap kfp-launcher configures."
+        )
+
+
+def _content(plan: Plan) -> Iterator[Finding]:
+    """Looks at what every address holds, where that can be seen from here."""
+    for setting, address in plan.addresses().items():
+        if is_in_object_store(address):
+            yield from _in_store(setting, address, plan)
+        elif is_web(address):
+            yield from _on_the_web(setting, address)
+        elif is_remote(address):
+            continue  # a store of another kind
+        elif not plan.in_pods and address not in KNOWN:
+            yield from _on_this_machine(setting, address, dry=plan.dry)
+
+
+def _on_this_machine(setting: str, address: str, *, dry: bool) -> Iterator[Finding]:
+    path = Path(address)
+    if not path.exists():
+        sentence = f"{setting} {address} does not exist on this machine; correct the path, or put the file there."
+        yield doubtful(sentence) if dry and setting.endswith(".uri") else wrong(sentence)
+    elif setting == "dataset.source" and path.is_dir():
+        names = (found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
+        if not _holds_images(names):
+            yield wrong(f"{setting} {address} holds neither images nor archives of images; correct the path.")
+
+
+def _holds_images(names: Iterable[str]) -> bool:
+    return any(is_image_path(PurePosixPath(name)) or ("/" not in name and name.endswith(SUFFIXES)) for name in names)
+
+
+def _on_the_web(setting: str, address: str) -> Iterator[Finding]:
+    try:
+        WebFile(Web(patience=LOOKING_SECONDS), address).version()
+    except NotThere as error:
+        yield wrong(f"{setting}: {error}")
+    except UserError as error:
+        yield doubtful(f"{setting} {shown(address)} cannot be looked at from here ({str(error).rstrip('.')}).")
+
+
+def _in_store(setting: str, address: str, plan: Plan) -> Iterator[Finding]:
+    try:
+        Location.parse(address)
+        if plan.in_pods and (reason := store_out_of_sight()):
+            yield doubtful(f"{setting} {address} cannot be looked at from here, because {reason}.")
+            return
+        store = Storage(patience=LOOKING_SECONDS)
+        if store.is_file(address):
+            return
+        names = store.file_names(address)
+    except UserError as error:
+        yield Finding(type(error)(f"{setting} {address}: {error}"), certain=True)
+        return
+    if not names:
+        yield wrong(f"{setting} {shown(address)} holds nothing; correct the address, or upload what it names.")
+    elif setting == "dataset.source" and not _holds_images(names):
+        yield wrong(
+            f"{setting} {shown(address)} holds {len(names)} files, but neither images nor archives of images; correct "
+            "the address."
+        )
+
+
+CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
+    _models,
+    _students,
+    _image,
+    _local_paths,
+    _secret,
+    _checkpoints,
+    _root,
+    _content,
+)
+"""The checks that need no cluster, in the order in which their findings are shown."""

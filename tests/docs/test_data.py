@@ -1,0 +1,48 @@
+"""Every tree that docs/data.md shows is built and read as it says there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.catlib.config import DatasetConfig
+from components.catlib.data.files import folder_tree
+from components.catlib.data.layouts import meaning
+from components.catlib.data.sources import open_tree
+from tests.components.catlib.data.image_folders import noise, write
+
+TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text()
+TREES = re.findall(r"```text (\S.*=.*)\n((?:.*\n)+?)```", TEXT)
+
+
+@pytest.mark.parametrize(("facts", "folders"), TREES, ids=[" ".join(folders.split()) for _, folders in TREES])
+def test_a_tree_is_read_as_the_guide_says(facts: str, folders: str, tmp_path: Path):
+    said = dict(word.split("=") for word in facts.split())
+    for folder in folders.split():
+        for number in range(4):
+            is_map = "labels" in said and any(meaning(part).domain in ("A", "instances") for part in folder.split("/"))
+            pixels = np.arange(128).reshape(8, 16) % 3 if is_map else noise(number, 8, 16)
+            write(tmp_path / folder / f"{number}.png", pixels)
+    labels = int(said["labels"]) if "labels" in said else None
+    config = DatasetConfig(layout=said.get("set", "auto"), num_labels=labels)
+    found = open_tree(config, folder_tree(tmp_path, where="data"), {})
+    assert (found.provenance["layout"], found.pairing) == (said["layout"], said["pairing"])
+    for split, lists in (("train", found.train), ("test", found.test)):
+        assert ",".join(str(len(samples.samples)) for samples in lists) == said[split]
+        for samples in lists:
+            assert all(image.size[1] == 8 for sample in samples.samples for image in sample.load().values())
+    assert "left_over" not in found.provenance
+    assert found.has_instances == any(word in folders for word in ("instances", "inst/"))
+
+
+def test_the_guide_shows_every_layout_but_cityscapes():
+    layouts = set(re.findall(r" ?layout=(\w+)", " ".join(facts for facts, _ in TREES)))
+    assert layouts == {"combined", "parallel", "unpaired", "single"}
+    assert len(TREES) >= 10
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (?:a split|a domain|both) \| (.*) \|$", TEXT, re.MULTILINE))
+def test_the_names_in_the_guide_have_a_meaning(row: str):
+    for name in re.findall(r"`(\w+)`", row):
+        assert meaning(name) != (None, None), name

@@ -11,6 +11,7 @@ A new parameter is a row here and its use in a graph. Arguments are checked with
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
@@ -207,9 +208,14 @@ def all_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -
         pipeline: Name of the pipeline.
         arguments: The arguments as they were given.
     """
-    settings = {each.name: each.default(recipe) for each in PARAMETERS[pipeline] if each.setting}
+    settings = {each.name: _as_kubeflow_has_it(each.default(recipe)) for each in PARAMETERS[pipeline] if each.setting}
     own = {name: value for name, value in arguments.items() if name not in settings or name == "report"}
     return settings | own
+
+
+def _as_kubeflow_has_it(value: Any) -> Any:
+    """Returns a section with floating-point numbers alone, as defaults have and as tasks hand on; keys compare texts."""
+    return json.loads(json.dumps(value), parse_int=float) if isinstance(value, dict) else value
 
 
 def with_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -> Recipe:

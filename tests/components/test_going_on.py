@@ -437,12 +437,7 @@ def artifact(kind: Any, folder: Path) -> Any:
 
 def component(function: Any, folder: Path, output: str, config: Any, **inputs: Path) -> Path:
     """Calls a component as Kubeflow does."""
-    shown = {
-        "metrics": dsl.Metrics,
-        "summary": dsl.Markdown,
-        "page": dsl.HTML,
-        "mlpipeline_ui_metadata": dsl.Artifact,
-    }
+    shown = {"metrics": dsl.Metrics, "page": dsl.HTML}
     made = folder / output / "made"
     function.python_func(
         config=json.loads(json.dumps(config.model_dump(mode="json", exclude_none=True)), parse_int=float),

@@ -363,7 +363,7 @@ def test_figures_bear_the_same_names_in_every_run(first_run: dict, workspace: Pa
 
 
 def test_libraries_belong_to_the_keys_of_runs_without_an_image_alone() -> None:
-    assert _placement(None).code_digest("teacher") == code_and_library_digest("teacher")
-    assert _placement(None).image == NO_IMAGE
-    assert _placement("cat:1").code_digest("teacher") == code_digest("teacher")
-    assert _placement("cat:1").image == "cat:1"
+    assert _placement(None, {}).code_digest("teacher") == code_and_library_digest("teacher")
+    assert _placement(None, {}).image == NO_IMAGE
+    assert _placement("cat:1", {}).code_digest("teacher") == code_digest("teacher")
+    assert _placement("cat:1", {}).image == "cat:1"

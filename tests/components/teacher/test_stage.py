@@ -223,8 +223,12 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(
     ("family", "data", "message"),
     [
         ("pix2pix", "unpaired", "pix2pix is trained on paired images or label maps, but .* unpaired.* cyclegan"),
-        ("cyclegan", "paired", "cyclegan is trained on unpaired images, but .* paired images; use .* pix2pix"),
-        ("spade", "paired", "spade is trained on label maps, but .* paired images; use .* pix2pix"),
+        ("cyclegan", "paired", "cyclegan is trained on unpaired images, but .* paired images; .* use .* pix2pix"),
+        (
+            "spade",
+            "paired",
+            "spade is trained on label maps, but .* paired images; set dataset.num_labels if .* use .* pix2pix",
+        ),
         ("cyclegan", "labels", "cyclegan is trained on unpaired images, but .* label maps; .* pix2pix or spade"),
     ],
 )

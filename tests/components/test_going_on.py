@@ -478,7 +478,7 @@ def test_a_component_goes_on_keeps_its_checkpoints_and_shares_the_place_of_the_c
     longer = teacher_config("pix2pix", **LONGER, goes_on_from=[4])
     went_on = component(train_teacher, train.folder, "longer", longer, **inputs)
     assert [end["steps"] for end in read_manifest(went_on).summary["history"]] == [12]
-    assert "goes on from" in (train.folder / "longer" / "summary").read_text()
+    assert "goes on from" in (train.folder / "longer" / "page").read_text()
 
 
 def test_a_component_refuses_what_is_not_there(train: Commands, capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,11 +236,8 @@ def test_checkpoints_are_written_at_intervals_too(tmp_path: Path):
     def wait_for_a_checkpoint(step: int) -> None:
         if step > 1:
             wait_until_written(folder, step - 1)
-        deadline = time.monotonic() + 5
-        while len(there := {int(path.name[5:14]) for path in folder.glob("step-*")}) > 2:
-            assert time.monotonic() < deadline, "what is no longer wanted goes right after"
-            time.sleep(0.005)
-        found.append(there)
+        time.sleep(0.15)  # then the writer has removed what is no longer wanted, and is free for the next one
+        found.append({int(path.name[5:14]) for path in folder.glob("step-*")})
 
     objective.after_step = wait_for_a_checkpoint
     run(tmp_path / "a", objective, checkpoint=folder, evaluations=0, checkpoint_seconds=1e-9)

@@ -214,7 +214,7 @@ def all_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -
 
 
 def _as_kubeflow_has_it(value: Any) -> Any:
-    """Returns a section with floating-point numbers alone, as defaults and tasks have it: cache keys tell 1 from 1.0."""
+    """Returns a section with floating-point numbers alone, as defaults and tasks have it: keys tell 1 from 1.0."""
     return json.loads(json.dumps(value), parse_int=float) if isinstance(value, dict) else value
 
 

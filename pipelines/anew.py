@@ -13,21 +13,7 @@ from typing import Any
 
 from components.catlib.code_digest import code_digest
 from components.catlib.errors import UserError
-
-STAGE_OF_TASK = {
-    "prepare-dataset": "dataset",
-    "measure-real-images": "real_stats",
-    "train-teacher": "teacher",
-    "prune-teacher": "prune",
-    "distill-student": "distill",
-    "evaluate-student": "evaluate",
-    "export-student": "export",
-    "write-report": "report",
-    "fetch-teacher": "fetch_teacher",
-    "fetch-model": "fetch",
-    "plan-sweep": "sweep",
-}
-"""The stage whose code a task runs, by the task's name."""
+from pipelines.tasks import STAGE_OF_TASK
 
 
 def marks(names: Iterable[str], spec: Mapping[str, Any]) -> dict[str, str]:

@@ -44,8 +44,9 @@ from components.kubeflow import refusal
 from pipelines import workspaces
 from pipelines.anew import marked
 from pipelines.containers import check_image_code, docker_runner, stop_containers
-from pipelines.failure import RunFailed, stage_of
+from pipelines.failure import RunFailed
 from pipelines.outputs import check_writable
+from pipelines.tasks import stage_of
 
 if TYPE_CHECKING:
     from pipelines.resources import Placement

@@ -10,8 +10,8 @@ from components.catlib.artifacts import MANIFEST
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_in_object_store
 from components.catlib.storage.settings import store_out_of_sight
-from pipelines.anew import STAGE_OF_TASK
 from pipelines.preflight import LOOKING_SECONDS, Finding, doubtful
+from pipelines.tasks import STAGE_OF_TASK
 from pipelines.workflows import nodes_of
 
 _ADDRESS = re.compile(r"\w+://[^\"\\\s,]+/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/([\w-]+)/[\w-]+/\w+\b")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.catlib.errors import Unavailable, UserError
 from components.catlib.memory import memory_advice
 from components.catlib.storage.retrying import Unreachable
-from pipelines.failure import RunFailed, stage_of
+from pipelines.failure import RunFailed
+from pipelines.tasks import stage_of
 from pipelines.workflows import Nodes, nodes_of
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 from components.catlib.code_digest import STAGES, code_digest
 from components.catlib.storage import Storage
 from pipelines.__main__ import main
-from pipelines.anew import STAGE_OF_TASK
 from pipelines.local import _placement
 from pipelines.lost import read_artifacts
+from pipelines.tasks import STAGE_OF_TASK
 from tests.object_stores import SeaweedServer, seaweed_server
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
 

@@ -12,8 +12,9 @@ from components.catlib.errors import OutOfMemory, Unavailable, UserError
 from components.catlib.storage.retrying import Unreachable
 from pipelines.__main__ import main
 from pipelines.api import Submitted
-from pipelines.failure import STAGES_OF_TASKS, RunFailed, stage_of
+from pipelines.failure import RunFailed
 from pipelines.resubmitting import Failure, RunLost, failure_of, watch_and_explain, watch_and_resubmit
+from pipelines.tasks import STAGE_OF_TASK, stage_of
 from pipelines.workflows import nodes_of
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
 
@@ -169,9 +170,9 @@ def test_every_task_of_a_pipeline_has_its_stage() -> None:
         spec = compile_recipe("smoke", pipeline=pipeline, overrides=["resources.stages.teacher={memory: 7Gi}"]).spec
         for name in spec["deploymentSpec"]["executors"]:
             task = name.removeprefix("exec-")
-            assert task in STAGES_OF_TASKS or task.startswith(("fetch", "plan", "list")), task
+            assert task in STAGE_OF_TASK or task.startswith(("fetch-model-", "list")), task
     assert stage_of("train-teacher") == "teacher"
-    assert stage_of("fetch-teacher") == "fetch-teacher"
+    assert stage_of("measure-real-images") == "real_stats"
 
 
 # --------------------------------------------------------------------------------------------------------------- again

@@ -178,7 +178,7 @@ class Inspection:
         """Returns the A|B images whose halves have other proportions than those of most: `split`, `name` and `size`."""
         if not self._halves:
             return []
-        width, height = max(self._halves, key=lambda size: len(self._halves[size]))  # type: ignore[index]
+        (width, height), _ = max(self._halves.items(), key=lambda entry: len(entry[1]))
         return [
             {"split": split, "name": name, "size": f"{other_width}×{other_height}"}
             for (other_width, other_height), named in self._halves.items()

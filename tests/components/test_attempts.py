@@ -191,6 +191,7 @@ def test_attempts_of_a_compiled_task_in_processes_of_their_own(server: SeaweedSe
     for number in range(2):
         environment = os.environ | server.environment | {
             "CAT_CHECKPOINTS": "s3://cat/checkpoints", "KFP_RETRY_INDEX": str(number), "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the command calls python3
         }  # fmt: skip
         ends.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=False))
         nowhere.mkdir(exist_ok=True)  # were it worked on again, it would be refused for another reason

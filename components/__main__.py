@@ -26,10 +26,9 @@ from components import __version__
 from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
-from components.catlib.credentials import refuse_in_arguments
 from components.catlib.distributed.ending import ending_together
 from components.catlib.errors import UserError
-from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, note
+from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave
 from components.catlib.memory import telling_out_of_memory
 from components.catlib.recipes import load_recipe
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -40,12 +39,6 @@ from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        refuse_in_arguments(arguments)
-    except UserError as error:
-        note(f"error: {error}")
-        return error.exit_code
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO,

@@ -104,7 +104,7 @@ def _make_bucket(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    link = storage.Storage().link(options.address, lifetime=timedelta(days=options.days))
+    link = storage.Storage().link(options.address, lifetime=timedelta(days=options.days), endpoint=options.endpoint)
     return link, {"link": link}
 
 
@@ -142,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
         default=7,
         metavar="N",
         help="days for which the address works, 1 to 7 (default: 7)",
+    )
+    link.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="address of the store where the link is opened, such as http://localhost:9000 (default: S3_ENDPOINT)",
     )
     link.set_defaults(command=_link)
 

@@ -216,11 +216,20 @@ class Storage:
         bucket = Location.parse(address).bucket
         return self._places.objects.make_bucket(bucket)
 
-    def link(self, address: str, *, lifetime: timedelta) -> str:
-        """Returns a web address at which an object can be read without credentials for a time, at most 7 days."""
+    def link(self, address: str, *, lifetime: timedelta, endpoint: str | None = None) -> str:
+        """Returns a web address at which an object can be read without credentials for a time.
+
+        Args:
+            address: The object.
+            lifetime: The time, at most 7 days.
+            endpoint: The store's address where the link is opened; None: it is the same there as here.
+
+        Raises:
+            UserError: The store cannot be asked, or `endpoint` is no address of a server.
+        """
         file = self._file(address)
         location = Location.parse(file.address if file else address)
-        return self._places.objects.link(location, lifetime=lifetime)
+        return self._places.objects.link(location, lifetime=lifetime, endpoint=endpoint)
 
     @functools.cached_property
     def _cache(self) -> Cache:

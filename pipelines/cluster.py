@@ -157,7 +157,7 @@ class Cluster:
         host = self.connection.host
         if host is None or not self._kubeflow.is_interface:
             return ""
-        return f"{host if '://' in host else f'http://{host}'}".rstrip("/") + f"/#/runs/details/{run_id}"
+        return f"{host.partition('#')[0].rstrip('/')}/#/runs/details/{run_id}"
 
     def where_to_look(self, run_id: str) -> str:
         """Returns the address of a run's page, or else how to get one."""
@@ -275,7 +275,7 @@ class Cluster:
             RunFailed: The run failed or was stopped.
             Interrupted: This process was interrupted; the run goes on.
         """
-        return watch(run_id, lambda: self.run(run_id), Logs(self._kubeflow), say=say)
+        return watch(run_id, lambda: self.run(run_id), Logs(self._kubeflow), self.connection, say=say)
 
     def logs(
         self, run_id: str, *, task: str | None = None, follow: bool = False, everything: bool = False
@@ -286,6 +286,12 @@ class Cluster:
             UserError: There is no such run or task, or no log can be read.
         """
         return Logs(self._kubeflow).read(lambda: self.run(run_id), task=task, follow=follow, everything=everything)
+
+    def stage_errors(self, run: Run) -> dict[str, str]:
+        """Returns what the stages that failed said of it, by task, as far as their logs can be read."""
+        logs = Logs(self._kubeflow)
+        found = {task.name: logs.stage_error(run, task) for task in run.failed}
+        return {name: str(error) for name, error in found.items() if error}
 
     # ----------------------------------------------------------------------------------------------------------- fetch
 

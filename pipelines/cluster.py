@@ -40,11 +40,13 @@ class Earlier:
         run_id: Its id.
         name: Its name.
         spec: Its pipeline.
+        arguments: Values of its parameters; the others had their defaults.
     """
 
     run_id: str
     name: str
     spec: dict[str, Any]
+    arguments: Mapping[str, Any]
 
 
 class Cluster:
@@ -241,7 +243,8 @@ class Cluster:
                 spec = pipeline_of(run)
                 whole = {"components", "deploymentSpec", "root"} <= spec.keys()
                 if whole and spec["pipelineInfo"]["name"] == pipeline:
-                    return Earlier(run.run_id, run.display_name, spec)
+                    given = (run.runtime_config.parameters if run.runtime_config else None) or {}
+                    return Earlier(run.run_id, run.display_name, spec, given)
         except (*REQUEST_ERRORS, KeyError, TypeError, AttributeError):
             logger.debug("earlier runs cannot be read", exc_info=True)
         return None

@@ -270,9 +270,10 @@ class Kubeflow:
         """
         status = error.status if isinstance(error, kfp_server_api.ApiException) else None
         if status in (401, 403):
+            namespace = self.connection.namespace or self.connection.kubeflow_namespace
             return UserError(
-                f"Kubeflow at {self._where} refuses ({what}: {status} {reason(error)}); check the token, which may have "
-                f"expired, and that it may use namespace {self.connection.namespace or self.connection.kubeflow_namespace}."
+                f"Kubeflow at {self._where} refuses ({what}: {status} {reason(error)}); check the token, which may "
+                f"have expired, and that it may use namespace {namespace}."
             )
         if status == 404:
             return UserError(

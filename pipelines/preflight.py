@@ -243,7 +243,13 @@ def _root(plan: Plan) -> Iterator[Finding]:
 
 
 def _content(plan: Plan) -> Iterator[Finding]:
-    """Looks at what every address holds, where that can be seen from here."""
+    """Looks at what every address holds, where that can be seen from here, and for the bucket of checkpoints."""
+    place = plan.recipe.resources.checkpoints
+    if plan.in_pods and place and plan.trains and is_in_object_store(place) and not store_out_of_sight():
+        try:
+            Storage(patience=LOOKING_SECONDS).file_names(f"{place.rstrip('/')}/refused")
+        except UserError as error:
+            yield Finding(type(error)(f"resources.checkpoints {place}: {error}"), certain=True)
     for setting, address in plan.addresses().items():
         if is_in_object_store(address):
             yield from _in_store(setting, address, plan)

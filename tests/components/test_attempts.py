@@ -206,7 +206,8 @@ def test_attempts_of_a_compiled_task_in_processes_of_their_own(server: SeaweedSe
     given = json.loads(executor_input(folder=str(tmp_path)))
     nowhere = tmp_path / "nowhere"
     given["inputs"]["parameterValues"] = {
-        "config": {"source": str(nowhere)},
+        "config": {},
+        "source": str(nowhere),
         "code_digest": code_digest("dataset"),
         "source_version": "",
     }

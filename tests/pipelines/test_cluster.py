@@ -219,7 +219,7 @@ def test_arguments_count_for_versions_and_pins(
             submit("smoke", connection=Connection(host=server.host), arguments=arguments)
             sent.append(server.runs[-1]["runtime_config"]["parameters"])
     assert sent[0]["source_version"] != sent[1]["source_version"]
-    assert sent[0]["dataset"]["source"] == arguments["dataset"]["source"]
+    assert sent[0]["dataset_source"] == arguments["dataset"]["source"]
     assert sent[0]["evaluate"]["lpips"]["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 

@@ -172,6 +172,17 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedSe
         yield server
 
 
+def test_the_bucket_of_checkpoints_is_looked_for(object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "resources.checkpoints=s3://dog/checkpoints"
+    assert found(SECRET, place) == ([], []), "the store cannot be asked from here"
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    sentence = one(found(SECRET, place), certain=True)
+    assert sentence.startswith("resources.checkpoints s3://dog/checkpoints: The object store at ")
+    assert "has no bucket 'dog'" in sentence
+    assert found(SECRET, "resources.checkpoints=s3://cat/checkpoints") == ([], [])
+
+
 @pytest.mark.parametrize("in_pods", [True, False])
 def test_addresses_in_the_store_are_looked_at(
     in_pods: bool, object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch

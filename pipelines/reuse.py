@@ -112,8 +112,8 @@ def _steps(
         items, beside = _items(loop["items"], task, tasks, values, given)
         for item, shown in zip(items, labels(items), strict=True):
             key = item if isinstance(item, str) else json.dumps(item, sort_keys=True)
-            item = item | beside if beside else item
-            yield from _steps(spec, component["dag"]["tasks"], given | {loop["itemInput"]: item}, reads, (key, shown))
+            whole: Any = {**item, **beside} if beside else item
+            yield from _steps(spec, component["dag"]["tasks"], given | {loop["itemInput"]: whole}, reads, (key, shown))
 
 
 def _items(

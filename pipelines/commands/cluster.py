@@ -158,7 +158,7 @@ def _status(options: argparse.Namespace) -> Answer:
 
 
 def _facts(task: Task, error: str) -> dict[str, object]:
-    facts = {"name": task.name, "state": task.state, "reason": task.reason, "pods": list(task.pods)}
+    facts: dict[str, object] = {"name": task.name, "state": task.state, "reason": task.reason, "pods": list(task.pods)}
     return facts | ({"error": error} if error else {})
 
 

@@ -95,7 +95,7 @@ def test_addresses_of_earlier_models_are_found() -> None:
         ({}, "builtin:satellite-to-relief"),
         ({"dataset": {"crop_size": 16}}, "builtin:satellite-to-relief"),
         ({"dataset_source": "s3://cat/mine"}, "s3://cat/mine"),
-        ({"dataset": {"source": "s3://cat/mine", "load_size": 36}}, "s3://cat/mine"),
+        ({"dataset": {"source": "s3://cat/mine", "crop_size": 16}}, "s3://cat/mine"),
         ({"dataset": {"crop_size": 16}, "dataset_source": "s3://cat/mine"}, "s3://cat/mine"),
     ],
 )

@@ -38,6 +38,10 @@ REQUEST_ERRORS = (kfp_server_api.ApiException, urllib3.exceptions.HTTPError)
 """Exceptions of failed requests."""
 
 
+class NotAdmitted(UserError):
+    """Kubeflow does not answer to these credentials, or not any more."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """Address of Kubeflow Pipelines, and credentials.
@@ -61,12 +65,15 @@ class Connection:
     kube_context: str | None = None
     ca_file: str | None = None
 
-    def command(self, *words: str) -> str:
-        """Returns a command of `python -m pipelines` that reaches the same Kubeflow, as a shell takes it."""
+    def options(self) -> list[str]:
+        """Returns the options of `python -m pipelines` that make this connection; only a file can hold its token."""
         names = ("host", "namespace", "token_file", "kube_context", "kubeflow_namespace", "ca_file")
         given = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Connection, name)}
-        options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        return shlex.join(["python", "-m", "pipelines", *words, *options])
+        return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+    def command(self, *words: str) -> str:
+        """Returns a command of `python -m pipelines` that reaches the same Kubeflow, as a shell takes it."""
+        return shlex.join(["python", "-m", "pipelines", *words, *self.options()])
 
     def check(self) -> None:
         """Checks what can be checked before anything is asked.
@@ -234,7 +241,7 @@ class Kubeflow:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise UserError(
+            raise NotAdmitted(
                 f"{self._where} does not answer as Kubeflow Pipelines does ({what}); if it is behind a login page, the "
                 "token may have expired: give --token-file."
             ) from error
@@ -271,7 +278,7 @@ class Kubeflow:
         status = error.status if isinstance(error, kfp_server_api.ApiException) else None
         if status in (401, 403):
             namespace = self.connection.namespace or self.connection.kubeflow_namespace
-            return UserError(
+            return NotAdmitted(
                 f"Kubeflow at {self._where} refuses ({what}: {status} {reason(error)}); check the token, which may "
                 f"have expired, and that it may use namespace {namespace}."
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from components.catlib.errors import Interrupted, UserError
-from pipelines.connection import Connection
+from components.catlib.errors import Interrupted
+from pipelines.connection import Connection, NotAdmitted
 from pipelines.failure import RunFailed, RunLost
 from pipelines.logs import Logs
 from pipelines.runs import FINISHED, Run, Task
@@ -37,7 +37,7 @@ def watch(
         UserError: A stage refused its input, or there is no such run.
         RunLost: The cluster lost the run.
         RunFailed: The run failed or was stopped.
-        Interrupted: This process was interrupted, or Kubeflow refuses to answer any more; the run goes on.
+        Interrupted: This process was interrupted, or Kubeflow no longer admits it; the run goes on.
     """
     goes_on = f"The run goes on; watch it with: {connection.command('status', run_id, '--wait')}"
     shown: dict[str, str] = {}
@@ -46,10 +46,10 @@ def watch(
         while True:
             try:
                 run = look()
-            except UserError as error:
-                if not shown or error.exit_code != UserError.exit_code:
+            except NotAdmitted as error:
+                if not shown:
                     raise
-                raise Interrupted(f"{error} {goes_on}") from error  # as when a token has expired
+                raise Interrupted(f"{error} {goes_on}") from error  # a token has expired
             for number, task in enumerate(run.tasks, 1):
                 before = shown.get(task.name, "pending")
                 shown[task.name] = task.said

@@ -145,6 +145,15 @@ def test_a_token_that_expires_while_a_run_is_watched_interrupts_the_watching(
     assert shlex.split(command) == ["python", "-m", "pipelines", "status", run, "--wait", *given]
 
 
+def test_a_run_that_is_deleted_while_it_is_watched_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.watching.POLL_SECONDS", 0.01)
+    with kubeflow(KubeflowServer()) as server:
+        run = server.replay("always")
+        with pytest.raises(UserError, match="does not know it") as caught:
+            Cluster(Connection(host=server.host)).wait(run, say=lambda line: server.runs.clear())
+    assert not isinstance(caught.value, Interrupted)
+
+
 def test_commands_in_messages_reach_the_same_kubeflow(tmp_path: Path) -> None:
     connection = Connection(
         host="http://h:1/pipeline",

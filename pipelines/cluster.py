@@ -291,10 +291,18 @@ class Cluster:
         return Logs(self._kubeflow).read(lambda: self.run(run_id), task=task, follow=follow, everything=everything)
 
     def stage_errors(self, run: Run) -> dict[str, str]:
-        """Returns what the stages that failed said of it, by task, as far as their logs can be read."""
-        logs = Logs(self._kubeflow)
-        found = {task.name: logs.stage_error(run, task) for task in run.failed}
-        return {name: str(error) for name, error in found.items() if error}
+        """Returns what stages that failed, or else Kubeflow's launcher for them, said of it, as far as logs can be read.
+
+        Returns:
+            A sentence by task.
+        """
+        logs, found = Logs(self._kubeflow), {}
+        for task in run.failed:
+            if error := logs.stage_error(run, task):
+                found[task.name] = str(error)
+            elif reason := logs.launchers_failure(run, task):
+                found[task.name] = f"Kubeflow's launcher could not do its own part: {reason}"
+        return found
 
     # ----------------------------------------------------------------------------------------------------------- fetch
 

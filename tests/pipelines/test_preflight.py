@@ -172,6 +172,11 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedSe
         yield server
 
 
+@pytest.mark.parametrize("name", ["cat_store", "Cat-Store", "-cat", "cat-", "cat/store", "a" * 254])
+def test_a_secret_has_a_name_that_kubernetes_takes(name: str) -> None:
+    assert "is no name that a Secret can have" in one(found(f"resources.store_secret={name}"), certain=True)
+
+
 def test_the_bucket_of_checkpoints_is_looked_for(object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     place = "resources.checkpoints=s3://dog/checkpoints"
     assert found(SECRET, place) == ([], []), "the store cannot be asked from here"

@@ -317,6 +317,11 @@ def test_status_shows_what_a_failed_stage_said(server: KubeflowServer, capsys: p
     first, second = json.loads(capsys.readouterr().out)["tasks"][:2]
     assert first["error"] == "There are no images in s3://cat/none."
     assert "error" not in second
+    server.logs = {
+        "prepare-dataset": "F1126 13:37:40.761519      16 main.go:59] failed to execute component: no bucket\n"
+    }
+    assert main(["status", run, "--host", server.host]) == 0
+    assert "Kubeflow's launcher could not do its own part: no bucket\n" in capsys.readouterr().out
 
 
 def test_a_run_that_a_person_ended_is_canceled_and_no_failure_of_its_stage(

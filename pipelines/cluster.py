@@ -291,7 +291,7 @@ class Cluster:
         return Logs(self._kubeflow).read(lambda: self.run(run_id), task=task, follow=follow, everything=everything)
 
     def stage_errors(self, run: Run) -> dict[str, str]:
-        """Returns what stages that failed, or else Kubeflow's launcher for them, said of it, as far as logs can be read.
+        """Returns what failed stages, or else Kubeflow's launcher, said of it, as far as logs can be read.
 
         Returns:
             A sentence by task.

@@ -38,6 +38,10 @@ REQUEST_ERRORS = (kfp_server_api.ApiException, urllib3.exceptions.HTTPError)
 """Exceptions of failed requests."""
 
 
+_PLAIN_ANSWERS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL makes of a server that speaks http where https is expected."""
+
+
 class NotAdmitted(UserError):
     """Kubeflow does not answer to these credentials, or not any more."""
 
@@ -301,25 +305,17 @@ class Kubeflow:
 
     def _about_protocol(self, error: Exception) -> str:
         """Returns what to change about the protocol that an address names; "" if it is not at fault."""
-        cause = getattr(error, "reason", None) or error
-        host = self.connection.host or ""
+        cause, host = getattr(error, "reason", None) or error, self.connection.host or ""
         if isinstance(cause, urllib3.exceptions.SSLError):
             if "CERTIFICATE" in str(cause):
                 return "its certificate is not trusted here: give the authority's, as PEM, with --ca-file"
-            return f"it does not speak https: give --host http://{host.partition('://')[2]}"
+            if any(each in str(cause) for each in _PLAIN_ANSWERS):
+                return f"it does not speak https: give --host http://{host.partition('://')[2]}"
         broken = isinstance(cause, urllib3.exceptions.ProtocolError)
         if host.startswith("http://") and (broken or "https" in reason(error).lower()):
-            return f"it may speak https alone: give --host https://{host.partition('://')[2]}"
+            https = f"if it speaks https alone, give --host https://{host.partition('://')[2]}"
+            return f"{https}; else check that `kubectl port-forward` runs if you need it"
         return ""
-
-    def _passes(self, error: Exception) -> bool:
-        """Returns whether a request that failed with this error may succeed later.
-
-        Before the first answer, silence counts as a wrong address.
-        """
-        if isinstance(error, kfp_server_api.ApiException):
-            return error.status is not None and passing(error.status)
-        return self._reached
 
 
 def _pause(error: Exception) -> float | None:

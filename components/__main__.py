@@ -23,6 +23,7 @@ from datetime import timedelta
 from typing import Any
 
 from components import __version__
+from components.attempts import Attempt
 from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
@@ -49,8 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     trains = options.stage in TRAININGS
     keeps = bool(getattr(options, CHECKPOINT.name, None) or os.environ.get(CHECKPOINTS_VARIABLE))
 
+    attempt = Attempt.of_job(options.stage) if trains else None
+
     def command() -> None:
-        with ending_together() if trains else contextlib.nullcontext(), telling_out_of_memory(options.stage):
+        with contextlib.ExitStack() as around:
+            if trains:
+                around.enter_context(ending_together())
+            if attempt:
+                around.enter_context(attempt.refused_once())
+            around.enter_context(telling_out_of_memory(options.stage))
             text, details = options.command(options)
         if text:
             answer(json.dumps(details) if options.json else text)

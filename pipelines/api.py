@@ -18,6 +18,7 @@ from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.preflight import Plan, findings, report
+from pipelines.reuse import Reuse, compare
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
 __all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "validate"]
@@ -155,7 +156,7 @@ class Valid:
     Attributes:
         compiled: Its pipeline.
         forecast: What it will cost, as far as that is known.
-        cached: Tasks that a local run takes from the cache, once per student.
+        cached: Tasks that the run takes from the cache, once per student; on a cluster, as the newest run shows it.
         executed: Tasks that it runs. Both are empty if that is unknown.
     """
 
@@ -212,16 +213,35 @@ def validate(
     plan = _plan(compiled, settings, arguments or {}, **place)
     cluster = _checked_cluster(plan, connection, say)
     made = forecast(plan)
-    if earlier := cluster.newest(pipeline):
-        report(cluster.lost_results(earlier, made_anew=()), say)
-        made.notes.append(
-            changes_since(earlier.name, earlier.spec, compiled.spec)
-            or f"Image and code are those of run {earlier.name}: stages with the same settings and inputs come from "
-            "the cache."
-        )
-    else:
+    reused = _from_clusters_cache(compiled, settings, plan, cluster, made, say)
+    return Valid(compiled, made, reused.cached, reused.executed)
+
+
+def _from_clusters_cache(
+    compiled: Compiled,
+    settings: Recipe,
+    plan: Plan,
+    cluster: Cluster,
+    made: Forecast,
+    say: Callable[[str], None],
+) -> Reuse:
+    """Returns the tasks that come from the cache as far as the newest run shows it, and says why others do not."""
+    earlier = cluster.newest(plan.pipeline)
+    if earlier is None:
         made.notes.append("There is no earlier run of this pipeline, so nothing comes from the cache.")
-    return Valid(compiled, made)
+        return Reuse()
+    report(cluster.lost_results(earlier, made_anew=()), say)
+    if unknown := unpinned(plan.sections()):
+        made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
+        return Reuse()
+    pinned = pin_weights(settings)
+    arguments = _complete(compiled, pinned, plan.arguments, here=False)
+    reused = compare(earlier.spec, earlier.arguments, compiled.spec, arguments)
+    made.notes += [f"Not from run {earlier.name}: {reason}" for reason in reused.reasons]
+    made.notes.append(
+        f"The cache was compared with the newest run alone, {earlier.name}; it may hold results of older ones, too."
+    )
+    return reused
 
 
 def _from_local_cache(

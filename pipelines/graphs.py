@@ -78,6 +78,7 @@ def prepare_images(given: SimpleNamespace, placement: Placement) -> Images:
         "dataset",
         prepare_dataset(
             config=given.dataset,
+            source=given.dataset_source,
             code_digest=placement.code_digest("dataset"),
             source_version=given.source_version,
         ),

@@ -34,6 +34,9 @@ LOOKING_SECONDS = 5.0
 ROOT_SCHEMES = ("minio", "s3", "gs")
 """Schemes of addresses to which Kubeflow's launcher can write artifacts."""
 
+KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""A name that a Secret may have."""
+
 OWN_IMAGE = "cat-pipeline"
 """Name of the image that this project builds; it holds no data of a user."""
 
@@ -203,7 +206,13 @@ def _may_lie_in_image(address: str, image: str) -> bool:
 
 
 def _secret(plan: Plan) -> Iterator[Finding]:
-    if not plan.in_pods or plan.recipe.resources.store_secret:
+    name = plan.recipe.resources.store_secret
+    if plan.in_pods and name and not KUBERNETES_NAME.fullmatch(name):
+        yield wrong(
+            f"resources.store_secret {name!r} is no name that a Secret can have; give small letters, digits, dots and "
+            "dashes, such as cat-store."
+        )
+    if not plan.in_pods or name:
         return
     used = {setting: address for setting, address in plan.addresses().items() if is_in_object_store(address)}
     if plan.recipe.resources.checkpoints and plan.trains and is_in_object_store(plan.recipe.resources.checkpoints):
@@ -243,7 +252,13 @@ def _root(plan: Plan) -> Iterator[Finding]:
 
 
 def _content(plan: Plan) -> Iterator[Finding]:
-    """Looks at what every address holds, where that can be seen from here."""
+    """Looks at what every address holds, where that can be seen from here, and for the bucket of checkpoints."""
+    place = plan.recipe.resources.checkpoints
+    if plan.in_pods and place and plan.trains and is_in_object_store(place) and not store_out_of_sight():
+        try:
+            Storage(patience=LOOKING_SECONDS).file_names(f"{place.rstrip('/')}/refused")
+        except UserError as error:
+            yield Finding(type(error)(f"resources.checkpoints {place}: {error}"), certain=True)
     for setting, address in plan.addresses().items():
         if is_in_object_store(address):
             yield from _in_store(setting, address, plan)

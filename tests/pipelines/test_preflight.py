@@ -172,6 +172,22 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedSe
         yield server
 
 
+@pytest.mark.parametrize("name", ["cat_store", "Cat-Store", "-cat", "cat-", "cat/store", "a" * 254])
+def test_a_secret_has_a_name_that_kubernetes_takes(name: str) -> None:
+    assert "is no name that a Secret can have" in one(found(f"resources.store_secret={name}"), certain=True)
+
+
+def test_the_bucket_of_checkpoints_is_looked_for(object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "resources.checkpoints=s3://dog/checkpoints"
+    assert found(SECRET, place) == ([], []), "the store cannot be asked from here"
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    sentence = one(found(SECRET, place), certain=True)
+    assert sentence.startswith("resources.checkpoints s3://dog/checkpoints: The object store at ")
+    assert "has no bucket 'dog'" in sentence
+    assert found(SECRET, "resources.checkpoints=s3://cat/checkpoints") == ([], [])
+
+
 @pytest.mark.parametrize("in_pods", [True, False])
 def test_addresses_in_the_store_are_looked_at(
     in_pods: bool, object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch

@@ -74,7 +74,7 @@ def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) ->
     assert {"AWS_SESSION_TOKEN", "CAT_WEB_TOKEN", "MLFLOW_TRACKING_TOKEN"} < optional
     needed = {each["name"] for each in container["env"]} - optional
     store = {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    assert needed == {*store, "CAT_CHECKPOINTS", "CAT_CHECKPOINT_SECONDS", "CAT_WAIT_FOR_SERVERS"}
+    assert needed == {*store, "CAT_CHECKPOINTS", "CAT_CHECKPOINT_SECONDS", "CAT_WAIT_FOR_SERVERS", "CAT_ACCELERATORS"}
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp"}
 
 
@@ -94,7 +94,7 @@ def test_pods_know_how_often_to_save_and_log(changes: list[str], expected: dict[
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
     given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-    assert given == {"CAT_WAIT_FOR_SERVERS": "1"} | expected
+    assert given == {"CAT_WAIT_FOR_SERVERS": "1", "CAT_ACCELERATORS": "4"} | expected
 
 
 @pytest.mark.parametrize(

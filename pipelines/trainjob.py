@@ -13,6 +13,7 @@ from typing import Any
 
 from components.attempts import JOB_VARIABLE
 from components.catlib.config import ResourcesConfig, StageName, StageResources
+from components.catlib.config.resources import ACCELERATORS_VARIABLE
 from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -97,11 +98,7 @@ def training_manifests(
         "spec": {
             "mlPolicy": {"numNodes": nodes, "torch": {}},
             "template": {
-                "spec": {
-                    "replicatedJobs": [
-                        _job(resources, given.retries or 0, f"{name}-recipe" if own else None, certificates)
-                    ]
-                }
+                "spec": {"replicatedJobs": [_job(resources, given, f"{name}-recipe" if own else None, certificates)]}
             },
         },
     }
@@ -153,7 +150,9 @@ def _quantities(given: StageResources, accelerator: str) -> dict[str, dict[str, 
     }
 
 
-def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None, certificates: str) -> dict[str, Any]:
+def _job(
+    resources: ResourcesConfig, given: StageResources, recipe_map: str | None, certificates: str
+) -> dict[str, Any]:
     """Returns the job of one machine; the TrainJob adds image, command and resources."""
     recipes = {"name": "recipes", "configMap": {"name": recipe_map}}
     secret = resources.store_secret
@@ -164,6 +163,8 @@ def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None, certi
     ]
     environment.append({"name": WAIT_VARIABLE, "value": "1"})
     environment.append({"name": JOB_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": _JOB_UID}}})
+    if given.gpus:
+        environment.append({"name": ACCELERATORS_VARIABLE, "value": str(given.gpus)})
     if resources.checkpoints:
         environment.append({"name": CHECKPOINTS_VARIABLE, "value": resources.checkpoints})
     environment += [{"name": name, "value": value} for name, value in variables(resources, on_cluster=True).items()]
@@ -195,6 +196,6 @@ def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None, certi
         "name": "node",
         "template": {
             "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
-            "spec": {"backoffLimit": retries, "template": {"spec": pod}},
+            "spec": {"backoffLimit": given.retries or 0, "template": {"spec": pod}},
         },
     }

@@ -16,6 +16,7 @@ from components.catlib.config import EvaluateConfig
 from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
+from components.catlib.distributed.devices import measuring_device
 from components.catlib.errors import UserError
 from components.catlib.fitting import check_fits
 from components.catlib.metrics.baseline import baselines
@@ -75,7 +76,7 @@ def run(
     direction = networks["student"].direction
     for each in networks.values():
         check_fits(each, packed, direction)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = measuring_device()
     held_out = HeldOut(
         dataset=packed,
         statistics=statistics.read(direction),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,6 +17,7 @@ from components.catlib.artifacts import writing
 from components.catlib.config import RealStatsConfig, WeightsConfig
 from components.catlib.data.packed import PackedDataset, SplitName
 from components.catlib.data.resizing import resize
+from components.catlib.distributed.devices import measuring_device
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import (
     FID_WEIGHTS_SHA256,
@@ -98,7 +98,7 @@ def _statistics(network: FeatureNetwork, dataset: PackedDataset, domain: Domain,
         network,
         (batch for split in splits for batch in _images(dataset, split, domain, batch_size)),
         protocol=protocol,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=measuring_device(),
     )
 
 

@@ -78,7 +78,8 @@ def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) ->
     (uid,) = [each["valueFrom"] for each in container["env"] if each["name"] == "CAT_JOB_UID"]
     assert uid == {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}}
     store = {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    assert needed == {*store, "CAT_CHECKPOINTS", "CAT_CHECKPOINT_SECONDS", "CAT_WAIT_FOR_SERVERS", "CAT_JOB_UID"}
+    ours = {"CAT_CHECKPOINTS", "CAT_CHECKPOINT_SECONDS", "CAT_WAIT_FOR_SERVERS", "CAT_JOB_UID", "CAT_ACCELERATORS"}
+    assert needed == store | ours
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp", "/kfp/certs"}
 
 
@@ -110,7 +111,7 @@ def test_pods_know_how_often_to_save_and_log(changes: list[str], expected: dict[
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
     given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-    assert given == {"CAT_WAIT_FOR_SERVERS": "1"} | expected
+    assert given == {"CAT_WAIT_FOR_SERVERS": "1", "CAT_ACCELERATORS": "4"} | expected
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,10 @@ StageName = Literal["dataset", "real_stats", "teacher", "prune", "distill", "eva
 """The stages; `other` is fetching earlier artifacts and planning a sweep."""
 
 
+ACCELERATORS_VARIABLE = "CAT_ACCELERATORS"
+"""Environment variable with the number of accelerators that a task has reserved; without it, what there is is used."""
+
+
 class StageResources(Section):
     """What one stage gets on a cluster; a null comes from the profile."""
 

@@ -97,7 +97,7 @@ class ImageDistillation:
             judging = patch_discriminator_losses(
                 config.adversarial, self._discriminator, fake=fake_shown, real=real_shown
             )
-        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
 
         with frozen(self._discriminator), self._accelerator.autocast():
             judgement = self._discriminator(fake_shown)

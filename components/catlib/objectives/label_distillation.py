@@ -80,7 +80,7 @@ class LabelDistillation:
         with self._accelerator.autocast():
             judging = self._adversary.discriminator_losses(batch, self._student.image(batch.source))
         judging["discriminator"] = total(judging)
-        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
         return averaged(self._accelerator, losses | judging)
 
     def extra_state(self) -> dict[str, Tensor]:

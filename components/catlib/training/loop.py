@@ -32,9 +32,9 @@ from components.catlib.distributed.processes import (
     agreed,
     average_buffers,
     from_main,
-    of_all,
     same_weights,
     share_of_batch,
+    to_main,
 )
 from components.catlib.errors import Interrupted
 from components.catlib.exits import on_stop
@@ -135,7 +135,7 @@ def train(
             if evaluated or overdue or interrupted or out_of_time or progress.step == total_steps:
                 _check_weights(objective.networks, progress.step, total_steps)
             if evaluate and evaluated:
-                with log.paused(), averages.in_place():
+                with log.paused(), averages.in_place(), accelerator.measuring():
                     evaluation = from_main(accelerator, lambda: evaluate(objective.generators))
                     progress.note(evaluation, objective, keep=config.keep)
                     log.scores(progress.step, epoch=epoch, scores=evaluation.flat())
@@ -235,7 +235,10 @@ def _farewell(progress: Progress, total_steps: int, *, saved: bool) -> str:
 def _state(
     objective: Objective, averages: MovingAverages, progress: Progress, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Returns everything that determines the rest of a training, in plain containers; all processes take part."""
+    """Returns everything that determines the rest of a training, in plain containers; all processes take part.
+
+    Only the main process gets what the others hold.
+    """
     device, scaler = accelerator.device, accelerator.scaler
     own = {
         "objective": objective.extra_state(),
@@ -247,7 +250,7 @@ def _state(
         "optimizers": {name: optimizer.state_dict() for name, optimizer in objective.optimizers.items()},
         "averages": averages.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
-        "processes": of_all(accelerator, on_cpu(own)),
+        "processes": to_main(accelerator, on_cpu(own)),
         "progress": vars(progress),
     }
 

@@ -202,7 +202,7 @@ def validate(
     settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image)
     if connection is None:
-        plan = _plan(compiled, settings, arguments or {}, dry=True)
+        plan = _plan(compiled, settings, arguments or {})
         report(findings(plan), say)
         made = forecast(plan)
         cached, executed = _from_local_cache(compiled, settings, plan, workspace, made)

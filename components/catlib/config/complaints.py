@@ -198,8 +198,11 @@ class _Place(typing.NamedTuple):
     def of_list(self, complaint: str, context: dict[str, Any], found: Any) -> tuple[str, str]:
         """Returns the key and the message for a value that is no list, or a list of another length."""
         default = self.field.default if self.field is not None else None
-        plain = isinstance(default, tuple) and default and not isinstance(default[0], BaseModel)
-        key, example = self.key, list(default) if plain else None
+        listed = default if isinstance(default, tuple) else ()
+        plain = () if any(isinstance(each, BaseModel) for each in listed) else listed
+            default if isinstance(default, tuple) and not any(isinstance(each, BaseModel) for each in default) else ()
+        )
+        key, example = self.key, list(plain) or None
         match complaint:
             case "missing":  # an element of a list
                 key, _, _ = self.key.rpartition(".")
@@ -222,7 +225,7 @@ class _Place(typing.NamedTuple):
             return f"this is a group of settings; set {self.key}.{path}: {found}"
         kind = kind_field(below[0])
         example = f"{kind}: {kinds_of(below[0])[0]}" if len(below) > 1 else next(iter(below[0].model_fields))
-        advice = "leave it out for the defaults, or " if not self.field.is_required() else ""
+        advice = "leave it out for the defaults, or " if self.field is not None and not self.field.is_required() else ""
         return f"this is a group of settings; {advice}name one of them, such as {self.key}.{example}"
 
 

@@ -200,8 +200,6 @@ class _Place(typing.NamedTuple):
         default = self.field.default if self.field is not None else None
         listed = default if isinstance(default, tuple) else ()
         plain = () if any(isinstance(each, BaseModel) for each in listed) else listed
-            default if isinstance(default, tuple) and not any(isinstance(each, BaseModel) for each in default) else ()
-        )
         key, example = self.key, list(plain) or None
         match complaint:
             case "missing":  # an element of a list

@@ -19,7 +19,9 @@ import logging
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from components import __version__
@@ -66,6 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code(command, interrupted=after_interruption(resumes=trains and keeps))
 
 
+LATER = {"dataset": ("teacher", "distill", "evaluate"), "teacher": ("distill", "evaluate"), "distill": ("evaluate",)}
+"""The sections of the stages that read the same images after a stage."""
+
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
@@ -87,11 +92,34 @@ def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict
             },
             options=_further_options(stage, options, recipe),
             output=options.output,
+            check=functools.partial(_check_later, stage, recipe, options.set or []),
         )
     if outcome is None:
         return "", {}
     metrics = outcome.manifest.summary.get("metrics", {})
     return options.output, {"output": options.output, "metrics": metrics, "reused": outcome.reused}
+
+
+def _check_later(stage: Stage, recipe: Recipe, overrides: Sequence[str], dataset: Path) -> None:
+    """Holds a dataset against the needs of the stages after this one, which are in the same recipe.
+
+    Another command may run those with other settings, so what does not fit is a warning, unless a stage trains and this
+    very command set what does not fit: then it is refused before the training.
+    """
+    from components.catlib.data.packed import PackedDataset
+    from components.catlib.needs import Needs, check_needs, unmet
+
+    later = LATER.get(stage.section)
+    if later is None:
+        return
+    images = PackedDataset.open(dataset)
+    given = {override.partition(".")[0] for override in overrides} if stage.trains else set()
+    for section in later:
+        needs = Needs.of({section: recipe.section(section), "prune": recipe.section("prune")})
+        if section in given:
+            check_needs(needs, images)
+        for sentence in unmet(needs, images):
+            logging.getLogger(__name__).warning("a later stage (%s) will refuse these images: %s", section, sentence)
 
 
 def _further_options(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> dict[str, str]:

@@ -50,18 +50,20 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
     compiled.check_arguments(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     if compiled.pipeline in ("compress", "sweep"):
-        _check_pruning(changed)
+        _check_networks(changed)
     if compiled.pipeline == "sweep":
         plan(changed.budgets, changed.sweep.variations, changed.sweep.seeds, changed.section("distill"))
 
 
-def _check_pruning(recipe: Recipe) -> None:
-    """Refuses, before a teacher is trained, what the prune stage would refuse later: above all, unreachable budgets.
+def _check_networks(recipe: Recipe) -> None:
+    """Refuses, before a teacher is trained, crops that no network takes, and what the prune stage would refuse later.
 
     Only the prune stage checks the budgets of published teachers, whose architecture is in their file, and of label
     maps, whose number of planes is in the data.
     """
+    from components.catlib.config.measuring import LPIPS_SMALLEST_SIDE
     from components.catlib.data.builtin import LABELLED
+    from components.catlib.fitting import check_size
     from components.catlib.networks.families import architecture_from_config
     from components.catlib.pruning.search import check_budget, smallest_student
 
@@ -70,6 +72,13 @@ def _check_pruning(recipe: Recipe) -> None:
         raise UserError(
             f"prune.generator is target_to_source, but a teacher of family {teacher.family} has only source_to_target; "
             "set prune.generator to that."
+        )
+    check_size(teacher, size, channels=(3, 3), where="The recipe")
+    if recipe.evaluate.lpips is not None and min(size) < LPIPS_SMALLEST_SIDE[recipe.evaluate.lpips.backbone]:
+        smallest = LPIPS_SMALLEST_SIDE[recipe.evaluate.lpips.backbone]
+        raise UserError(
+            f"evaluate.lpips needs images of at least {smallest} pixels a side, but dataset.crop_size is {size}; "
+            f"set dataset.crop_size to {smallest} or more, or remove evaluate.lpips."
         )
     if teacher.published is not None:
         return
@@ -203,7 +212,7 @@ def validate(
     settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image)
     if connection is None:
-        plan = _plan(compiled, settings, arguments or {}, dry=True)
+        plan = _plan(compiled, settings, arguments or {})
         report(findings(plan), say)
         made = forecast(plan)
         cached, executed = _from_local_cache(compiled, settings, plan, workspace, made)

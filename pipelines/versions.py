@@ -79,7 +79,7 @@ def unpinned(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _pinned(settings: dict[str, Any], key: str, path: str) -> dict[str, Any]:
-    if key == "source" or settings.get("sha256") is not None:
+    if key != "uri" or settings.get("sha256") is not None:
         return settings
     return settings | {"sha256": _digest(settings[key], f"{path}.sha256")}
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from components.catlib.artifacts import ArtifactWriter, Manifest, writing
 from components.catlib.config import EvaluateConfig
+from components.catlib.data.enough import check_held_out
 from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.distributed.devices import measuring_device
-from components.catlib.errors import UserError
-from components.catlib.fitting import check_fits
+from components.catlib.fitting import check_comparable, check_fits, check_segmentable
 from components.catlib.metrics.baseline import baselines
 from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.costs import cost_ratios, costs, time_generators
@@ -27,7 +27,7 @@ from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
 from components.catlib.metrics.protocol import protocol
 from components.catlib.metrics.scoring import ImageScores, quality, score_images
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
-from components.catlib.metrics.segmenters import Segmenter, check_segmentable, read_segmenter
+from components.catlib.metrics.segmenters import Segmenter, read_segmenter
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.networks.directions import Direction
@@ -76,6 +76,7 @@ def run(
     direction = networks["student"].direction
     for each in networks.values():
         check_fits(each, packed, direction)
+    check_held_out(packed, [direction.input.value])
     device = measuring_device()
     held_out = HeldOut(
         dataset=packed,
@@ -132,18 +133,8 @@ def _segmenter(config: EvaluateConfig, dataset: PackedDataset, direction: Direct
 def _lpips(config: EvaluateConfig, dataset: PackedDataset, device: str) -> Lpips | None:
     if config.lpips is None:
         return None
-    if not dataset.test_is_paired:
-        raise UserError(
-            f"LPIPS compares images with their true targets, but the test images of {dataset.folder} have none; "
-            "remove evaluate.lpips."
-        )
-    lpips = read_lpips(config.lpips, device)
-    if min(dataset.crop_size) < lpips.smallest_side:
-        raise UserError(
-            f"LPIPS with the backbone {lpips.identity.backbone} needs images of at least {lpips.smallest_side} pixels "
-            f"a side, but those of {dataset.folder} are {dataset.crop_size}; remove evaluate.lpips."
-        )
-    return lpips
+    check_comparable(config.lpips.backbone, dataset)
+    return read_lpips(config.lpips, device)
 
 
 def _scores(generator: Generator, held_out: HeldOut) -> ImageScores:

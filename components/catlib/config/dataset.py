@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.catlib.config.sections import Count, Section, Size
+from components.catlib.config.sections import Address, Count, Section, Size
 
 DatasetDirection = Literal["AtoB", "BtoA"]
 """Which of the domains A and B is translated into the other."""
@@ -15,7 +15,7 @@ DatasetDirection = Literal["AtoB", "BtoA"]
 class DatasetConfig(Section):
     """The images that the dataset stage reads, and how it packs them."""
 
-    source: str = Field(
+    source: Address = Field(
         default="builtin:relief-to-satellite",
         description="where the images are: the path or the https://, s3:// or minio:// address of a folder or an "
         "archive (.zip, .tar, .tar.gz); the name of a known dataset: horse2zebra, apple2orange, "

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from components.catlib.config.sections import Count, Positive, Section, default_kind
+from components.catlib.config.sections import Address, Count, Positive, Section, default_kind
 
 
 class NormConfig(Section):
@@ -141,7 +141,7 @@ ImageDiscriminatorConfig = Annotated[
 class WeightsConfig(Section):
     """Weights from outside: the address of a file, and its expected digest."""
 
-    uri: str = Field(description="path, s3:// or https:// address of the file")
+    uri: Address = Field(description="path, s3:// or https:// address of the file")
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of the file")
 
 

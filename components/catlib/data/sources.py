@@ -31,6 +31,7 @@ from PIL import Image
 from components.catlib.config import DatasetConfig
 from components.catlib.data import cityscapes
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
+from components.catlib.data.enough import HELD_OUT
 from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile
 from components.catlib.data.layouts import ALL, INSTANCES, Arrangement, Layout, arrange, meaning, recognise, refusal
 from components.catlib.data.packed import ImageRole, LeftOut, SplitName
@@ -299,8 +300,8 @@ def _choose_splits(
         return {"train": found.get("train", []), "test": found[held_out]}, f"folders train and {held_out}"
     items = next(iter(found.values()))
     count = min(round(len(items) * test_fraction), len(items) - 1)
-    if test_fraction > 0 and len(items) > 1:
-        count = max(1, count)
+    if test_fraction > 0:  # scores need two
+        count = max(min(HELD_OUT, len(items) - 1), count)
     by_digest = sorted((name for name, _ in items), key=lambda name: hashlib.sha256(name.encode()).digest())
     test_names = set(by_digest[:count])
     splits: dict[SplitName, list[tuple[str, Item]]] = {

@@ -24,6 +24,7 @@ from components.catlib.config.networks import (
     PixelConfig,
     PublishedConfig,
     PublishedCycleGanConfig,
+    StartConfig,
     WeightsConfig,
 )
 from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig, varied
@@ -70,6 +71,7 @@ __all__ = [
     "SpadeDistillConfig",
     "StageName",
     "StageResources",
+    "StartConfig",
     "SweepConfig",
     "TeacherConfig",
     "Toleration",

@@ -7,14 +7,14 @@ networks; only what no weight depends on may differ: dropout, and the size of th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import DiscriminatorConfig, GeneratorConfig, StartConfig, TeacherConfig
-from components.catlib.errors import UserError
+from components.catlib.networks.alike import check_alike, check_earlier
 from components.catlib.networks.architecture_files import OpenedNetworks, open_networks
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
@@ -28,18 +28,6 @@ from components.catlib.networks.state_dicts import build_with_state
 from components.catlib.storage import local_artifact, local_copy, shown
 
 logger = logging.getLogger(__name__)
-
-FREE = {"dropout", "crop_width", "aspect_ratio"}
-"""Parts of an architecture on which no weight depends."""
-
-WITHOUT_EFFECT = {"init", "init_gain", "dropout"}
-"""Settings of a network that do not count when it starts with earlier weights."""
-
-CHANNELS = {"in_channels", "out_channels", "semantic_channels"}
-"""Parts of an architecture that the dataset determines."""
-
-SETTINGS = {"down[0]": "base_channels", "number of blocks": "num_blocks"}
-"""Parts of an architecture whose setting has another name."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +69,10 @@ class EarlierTeacher:
                 return self._fresh(f"generator {direction}")
             earlier = load_generator(self.place, like=like, input_size=crop_size, sha256=self.digest)
             found = earlier.architecture
-            self._check("generator", found, wanted, like)
+            check_alike("generator", found, wanted, like, address=self.address, earlier=self._settings("generator"))
         else:
             found = self.networks.architectures.generator(direction)
-            self._check("generator", found, wanted, like)
+            check_alike("generator", found, wanted, like, address=self.address, earlier=self._settings("generator"))
             earlier = read_generator(self.networks, direction)
         return build_with_state(lambda: build_generator(wanted), earlier.state_dict(), where=str(self.place))
 
@@ -105,41 +93,15 @@ class EarlierTeacher:
             return self._fresh(f"discriminator of {direction.output} images")
         wanted = discriminator_from_config(like, in_channels=in_channels)
         found = self.networks.architectures.discriminator(direction.output)
-        self._check("discriminator", found, wanted, like)
+        check_alike("discriminator", found, wanted, like, address=self.address, earlier=self._settings("discriminator"))
         state = read_discriminator(self.networks, direction.output).state_dict()
         return build_with_state(lambda: build_discriminator(wanted), state, where=str(self.place))
 
+    def _settings(self, role: str) -> Mapping[str, Any]:
+        return self.networks.manifest.config.get(role, {}) if self.networks else {}
+
     def _fresh(self, what: str) -> None:
         logger.warning("teacher.start_from %s holds no %s: a fresh one is used", shown(self.address), what)
-
-    def _check(
-        self,
-        role: str,
-        found: Any,
-        wanted: Any,
-        like: GeneratorConfig | DiscriminatorConfig,
-    ) -> None:
-        """Refuses an earlier network of another architecture."""
-        differing = list(_differences(found.model_dump(), wanted.model_dump()))
-        if not differing:
-            return
-        where = f"teacher.start_from {shown(self.address)} holds a {role}"
-        for name, there, here in differing:
-            if name in CHANNELS:
-                raise UserError(
-                    f"{where} with {name} {there}, but the dataset asks for {name} {here}; give images with such "
-                    "channels, or leave teacher.start_from out."
-                )
-        settings, earlier = like.model_dump(mode="json"), self.networks.manifest.config if self.networks else {}
-        of_settings = [
-            each for each in _differences(earlier.get(role, {}), settings) if each[0] not in WITHOUT_EFFECT
-        ] or [(name, *values) for path, *values in differing if (name := SETTINGS.get(path, path)) in _paths(settings)]
-        name, there, here = (of_settings or differing)[0]
-        advice = " and ".join(f"set teacher.{role}.{name}={_written(there)}" for name, there, _ in of_settings)
-        raise UserError(
-            f"{where} with {name} {_written(there)}, but teacher.{role} describes one with {name} {_written(here)}; "
-            f"{advice or f'make teacher.{role} like the earlier one'}, or leave teacher.start_from out."
-        )
 
 
 def open_earlier(config: TeacherConfig) -> EarlierTeacher | None:
@@ -157,49 +119,5 @@ def open_earlier(config: TeacherConfig) -> EarlierTeacher | None:
         return EarlierTeacher(start.uri, file_sha256(path), path, None)
     folder = local_artifact(start.uri, "teacher")
     networks = open_networks(folder, "teacher")
-    digest, family = networks.manifest.digest(), networks.manifest.config.get("family", config.family)
-    if start.sha256 not in (None, digest):
-        raise UserError(
-            f"teacher.start_from {shown(start.uri)} has the digest {digest}, expected is {start.sha256}; was it "
-            "replaced? Correct teacher.start_from.sha256, or leave it out."
-        )
-    if family != config.family:
-        raise UserError(
-            f"teacher.start_from {shown(start.uri)} is a teacher of family {family}, but teacher.family is "
-            f"{config.family}; set teacher.family={family}, or leave teacher.start_from out."
-        )
-    return EarlierTeacher(start.uri, digest, folder, networks)
-
-
-def _differences(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields where two descriptions differ: the path to a value such as `norm.kind`, and both values."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for name in [name for name in here if name not in FREE and name in there]:
-            yield from _differences(there[name], here[name], f"{path}.{name}".removeprefix("."))
-    elif _is_list(there) and _is_list(here) and len(there) != len(here) and not path.startswith("kernel"):
-        yield f"number of {path}", len(there), len(here)
-    elif _is_list(there) and _is_list(here) and not path.startswith("kernel"):
-        for number, (one, other) in enumerate(zip(there, here, strict=True)):
-            yield from _differences(one, other, f"{path}[{number}]")
-    elif there != here and not (_is_list(there) and _is_list(here) and list(there) == list(here)):
-        yield path, there, here
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _paths(settings: Mapping[str, Any], path: str = "") -> set[str]:
-    """Returns the paths of all settings of a section."""
-    return {
-        inner
-        for name, value in settings.items()
-        for inner in (_paths(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}"})
-    }
-
-
-def _written(value: Any) -> str:
-    """Writes a value as `--set` takes it."""
-    if _is_list(value):
-        return f"[{','.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    check_earlier(start, config, networks)
+    return EarlierTeacher(start.uri, networks.manifest.digest(), folder, networks)

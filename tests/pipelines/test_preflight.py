@@ -114,8 +114,10 @@ def test_an_earlier_teacher_must_be_one_and_fit_the_recipe(tmp_path: Path) -> No
     assert f"set teacher.generator.base_channels={smoke.teacher.generator.base_channels}" in wider
     other = one(found(start, "teacher.family=cyclegan", in_pods=False), certain=True)
     assert "is a teacher of family pix2pix, but teacher.family is cyclegan" in other
-    (tmp_path / "teacher/manifest.json").unlink()
-    assert "manifest.json" in one(found(start, in_pods=False), certain=True)
+    with writing(tmp_path / "images", kind="dataset", config=smoke.dataset):
+        pass
+    images = one(found(f"teacher.start_from={tmp_path / 'images'}", in_pods=False), certain=True)
+    assert "dataset" in images and "teacher" in images
 
 
 def test_weights_may_be_fetched_after_a_dry_run() -> None:

@@ -19,6 +19,8 @@ from components.catlib.data.archives import SUFFIXES
 from components.catlib.data.files import is_image_path
 from components.catlib.data.known_datasets import KNOWN, Dataset
 from components.catlib.errors import UserError
+from components.catlib.networks.alike import check_earlier_generators
+from components.catlib.networks.architecture_files import open_networks
 from components.catlib.storage import Location, Storage, is_in_object_store, is_remote, is_web, shown
 from components.catlib.storage.settings import store_out_of_sight
 from components.catlib.storage.store import NotThere
@@ -363,6 +365,19 @@ def _in_store(setting: str, address: str, plan: Plan) -> Iterator[Finding]:
         )
 
 
+def _earlier_teacher(plan: Plan) -> Iterator[Finding]:
+    """Compares a recipe's teacher with the one that it starts from, if that lies on this machine."""
+    start = plan.recipe.teacher.start_from
+    if start is None or not start.is_artifact or plan.in_pods or plan.pipeline not in ("compress", "sweep"):
+        return
+    if Path(start.uri).exists():
+        try:
+            networks = open_networks(Path(start.uri), "teacher")
+            check_earlier_generators(start, plan.recipe.teacher, networks, plan.recipe.dataset.crop_size)
+        except UserError as error:
+            yield Finding(error, certain=True)
+
+
 CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     _models,
     _students,
@@ -372,5 +387,6 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     _checkpoints,
     _root,
     _content,
+    _earlier_teacher,
 )
 """The checks that need no cluster, in the order in which their findings are shown."""

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from components.catlib.artifacts import writing
+from components.catlib.networks.architecture_files import write_architecture
+from components.catlib.networks.directions import Direction
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from pipelines.__main__ import main
@@ -224,6 +228,21 @@ def test_an_earlier_model_must_be_an_artifact_of_its_kind(tmp_path: Path) -> Non
     assert "is not a teacher artifact" in one(
         found(pipeline="distill-only", arguments=arguments, **LOCAL), certain=True
     )
+def test_an_earlier_teacher_must_be_one_and_fit_the_recipe(tmp_path: Path) -> None:
+    smoke, start = load_recipe("smoke"), f"teacher.start_from={tmp_path / 'teacher'}"
+    size = smoke.dataset.crop_size
+    generator = architecture_from_config(smoke.teacher.generator, in_channels=3, out_channels=3, crop_size=size)
+    with writing(tmp_path / "teacher", kind="teacher", config=smoke.teacher) as writer:
+        write_architecture(writer.folder, Direction.SOURCE_TO_TARGET, generator, size)
+    assert found(start, in_pods=False) == ([], [])
+    wider = one(found(start, "teacher.generator.base_channels=24", in_pods=False), certain=True)
+    assert f"set teacher.generator.base_channels={smoke.teacher.generator.base_channels}" in wider
+    other = one(found(start, "teacher.family=cyclegan", in_pods=False), certain=True)
+    assert "is a teacher of family pix2pix, but teacher.family is cyclegan" in other
+    with writing(tmp_path / "images", kind="dataset", config=smoke.dataset):
+        pass
+    images = one(found(f"teacher.start_from={tmp_path / 'images'}", in_pods=False), certain=True)
+    assert "dataset" in images and "teacher" in images
 
 
 @pytest.mark.parametrize("students", [[], "", [""], [3]])

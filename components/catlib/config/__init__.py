@@ -25,6 +25,7 @@ from components.catlib.config.networks import (
     PixelConfig,
     PublishedConfig,
     PublishedCycleGanConfig,
+    StartConfig,
     WeightsConfig,
 )
 from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig, varied
@@ -71,6 +72,7 @@ __all__ = [
     "SpadeDistillConfig",
     "StageName",
     "StageResources",
+    "StartConfig",
     "SweepConfig",
     "TeacherConfig",
     "Toleration",

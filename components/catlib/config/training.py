@@ -136,7 +136,7 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _check_epochs(self) -> TrainingConfig:
         published = getattr(self, "published", None)  # of teachers and students
-        given = published.model_dump() if published is not None else {}
+        given = published.model_dump() if published is not None else {"generator": getattr(self, "start_from", None)}
         if self.epochs + self.decay_epochs == 0 and not (given.get("generator") or given.get("generator_backward")):
             raise ValueError(
                 "epochs and decay_epochs are both 0, so nothing is trained and published weights are needed; "

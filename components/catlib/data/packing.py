@@ -89,7 +89,11 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         for split, given in zip(SPLITS, (collection.train, collection.test), strict=True)
     }
     _check_space(lists, summary, folder)
-    inspection = Inspection(collection.num_labels, halves=collection.provenance.get("layout") == "combined")
+    inspection = Inspection(
+        collection.num_labels,
+        pairing=collection.pairing,
+        halves=collection.provenance.get("layout") == "combined",
+    )
     names: dict[SplitName, dict[ImageRole, list[str]]] = {split: {} for split in SPLITS}
     for split in SPLITS:
         for samples in lists[split]:
@@ -172,7 +176,7 @@ def _prepare(
     arrays: dict[ImageRole, NDArray[Any]] = {}
     facts: dict[ImageRole, ImageFacts] = {}
     for role, image in images.items():
-        original = image.size
+        original = image
         if prepared_size is not None and image.mode == "RGB":
             image = Image.fromarray(resize(image, prepared_size))
         arrays[role] = resize(image, size)

@@ -106,6 +106,7 @@ def _fill_histograms(report: dict[str, Any], content: Content) -> None:
     Training images give a line, held-out ones dots. The first images that are in both splits are named.
     """
     content.facts += [("warning", warning) for warning in report.get("warnings", [])]
+    content.facts += [("few images", sentence) for sentence in report.get("small", [])]
     for double in report["duplicates"]["first"][:MOST_DOUBLES]:
         content.facts.append(("held out, but also in training", f"{double['test']} is {double['train']}"))
     series: dict[tuple[str, str], dict[str, list[float]]] = {}

@@ -168,6 +168,8 @@ class Origin:
     def _decisive(self, section: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the settings that determine weights."""
         others = {*UNRELATED_TO_WEIGHTS, *Length._fields}
+        if section.get("start_from") is None:
+            others.add("start_from")  # earlier versions did not have this setting
         return _by_content({name: value for name, value in section.items() if name not in others}, self._digests)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from components.catlib.config import TeacherConfig
+from components.catlib.data.channels import described
 from components.catlib.data.packed import PackedDataset, Pairing
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
@@ -33,7 +34,7 @@ def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Dire
         direction: The generator's direction.
 
     Raises:
-        UserError: The crop size or the number of channels differs, or there is no such generator.
+        UserError: The crop size, the channels or the range of values differ, or there is no such generator.
     """
     if networks.input_size != dataset.crop_size:
         made_for, found = (_pixels(size) for size in (networks.input_size, dataset.crop_size))
@@ -46,7 +47,7 @@ def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Dire
 
 
 def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: Direction) -> None:
-    """Refuses images with another number of channels than a generator takes; their size does not matter.
+    """Refuses images with other channels or another range than a generator was made for; their size does not matter.
 
     Args:
         networks: A teacher or a student.
@@ -54,7 +55,7 @@ def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: 
         direction: The generator's direction.
 
     Raises:
-        UserError: The number of channels differs, or there is no such generator.
+        UserError: The number of channels or the range of values differs, or there is no such generator.
     """
     taken = networks.architectures.generator(direction).in_channels
     found = {Domain.SOURCE: dataset.in_channels, Domain.TARGET: dataset.out_channels}[direction.input]
@@ -63,6 +64,14 @@ def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: 
             f"The generator {direction} in {networks.folder} takes {taken} channels, but dataset {dataset.folder} has "
             f"{found} in its {direction.input} images; give the dataset that the generator was trained on."
         )
+    for role, values in networks.values.items():
+        there = dataset.values.get(role, values)
+        if there.range != values.range:
+            raise UserError(
+                f"The networks in {networks.folder} were made for {role} images of {described(values)}, but dataset "
+                f"{dataset.folder} has {described(there)}; set dataset.{role}_values alike, or give the dataset that "
+                "they were trained on."
+            )
 
 
 def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: PackedDataset) -> None:

@@ -5,7 +5,7 @@ else. Kubeflow delivers JSON numbers as floats, so integer fields accept 64.0.
 """
 
 from components.catlib.config.budgets import Budget, parse_budget
-from components.catlib.config.dataset import DatasetConfig
+from components.catlib.config.dataset import RGB, DatasetConfig, ValuesConfig
 from components.catlib.config.distill import (
     CycleGanDistillConfig,
     DistillConfig,
@@ -34,6 +34,7 @@ from components.catlib.config.teacher import CycleGanConfig, Pix2PixConfig, Spad
 from components.catlib.config.training import TrainingConfig
 
 __all__ = [
+    "RGB",
     "Budget",
     "Colour",
     "Count",
@@ -75,6 +76,7 @@ __all__ = [
     "Toleration",
     "TrackingConfig",
     "TrainingConfig",
+    "ValuesConfig",
     "WeightsConfig",
     "default_kind",
     "parse_budget",

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.catlib.artifacts import file_sha256
-from components.catlib.config import SegmenterConfig
+from components.catlib.config import RGB, SegmenterConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.metrics import drn
@@ -153,6 +153,8 @@ def check_segmentable(dataset: PackedDataset, *, direction: Direction) -> None:
         raise UserError(
             f"A segmenter reads photographs, but no photographs are generated from {dataset.folder}; {advice}."
         )
+    if dataset.values["target"] != RGB:
+        raise UserError(f"A segmenter reads 8-bit colours, but dataset.target_values states other numbers; {advice}.")
 
 
 class _OnnxNetwork:

@@ -6,6 +6,7 @@ hold anything else are refused.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import zlib
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from components.catlib.config.dataset import ValuesConfig
@@ -29,13 +30,14 @@ _PLAIN = {"1", "L", "LA", "RGB", "RGBA", "F", *WIDE_GREY}
 """Pillow's modes whose pixels are the numbers of the file."""
 
 _LOW_BYTES = {
-    f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA") for order, other in ("BL", "LB", "NL")
+    f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA") for order, other in ("BL", "LB", "NB")
 }
 """How Pillow reads 16-bit colours, their upper bytes alone -> how it reads the lower bytes: as the upper ones of
 numbers in the other byte order. N is this machine's order, which is little-endian wherever PyTorch runs."""
 
 _TIFF_ORIENTATION = 274
 _TIFF_PALETTE = 3
+_TIFF_IN_ONE_PLANE = 1
 
 
 def read_raster(file: SourceFile, *, values: ValuesConfig, setting: str) -> Raster:
@@ -68,6 +70,13 @@ def decode_raster(file: SourceFile, *, channels: int) -> Raster:
     """
 
     def decode(content: bytes) -> NDArray[Any]:
+        numbers = by_kind(content)
+        if numbers.dtype.kind not in "biuf":
+            raise OtherPixels(f"holds {numbers.dtype} instead of numbers", "save it with a type of real numbers")
+        numbers = numbers.astype(np.uint8) if numbers.dtype.kind == "b" else numbers
+        return numbers[..., None] if numbers.ndim == 2 else numbers
+
+    def by_kind(content: bytes) -> NDArray[Any]:
         if content.startswith(npy.MAGIC_PREFIX):
             return _from_npy(content, channels)
         if content.startswith(_TIFF_STARTS):
@@ -79,8 +88,7 @@ def decode_raster(file: SourceFile, *, channels: int) -> Raster:
             "save it as one of these, which keep every number",
         )
 
-    numbers = decoded(file, decode)
-    return Raster(numbers[..., None] if numbers.ndim == 2 else numbers)
+    return Raster(decoded(file, decode))
 
 
 def checked(raster: Raster, file: SourceFile, *, values: ValuesConfig, setting: str) -> Raster:
@@ -130,8 +138,6 @@ def _from_npy(content: bytes, channels: int) -> NDArray[Any]:
     )
     if dtype.hasobject:
         raise OtherPixels("holds Python objects, which are never unpickled", "save it with a type of numbers")
-    if dtype.kind not in "biuf":
-        raise OtherPixels(f"holds {dtype} instead of numbers", "save it with a type of numbers")
     if len(shape) not in (2, 3) or not all(shape):
         raise OtherPixels(
             f"is an array of the shape {list(shape)}", "save each image as an array [height, width, channels]"
@@ -144,7 +150,7 @@ def _from_npy(content: bytes, channels: int) -> NDArray[Any]:
     if numbers.ndim == 3 and shape[2] != channels and shape[0] == channels:
         numbers = np.moveaxis(numbers, 0, 2)
     check_pixels(numbers.shape[0] * numbers.shape[1])
-    return numbers.astype(dtype.newbyteorder("=").str if dtype.kind != "b" else np.uint8)
+    return numbers.astype(dtype.newbyteorder("="))
 
 
 # ----------------------------------------------------------------------------------------------------------- TIFF files
@@ -159,20 +165,32 @@ def _from_tiff(content: bytes, channels: int) -> NDArray[Any]:
         check_pages(len(series))
         (image,) = series
         page = image.keyframe
-        check_pixels(page.imagewidth * page.imagelength)
         _check_tiff_page(page)
         axes = image.axes
-        others = [(axis, size) for axis, size in zip(axes, image.shape, strict=True) if axis not in "YX"]
-        if not (others in ([], [("Q", channels)], [("I", channels)]) or (len(others) == 1 and others[0][0] in "SC")):
-            check_pages(math.prod(size for _, size in others))
+        others = {axis: size for axis, size in zip(axes, image.shape, strict=True) if axis not in "YX" and size > 1}
+        if others not in ({"Q": channels}, {"I": channels}) and (len(others) > 1 or not others.keys() <= {"S", "C"}):
+            check_pages(math.prod(size for axis, size in others.items() if axis != "S"))
+        check_pixels(math.prod(image.shape) // channels)
         _check_tiff_data(image, len(content))
         try:
             numbers = image.asarray()
         except ValueError as error:
             if "requires the 'imagecodecs' package" not in str(error):
                 raise
+            return _compressed_tiff(content, page)
+    numbers = np.moveaxis(numbers, [axes.index("Y"), axes.index("X")], [0, 1])
+    return numbers.reshape(*numbers.shape[:2], -1)
+
+
+def _compressed_tiff(content: bytes, page: Any) -> NDArray[Any]:
+    """Reads compressed numbers that Pillow can read, but not tifffile."""
+    if page.samplesperpixel == 1 or page.planarconfig == _TIFF_IN_ONE_PLANE:
+        with contextlib.suppress(UnidentifiedImageError):
             return _with_pillow(content)
-    return np.moveaxis(numbers, [axes.index("Y"), axes.index("X")], [0, 1])
+    raise OtherPixels(
+        f"is compressed in a way that is not read here ({page.compression.name}, {page.samplesperpixel} channels)",
+        "save it without compression or with deflate",
+    )
 
 
 def _check_tiff_page(page: Any) -> None:

@@ -35,7 +35,8 @@ def tiff(numbers: np.ndarray, **settings: Any) -> bytes:
 
 
 def planar(numbers: np.ndarray) -> bytes:
-    return tiff(np.moveaxis(numbers, 2, 0).copy(), photometric="minisblack", planarconfig="separate")
+    planes = np.moveaxis(numbers, 2, 0).copy()
+    return tiff(planes, photometric="minisblack", planarconfig="separate" if len(planes) > 1 else None)
 
 
 def array(numbers: np.ndarray) -> bytes:
@@ -56,6 +57,22 @@ def lzw(numbers: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(numbers).save(file, "TIFF", compression="tiff_lzw")
     return file.getvalue()
+
+
+def lzw_colours(numbers: np.ndarray, photometric: str = "rgb") -> bytes:
+    """Writes 16-bit colours as LZW, which no writer here does: every byte stands for itself, in codes of 9 bits."""
+    clear, end = 256, 257
+    codes = [code for byte in numbers.astype("<u2").tobytes() for code in (clear, byte)] + [end]
+    bits = "".join(f"{code:09b}" for code in codes)
+    packed = int(bits + "0" * (-len(bits) % 8), 2).to_bytes((len(bits) + 7) // 8, "big")
+    plain = tiff(numbers, photometric=photometric, planarconfig="contig", metadata=None, rowsperstrip=len(numbers))
+    with tifffile.TiffFile(io.BytesIO(plain)) as file:
+        tags = file.pages.first.tags  # type: ignore[union-attr]
+        content = bytearray(plain + packed)
+        for name, value in (("Compression", 5), ("StripOffsets", len(plain)), ("StripByteCounts", len(packed))):
+            size = 2 if tags[name].dtype == 3 else 4
+            content[tags[name].valueoffset : tags[name].valueoffset + size] = value.to_bytes(size, "little")
+    return bytes(content)
 
 
 def png(numbers: np.ndarray) -> bytes:
@@ -130,6 +147,10 @@ def test_integers_with_a_sign_arrive_as_floating_point_numbers():
     assert np.array_equal(read(tiff(signed.astype(np.int16), **PLAIN), 4, "float32", (-32768, 32767)), signed)
 
 
+def test_compressed_16_bit_colours_arrive_bit_by_bit():
+    assert np.array_equal(read(lzw_colours(WIDE[..., :3]), 3), WIDE[..., :3])
+
+
 def test_8_bit_colours_arrive_without_a_conversion():
     rgba = (WIDE >> 8).astype(np.uint8)
     file = io.BytesIO()
@@ -172,7 +193,12 @@ def objects() -> bytes:
         (array(REAL)[:-1], r"has 503 bytes of numbers instead of 504"),
         (array(REAL)[:40], r"EOF"),
         (tiff(REAL, **PLAIN)[:-8], r"truncated"),
-        (tiff(np.zeros((2, 3, 6, 7), np.float32), photometric="minisblack"), r"has \d pages or frames"),
+        (tiff(np.zeros((2, 6, 7, 3), np.float32), photometric="rgb"), r"has 2 pages or frames"),
+        (
+            lzw_colours(WIDE, photometric="minisblack"),
+            r"is compressed in a way that is not read here \(LZW, 4 channels",
+        ),
+        (tiff(REAL.astype(np.complex64), **PLAIN), r"holds complex64 instead of numbers"),
         (pages(), r"has 4 pages or frames"),
         (palette(), r"has pixels of Pillow's mode P"),
         (tiff(REAL, extratags=[(274, "H", 1, 6, True)], **PLAIN), r"is stored turned or mirrored \(orientation 6\)"),

@@ -82,7 +82,7 @@ def _check_networks(recipe: Recipe) -> None:
         )
     if teacher.published is not None:
         return
-    architecture = architecture_from_config(teacher.generator, in_channels=3, out_channels=3, crop_size=size)
+    architecture = architecture_from_config(teacher.generator, **recipe.dataset.channels, crop_size=size)
     smallest_student(architecture, recipe.prune)
     if recipe.dataset.num_labels is None and recipe.dataset.source not in LABELLED:
         for budget in recipe.budgets:

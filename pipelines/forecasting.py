@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components.catlib.config import DatasetConfig, Recipe
 from components.catlib.data.builtin import PREFIX, open_builtin
 from components.catlib.data.known_datasets import KNOWN
 from components.catlib.data.locating import open_source
+from components.catlib.data.packed import ImageRole
 from components.catlib.data.samples import Collection
 from components.catlib.data.sources import open_tree
 from components.catlib.networks.families import architecture_from_config
@@ -85,7 +88,7 @@ def _macs(recipe: Recipe, made: Forecast, *, with_teacher: bool) -> None:
         made.notes.append("The MACs follow from the teacher, whose architecture is not known yet.")
         return
     size = recipe.dataset.crop_size
-    teacher: Any = architecture_from_config(recipe.teacher.generator, in_channels=3, out_channels=3, crop_size=size)
+    teacher: Any = architecture_from_config(recipe.teacher.generator, **recipe.dataset.channels, crop_size=size)
     made.teacher_macs = paper_macs(teacher, *size)
     made.budgets = {
         budget: min(check_budget(teacher, input_size=size, budget=budget, config=recipe.prune), made.teacher_macs)
@@ -104,7 +107,7 @@ def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:
     made.images = max(counts, default=0)
     pixels = {"train": math.prod(config.load_size), "test": math.prod(config.crop_size)}
     made.disk_bytes["packed images"] = sum(
-        len(each.samples[: config.max_images]) * pixels[split] * _bytes_per_pixel(role, collection)
+        len(each.samples[: config.max_images]) * pixels[split] * _bytes_per_pixel(role, collection, config)
         for split, lists in (("train", collection.train), ("test", collection.test))
         for each in lists
         for role in each.roles
@@ -116,10 +119,13 @@ def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:
             made.steps[stage] = (section.epochs + section.decay_epochs) * (made.images // section.batch_size)
 
 
-def _bytes_per_pixel(role: str, collection: Collection) -> int:
+def _bytes_per_pixel(role: ImageRole, collection: Collection, config: DatasetConfig) -> int:
     if role == "source" and collection.num_labels is not None:
         return 1
-    return {"instances": 4, "ground_truth": 0}.get(role, 3)
+    if role == "source" or role == "target":
+        values = config.values[role]
+        return values.channels * np.dtype(values.type).itemsize
+    return {"instances": 4, "ground_truth": 0}[role]
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from components.catlib.config import TeacherConfig
+from components.catlib.config import RGB, TeacherConfig
 from components.catlib.config.measuring import LPIPS_SMALLEST_SIDE
+from components.catlib.data.channels import described
 from components.catlib.data.packed import PackedDataset, Pairing
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
@@ -34,7 +35,7 @@ def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Dire
         direction: The generator's direction.
 
     Raises:
-        UserError: The crop size or the number of channels differs, or there is no such generator.
+        UserError: The crop size, the channels or the range of values differ, or there is no such generator.
     """
     if networks.input_size != dataset.crop_size:
         made_for, found = (_pixels(size) for size in (networks.input_size, dataset.crop_size))
@@ -47,7 +48,7 @@ def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Dire
 
 
 def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: Direction) -> None:
-    """Refuses images with another number of channels than a generator takes; their size does not matter.
+    """Refuses images with other channels or another range than a generator was made for; their size does not matter.
 
     Args:
         networks: A teacher or a student.
@@ -55,7 +56,7 @@ def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: 
         direction: The generator's direction.
 
     Raises:
-        UserError: The number of channels differs, or there is no such generator.
+        UserError: The number of channels or the range of values differs, or there is no such generator.
     """
     taken = networks.architectures.generator(direction).in_channels
     found = {Domain.SOURCE: dataset.in_channels, Domain.TARGET: dataset.out_channels}[direction.input]
@@ -64,6 +65,14 @@ def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: 
             f"The generator {direction} in {networks.folder} takes {taken} channels, but dataset {dataset.folder} has "
             f"{found} in its {direction.input} images; give the dataset that the generator was trained on."
         )
+    for role, values in networks.values.items():
+        there = dataset.values.get(role, values)
+        if there.range != values.range:
+            raise UserError(
+                f"The networks in {networks.folder} were made for {role} images of {described(values)}, but dataset "
+                f"{dataset.folder} has {described(there)}; set dataset.{role}_values alike, or give the dataset that "
+                "they were trained on."
+            )
 
 
 def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: PackedDataset) -> None:
@@ -140,6 +149,8 @@ def check_segmentable(dataset: PackedDataset, *, direction: Direction) -> None:
         raise UserError(
             f"A segmenter reads photographs, but no photographs are generated from {dataset.folder}; {advice}."
         )
+    if dataset.values["target"] != RGB:
+        raise UserError(f"A segmenter reads 8-bit colours, but dataset.target_values states other numbers; {advice}.")
 
 
 def check_comparable(backbone: Literal["alex", "vgg"], dataset: PackedDataset) -> None:

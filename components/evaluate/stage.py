@@ -14,7 +14,7 @@ from torch import Tensor
 from components.catlib.artifacts import ArtifactWriter, Manifest, writing
 from components.catlib.config import EvaluateConfig
 from components.catlib.data.enough import check_held_out
-from components.catlib.data.image_conversion import to_uint8
+from components.catlib.data.image_conversion import as_pictures
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.distributed.devices import measuring_device
@@ -218,10 +218,10 @@ def _sample_pictures(
     for index, (inputs, target) in enumerate(images):
         if index not in chosen:
             continue
-        shown = to_uint8(inputs) if dataset.num_labels is None else labels_in_colour(inputs, dataset.num_labels)
+        shown = as_pictures(inputs) if dataset.num_labels is None else labels_in_colour(inputs, dataset.num_labels)
         pictures = {"input": shown}
         if dataset.test_is_paired:
-            pictures["target"] = to_uint8(target)
+            pictures["target"] = as_pictures(target)
         for name, generator in generators.items():
-            pictures[name] = to_uint8(generator(inputs.to(held_out.device)).cpu())
+            pictures[name] = as_pictures(generator(inputs.to(held_out.device)).cpu())
         yield index, pictures

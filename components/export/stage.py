@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from components.catlib.artifacts import Manifest, writing
-from components.catlib.config import ExportConfig
+from components.catlib.config import RGB, ExportConfig, ValuesConfig
 from components.catlib.data.batches import evaluation_batches
+from components.catlib.data.channels import described
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.exporting.onnx_file import OnnxModel, export_generator
@@ -21,7 +22,7 @@ from components.catlib.exporting.parity import OnnxGenerator, Parity, compare, p
 from components.catlib.fitting import check_channels
 from components.catlib.metrics.latency import Latency
 from components.catlib.networks.architecture import INPUT_DESCRIPTIONS, GeneratorArchitecture
-from components.catlib.networks.architecture_files import open_networks
+from components.catlib.networks.architecture_files import OpenedNetworks, open_networks
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_generator
@@ -65,7 +66,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
             writer.folder / "model.onnx",
             input_size=input_size,
             opset=config.opset,
-            metadata=_metadata(generator.architecture, direction, input_size, inputs),
+            metadata=_metadata(generator.architecture, direction, networks, inputs),
         )
         exported = OnnxGenerator(model.path)
         step = generator.architecture.size_step if model.any_size else None
@@ -78,6 +79,9 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
+        facts |= {
+            f"{end}_values": values.model_dump(mode="json") for end, values in _science(networks, direction).items()
+        }
         writer.write_json("export.json", facts)
         writer.summary["metrics"] = {
             "onnx_bytes": facts["bytes"],
@@ -101,10 +105,17 @@ def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:
     return images[0]
 
 
+def _science(networks: OpenedNetworks, direction: Direction) -> dict[str, ValuesConfig]:
+    """Returns what the numbers of "input" and "output" mean where they are pictures, but no 8-bit colours."""
+    ends = {"input": networks.values.get(direction.input.value), "output": networks.values.get(direction.output.value)}
+    return {end: values for end, values in ends.items() if values is not None and values != RGB}
+
+
 def _metadata(
-    architecture: GeneratorArchitecture, direction: Direction, input_size: tuple[int, int], inputs: dict[str, Manifest]
+    architecture: GeneratorArchitecture, direction: Direction, networks: OpenedNetworks, inputs: dict[str, Manifest]
 ) -> dict[str, str]:
     """Returns what a user of the file needs to know, kept within it."""
+    input_size = networks.input_size
     metadata = {
         "name": f"{architecture.family} generator, {direction.replace('_', ' ')}",
         "input": INPUT_DESCRIPTIONS[architecture.input_kind],
@@ -112,6 +123,9 @@ def _metadata(
         "input_size": f"{input_size[0]}x{input_size[1]} (height x width)",
         "student": inputs["student"].digest(),
     }
+    for end, values in _science(networks, direction).items():
+        metadata[end] = f"float32, NCHW, -1 to 1: {described(values)}"
+        metadata[f"{end}_values"] = values.model_dump_json()
     if "dataset" in inputs:
         settings = inputs["dataset"].config
         metadata["dataset"] = f"{settings.get('source')}, {settings.get('direction')}"

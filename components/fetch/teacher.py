@@ -63,6 +63,7 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
             generators={direction: generator},
             discriminators={direction.output: discriminator},
             input_size=images.crop_size,
+            values=images.values,
             config=taken_over,
             progress=Progress(),
         )

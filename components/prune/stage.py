@@ -55,7 +55,14 @@ def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> Non
     inherited = inherit_weights(weights, pruning) if config.student_init == "inherit" else None
     metrics = _metrics(described)
     with writing(output, kind="prune", config=config, inputs={"teacher": networks.manifest}) as writer:
-        write_architecture(writer.folder, direction, pruning.architecture, networks.input_size, weights=inherited)
+        write_architecture(
+            writer.folder,
+            direction,
+            pruning.architecture,
+            networks.input_size,
+            weights=inherited,
+            values=networks.values,
+        )
         writer.write_json(PRUNING_FILE, described)
         writer.summary = {
             "generator": direction,

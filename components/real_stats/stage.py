@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from components.catlib.artifacts import writing
 from components.catlib.config import RealStatsConfig, WeightsConfig
+from components.catlib.data.channels import to_8_bits
 from components.catlib.data.packed import PackedDataset, SplitName
-from components.catlib.data.resizing import resize
+from components.catlib.data.resizing import as_image, resize
 from components.catlib.distributed.devices import measuring_device
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import (
@@ -111,8 +111,8 @@ def _images(dataset: PackedDataset, split: SplitName, domain: Domain, batch_size
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         if batch.shape[1:3] != dataset.crop_size:
-            batch = np.stack([resize(Image.fromarray(image), dataset.crop_size) for image in batch])
-        yield batch
+            batch = np.stack([resize(as_image(image), dataset.crop_size) for image in batch])
+        yield to_8_bits(batch, dataset.values[domain.value])
 
 
 @dataclass(frozen=True)

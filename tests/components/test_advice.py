@@ -112,12 +112,14 @@ def test_the_number_of_classes_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert dataset(tmp_path, "dataset.num_labels=7") == 0
 
 
-def test_the_white_point_that_is_named_brightens(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_range_that_is_named_keeps_every_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     twelve_bits(tmp_path / "data")
     assert dataset(tmp_path) == 0
     said = capsys.readouterr().err
-    assert set(re.findall(r"set dataset\.white_point to their largest value, such as (\d+)", said)) == {"4095"}
-    assert dataset(tmp_path, "dataset.white_point=4095") == 0
+    advised = re.findall(r"set (dataset\.\w+_values) to (\{.*?\}) with their largest value", said)
+    assert {setting for setting, _ in advised} == {"dataset.source_values", "dataset.target_values"}
+    assert {values for _, values in advised} == {"{channels: 1, range: [0, 4095]}"}
+    assert dataset(tmp_path, *(f"{setting}={values}" for setting, values in advised)) == 0
     assert "grey levels" not in capsys.readouterr().err
 
 

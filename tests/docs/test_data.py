@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from components.catlib.config import DatasetConfig
 from components.catlib.data.files import folder_tree
 from components.catlib.data.layouts import meaning
 from components.catlib.data.sources import open_tree
-from tests.components.catlib.data.image_folders import noise, write
+from tests.components.catlib.data.image_folders import noise, pack_folder, write
 
 TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text()
 TREES = re.findall(r"```text (\S.*=.*)\n((?:.*\n)+?)```", TEXT)
@@ -46,3 +47,18 @@ def test_the_guide_shows_every_layout_but_cityscapes():
 def test_the_names_in_the_guide_have_a_meaning(row: str):
     for name in re.findall(r"`(\w+)`", row):
         assert meaning(name) != (None, None), name
+
+
+def test_the_values_that_the_guide_states_are_read_without_loss(tmp_path: Path):
+    (stated,) = re.findall(r"```yaml\n(dataset:\n(?:.*\n)+?)```", TEXT)
+    settings = yaml.safe_load(stated)["dataset"]
+    low, high = settings["target_values"]["range"]
+    for number in range(3):
+        source = np.random.default_rng(number).integers(0, 4096, (8, 8, 4), dtype=np.uint16)
+        for domain, numbers in (("A", source), ("B", np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8))):
+            (tmp_path / "data" / domain).mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / f"data/{domain}/{number}.npy", numbers)
+    packed = pack_folder(tmp_path / "data", tmp_path / "packed", **settings)
+    assert (packed.pairing, packed.in_channels, packed.out_channels) == ("paired", 4, 1)
+    for row, name in enumerate(packed.split("train").names):
+        assert np.array_equal(packed.split("train").source[row], np.load(tmp_path / f"data/A/{name}.npy"))

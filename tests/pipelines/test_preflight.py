@@ -228,6 +228,8 @@ def test_an_earlier_model_must_be_an_artifact_of_its_kind(tmp_path: Path) -> Non
     assert "is not a teacher artifact" in one(
         found(pipeline="distill-only", arguments=arguments, **LOCAL), certain=True
     )
+
+
 def test_an_earlier_teacher_must_be_one_and_fit_the_recipe(tmp_path: Path) -> None:
     smoke, start = load_recipe("smoke"), f"teacher.start_from={tmp_path / 'teacher'}"
     size = smoke.dataset.crop_size

@@ -6,7 +6,7 @@ else. Kubeflow delivers JSON numbers as floats, so integer fields accept 64.0.
 
 from components.catlib.config.budgets import Budget, parse_budget
 from components.catlib.config.complaints import validate
-from components.catlib.config.dataset import DatasetConfig
+from components.catlib.config.dataset import RGB, DatasetConfig, ValuesConfig
 from components.catlib.config.distill import (
     CycleGanDistillConfig,
     DistillConfig,
@@ -36,6 +36,7 @@ from components.catlib.config.teacher import CycleGanConfig, Pix2PixConfig, Spad
 from components.catlib.config.training import TrainingConfig
 
 __all__ = [
+    "RGB",
     "Budget",
     "Colour",
     "Count",
@@ -78,6 +79,7 @@ __all__ = [
     "Toleration",
     "TrackingConfig",
     "TrainingConfig",
+    "ValuesConfig",
     "WeightsConfig",
     "default_kind",
     "parse_budget",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,8 +16,53 @@ LayoutName = Literal["auto", "combined", "parallel", "unpaired", "single", "city
 """How the images of a source are arranged; auto: as it looks."""
 
 
+PictureRole = Literal["source", "target"]
+"""What a picture is to a generator: its input, or what it should make of it."""
+
+LARGEST_VALUES = {"uint8": 255, "uint16": 65535}
+"""The largest value of each type of whole numbers."""
+
+
+class ValuesConfig(Section):
+    """What the numbers in images mean, where they are more than 8-bit colours."""
+
+    type: Literal["uint8", "uint16", "float32"] = Field(
+        default="uint16", description="type of the packed numbers; files may hold other types if no number changes"
+    )
+    channels: Annotated[int, Field(ge=1, le=16)] = Field(default=1, description="number of channels of each image")
+    range: tuple[float, float] = Field(
+        description="lowest and highest value, which networks see as -1 and 1; files with values outside are refused; "
+        "without it, all values of uint8 or uint16 (12-bit cameras: [0, 4095])"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_range(cls, settings: Any) -> Any:
+        """Fills in the range of whole numbers."""
+        if not isinstance(settings, Mapping) or settings.get("range") is not None:
+            return settings
+        largest = LARGEST_VALUES.get(settings.get("type", "uint16"))
+        return settings if largest is None else {**settings, "range": (0, largest)}
+
+    @model_validator(mode="after")
+    def _check(self) -> ValuesConfig:
+        low, high = self.range
+        if low >= high:
+            raise ValueError(f"range [{low:g}, {high:g}] must begin with its lowest value and end with its highest")
+        largest = LARGEST_VALUES.get(self.type)
+        if largest is not None and not (low.is_integer() and high.is_integer() and low >= 0 and high <= largest):
+            raise ValueError(f"range [{low:g}, {high:g}] must be whole numbers within 0 … {largest}, or type float32")
+        return self
+
+
+RGB = ValuesConfig(type="uint8", channels=3, range=(0, 255))
+"""The numbers of packed 8-bit colours."""
+
+
 class DatasetConfig(Section):
     """The images that the dataset stage reads, and how it packs them."""
+
+    moved: ClassVar[dict[str, str]] = {"white_point": "source_values.range"}
 
     source: Address = Field(
         default="builtin:relief-to-satellite",
@@ -56,11 +102,13 @@ class DatasetConfig(Section):
         default=False,
         description="label maps only: whether pixels labelled 255 (no class) get a plane of their own instead of zeros",
     )
-    white_point: int = Field(
-        default=65535,
-        ge=1,
-        le=65535,
-        description="16-bit grey pictures only: the value that becomes white, such as 4095 for 12-bit cameras",
+    source_values: ValuesConfig | None = Field(
+        default=None,
+        description="source images (input) in TIFF, PNG or .npy files, packed without loss; null: read as 8-bit RGB",
+    )
+    target_values: ValuesConfig | None = Field(
+        default=None,
+        description="target images (output) in TIFF, PNG or .npy files, packed without loss; null: read as 8-bit RGB",
     )
     test_fraction: float = Field(
         default=0.1, ge=0, lt=1, description="share of images to hold out if the source has no test or val split"
@@ -86,4 +134,22 @@ class DatasetConfig(Section):
                 "prepared_size is for pictures, but num_labels declares label maps, which are resized only once; "
                 "remove prepared_size"
             )
+        if self.source_values is not None and self.num_labels is not None:
+            raise ValueError(
+                "source_values describes source images, but num_labels declares that these are label maps; remove one"
+            )
         return self
+
+    @property
+    def values(self) -> dict[PictureRole, ValuesConfig]:
+        """What the packed numbers of source and target pictures mean; label maps are no pictures."""
+        target = self.target_values or RGB
+        return {"target": target} if self.num_labels else {"source": self.source_values or RGB, "target": target}
+
+    @property
+    def channels(self) -> dict[Literal["in_channels", "out_channels"], int]:
+        """Channels of pictures that a generator reads and makes; those of label maps follow from the data."""
+        return {
+            "in_channels": (self.source_values or RGB).channels,
+            "out_channels": (self.target_values or RGB).channels,
+        }

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from components.catlib.config import RGB, ValuesConfig
 from components.catlib.data.enough import check_batch_size
 from components.catlib.data.labels import semantic_planes
 from components.catlib.data.packed import PackedDataset, SplitName
-from components.catlib.data.resizing import resize
+from components.catlib.data.resizing import as_image, resize
 
 # Each kind of draw has its own stream of random numbers, so one kind never changes the numbers of another.
 _SHUFFLE, _PARTNERS, _SOURCE_CROPS, _TARGET_CROPS = range(4)
@@ -28,8 +28,8 @@ class Batch:
     """Source and target images.
 
     Attributes:
-        source: float32 [N, 3, H, W] in [-1, 1], or semantic planes, float32 [N, C, H, W] of 0 and 1.
-        target: float32 [N, 3, H, W] in [-1, 1]. In paired data, row i belongs to row i of the source.
+        source: float32 [N, C, H, W] in [-1, 1], or semantic planes, float32 [N, C, H, W] of 0 and 1.
+        target: float32 [N, C, H, W] in [-1, 1]. In paired data, row i belongs to row i of the source.
     """
 
     source: Tensor
@@ -144,9 +144,10 @@ class TrainingBatches:
         chosen, partners = chosen[rows] % len(self._source), partners[rows]
         source_crops, target_crops = source_crops[rows], target_crops[rows]
         source = self._cut(self._source, chosen, source_crops)
-        target = to_unit_range(self._cut(self._target, partners, target_crops))
+        values = self._dataset.values
+        target = to_unit_range(self._cut(self._target, partners, target_crops), values["target"])
         if self._dataset.pairing != "labels":
-            return Batch(to_unit_range(source), target)
+            return Batch(to_unit_range(source, values["source"]), target)
         instances = None if self._instances is None else self._cut(self._instances, chosen, source_crops)
         return Batch(_semantics(self._dataset, source, instances), target)
 
@@ -194,22 +195,23 @@ def evaluation_batches(
         source, target = (_at_crop_size(part[rows], dataset.crop_size) for part in (images.source, images.target))
         if dataset.pairing == "labels":
             instances = None if images.instances is None else _at_crop_size(images.instances[rows], dataset.crop_size)
-            yield Batch(_semantics(dataset, source, instances), images_to_tensor(target))
+            yield Batch(_semantics(dataset, source, instances), images_to_tensor(target, dataset.values["target"]))
         else:
-            yield Batch(images_to_tensor(source), images_to_tensor(target))
+            values = dataset.values
+            yield Batch(images_to_tensor(source, values["source"]), images_to_tensor(target, values["target"]))
 
 
 def crop_and_flip(images: NDArray, chosen: NDArray[np.int64], crops: Crops, size: tuple[int, int]) -> NDArray:
     """Cuts one crop out of each chosen image and mirrors it where `crops.flips` is true.
 
     Args:
-        images: [M, H, W] or [M, H, W, 3], any type.
+        images: [M, H, W] or [M, H, W, C], any type.
         chosen: Rows of `images` to cut from, int64 [N].
         crops: Positions and mirroring of the N crops.
         size: Height and width of the crops.
 
     Returns:
-        [N, height, width] or, channels first, [N, 3, height, width], of the type of `images`.
+        [N, height, width] or, channels first, [N, C, height, width], of the type of `images`.
     """
     height, width = size
     cut = np.empty((len(chosen), *images.shape[3:], height, width), dtype=images.dtype)
@@ -220,14 +222,17 @@ def crop_and_flip(images: NDArray, chosen: NDArray[np.int64], crops: Crops, size
     return cut
 
 
-def to_unit_range(bytes_NCHW: NDArray[np.uint8]) -> Tensor:
-    """Converts uint8 [N, C, H, W] to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1."""
-    return torch.from_numpy(bytes_NCHW).to(torch.float32).div_(127.5).sub_(1)
+def to_unit_range(images_NCHW: NDArray, values: ValuesConfig = RGB) -> Tensor:
+    """Converts packed numbers [N, C, H, W] to float32 in [-1, 1]: the lowest value of their range becomes -1."""
+    if (values.type, values.range) == (RGB.type, RGB.range):
+        return torch.from_numpy(images_NCHW).to(torch.float32).div_(127.5).sub_(1)
+    low, high = values.range
+    return torch.from_numpy(((images_NCHW - np.float64(low)) * (2 / (high - low)) - 1).astype(np.float32))
 
 
-def images_to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """Converts whole images, uint8 [N, H, W, 3], to float32 [N, 3, H, W] in [-1, 1]."""
-    return to_unit_range(images.transpose(0, 3, 1, 2).copy())
+def images_to_tensor(images: NDArray, values: ValuesConfig = RGB) -> Tensor:
+    """Converts whole packed images, [N, H, W, C], to float32 [N, C, H, W] in [-1, 1]."""
+    return to_unit_range(images.transpose(0, 3, 1, 2).copy(), values)
 
 
 def _at_crop_size(images: NDArray, size: tuple[int, int]) -> NDArray:
@@ -235,7 +240,7 @@ def _at_crop_size(images: NDArray, size: tuple[int, int]) -> NDArray:
         return images
     resized = np.empty((len(images), *size, *images.shape[3:]), dtype=images.dtype)
     for row, image in enumerate(images):
-        resized[row] = resize(Image.fromarray(image), size)
+        resized[row] = resize(as_image(image), size)
     return resized
 
 

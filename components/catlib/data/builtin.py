@@ -214,6 +214,9 @@ def _check_settings(config: DatasetConfig, name: str, *, labels: bool) -> None:
         raise UserError(
             f"dataset.layout: {config.layout} describes folders, but the source is {name}; remove dataset.layout."
         )
+    for role, values in (("source", config.source_values), ("target", config.target_values)):
+        if values is not None:
+            raise UserError(f"dataset.{role}_values is for files, but {name} has 8-bit colours; remove it.")
     if config.num_labels not in ((None, NUM_CLIMATES) if labels else (None,)):
         classes = f"has {NUM_CLIMATES} classes" if labels else "consists of pictures, not label maps"
         raise UserError(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from components.catlib.data.files import SourceFile
 from components.catlib.data.packed import DONT_CARE
-from components.catlib.data.samples import UnusableImageError
+from components.catlib.data.samples import DecodedImage, UnusableImageError
 from components.catlib.data.suspicions import ALPHA
 
 LARGEST_FILE = 2**28
@@ -21,7 +21,7 @@ LARGEST_FILE = 2**28
 BACKGROUND = (255, 255, 255, 255)
 """Colour behind transparent pixels, RGBA: opaque white."""
 
-_WIDE_GREY = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+WIDE_GREY = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 """Pillow's modes with one channel of more than 8 bits."""
 
 _WITH_COPIES = {"MPO"}
@@ -30,27 +30,45 @@ _WITH_COPIES = {"MPO"}
 _TIFF_SUBFILE = 254
 """The tag whose lowest bit says that a page is a smaller copy of another."""
 
+_TIFF_CHANNELS = 277
+"""The tag that counts the channels of a page."""
+
+STATE_VALUES = (
+    "state type, channels and range of the images in dataset.source_values or dataset.target_values, or save them with "
+    "8 bits"
+)
+"""What to do about numbers that are no 8-bit colours."""
+
 _PNG_END = b"IEND\xae\x42\x60\x82"
 
+Decoded = TypeVar("Decoded")
 
-def read_picture(file: SourceFile, *, white_point: int = 65535) -> Image.Image:
+
+class OtherPixels(ValueError):
+    """A file is whole, but its pixels are of another kind than expected."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(reason)
+        self.advice = advice
+
+
+def read_picture(file: SourceFile) -> Image.Image:
     """Decodes a picture of any colour type to mode RGB and turns it upright by its EXIF orientation.
 
-    Transparent pixels are blended with white. 16-bit grey is scaled to 8 bits (`white_point` and brighter become 255).
-    16-bit colour keeps its upper 8 bits. CMYK is converted without a colour profile.
+    Transparent pixels are blended with white. 16-bit grey is scaled to 8 bits. 16-bit colour keeps its upper 8 bits.
+    CMYK is converted without a colour profile. `rasters.py` reads numbers as they are.
 
     Differs: the published implementation ignores transparency, so hidden colours of transparent pixels show, and it
     clips 16-bit grey.
 
     Args:
         file: The picture.
-        white_point: The value of 16-bit grey that becomes white, 1 to 65535.
 
     Raises:
         UnusableImageError: The file is damaged, cut short, not an image or too large, or has pixels of neither 8 nor
             16 bits per channel.
     """
-    return _decode(file, partial(_as_rgb, white_point=white_point))
+    return decoded(file, lambda content: with_pillow(content, _as_rgb))
 
 
 def read_labels(file: SourceFile, *, num_labels: int) -> Image.Image:
@@ -66,7 +84,7 @@ def read_labels(file: SourceFile, *, num_labels: int) -> Image.Image:
         UnusableImageError: The file is damaged, cut short, not an image or too large, has several channels, or holds
             other labels.
     """
-    labels = np.asarray(_decode(file, _as_numbers))
+    labels = np.asarray(decoded(file, lambda content: with_pillow(content, _as_numbers)))
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != DONT_CARE)]
     if wrong.size:
         raise UnusableImageError(
@@ -86,50 +104,78 @@ def read_instances(file: SourceFile) -> Image.Image:
     Raises:
         UnusableImageError: The file is damaged, cut short, not an image or too large, or has several channels.
     """
-    return _decode(file, _as_numbers)
+    return decoded(file, lambda content: with_pillow(content, _as_numbers))
 
 
-def split_halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+def split_halves(image: DecodedImage) -> tuple[DecodedImage, DecodedImage]:
     """Cuts an A|B image into its left and right half; if the width is odd, B gets the middle column."""
     middle = image.width // 2
     return image.crop((0, 0, middle, image.height)), image.crop((middle, 0, image.width, image.height))
 
 
-def _decode(file: SourceFile, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def decoded(file: SourceFile, decode: Callable[[bytes], Decoded]) -> Decoded:
+    """Reads and decodes a file.
+
+    Args:
+        file: The file.
+        decode: From the content of the file; it may raise any exception.
+
+    Raises:
+        UnusableImageError: The file cannot be read, is too large, or `decode` failed.
+    """
     if file.size > LARGEST_FILE:
         raise UnusableImageError(file.label, f"has {file.size} bytes, more than the limit of {LARGEST_FILE}")
     try:
-        content = file.read()
-        with Image.open(io.BytesIO(content)) as image:
-            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-            if limit is not None and pixels > limit:  # Pillow only warns, up to twice its limit
-                raise UnusableImageError(file.label, f"has {pixels} pixels, more than the limit of {limit}")
-            if image.format == "PNG" and _PNG_END not in content:  # Pillow checks the end of other formats, not of PNG
-                raise UnusableImageError(file.label, "image file is truncated (its end is missing)")
-            pages = _pages(image)
-            if pages > 1:
-                raise UnusableImageError(
-                    file.label,
-                    f"has {pages} pages or frames, of which one alone could be used",
-                    "save each as a file of its own, or the wanted one alone",
-                )
-            return convert(ImageOps.exif_transpose(image))
-    except UnusableImageError:
-        raise
+        return decode(file.read())
     except UnidentifiedImageError as error:
-        raise UnusableImageError(file.label, "not an image of a known kind, or its beginning is damaged") from error
+        advice = STATE_VALUES if file.label.lower().endswith((".npy", ".tif", ".tiff")) else ""
+        reason = "not an image of a known kind, or its beginning is damaged"
+        raise UnusableImageError(file.label, reason, advice) from error
     except OSError as error:
         raise UnusableImageError(file.label, error.strerror or _in_one_line(error)) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise UnusableImageError(file.label, _in_one_line(error), getattr(error, "advice", "")) from error
 
 
-class _OtherPixels(ValueError):
-    """An image is whole, but its pixels are of another kind."""
+def with_pillow(content: bytes, convert: Callable[[Image.Image], Decoded]) -> Decoded:
+    """Opens the content of an image file, turns the image upright, and converts it; raises what `opened` raises."""
+    with opened(content) as image:
+        return convert(ImageOps.exif_transpose(image))
 
-    def __init__(self, reason: str, advice: str) -> None:
-        super().__init__(reason)
-        self.advice = advice
+
+@contextlib.contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """Opens the content of an image file; its pixels are not decoded yet.
+
+    Raises:
+        ValueError: The image is cut short, too large, one of several, or has channels that Pillow would leave out.
+            Pillow may raise other exceptions.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        check_pixels(image.width * image.height)
+        if image.format == "PNG" and _PNG_END not in content:  # Pillow checks the end of other formats, not of PNG
+            raise ValueError("image file is truncated (its end is missing)")
+        check_pages(_pages(image))
+        channels = getattr(image, "tag_v2", {}).get(_TIFF_CHANNELS, 1)
+        if channels > 1 and len(image.getbands()) == 1:
+            raise OtherPixels(f"has {channels} channels, which are no colours", STATE_VALUES)
+        yield image
+
+
+def check_pixels(pixels: int) -> None:
+    """Refuses images of more pixels than Pillow's limit, up to twice of which Pillow only warns."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise ValueError(f"has {pixels} pixels, more than the limit of {limit}")
+
+
+def check_pages(pages: int) -> None:
+    """Refuses files of several pictures."""
+    if pages > 1:
+        raise OtherPixels(
+            f"has {pages} pages or frames, of which one alone could be used",
+            "save each as a file of its own, or the wanted one alone",
+        )
 
 
 def _pages(image: Image.Image) -> int:
@@ -151,14 +197,14 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _as_rgb(image: Image.Image, *, white_point: int) -> Image.Image:
-    if image.mode in _WIDE_GREY:
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in WIDE_GREY:
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("holds grey values of more than 16 bits")
-        return Image.fromarray(_to_8_bits(grey, white_point)).convert("RGB")
+            raise OtherPixels("holds grey values of more than 16 bits", STATE_VALUES)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("has floating-point pixels, which are not supported")
+        raise OtherPixels("has floating-point pixels, which are no colours", STATE_VALUES)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         blended = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert("RGB")
@@ -167,13 +213,9 @@ def _as_rgb(image: Image.Image, *, white_point: int) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(grey: NDArray[np.int64], white_point: int) -> NDArray[np.uint8]:
-    return ((grey.clip(max=white_point) * 255 + white_point // 2) // white_point).astype(np.uint8)
-
-
 def _as_numbers(image: Image.Image) -> Image.Image:
-    if image.mode not in {"1", "L", "P", *_WIDE_GREY}:
-        raise _OtherPixels(
+    if image.mode not in {"1", "L", "P", *WIDE_GREY}:
+        raise OtherPixels(
             f"a map of numbers must have one channel, but this image has the mode {image.mode}",
             "replace the colours by numbers, one per class or instance, in grey or palette images",
         )

@@ -14,12 +14,14 @@ from pathlib import Path, PurePosixPath
 
 from components.catlib.errors import UserError
 
-_KINDS = "avif bmp gif heic heif jfif jp2 jpe jpeg jpg pgm png pnm ppm tga tif tiff webp"
+_KINDS = "avif bmp gif heic heif jfif jp2 jpe jpeg jpg npy pgm png pnm ppm tga tif tiff webp"
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
 """How the names of images end, in lower case. Files of a kind that cannot be decoded count as unusable images."""
 
 TEXT_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
 """How the names of files end that may say what the images are."""
+ARRAYS = ".npy"
+"""How the names of arrays end. They are images where a recipe states what their numbers mean."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,23 @@ def is_text_path(path: PurePosixPath) -> bool:
 
 def _is_hidden(path: PurePosixPath) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def without_arrays(tree: FileTree) -> FileTree:
+    """Leaves out .npy files that lie beside pictures; nothing says what their numbers mean.
+
+    Raises:
+        UserError: A folder holds .npy files, but no pictures.
+    """
+    arrays = {path for path in tree.files if path.suffix.lower() == ARRAYS}
+    with_pictures = {path.parent for path in tree.files if path not in arrays}
+    alone = next((path for path in arrays if path.parent not in with_pictures), None)
+    if alone is not None:
+        raise UserError(
+            f"{tree.files[alone].label} is an array, as are all images in its folder; state what the numbers mean in "
+            "dataset.source_values or dataset.target_values (type, channels, range), or remove the folder."
+        )
+    return FileTree(tree.where, {path: file for path, file in tree.files.items() if path not in arrays})
 
 
 def folder_tree(folder: Path, *, where: str) -> FileTree:

@@ -3,7 +3,8 @@
 The description fills two files of the dataset artifact. `report.json`:
 
     images        split -> role -> `count`, `sizes` (original width×height -> count), and
-                  for pictures `histogram`: channel -> share of pixels in each of 32 steps of brightness,
+                  for pictures `histogram`: channel -> share of pixels in each of 32 steps of brightness, and for
+                  other numbers than 8-bit colours the `range` of the steps,
                   for label maps `classes`: share of pixels per class, and `no_class`: share of label 255
     duplicates    held-out images that also occur in training: their count, and role and names of the first ones
     left_out      files that were skipped, each with the reason
@@ -27,9 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.catlib.config.dataset import RGB, ValuesConfig
+from components.catlib.data.channels import as_colours, channel_names, to_8_bits
 from components.catlib.data.colours import label_colours
 from components.catlib.data.duplicates import find_duplicates, thumbnail
 from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, Pairing, SplitName
+from components.catlib.data.samples import DecodedImage
 from components.catlib.data.suspicions import Marks, Pictures, about_channels, about_numbers
 from components.catlib.errors import UserError
 
@@ -43,8 +47,6 @@ STEPS = 32
 
 SIZES_LISTED = 8
 DUPLICATES_LISTED = 50
-CHANNELS = ("red", "green", "blue")
-
 DARK = 64
 """Pictures without a brighter value, of 255, use 6 of their 8 bits at most."""
 
@@ -66,8 +68,8 @@ class ImageFacts:
 
     Attributes:
         size: Original width and height.
-        histogram: Pictures: int64 [3, 256], pixels per brightness of red, green and blue. Label maps: int64 [1, 256],
-            pixels per label.
+        histogram: Pictures: int64 [C, 256], pixels per brightness, 8 bits of the range, of each channel. Label maps:
+            int64 [1, 256], pixels per label.
         thumbnail: Pictures: uint8 [16, 17]. Label maps: None.
         marks: What is noted about the channels of colour pictures. Others: None.
     """
@@ -78,18 +80,24 @@ class ImageFacts:
     marks: Marks | None = None
 
     @classmethod
-    def of(cls, packed: NDArray[Any], original: Image.Image) -> ImageFacts:
+    def of(cls, packed: NDArray[Any], original: DecodedImage, values: ValuesConfig | None) -> ImageFacts:
         """Collects the facts about one image.
 
         Args:
-            packed: The packed image, uint8 [H, W, 3], or labels, uint8 [H, W].
+            packed: The packed image, [H, W, C], or labels, uint8 [H, W].
             original: The image as it was decoded.
+            values: What the numbers mean; None for labels.
         """
-        image = Image.fromarray(packed)
-        histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
-        if image.mode != "RGB":
-            return cls(original.size, histogram, None)
-        return cls(original.size, histogram, thumbnail(image), Marks.of(image, histogram, original))
+        if values is None or values == RGB:
+            assert isinstance(original, Image.Image)
+            image = Image.fromarray(packed)
+            histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
+            if values is None:
+                return cls(original.size, histogram, None)
+            return cls(original.size, histogram, thumbnail(image), Marks.of(image, histogram, original))
+        planes = np.moveaxis(to_8_bits(packed, values), 2, 0)
+        histogram = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
+        return cls(original.size, histogram, thumbnail(Image.fromarray(as_colours(packed, values))))
 
 
 @dataclass
@@ -110,11 +118,12 @@ class RoleFacts:
         if facts.marks is not None:
             self.marks.append(facts.marks)
 
-    def summary(self, num_labels: int | None) -> dict[str, Any]:
+    def summary(self, num_labels: int | None, values: ValuesConfig | None) -> dict[str, Any]:
         """Returns the part of `report.json` about this role.
 
         Args:
-            num_labels: Number of classes when source images are label maps, else None.
+            num_labels: Number of classes of label maps; None for pictures.
+            values: What the numbers of pictures mean; None for label maps.
         """
         listed = {f"{width}×{height}": count for (width, height), count in self.sizes.most_common(SIZES_LISTED)}
         others = self.sizes.total() - sum(listed.values())
@@ -125,28 +134,40 @@ class RoleFacts:
         if self.histogram is None:
             return summary
         shares = self.histogram / self.histogram.sum(axis=1, keepdims=True)
-        if len(shares) == 1 and num_labels is not None:
+        if values is None:
             summary["classes"] = np.round(shares[0, :num_labels], 6).tolist()
             summary["no_class"] = round(float(shares[0, DONT_CARE]), 6)
         else:
             steps = shares.reshape(len(shares), STEPS, -1).sum(axis=2)
-            summary["histogram"] = dict(zip(CHANNELS, np.round(steps, 6).tolist(), strict=True))
+            summary["histogram"] = dict(zip(channel_names(values), np.round(steps, 6).tolist(), strict=True))
+            if values != RGB:
+                summary["range"] = list(values.range)
         return summary
 
 
 class Inspection:
     """Collects facts while images are packed, and reports them at the end."""
 
-    def __init__(self, num_labels: int | None, *, pairing: Pairing = "paired", halves: bool = False) -> None:
+    def __init__(
+        self,
+        num_labels: int | None,
+        *,
+        pairing: Pairing = "paired",
+        halves: bool = False,
+        values: Mapping[Any, ValuesConfig] | None = None,
+    ) -> None:
         """Starts without images.
 
         Args:
             num_labels: Number of classes when source images are label maps, else None.
             pairing: How training uses the images.
             halves: Whether the images are halves of A|B images, whose proportions are compared.
+            values: What the numbers of pictures mean, by role; None: all are 8-bit colours.
         """
         self._num_labels = num_labels
         self._pairing: Pairing = pairing
+        pictures = ("target",) if num_labels is not None else ("source", "target")
+        self._values: Mapping[Any, ValuesConfig] = dict.fromkeys(pictures, RGB) if values is None else values
         self._halves: dict[tuple[int, int], list[tuple[SplitName, str]]] | None = {} if halves else None
         self._facts: dict[tuple[SplitName, ImageRole], RoleFacts] = collections.defaultdict(RoleFacts)
 
@@ -207,10 +228,10 @@ class Inspection:
         for (split, role), facts in self._facts.items():
             if facts.histogram is None or split != "train":
                 continue
-            if self._num_labels is not None and role == "source":
+            if role in self._values:
+                found += _about_brightness(facts.histogram, role, self._values[role])
+            elif self._num_labels is not None:
                 found += _about_classes(facts.histogram[0], self._num_labels)
-            else:
-                found += _about_brightness(facts.histogram, role)
         pictures = {
             key: Pictures(facts.marks, facts.histogram)
             for key, facts in self._facts.items()
@@ -235,7 +256,10 @@ class Inspection:
         roles: tuple[ImageRole, ...] = ("source", "target")
         return {
             "images": {
-                split: {role: self._facts[split, role].summary(self._num_labels) for role in roles} for split in SPLITS
+                split: {
+                    role: self._facts[split, role].summary(self._num_labels, self._values.get(role)) for role in roles
+                }
+                for split in SPLITS
             },
             "duplicates": {"count": len(duplicates), "first": duplicates[:DUPLICATES_LISTED]},
             "left_out": [one.model_dump() for one in left_out],
@@ -267,36 +291,49 @@ def _about_classes(pixels: NDArray[np.int64], num_labels: int) -> list[str]:
     return found
 
 
-def _about_brightness(histogram: NDArray[np.int64], role: ImageRole) -> list[str]:
-    """Returns sentences about pictures that use a small part of what 8 bits hold, and channels that say nothing."""
+def _about_brightness(histogram: NDArray[np.int64], role: ImageRole, values: ValuesConfig) -> list[str]:
+    """Returns sentences about pictures that use a small part of their range, and channels that say nothing."""
     found = []
-    brightest = int(np.flatnonzero(histogram.sum(axis=0))[-1])
-    constant = [name for name, row in zip(CHANNELS, histogram, strict=True) if np.count_nonzero(row) == 1]
+    used = np.flatnonzero(histogram.sum(axis=0))
+    darkest, brightest = int(used[0]), int(used[-1])
+    names = channel_names(values)
+    constant = [name for name, row in zip(names, histogram, strict=True) if np.count_nonzero(row) == 1]
     if constant:
         found.append(f"the {' and '.join(constant)} of all {role} pictures for training is constant")
-    elif brightest <= DARK:
+    elif values != RGB and brightest - darkest <= DARK:
+        low, high = values.range
+        first, last = (low + (high - low) * step / 255 for step in (darkest, brightest))
+        found.append(
+            f"the {role} images for training hold values from about {first:.3g} to {last:.3g}, a small part of "
+            f"dataset.{role}_values.range [{low:.9g}, {high:.9g}]; set it to the lowest and highest value of all files"
+        )
+    elif values == RGB and brightest <= DARK:
         in_16_bits = 2 ** math.ceil(math.log2((brightest - 0.5) * 257 + 1)) - 1
+        channels = 1 if all(np.array_equal(row, histogram[0]) for row in histogram) else 3
         found.append(
             f"the brightest value of the {role} pictures for training is {brightest} of 255, so they hold few grey "
-            f"levels; if the files have 16 bits, set dataset.white_point to their largest value, such as {in_16_bits}, "
-            "else brighten them"
+            f"levels; if the files have 16 bits, set dataset.{role}_values to {{channels: {channels}, range: [0, "
+            f"{in_16_bits}]}} with their largest value, else brighten them"
         )
     return found
 
 
 def sample_picture(
-    images: Mapping[tuple[SplitName, ImageRole], NDArray[np.uint8]], num_labels: int | None
+    images: Mapping[tuple[SplitName, ImageRole], NDArray[Any]],
+    num_labels: int | None,
+    values: Mapping[Any, ValuesConfig],
 ) -> Image.Image | None:
     """Puts a few images of every split side by side.
 
     Args:
-        images: Split and role -> packed images, uint8 [N, H, W, 3], or label maps, uint8 [N, H, W].
+        images: Split and role -> packed images, [N, H, W, C], or label maps, uint8 [N, H, W].
         num_labels: Number of classes of label maps; None if there are none.
+        values: What the numbers of pictures mean, by role.
 
     Returns:
         A picture with one row of images per split and role; None if there are no images at all.
     """
-    rows = [list(_samples(array, num_labels)) for array in images.values() if len(array)]
+    rows = [list(_samples(array, num_labels, values.get(role))) for (_, role), array in images.items() if len(array)]
     if not rows:
         return None
     width, height = max(sample.width for row in rows for sample in row), max(row[0].height for row in rows)
@@ -307,9 +344,10 @@ def sample_picture(
     return picture
 
 
-def _samples(images: NDArray[np.uint8], num_labels: int | None) -> Iterator[Image.Image]:
+def _samples(images: NDArray[Any], num_labels: int | None, values: ValuesConfig | None) -> Iterator[Image.Image]:
     for index in np.linspace(0, len(images) - 1, min(SAMPLES_PER_SPLIT, len(images))).round().astype(int):
-        image = Image.fromarray(np.asarray(images[index]))
+        packed = np.asarray(images[index])
+        image = Image.fromarray(packed if values is None else as_colours(packed, values))
         if image.mode == "L" and num_labels is not None:
             colours = np.zeros((256, 3), dtype=np.uint8)
             colours[:num_labels] = label_colours(num_labels)

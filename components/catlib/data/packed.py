@@ -13,8 +13,10 @@ For example, four paired images, three of them for training, with load size 72×
     report.json        description of the images: counts, sizes, histograms, duplicates (`inspection.py`)
     samples.webp       a few of the images
 
-There are four variations:
+There are five variations:
 
+- *Values* other than 8-bit colours (`dataset.source_values`, `dataset.target_values`): uint8, uint16 or float32
+  [N, H, W, C], with 1 to 16 channels; the manifest states their range.
 - *Unpaired* data: source and target arrays may differ in length, and their rows are unrelated.
 - *Label maps*: the source is uint8 [N, H, W] and holds class numbers; 255 means "don't care".
 - *Instances*: there are also `train_instances.npy` and `test_instances.npy`, int32 [N, H, W].
@@ -35,7 +37,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from components.catlib.artifacts import MANIFEST, Manifest, read_manifest
-from components.catlib.config.dataset import DatasetDirection
+from components.catlib.config.dataset import RGB, DatasetDirection, PictureRole, ValuesConfig
 from components.catlib.data.ground_truth import GROUND_TRUTH, GroundTruth
 from components.catlib.errors import UserError
 
@@ -69,6 +71,9 @@ class PackedSummary(BaseModel):
     direction: DatasetDirection = Field(description="which domain became the source")
     load_size: tuple[int, int] = Field(description="height, width of training images")
     crop_size: tuple[int, int] = Field(description="height, width of training crops and of test images")
+    values: dict[PictureRole, ValuesConfig] = Field(
+        default={"source": RGB, "target": RGB}, description="type, channels and range of the pictures, by role"
+    )
     num_labels: int | None = Field(description="label maps only: number of classes")
     dont_care_plane: bool = Field(description="label maps only: whether label 255 has a semantic plane of its own")
     has_instances: bool = Field(description="label maps only: whether the dataset also holds instance ids")
@@ -93,16 +98,16 @@ class Split:
     """The images of one split, mapped into memory.
 
     Attributes:
-        source: uint8 [N, H, W, 3], or labels, uint8 [N, H, W].
-        target: uint8 [M, H, W, 3]. In a paired split M = N, and row i belongs to row i of the source.
+        source: [N, H, W, C], uint8 with 3 channels unless `values` state more; or labels, uint8 [N, H, W].
+        target: [M, H, W, C], as the source. In a paired split M = N, and row i belongs to row i of the source.
         instances: int32 [N, H, W], or None.
         ground_truth: N maps of scored classes at the images' original size, for mIoU, or None.
         names: Names of the N source images: paths below their folder, without suffix.
         target_names: Names of the M target images.
     """
 
-    source: NDArray[np.uint8]
-    target: NDArray[np.uint8]
+    source: NDArray[Any]
+    target: NDArray[Any]
     instances: NDArray[np.int32] | None
     ground_truth: GroundTruth | None
     names: tuple[str, ...]
@@ -163,6 +168,11 @@ class PackedDataset:
         return self.summary.crop_size
 
     @property
+    def values(self) -> dict[PictureRole, ValuesConfig]:
+        """What the numbers of source and target pictures mean; the source has no entry if it is label maps."""
+        return self.summary.values
+
+    @property
     def num_labels(self) -> int | None:
         """Number of classes of label maps; None for pictures."""
         return self.summary.num_labels
@@ -189,15 +199,15 @@ class PackedDataset:
 
     @property
     def in_channels(self) -> int:
-        """Channels of a generator's input: 3, or the number of semantic planes (method section 1.2)."""
+        """Channels of a generator's input: those of pictures, or the semantic planes (method section 1.2)."""
         if self.num_labels is None:
-            return 3
+            return self.values["source"].channels
         return self.num_labels + self.dont_care_plane + self.has_instances
 
     @property
     def out_channels(self) -> int:
-        """Channels of a generator's output: 3."""
-        return 3
+        """Channels of a generator's output."""
+        return self.values["target"].channels
 
 
 def array_file(split: SplitName, role: ImageRole) -> str:
@@ -212,7 +222,8 @@ def array_layout(summary: PackedSummary, split: SplitName, role: ImageRole) -> t
         return np.int32, size
     if role == "source" and summary.pairing == "labels":
         return np.uint8, size
-    return np.uint8, (*size, 3)
+    values = summary.values["target" if role == "target" else "source"]
+    return np.dtype(values.type).type, (*size, values.channels)
 
 
 def _open_split(folder: Path, summary: PackedSummary, split: SplitName, names: Names) -> Split:

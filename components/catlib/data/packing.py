@@ -20,9 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image
 
-from components.catlib.config import DatasetConfig
+from components.catlib.config import DatasetConfig, ValuesConfig
 from components.catlib.data.ground_truth import GROUND_TRUTH, GroundTruthWriter, encoded
 from components.catlib.data.inspection import REPORT, SAMPLES, SAMPLES_QUALITY, ImageFacts, Inspection, sample_picture
 from components.catlib.data.packed import (
@@ -35,8 +34,8 @@ from components.catlib.data.packed import (
     array_file,
     array_layout,
 )
-from components.catlib.data.resizing import resize
-from components.catlib.data.samples import Collection, Sample, SampleList, UnusableImageError
+from components.catlib.data.resizing import as_image, resize
+from components.catlib.data.samples import Collection, Raster, Sample, SampleList, UnusableImageError
 from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -74,6 +73,9 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         direction=config.direction,
         load_size=config.load_size,
         crop_size=config.crop_size,
+        values={
+            role: each for role, each in config.values.items() if (role, collection.pairing) != ("source", "labels")
+        },
         num_labels=collection.num_labels,
         dont_care_plane=collection.pairing == "labels" and config.dont_care_plane,
         has_instances=collection.has_instances,
@@ -93,6 +95,7 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
         collection.num_labels,
         pairing=collection.pairing,
         halves=collection.provenance.get("layout") == "combined",
+        values=summary.values,
     )
     names: dict[SplitName, dict[ImageRole, list[str]]] = {split: {} for split in SPLITS}
     for split in SPLITS:
@@ -166,7 +169,10 @@ class _Prepared:
 
 
 def _prepare(
-    sample: Sample, size: tuple[int, int], prepared_size: tuple[int, int] | None
+    sample: Sample,
+    size: tuple[int, int],
+    prepared_size: tuple[int, int] | None,
+    values: Mapping[Any, ValuesConfig],
 ) -> _Prepared | UnusableImageError:
     try:
         images = dict(sample.load())
@@ -177,11 +183,12 @@ def _prepare(
     facts: dict[ImageRole, ImageFacts] = {}
     for role, image in images.items():
         original = image
-        if prepared_size is not None and image.mode == "RGB":
-            image = Image.fromarray(resize(image, prepared_size))
+        if prepared_size is not None and role in values:
+            image = as_image(resize(image, prepared_size))
         arrays[role] = resize(image, size)
         if role != "instances":
-            facts[role] = ImageFacts.of(arrays[role], original)
+            facts[role] = ImageFacts.of(arrays[role], original, values.get(role))
+    assert not isinstance(classes, Raster)
     return _Prepared(sample.name, arrays, facts, None if classes is None else encoded(classes))
 
 
@@ -206,7 +213,7 @@ def _pack_list(
         }
         with_ground_truth = "ground_truth" in samples.roles
         ground_truth = stack.enter_context(GroundTruthWriter(folder / GROUND_TRUTH)) if with_ground_truth else None
-        prepare = partial(_prepare, size=size, prepared_size=prepared_size)
+        prepare = partial(_prepare, size=size, prepared_size=prepared_size, values=summary.values)
         for prepared in _in_threads(prepare, samples.samples):
             if isinstance(prepared, UnusableImageError):
                 unusable.append(LeftOut(file=prepared.file, reason=prepared.reason, advice=prepared.advice))
@@ -285,9 +292,9 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_samples(folder: Path, summary: PackedSummary) -> None:
     roles: tuple[ImageRole, ...] = ("source", "target")
-    images: dict[tuple[SplitName, ImageRole], NDArray[np.uint8]] = {
+    images: dict[tuple[SplitName, ImageRole], NDArray[Any]] = {
         (split, role): np.load(folder / array_file(split, role), mmap_mode="r") for split in SPLITS for role in roles
     }
-    picture = sample_picture(images, summary.num_labels)
+    picture = sample_picture(images, summary.num_labels, summary.values)
     if picture is not None:
         picture.save(folder / SAMPLES, "WEBP", quality=SAMPLES_QUALITY)

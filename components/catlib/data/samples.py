@@ -4,15 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from PIL.Image import Image
+from numpy.typing import NDArray
+from PIL import Image
 
-from components.catlib.config.dataset import DatasetDirection
+from components.catlib.config.dataset import DatasetDirection, PictureRole
 from components.catlib.data.packed import ImageRole, LeftOut, Pairing
 from components.catlib.errors import one_line
 
 DomainLetter = Literal["A", "B"]
+
+
+@dataclass(frozen=True)
+class Raster:
+    """The numbers of a science image, with the sizes and parts of an image of Pillow.
+
+    Attributes:
+        numbers: [H, W, C], any type.
+    """
+
+    numbers: NDArray[Any]
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.numbers.shape[1]
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return self.numbers.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
+    def crop(self, box: tuple[int, int, int, int]) -> Raster:
+        """Returns the part within a box: left, upper, right and lower edge."""
+        left, upper, right, lower = box
+        return Raster(self.numbers[upper:lower, left:right])
+
+
+DecodedImage: TypeAlias = Image.Image | Raster
 
 
 class UnusableImageError(Exception):
@@ -32,12 +67,12 @@ class Sample:
 
     Attributes:
         name: The sample's name, unique in its list.
-        load: Decodes the images at their original size: pictures in mode RGB, label maps and true classes in mode L,
-            instance ids in mode I. Raises `UnusableImageError`.
+        load: Decodes the images at their original size: pictures in mode RGB, science images as rasters, label maps
+            and true classes in mode L, instance ids in mode I. Raises `UnusableImageError`.
     """
 
     name: str
-    load: Callable[[], Mapping[ImageRole, Image]]
+    load: Callable[[], Mapping[ImageRole, DecodedImage]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +114,6 @@ class Collection:
         return any({"source", "target"} <= set(samples.roles) for samples in self.test)
 
 
-def role_of(domain: DomainLetter, direction: DatasetDirection) -> ImageRole:
+def role_of(domain: DomainLetter, direction: DatasetDirection) -> PictureRole:
     """Returns the role of a domain, for example "source" for domain A in the direction AtoB."""
     return "source" if domain == direction[0] else "target"

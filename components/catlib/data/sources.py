@@ -28,20 +28,22 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from components.catlib.config import DatasetConfig
+from components.catlib.config.dataset import PictureRole
 from components.catlib.data import cityscapes
 from components.catlib.data.croissant import is_croissant, read_croissant
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
 from components.catlib.data.descriptions import METADATA, Description, arrange_rows, read_metadata
 from components.catlib.data.enough import HELD_OUT
-from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile
+from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile, without_arrays
 from components.catlib.data.layouts import ALL, INSTANCES, Arrangement, Layout, arrange, meaning, recognise, refusal
 from components.catlib.data.packed import ImageRole, LeftOut, SplitName
+from components.catlib.data.rasters import checked, decode_raster, read_raster
 from components.catlib.data.samples import (
     Collection,
+    DecodedImage,
     DomainLetter,
+    Raster,
     Sample,
     SampleList,
     UnusableImageError,
@@ -51,7 +53,7 @@ from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Reader = Callable[[SourceFile], Image.Image]
+Reader = Callable[[SourceFile], DecodedImage]
 Item = TypeVar("Item")
 
 
@@ -67,6 +69,8 @@ def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, An
         UserError: There are no images, the layout is not recognised or does not fit the settings, or paired images have
             not a single pair.
     """
+    if config.source_values is None and config.target_values is None:
+        tree = without_arrays(tree)
     tree = cityscapes.put_together(_top(tree))
     labels, chosen = config.num_labels is not None, config.layout
     description = _description(tree, chosen)
@@ -136,6 +140,11 @@ def _open_combined(
     places = arrangement.trees.get("", {ALL: tree.below("train")})
     splits, how = _choose_splits({split: list(_named(place)) for split, place in places.items()}, config.test_fraction)
     load = partial(_combined_loader, config=config)
+    if (config.source_values is None) != (config.target_values is None):
+        raise UserError(
+            f"{tree.where} is laid out as combined, where each file holds source and target; set both "
+            "dataset.source_values and dataset.target_values, or neither."
+        )
 
     def listed(split: SplitName) -> tuple[SampleList, ...]:
         return (SampleList(("source", "target"), [Sample(name, load(file)) for name, file in splits[split]]),)
@@ -208,10 +217,11 @@ def _paired_collection(
         files: Role -> split -> name -> file.
         known: Provenance without the split.
     """
-    picture = _picture_reader(config)
     readers: dict[ImageRole, Reader] = {
-        "source": picture if config.num_labels is None else partial(read_labels, num_labels=config.num_labels),
-        "target": picture,
+        "source": _picture_reader("source", config)
+        if config.num_labels is None
+        else partial(read_labels, num_labels=config.num_labels),
+        "target": _picture_reader("target", config),
         "instances": read_instances,
         "ground_truth": cityscapes.read_scored_classes,
     }
@@ -338,20 +348,21 @@ def _choose_splits(
     return splits, f"{test_fraction:g} of the images held out by digest of their names"
 
 
-def _picture_reader(config: DatasetConfig) -> Reader:
-    return partial(read_picture, white_point=config.white_point)
+def _picture_reader(role: PictureRole, config: DatasetConfig) -> Reader:
+    values = {"source": config.source_values, "target": config.target_values}[role]
+    return read_picture if values is None else partial(read_raster, values=values, setting=f"dataset.{role}_values")
 
 
-def _picture_list(role: ImageRole, named: Iterable[tuple[str, SourceFile]], config: DatasetConfig) -> SampleList:
-    readers: dict[ImageRole, Reader] = {role: _picture_reader(config)}
+def _picture_list(role: PictureRole, named: Iterable[tuple[str, SourceFile]], config: DatasetConfig) -> SampleList:
+    readers: dict[ImageRole, Reader] = {role: _picture_reader(role, config)}
     return SampleList((role,), [Sample(name, _files_loader({role: file}, readers)) for name, file in named])
 
 
 def _files_loader(
     files: Mapping[ImageRole, SourceFile], readers: Mapping[ImageRole, Reader]
-) -> Callable[[], dict[ImageRole, Image.Image]]:
-    def load() -> dict[ImageRole, Image.Image]:
-        images: dict[ImageRole, Image.Image] = {role: readers[role](file) for role, file in files.items()}
+) -> Callable[[], dict[ImageRole, DecodedImage]]:
+    def load() -> dict[ImageRole, DecodedImage]:
+        images: dict[ImageRole, DecodedImage] = {role: readers[role](file) for role, file in files.items()}
         if len({image.size for image in images.values()}) > 1:
             (_, first), *others = (
                 (files[role].label, f"{image.width}×{image.height}") for role, image in images.items()
@@ -365,16 +376,17 @@ def _files_loader(
     return load
 
 
-def _combined_loader(file: SourceFile, *, config: DatasetConfig) -> Callable[[], dict[ImageRole, Image.Image]]:
+def _combined_loader(file: SourceFile, *, config: DatasetConfig) -> Callable[[], dict[ImageRole, DecodedImage]]:
     """Returns what cuts an A|B image.
 
     Args:
         file: The image.
-        config: Direction and white point. If it names the layout, the images may be as high as wide.
+        config: Direction, and what the numbers mean. If it names the layout, the images may be as high as wide.
     """
+    stated = config.source_values
 
-    def load() -> dict[ImageRole, Image.Image]:
-        image = _picture_reader(config)(file)
+    def load() -> dict[ImageRole, DecodedImage]:
+        image = read_picture(file) if stated is None else decode_raster(file, channels=stated.channels)
         if image.width < 2:
             raise UnusableImageError(file.label, "is too narrow to hold two images")
         if image.width <= image.height and config.layout == "auto":
@@ -384,6 +396,15 @@ def _combined_loader(file: SourceFile, *, config: DatasetConfig) -> Callable[[],
                 "set dataset.layout: combined if each does show two images, or single if these are single pictures",
             )
         half_a, half_b = split_halves(image)
-        return {role_of("A", config.direction): half_a, role_of("B", config.direction): half_b}
+        halves: dict[PictureRole, DecodedImage] = {
+            role_of("A", config.direction): half_a,
+            role_of("B", config.direction): half_b,
+        }
+        loaded: dict[ImageRole, DecodedImage] = {}
+        for role, half in halves.items():
+            setting = f"dataset.{role}_values"
+            is_raster = isinstance(half, Raster)
+            loaded[role] = checked(half, file, values=config.values[role], setting=setting) if is_raster else half
+        return loaded
 
     return load

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.catlib.artifacts import file_sha256
+from components.catlib.data.image_conversion import in_threes, mean_of_threes
 from components.catlib.errors import UserError
 from components.catlib.metrics.catalogue import distance_of
 from components.catlib.networks.tensor_files import load_tensors
@@ -215,6 +216,11 @@ def load_feature_network(identity: FeatureIdentity, weights: Path | None) -> Fea
     return network
 
 
+def features_of(network: FeatureNetwork, images_NCHW: Tensor) -> Tensor:
+    """Computes features [N, D] of uint8 images of any number of channels: the mean over what is seen in threes."""
+    return mean_of_threes(network(in_threes(images_NCHW)), len(images_NCHW))
+
+
 @torch.inference_mode()
 def compute_features(
     network: FeatureNetwork, batches: Iterable[NDArray[np.uint8]], device: str | torch.device = "cpu"
@@ -223,7 +229,7 @@ def compute_features(
 
     Args:
         network: The network; it is moved to `device`.
-        batches: uint8 RGB [N, H, W, 3] each.
+        batches: uint8 [N, H, W, C] each.
         device: Where to compute.
 
     Returns:
@@ -231,7 +237,8 @@ def compute_features(
     """
     network = network.to(device)
     found = [
-        network(torch.from_numpy(np.array(batch)).to(device).permute(0, 3, 1, 2)).cpu().numpy() for batch in batches
+        features_of(network, torch.from_numpy(np.array(batch)).to(device).permute(0, 3, 1, 2)).cpu().numpy()
+        for batch in batches
     ]
     return np.concatenate([np.empty((0, network.identity.dims), np.float32), *found])
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import LpipsConfig
 from components.catlib.config.measuring import LPIPS_SMALLEST_SIDE
+from components.catlib.data.image_conversion import in_threes, mean_of_threes
 from components.catlib.errors import UserError
 from components.catlib.networks.published.reading import read_state_dict
 from components.catlib.networks.state_dicts import check_state
@@ -101,11 +102,10 @@ class Lpips(nn.Module):
 
     @torch.inference_mode()
     def forward(self, generated_NCHW: Tensor, target_NCHW: Tensor) -> Tensor:
-        """Computes the distance of every pair [N] of images in [-1, 1]."""
-        distances = generated_NCHW.new_zeros(len(generated_NCHW))
-        features = [
-            (images - self.get_buffer("_mean")) / self.get_buffer("_std") for images in (generated_NCHW, target_NCHW)
-        ]
+        """Computes the distance of every pair [N] of images in [-1, 1]; other channels than 3 are seen in threes."""
+        seen = [in_threes(images) for images in (generated_NCHW, target_NCHW)]
+        distances = seen[0].new_zeros(len(seen[0]))
+        features = [(images - self.get_buffer("_mean")) / self.get_buffer("_std") for images in seen]
         for layers, head in zip(self.slices, self._heads, strict=True):
             features = [layers(images) for images in features]
             first, second = (
@@ -113,7 +113,7 @@ class Lpips(nn.Module):
             )
             weighted_NHW = ((first - second).square() * self.get_buffer(head)).sum(dim=1)
             distances = distances + weighted_NHW.mean(dim=(1, 2))
-        return distances
+        return mean_of_threes(distances, len(generated_NCHW))
 
 
 def read_lpips(config: LpipsConfig, device: str | torch.device = "cpu") -> Lpips:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
+from components.catlib.config import RGB
+from components.catlib.data.channels import described
 from components.catlib.metrics import confidence, kernel_distance
 from components.catlib.metrics.catalogue import METRICS, OF_ALL, Part, measured_among
 from components.catlib.metrics.held_out import HeldOut
@@ -71,6 +73,7 @@ def protocol(held_out: HeldOut, figures: Collection[str], latency: Latency) -> d
     return {
         "images": f"all {len(held_out.input_names)} test images, {held_out.direction.replace('_', ' ')}",
         "batch_size": held_out.batch_size,
+        **_values(held_out),
         **{part.name: _content(part, held_out) for part in parts},
         "latency": {
             "device": "cpu",
@@ -91,6 +94,19 @@ def protocol(held_out: HeldOut, figures: Collection[str], latency: Latency) -> d
             "seed": confidence.SEED,
             "most_groups": confidence.MOST_GROUPS,
         },
+    }
+
+
+def _values(held_out: HeldOut) -> dict[str, Any]:
+    """Describes pictures that are no 8-bit colours."""
+    values = held_out.dataset.values
+    if all(each == RGB for each in values.values()):
+        return {}
+    return {
+        "values": {role: described(each) for role, each in values.items()},
+        "range": "similarities are in units of [-1, 1], the range of values",
+        "channels": "networks of photographs see channels in threes, the last filled up with the last channel; their "
+        "results are averaged",
     }
 
 

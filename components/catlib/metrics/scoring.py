@@ -35,13 +35,14 @@ from components.catlib.metrics.catalogue import (
     RealImages,
 )
 from components.catlib.metrics.confidence import Interval
+from components.catlib.metrics.features import features_of
 from components.catlib.metrics.held_out import HeldOut, held_out_images, is_labelled
 from components.catlib.metrics.segmenters import Segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from components.catlib.networks.directions import Direction
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
-"""From generated images and their targets [N, 3, H, W] to [N]."""
+"""From generated images and their targets [N, C, H, W] to [N]."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def score_generator(
     """Translates held-out images and scores the result.
 
     Args:
-        generator: From input images [N, C, H, W] to images [N, 3, H, W] in [-1, 1]. It runs in eval mode and is
+        generator: From input images [N, C, H, W] to images [N, C, H, W] in [-1, 1]. It runs in eval mode and is
             left in its earlier mode.
         dataset: The dataset, whose test split is used.
         statistics: Statistics of real images of the domain that the generator translates to.
@@ -144,7 +145,7 @@ def score_images(
                     first = sum(map(len, features))
                     labels = [truth[row] for row in range(first, first + len(rounded))]
                     confusions.append(segmenter.confusions(rounded, labels))
-                features.append(network(rounded).cpu())
+                features.append(features_of(network, rounded).cpu())
                 for name, values in similarities.items():
                     values.append(measures[name](generated, targets.to(device)).double().cpu())
     finally:

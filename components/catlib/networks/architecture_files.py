@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from components.catlib.artifacts import Manifest, read_manifest
-from components.catlib.config import Count, Section, validate
+from components.catlib.config import RGB, Count, Section, ValuesConfig, validate
+from components.catlib.config.dataset import PictureRole
 from components.catlib.errors import UserError
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
@@ -32,6 +33,10 @@ class NetworkArchitectures(Section):
     """The content of `architecture.json`."""
 
     input_size: tuple[Count, Count] = Field(description="height, width in pixels of the images they are made for")
+    values: dict[PictureRole, ValuesConfig] = Field(
+        default={"source": RGB, "target": RGB},
+        description="what the numbers of pictures mean that networks see as -1 to 1; label maps have none",
+    )
     generators: dict[Direction, AnyArchitecture] = Field(description="by direction; a student's folder has one")
     discriminators: dict[Domain, DiscriminatorArchitecture] = Field(
         description="by the domain whose images they judge; none beside an untrained student"
@@ -102,6 +107,11 @@ class OpenedNetworks:
             )
         return self.direction
 
+    @property
+    def values(self) -> dict[PictureRole, ValuesConfig]:
+        """What the numbers of the pictures mean that the networks were trained on."""
+        return self.architectures.values
+
     def has_weights(self, direction: Direction) -> bool:
         """Returns whether the folder holds this generator's weights, not only its architecture."""
         return generator_file(self.folder, direction).is_file()
@@ -143,6 +153,7 @@ def write_architecture(
     architecture: Architecture,
     input_size: tuple[int, int],
     weights: Mapping[str, np.ndarray] | None = None,
+    values: Mapping[PictureRole, ValuesConfig] | None = None,
 ) -> None:
     """Writes one generator: its architecture and, if given, its weights.
 
@@ -152,9 +163,11 @@ def write_architecture(
         architecture: The generator's architecture.
         input_size: Height, width in pixels of the images it is made for.
         weights: The generator's state dict as arrays; None if it starts from fresh weights.
+        values: What the numbers of the pictures mean, by domain; None: 8-bit colours.
     """
     described = {"input_size": input_size, "generators": {direction: architecture}, "discriminators": {}}
-    write_architectures(folder, NetworkArchitectures.model_validate(described))
+    known = {} if values is None else {"values": values}
+    write_architectures(folder, NetworkArchitectures.model_validate(described | known))
     if weights is not None:
         arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
         save_file(arrays, generator_file(folder, direction))

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.catlib.config.dataset import PictureRole, ValuesConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import (
     NetworkArchitectures,
@@ -32,6 +33,7 @@ def write_networks(
     generators: Mapping[Direction, nn.Module],
     discriminators: Mapping[Domain, nn.Module],
     input_size: tuple[int, int],
+    values: Mapping[PictureRole, ValuesConfig] | None = None,
 ) -> None:
     """Writes the architectures and weights of networks into an existing folder.
 
@@ -40,8 +42,11 @@ def write_networks(
         generators: Generators by direction.
         discriminators: Discriminators by the domain that they judge.
         input_size: Height, width in pixels of the images that the networks are made for.
+        values: What the numbers of the pictures mean, by domain; None: 8-bit colours.
     """
     described: dict[str, dict[str, object]] = {"generators": {}, "discriminators": {}}
+    if values is not None:
+        described["values"] = dict(values.items())
     for direction, network in generators.items():
         assert isinstance(network, Generator), type(network)
         described["generators"][direction] = network.architecture

@@ -6,6 +6,7 @@ Johnson et al. 2016, with the five slices and weights that pix2pixHD and SPADE u
 import torch
 from torch import Tensor, nn
 
+from components.catlib.data.image_conversion import in_threes
 from components.catlib.objectives.precision import at_least_float32
 
 SLICE_ENDS = (2, 7, 12, 21, 30)
@@ -37,17 +38,17 @@ class PerceptualLoss(nn.Module):
         """Compares images; the gradient flows to the first argument only.
 
         Args:
-            image: [N, 3, H, W] in [-1, 1], H and W at least 16.
+            image: [N, C, H, W] in [-1, 1], H and W at least 16; other channels than 3 are seen in threes.
             target: The same shape and range.
 
         Returns:
             A scalar, at least float32: Σ weight · mean |VGG(image) − VGG(target)|.
         """
         with torch.no_grad():
-            wanted = self._features(target)
+            wanted = self._features(in_threes(target))
         terms = [
             weight * nn.functional.l1_loss(at_least_float32(seen), at_least_float32(sought))
-            for weight, seen, sought in zip(SLICE_WEIGHTS, self._features(image), wanted, strict=True)
+            for weight, seen, sought in zip(SLICE_WEIGHTS, self._features(in_threes(image)), wanted, strict=True)
         ]
         return torch.stack(terms).sum()
 

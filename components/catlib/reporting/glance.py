@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image
 
 from components.catlib.artifacts import read_manifest
 from components.catlib.config import ReportConfig
+from components.catlib.data.channels import as_colours
 from components.catlib.data.colours import label_colours
 from components.catlib.data.inspection import REPORT
 from components.catlib.data.packed import PackedDataset
@@ -27,6 +28,7 @@ from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.curves import chart_title
 from components.catlib.reporting.formatting import as_text, as_yaml, short_number, words
 from components.catlib.reporting.lineage import Artifact, trace
+from components.catlib.reporting.origins import value_facts
 from components.catlib.reporting.pictures import Pictures
 from components.catlib.reporting.summary import TITLES, figures
 
@@ -88,15 +90,19 @@ def _fill_dataset(folder: Path, content: Content) -> None:
     dataset = PackedDataset.open(folder)
     summary = read_manifest(folder).summary
     content.facts += [(words(name), as_text(summary[name])) for name in ("pairing", "crop_size", "provenance")]
+    content.facts += value_facts(summary)
     _fill_histograms(json.loads((folder / REPORT).read_text(encoding="utf-8")), content)
     split = dataset.split("train")
-    for role, images in (("source", split.source), ("target", split.target)):
+    roles: tuple[Literal["source", "target"], ...] = ("source", "target")
+    for role, images in zip(roles, (split.source, split.target), strict=True):
         for index in np.linspace(0, len(images) - 1, min(MOST_PAIRS, len(images))).round().astype(int):
             image = np.asarray(images[index])
             if image.ndim == 2:
                 assert dataset.num_labels is not None
                 colours = np.concatenate([label_colours(dataset.num_labels), np.zeros((256, 3), np.uint8)])
                 image = colours[image]
+            else:
+                image = as_colours(image, dataset.values[role])
             content.pictures.append((f"{role} {index}", content.album.add(Image.fromarray(image))))
 
 
@@ -110,19 +116,26 @@ def _fill_histograms(report: dict[str, Any], content: Content) -> None:
     for double in report["duplicates"]["first"][:MOST_DOUBLES]:
         content.facts.append(("held out, but also in training", f"{double['test']} is {double['train']}"))
     series: dict[tuple[str, str], dict[str, list[float]]] = {}
+    ranges: dict[str, tuple[float, float]] = {}
     for split, roles in report["images"].items():
         for role, facts in roles.items():
+            ranges[role] = facts.get("range", (0, 256))
             shares = {"class": facts["classes"]} if "classes" in facts else facts.get("histogram", {})
             for channel, values in shares.items():
                 series.setdefault((role, channel), {})[split] = values
     for (role, channel), splits in series.items():
         length = len(next(iter(splits.values())))
-        places = range(length) if channel == "class" else [256 / length * (step + 0.5) for step in range(length)]
+        low, high = ranges[role]
+        steps = [low + (high - low) / length * (step + 0.5) for step in range(length)]
+        places = range(length) if channel == "class" else steps
         curves = [
             Curve("teacher" if split == "train" else "student-0", places, values, dots=split == "test")
             for split, values in splits.items()
         ]
-        peaks = ", ".join(f"{places[int(np.argmax(values))]:.0f} ({words(split)})" for split, values in splits.items())
+        digits = ".0f" if high - low >= length else ".3g"
+        peaks = ", ".join(
+            f"{places[int(np.argmax(values))]:{digits}} ({words(split)})" for split, values in splits.items()
+        )
         label = "class" if channel == "class" else f"brightness of {channel}"
         text = f"Share of {role} pixels by {label}; the most frequent is {peaks}."
         chart = curves_chart(curves, x_label=label, description=text)

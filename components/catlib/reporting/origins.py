@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.catlib.config import ReportConfig
+from components.catlib.config import RGB, ReportConfig, ValuesConfig
+from components.catlib.data.channels import described, shown_as
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.formatting import as_text, as_yaml, file_size, milliseconds, short_number, words
 from components.catlib.reporting.lineage import Artifact, Lineage
@@ -28,11 +29,26 @@ def dataset_facts(lineage: Lineage) -> list[tuple[str, str]]:
         ("images", f"{PAIRINGS[summary['pairing']]}, {counts['train']} for training, {counts['test']} held out"),
         ("size", f"{crop[0]}×{crop[1]} pixels (height × width), cut from {load[0]}×{load[1]}"),
         ("direction", summary["direction"]),
+        *value_facts(summary),
     ]
     facts += [(words(name), as_text(value)) for name, value in summary["provenance"].items()]
     if summary["skipped"]:
         facts.append(("left out", f"{len(summary['skipped'])} files that could not be read"))
     return facts
+
+
+def value_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what pictures are that are no 8-bit colours, and how a page shows them.
+
+    Args:
+        summary: Of a dataset's manifest.
+    """
+    known = {role: ValuesConfig.model_validate(each) for role, each in summary.get("values", {}).items()}
+    return [
+        (f"{role} values", f"{described(each)}, which networks see as −1 to 1; pictures show {shown_as(each)}")
+        for role, each in known.items()
+        if each != RGB
+    ]
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,7 @@ def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     parity, runtime, torch = facts["parity"], facts["latency"]["onnxruntime"], facts["latency"]["torch"]
     return [
         ("file", f"{facts['file']}, {file_size(facts['bytes'])}, opset {facts['opset']}"),
-        ("input", _tensor(facts["input"])),
-        ("output", _tensor(facts["output"])),
+        *((end, _tensor(facts[end]) + _values(facts.get(f"{end}_values"))) for end in ("input", "output")),
         (
             "largest difference to PyTorch",
             f"{short_number(parity['largest_difference'])} on {parity['compared_on']}, images in [−1, 1]; "
@@ -70,6 +85,10 @@ def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("operators", ", ".join(f"{count} {name}" for name, count in facts["operators"].items())),
     ]
+
+
+def _values(values: Mapping[str, Any] | None) -> str:
+    return f"; −1 to 1 are {described(ValuesConfig.model_validate(values))}" if values else ""
 
 
 def _tensor(value: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from components.catlib.artifacts import ArtifactWriter, Manifest
-from components.catlib.config import TrainingConfig
+from components.catlib.config import TrainingConfig, ValuesConfig
+from components.catlib.config.dataset import PictureRole
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import Accelerator
@@ -106,6 +107,7 @@ def train_and_write(
         generators=cast("Mapping[Direction, Generator]", objective.generators),
         discriminators=cast("Mapping[Domain, Discriminator]", objective.discriminators),
         input_size=dataset.crop_size,
+        values=dataset.values,
         config=config,
         progress=progress,
     )
@@ -120,6 +122,7 @@ def write_result(
     generators: Mapping[Direction, Generator],
     discriminators: Mapping[Domain, Discriminator],
     input_size: tuple[int, int],
+    values: Mapping[PictureRole, ValuesConfig],
     config: TrainingConfig,
     progress: Progress,
 ) -> None:
@@ -130,10 +133,17 @@ def write_result(
         generators: Generators by direction.
         discriminators: Discriminators by the domain that they judge.
         input_size: Height, width in pixels of the images that the networks are made for.
+        values: What the numbers of those pictures mean, by domain.
         config: The stage's section of the recipe.
         progress: How far the training came; a new one if nothing was trained.
     """
-    write_networks(writer.folder, generators=generators, discriminators=discriminators, input_size=input_size)
+    write_networks(
+        writer.folder,
+        generators=generators,
+        discriminators=discriminators,
+        input_size=input_size,
+        values=values,
+    )
     writer.summary = _summary(progress, config)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.enough import check_held_out
+from components.catlib.data.image_conversion import as_pictures
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.fitting import check_segmentable
@@ -93,11 +94,11 @@ class Validation:
     def _row(self, row: str, generators: Mapping[str, nn.Module]) -> Tensor:
         images = {Domain.SOURCE: self._samples.source, Domain.TARGET: self._samples.target}
         if row in generators:
-            return translate(generators[row], images[Direction(row).input].to(self._device))
+            return as_pictures(translate(generators[row], images[Direction(row).input].to(self._device)))
         domain = Domain(row)
         if domain is Domain.SOURCE and self._dataset.num_labels is not None:
             return labels_in_colour(images[domain], self._dataset.num_labels)
-        return images[domain]
+        return as_pictures(images[domain])
 
 
 @torch.inference_mode()
@@ -109,7 +110,7 @@ def translate(generator: nn.Module, images: Tensor) -> Tensor:
         images: [N, C, H, W], images in [-1, 1] or semantic planes.
 
     Returns:
-        float32 [N, 3, H, W] in [-1, 1].
+        float32 [N, C, H, W] in [-1, 1].
     """
     was_training = generator.training
     generator.eval()

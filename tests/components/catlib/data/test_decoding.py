@@ -222,12 +222,3 @@ def test_smaller_copies_of_a_picture_are_no_pages(tmp_path: Path):
     first.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[second], quality=95)
     assert np.array_equal(np.asarray(read_picture(file_at(tmp_path / "a.tif"))), noise(0))
     assert read_picture(file_at(tmp_path / "b.jpg")).size == (8, 8)
-
-
-@pytest.mark.parametrize("white_point", [255, 1000, 4095, 65535])
-def test_the_white_point_of_16_bits_becomes_white(tmp_path: Path, white_point: int):
-    values = np.array([[0, white_point // 2, white_point, min(65535, 2 * white_point)]])
-    picture = read_picture(file_at(write(tmp_path / "a.png", values, np.uint16)), white_point=white_point)
-    grey = np.asarray(picture)[0, :, 0]
-    assert (grey[0], grey[2], grey[3]) == (0, 255, 255)
-    assert abs(int(grey[1]) - 127) <= 1

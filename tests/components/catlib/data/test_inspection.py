@@ -123,8 +123,9 @@ def test_few_bits_in_sixteen_are_warned_of_with_the_setting_that_helps(tmp_path:
     dark = pack_folder(tmp_path / "data", tmp_path / "dark", test_fraction=0)
     (source, target) = report(tmp_path / "dark")["warnings"]
     assert "of the source pictures for training is " in source
-    assert f"set dataset.white_point to their largest value, such as {expected}" in target
-    bright = pack_folder(tmp_path / "data", tmp_path / "bright", test_fraction=0, white_point=expected)
+    assert f"set dataset.target_values to {{channels: 1, range: [0, {expected}]}} with their largest" in target
+    stated = {f"{role}_values": {"channels": 1, "range": (0, expected)} for role in ("source", "target")}
+    bright = pack_folder(tmp_path / "data", tmp_path / "bright", test_fraction=0, **stated)
     assert report(tmp_path / "bright")["warnings"] == []
     assert len(np.unique(bright.split("train").source)) > 4 * len(np.unique(dark.split("train").source)) / 2
 

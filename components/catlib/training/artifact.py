@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
+from torch import nn
+
 from components.catlib.artifacts import ArtifactWriter, Manifest
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import TrainingBatches
@@ -22,7 +24,9 @@ from components.catlib.training.going_on import Beginning, Place, how_to_train_o
 from components.catlib.training.loop import train
 from components.catlib.training.origin import Length, Origin
 from components.catlib.training.progress import Objective, Progress
+from components.catlib.training.signs import SignsTaken
 from components.catlib.training.upkeep import Upkeep
+from components.catlib.training.watching import Watch
 from components.catlib.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -39,6 +43,7 @@ def train_and_write(
     accelerator: Accelerator,
     checkpoint: str | None,
     writer: ArtifactWriter,
+    teachers: Mapping[str, nn.Module] | None = None,
 ) -> Progress:
     """Trains an objective and fills an artifact: networks, log, sample pictures, headline metrics.
 
@@ -55,6 +60,7 @@ def train_and_write(
         checkpoint: Folder or `s3://bucket/prefix` for the state of training; None: the place that follows from what
             determines the weights, below the one that the environment names, if it names one.
         writer: Receives the artifact's files.
+        teachers: By direction, the generators that are learned from.
 
     Returns:
         How far the training came; a new one if nothing was trained.
@@ -86,6 +92,14 @@ def train_and_write(
                 config=config,
                 device=accelerator.device,
             )
+        signs = SignsTaken(
+            objective,
+            batches,
+            total_steps=(config.epochs + config.decay_epochs) * batches.steps_per_epoch,
+            device=accelerator.device,
+            teachers=teachers,
+        )
+        watch = Watch(signs, config=config, stage=stage)
         progress = train(
             objective,
             config=config,
@@ -96,6 +110,7 @@ def train_and_write(
             upkeep=upkeep,
             checkpoints=beginning and beginning.checkpoints,
             begin=beginning and beginning.state,
+            watch=watch if accelerator.is_main_process else None,
         )
         if place is not None and accelerator.is_main_process:
             logger.info(

@@ -15,9 +15,9 @@ For example, four paired images, three of them for training, with load size 72×
 
 There are four variations:
 
-- *Unpaired* data: source and target arrays may differ in length, and their rows are unrelated. `reference_source.npy` and
-  `reference_target.npy` hold the training images once more, resized from the originals straight to the crop size: feature
-  distances also compare with those. They are left out if load size and crop size are equal.
+- *Unpaired* data: source and target arrays may differ in length, and their rows are unrelated. `reference_source.npy`
+  and `reference_target.npy` hold the training images once more, resized from the originals straight to the crop size:
+  feature distances also compare with those. They are left out if load size and crop size are equal.
 - *Label maps*: the source is uint8 [N, H, W] and holds class numbers; 255 means "don't care".
 - *Instances*: there are also `train_instances.npy` and `test_instances.npy`, int32 [N, H, W].
 - *Ground truth* (Cityscapes): `test_ground_truth.zip` holds the scored classes of the held-out images at their original
@@ -163,12 +163,12 @@ class PackedDataset:
         Raises:
             UserError: An earlier version packed the dataset, or it is damaged.
         """
-        of_tests = {"test": getattr(self.split("test"), domain)}
+        held_out = getattr(self.split("test"), domain)
         if self.pairing != "unpaired":
-            return of_tests
-        if not has_references(self.summary):
-            return {"train": getattr(self.split("train"), domain), **of_tests}
-        return {"train": _open_array(self.folder, self.summary, "train", domain, reference=True), **of_tests}
+            return {"test": held_out}
+        if has_references(self.summary):
+            return {"train": _open_array(self.folder, self.summary, "train", domain, reference=True), "test": held_out}
+        return {"train": getattr(self.split("train"), domain), "test": held_out}
 
     @property
     def pairing(self) -> Pairing:

@@ -214,9 +214,7 @@ def _pack_list(
         }
         reference_size = summary.crop_size if split == "train" and has_references(summary) else None
         references = {
-            role: stack.enter_context(
-                _ArrayWriter(folder / reference_file(role), *array_layout(summary, "test", role))
-            )
+            role: stack.enter_context(_ArrayWriter(folder / reference_file(role), *array_layout(summary, "test", role)))
             for role in (writers if reference_size is not None else ())
         }
         with_ground_truth = "ground_truth" in samples.roles

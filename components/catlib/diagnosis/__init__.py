@@ -1,1 +1,1 @@
-"""Rules that name the likely cause of a failed training, from what the stages record; they read no files, load no torch."""
+"""Rules that name the likely cause of a failure, from what the stages record; they read no files and load no torch."""

@@ -48,8 +48,7 @@ def leaked_test_split(report: Mapping[str, Any], summary: Mapping[str, Any]) -> 
     if share < LEAKED_SHARE:
         return None
     role = max(shares, key=lambda each: shares[each])
-    return Diagnosis(
-        LEAKED_TEST_SPLIT,
+    return LEAKED_TEST_SPLIT.seen(
         WHERE,
         f"{share:.0%} of {held_out[role]} held-out {role} images also occur among the training images",
     )
@@ -62,8 +61,7 @@ def unlabelled_class(report: Mapping[str, Any], summary: Mapping[str, Any]) -> D
         return None
     classes, no_class = training["classes"], training["no_class"]
     if no_class * len(classes) >= UNLABELLED_SHARE and not summary["dont_care_plane"]:
-        return Diagnosis(
-            UNLABELLED_CLASS,
+        return UNLABELLED_CLASS.seen(
             WHERE,
             f"{no_class:.1%} of the pixels of training label maps have no class (label 255), an average class has "
             f"{(1 - no_class) / len(classes):.1%}",
@@ -73,8 +71,7 @@ def unlabelled_class(report: Mapping[str, Any], summary: Mapping[str, Any]) -> D
     if len(absent) < ABSENT_SHARE * len(classes) and not unseen:
         return None
     named = ", ".join(map(str, absent[:8])) + (", …" if len(absent) > 8 else "")
-    return Diagnosis(
-        UNLABELLED_CLASS,
+    return UNLABELLED_CLASS.seen(
         WHERE,
         f"of {len(classes)} classes, {len(absent)} never occur in training ({named}), with {unseen:.1%} of the held-out "
         "pixels",
@@ -83,7 +80,9 @@ def unlabelled_class(report: Mapping[str, Any], summary: Mapping[str, Any]) -> D
 
 def swapped_domains(report: Mapping[str, Any]) -> Diagnosis | None:
     """Held-out images have the colours of the other domain of training."""
-    train, test = ({role: facts.get("histogram") for role, facts in report["images"][split].items()} for split in ("train", "test"))
+    train, test = (
+        {role: facts.get("histogram") for role, facts in report["images"][split].items()} for split in ("train", "test")
+    )
     if not train["source"] or not train["target"] or distance(train["source"], train["target"]) < APART:
         return None
     other = {"source": "target", "target": "source"}
@@ -92,8 +91,7 @@ def swapped_domains(report: Mapping[str, Any]) -> Diagnosis | None:
     crossed = sum(distance(test[role], train[other[role]]) for role in there)
     if not there or crossed >= CROSSED * own:
         return None
-    return Diagnosis(
-        SWAPPED_DOMAINS,
+    return SWAPPED_DOMAINS.seen(
         WHERE,
         f"the colours of held-out {' and '.join(there)} images are {own / len(there):.2f} from those of their own domain "
         f"in training and {crossed / len(there):.2f} from those of the other (total variation distance, 0 to 1)",

@@ -26,7 +26,7 @@ def look_at(generator: nn.Module, inputs: Tensor, real: Tensor) -> dict[str, flo
 
     Returns:
         `variation`: how much generated images differ from each other, relative to how much real ones do.
-        `saturation`: share of generated values at the ends of their range. `batch_dependence`: how much an image
+        `saturation`: share of generated values at the ends of their range, less that of real ones. `batch_dependence`: how much an image
         depends on what else is in its batch, relative to how much real images differ.
     """
     was_training = generator.training
@@ -36,7 +36,7 @@ def look_at(generator: nn.Module, inputs: Tensor, real: Tensor) -> dict[str, flo
     spread = real.float().std(dim=0).mean().clamp(min=1e-6)
     signs = {
         "variation": made.std(dim=0).mean() / spread,
-        "saturation": (made.abs() > NEARLY_FULL).float().mean(),
+        "saturation": (made.abs() > NEARLY_FULL).float().mean() - (real.abs() > NEARLY_FULL).float().mean(),
         "batch_dependence": (made[:1] - alone).abs().mean() / spread,
     }
     return dict(zip(signs, torch.stack(list(signs.values())).tolist(), strict=True))

@@ -26,7 +26,7 @@ from components.catlib.training.origin import Length, Origin
 from components.catlib.training.progress import Objective, Progress
 from components.catlib.training.signs import SignsTaken
 from components.catlib.training.upkeep import Upkeep
-from components.catlib.training.watching import Watch
+from components.catlib.training.watching import Watch, give_up
 from components.catlib.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ def train_and_write(
             begin=beginning and beginning.state,
             watch=watch if accelerator.is_main_process else None,
         )
+        watch.judge(progress.records)
+        from_main(accelerator, lambda: give_up(watch))
         if place is not None and accelerator.is_main_process:
             logger.info(
                 "training ended (%s); to train on: %s", progress.ended, how_to_train_on(origin, config, progress)

@@ -44,7 +44,7 @@ from components.catlib.training.moving_average import MovingAverages
 from components.catlib.training.progress import Evaluation, Objective, Progress, opponents
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
 from components.catlib.training.upkeep import Upkeep
-from components.catlib.training.watching import Watch, give_up
+from components.catlib.training.watching import Watch, give_up, watched
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +115,6 @@ def train(
         checkpoints or contextlib.nullcontext(),
         _read_ahead(batches, steps, rows) as upcoming,
     ):
-        if watch is not None:
-            watch.judge(log.records)
         for step, batch in upcoming:
             epoch = step // batches.steps_per_epoch
             _set_learning_rates(objective, learning_rate_factor(config, epoch, progress.scores))
@@ -130,13 +128,12 @@ def train(
             progress.seconds = time.monotonic() - started
             rate = objective.optimizers["generator"].param_groups[0]["lr"]
             log.step(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=figures)
-            if watch is not None:
-                watch.after(progress.step, epoch=epoch, losses=figures, log=log)
+            failing = watched(watch, progress.step, epoch=epoch, losses=figures, log=log)
             out_of_time, interrupted, given_up, overdue = agreed(
                 accelerator,
                 progress.seconds >= time_limit,
                 stop.is_set(),
-                watch is not None and bool(watch.verdict),
+                failing,
                 checkpoints is not None and checkpoints.due(upkeep.checkpoint_seconds),
             )
 
@@ -157,11 +154,10 @@ def train(
                     state = _state(objective, averages, progress, accelerator)
                     if checkpoints is not None:
                         checkpoints.save(progress.step, state, score=progress.scores[-1] if evaluated else None)
-            if given_up:
-                from_main(accelerator, lambda: give_up(watch))
-            if progress.ended:
+            if progress.ended and not given_up:
                 break
-            if interrupted:
+            if last:
+                from_main(accelerator, lambda: give_up(watch))
                 raise Interrupted(_farewell(progress, total_steps, saved=saves))
 
     if not progress.kept:

@@ -5,7 +5,7 @@ All of them are ratios, so that they mean the same for every size of network, im
     mean/<loss>                   mean of a loss since the last signs
     update/<generator …>          how far the last step of an optimiser moved its weights, relative to their size
     variation/<direction>         how much generated images differ from each other, relative to how much real ones do
-    saturation/<direction>        share of generated values at the ends of the range, -1 and 1
+    saturation/<direction>        share of generated values at the ends of the range, less that of real ones
     batch_dependence/<direction>  how much an image depends on what else is in its batch, relative to the variation of
                                   real ones
     teacher_<…>/<direction>       the same of a teacher that is learned from; once, after the first step

@@ -60,19 +60,34 @@ class Watch:
             step = records[-1]["step"]
             if diagnosis.cause in self._stop_on:
                 self.verdict = (
-                    f"{self._stage} stopped after step {step} of {self._signs.total_steps}, as {self._stage}.stop_on asks: "
-                    f"{diagnosis.cause.name} ({diagnosis.evidence}); {diagnosis.advice}, or set {self._stage}.stop_on: [] "
-                    "to go on from here."
+                    f"The {self._stage} stage stopped after step {step} of {self._signs.total_steps}, as "
+                    f"{self._stage}.stop_on asks: {diagnosis.cause.name} ({diagnosis.evidence}); {diagnosis.advice}, or "
+                    f"set {self._stage}.stop_on: [] to go on from here."
                 )
             else:
                 logger.warning("step %d: %s", step, diagnosis)
 
 
+def watched(watch: Watch | None, step: int, *, epoch: int, losses: Mapping[str, float], log: LogWriter) -> bool:
+    """Lets a watch, if there is one, look at a step; returns whether it wants the training to stop.
+
+    Args:
+        watch: The watch, in the main process.
+        step: Optimisation steps done.
+        epoch: The epoch, from 0.
+        losses: The losses of the last step.
+        log: Receives the signs.
+    """
+    if watch is not None:
+        watch.after(step, epoch=epoch, losses=losses, log=log)
+    return watch is not None and bool(watch.verdict)
+
+
 def give_up(watch: Watch | None) -> None:
-    """Ends a training that the recipe does not want any more.
+    """Ends a training that its recipe does not want any more.
 
     Raises:
-        UserError: Its verdict.
+        UserError: There is a verdict.
     """
-    assert watch is not None, "only its verdict ends a training"
-    raise UserError(watch.verdict)
+    if watch is not None and watch.verdict:
+        raise UserError(watch.verdict)

@@ -37,7 +37,7 @@ def diagnose_dataset(report: Mapping[str, Any], summary: Mapping[str, Any]) -> l
 
 
 def leaked_test_split(report: Mapping[str, Any], summary: Mapping[str, Any]) -> Diagnosis | None:
-    """Held-out images also occur in training. Both images of a pair count, so the larger count of the roles is taken."""
+    """Held-out images also occur in training; of the two domains, the one with more of them counts."""
     duplicates, held_out = report["duplicates"], summary["images"]["test"]
     listed = {role: len({each["test"] for each in duplicates["first"] if each["role"] == role}) for role in held_out}
     unlisted = duplicates["count"] - len(duplicates["first"])
@@ -73,8 +73,8 @@ def unlabelled_class(report: Mapping[str, Any], summary: Mapping[str, Any]) -> D
     named = ", ".join(map(str, absent[:8])) + (", …" if len(absent) > 8 else "")
     return UNLABELLED_CLASS.seen(
         WHERE,
-        f"of {len(classes)} classes, {len(absent)} never occur in training ({named}), with {unseen:.1%} of the held-out "
-        "pixels",
+        f"of {len(classes)} classes, {len(absent)} never occur in training ({named}); "
+        f"{unseen:.1%} of the held-out pixels have them",
     )
 
 
@@ -93,8 +93,8 @@ def swapped_domains(report: Mapping[str, Any]) -> Diagnosis | None:
         return None
     return SWAPPED_DOMAINS.seen(
         WHERE,
-        f"the colours of held-out {' and '.join(there)} images are {own / len(there):.2f} from those of their own domain "
-        f"in training and {crossed / len(there):.2f} from those of the other (total variation distance, 0 to 1)",
+        f"the colours of held-out {' and '.join(there)} images lie {own / len(there):.2f} from those of their own "
+        f"domain in training and {crossed / len(there):.2f} from those of the other (total variation distance, 0 to 1)",
     )
 
 

@@ -59,8 +59,8 @@ def student_capacity(evaluation: Mapping[str, Any], where: str) -> Diagnosis | N
     for key in DISTANCES:
         if share < SMALL and key in student and student[key] > WORSE * teacher[key] > 0:
             evidence = (
-                f"with {share:.1%} of the multiply-accumulates it is {student[key] / teacher[key]:.1f} times as far from "
-                "real images as the teacher"
+                f"with {share:.1%} of the teacher's multiply-accumulates it is {student[key] / teacher[key]:.1f} times "
+                "as far from real images"
             )
             return STUDENT_CAPACITY.seen(where, evidence)
     return None

@@ -1,7 +1,7 @@
 """Rules over the log of a training, of a teacher or of a student, while it runs or once it has ended.
 
-They read what `training/signs.py` notes. All their bounds are ratios: to what a discriminator that cannot tell real from
-generated images loses, to the variation of real images, to the size of weights, to the beginning of the training.
+They read what `training/signs.py` notes. All their bounds are ratios: to what a discriminator loses that guesses, to
+the variation of real images, to the size of weights, to the beginning of the training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ STOPPED_BY: dict[Literal["diverged", "collapsed"], tuple[Cause, ...]] = {
 LEAST_SIGNS = 4
 """Before so many records of signs, a training is too young to be judged."""
 
-SURE = 0.1
+EARLY = 0.1
+"""In this share of a training, a discriminator may be far ahead of its generator."""
+
+SURE = 0.15
 """A discriminator that loses less than this share of what guessing loses is sure of everything."""
 
 CERTAIN = 0.03
@@ -39,7 +42,7 @@ CERTAIN = 0.03
 
 A student's often starts with the teacher's discriminator, which is that sure, and learns from the other losses."""
 
-HEARD = 0.2
+HEARD = 0.25
 """Share of a generator's loss from which its discriminator decides what it learns."""
 
 ALIKE = 0.1
@@ -67,7 +70,7 @@ CONSTANT = 0.02
 """Images of a teacher that vary less than this share of what real ones do show nothing to learn."""
 
 FEW_NUMBERS = 10
-"""Kernel alignment compares the kernels of a batch; it teaches little if they have fewer independent numbers than this."""
+"""Kernel alignment teaches little if the kernels of a batch have fewer independent numbers than this."""
 
 THROWN = 4.0
 """And one whose discriminator, after the first step, loses this many times what guessing loses."""
@@ -79,7 +82,7 @@ MOVED = 3.0
 """Weights whose steps together are this many times their size have had time to learn something."""
 
 GUESSING = {"lsgan": 0.25, "vanilla": math.log(2), "hinge": 1.0}
-"""What a discriminator loses on average on an image if it cannot tell real from generated ones, by adversarial objective."""
+"""What a discriminator loses on average on an image if it guesses, by adversarial objective."""
 
 Signs = Mapping[str, float]
 
@@ -158,8 +161,8 @@ def batch_norm(stage: str, signs: Sequence[Mapping[str, Any]]) -> Diagnosis | No
             if largest > MIXED:
                 whose = "the teacher's image" if name.startswith("teacher") else "an image"
                 evidence = (
-                    f"outside of training, {whose} changes with what else is in the batch by up to {largest:.0%} of what "
-                    "real ones vary"
+                    f"outside of training, {whose} changes with what else is in the batch, by up to {largest:.0%} of "
+                    "what real ones vary"
                 )
                 return BATCH_NORM.seen(stage, evidence, stage=stage)
     return None
@@ -220,7 +223,7 @@ def discriminator_wins(stage: str, config: Mapping[str, Any], signs: Sequence[Ma
     """A discriminator is sure of every image, and what it says decides what the generator learns."""
     adversarial = config["adversarial"]
     guessing = GUESSING.get(adversarial["kind"])
-    if guessing is None or not adversarial["weight"]:
+    if guessing is None or not adversarial["weight"] or signs[-1]["step"] < EARLY * signs[-1]["of"]:
         return None
     heard = statistics.fmean(_late([(each["step"], _heard(each["signs"])) for each in signs]))
     for judge, series in _judged(signs).items():
@@ -249,8 +252,8 @@ def _first(signs: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float]:
 
 
 def _late(series: Sequence[tuple[int, float]]) -> list[float]:
-    """Returns the values of the second half of the steps so far."""
-    return [value for step, value in series if 2 * step > series[-1][0]]
+    """Returns the values of the last third of the steps so far."""
+    return [value for step, value in series if 3 * step > 2 * series[-1][0]]
 
 
 def _moved(updates: Sequence[tuple[int, float]]) -> float:

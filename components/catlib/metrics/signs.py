@@ -26,8 +26,9 @@ def look_at(generator: nn.Module, inputs: Tensor, real: Tensor) -> dict[str, flo
 
     Returns:
         `variation`: how much generated images differ from each other, relative to how much real ones do.
-        `saturation`: share of generated values at the ends of their range, less that of real ones. `batch_dependence`: how much an image
-        depends on what else is in its batch, relative to how much real images differ.
+        `saturation`: share of generated values at the ends of their range, less that of real ones.
+        `batch_dependence`: how much an image depends on what else is in its batch, relative to how much real ones
+        differ.
     """
     was_training = generator.training
     generator.eval()

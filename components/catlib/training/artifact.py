@@ -26,8 +26,8 @@ from components.catlib.training.origin import Length, Origin
 from components.catlib.training.progress import Objective, Progress
 from components.catlib.training.signs import SignsTaken
 from components.catlib.training.upkeep import Upkeep
-from components.catlib.training.watching import Watch, give_up
 from components.catlib.training.validation import Validation
+from components.catlib.training.watching import Watch, give_up
 
 logger = logging.getLogger(__name__)
 

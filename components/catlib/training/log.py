@@ -23,8 +23,8 @@ LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 Record = dict[str, Any]
-"""One line of `log.jsonl`: an interval of training (`losses`, means over its steps), an evaluation (`scores`), or signs of
-health at a step of a number that does not depend on the clock (`signs`)."""
+"""One line of `log.jsonl`: an interval of training (`losses`, means over its steps), an evaluation (`scores`), or signs
+of health (`signs`), at steps that do not depend on the clock."""
 
 
 class LogWriter:

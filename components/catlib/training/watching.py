@@ -61,8 +61,8 @@ class Watch:
             if diagnosis.cause in self._stop_on:
                 self.verdict = (
                     f"The {self._stage} stage stopped after step {step} of {self._signs.total_steps}, as "
-                    f"{self._stage}.stop_on asks: {diagnosis.cause.name} ({diagnosis.evidence}); {diagnosis.advice}, or "
-                    f"set {self._stage}.stop_on: [] to go on from here."
+                    f"{self._stage}.stop_on asks: {diagnosis.cause.name} ({diagnosis.evidence}); {diagnosis.advice}, "
+                    f"or set {self._stage}.stop_on: [] to go on from here."
                 )
             else:
                 logger.warning("step %d: %s", step, diagnosis)

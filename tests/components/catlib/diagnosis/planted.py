@@ -1,7 +1,8 @@
 """Small trainings with a planted failure, and healthy ones: what they are, how they run, and what is recorded of them.
 
-`python -m tests.components.catlib.diagnosis.planted FOLDER [NAME …]` runs them below FOLDER, each in about a quarter of a
-minute of one core, and writes `recordings/NAME.json`: what the rules read, and nothing else. The pictures are those of the demos.
+`python -m tests.components.catlib.diagnosis.planted FOLDER [NAME …]` runs them below FOLDER, each in about a quarter of
+a minute of one core, and writes `recordings/NAME.json`: what the rules read, and nothing else. The pictures are those of
+the demos.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ RUNS: dict[str, Run] = {
     "discriminator-wins-lsgan": Run(DISCRIMINATOR_WINS, settings=WON),
     "discriminator-wins-vanilla": Run(DISCRIMINATOR_WINS, settings=WON | {"adversarial": "vanilla", "seed": 1}),
     "collapse": Run(COLLAPSE, "unpaired", UNHELD),
-    "collapse-other-seed": Run(COLLAPSE, "unpaired", UNHELD | {"seed": 1}),
+    "collapse-2": Run(COLLAPSE, "unpaired", UNHELD | {"seed": 2}),
+    "collapse-3": Run(COLLAPSE, "unpaired", UNHELD | {"seed": 3, "generator": {"base_channels": 3, "num_blocks": 1}}),
     "learning-rate": Run(LEARNING_RATE, settings={"learning_rate": 0.02}),
     "learning-rate-hinge": Run(LEARNING_RATE, settings={"adversarial": "hinge", "learning_rate": 0.05}),
     "learning-rate-unpaired": Run(LEARNING_RATE, "unpaired", {"learning_rate": 0.05}),

@@ -78,7 +78,7 @@ THROWN = 4.0
 TINY_STEP = 1e-4
 """Steps that move weights by less than this share of their size do not train."""
 
-MOVED = 3.0
+MOVED = 1.5
 """Weights whose steps together are this many times their size have had time to learn something."""
 
 GUESSING = {"lsgan": 0.25, "vanilla": math.log(2), "hinge": 1.0}

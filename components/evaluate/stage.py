@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from components.catlib.metrics.protocol import protocol
 from components.catlib.metrics.scoring import ImageScores, quality, score_images
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
 from components.catlib.metrics.segmenters import Segmenter, read_segmenter
+from components.catlib.metrics.signs import NUM_IMAGES, look_at
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.networks.directions import Direction
@@ -100,6 +101,7 @@ def run(
             "teacher": facts.get("teacher"),
             "ratio": cost_ratios(facts, latencies),
             "baseline": baselines(held_out),
+            "signs": _signs(generators, held_out),
             "protocol": protocol(held_out, facts["student"], latencies["student"]),
             "samples": _write_samples(writer, generators, held_out, count=config.num_samples),
         }
@@ -150,6 +152,17 @@ def _scores(generator: Generator, held_out: HeldOut) -> ImageScores:
         segmenter=held_out.segmenter,
         networks={"lpips": held_out.lpips} if held_out.lpips is not None else {},
     )
+
+
+def _signs(generators: Mapping[str, Generator], held_out: HeldOut) -> dict[str, dict[str, float]]:
+    """Returns the signs of health of each generator, on the first held-out images; empty without real images."""
+    inputs, real = next(
+        held_out_images(held_out.dataset, direction=held_out.direction, limit=NUM_IMAGES, batch_size=NUM_IMAGES)
+    )
+    if len(inputs) < 2 or len(real) < 2:
+        return {}
+    inputs, real = inputs.to(held_out.device), real.to(held_out.device)
+    return {name: look_at(generator, inputs, real) for name, generator in generators.items()}
 
 
 # ------------------------------------------------------------------------------------------------------ what is written

@@ -69,6 +69,11 @@ class TrainingConfig(Section):
         default=0,
         description="number of evaluations in a row without a better score after which training ends; 0: never early",
     )
+    stop_on: tuple[Literal["diverged", "collapsed"], ...] = Field(
+        default=(),
+        description="what ends the training with exit code 2, its checkpoint kept: diverged: the learning rate is too "
+        "high; collapsed: generated images hardly depend on the input; []: a warning in the log",
+    )
     time_limit_seconds: Positive | None = Field(
         default=None,
         description="seconds after which training ends with the result so far, over all its processes; null: no limit",

@@ -22,6 +22,7 @@ class LabelDistillation:
         networks: What is trained: "generator_source_to_target", "discriminator_target", and for `mse` "adaptors".
         generators: The student by direction.
         discriminators: The discriminator by the domain that it judges.
+        teachers: The teacher by direction; it is not trained.
         optimizers: "generator" (student and adaptors) and "discriminator".
     """
 
@@ -52,6 +53,7 @@ class LabelDistillation:
         student = StudentTraining(config, networks, accelerator, teacher=teacher, direction=direction)
         self.networks, self.optimizers = student.networks, student.optimizers
         self.generators, self.discriminators = student.generators, student.discriminators
+        self.teachers = {Direction(direction).value: teacher}
         self._student, self._teacher = student, student.teacher
         self._adversary = SpadeAdversary(config, student.discriminator, perceptual)
 

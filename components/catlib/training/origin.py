@@ -33,7 +33,7 @@ from components.catlib.networks.architecture_files import ARCHITECTURE_FILE
 from components.catlib.storage import local_copy
 from components.catlib.training.checkpoints import LENGTH
 
-UNRELATED_TO_WEIGHTS = {"patience", "time_limit_seconds"}
+UNRELATED_TO_WEIGHTS = {"patience", "stop_on", "time_limit_seconds"}
 """Settings that end a training sooner or later; the weights after a step do not depend on them.
 
 Every other setting changes weights, or the scores by which weights are chosen and which the result holds."""

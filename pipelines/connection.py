@@ -317,6 +317,15 @@ class Kubeflow:
             return f"{https}; else check that `kubectl port-forward` runs if you need it"
         return ""
 
+    def _passes(self, error: Exception) -> bool:
+        """Returns whether a request that failed with this error may succeed later.
+
+        Before the first answer, silence counts as a wrong address.
+        """
+        if isinstance(error, kfp_server_api.ApiException):
+            return error.status is not None and passing(error.status)
+        return self._reached
+
 
 def _pause(error: Exception) -> float | None:
     """Returns the seconds after which the API wants to be asked again; None if it does not say."""

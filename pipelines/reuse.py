@@ -112,7 +112,7 @@ def _steps(
         items, beside = _items(loop["items"], task, tasks, values, given)
         for item, shown in zip(items, labels(items), strict=True):
             key = item if isinstance(item, str) else json.dumps(item, sort_keys=True)
-            whole: Any = {**item, **beside} if beside else item
+            whole = {**item, **beside} if isinstance(item, dict) else item
             yield from _steps(spec, component["dag"]["tasks"], given | {loop["itemInput"]: whole}, reads, (key, shown))
 
 

@@ -297,6 +297,21 @@ def test_what_is_said_about_a_checkpoint_leads_on(tmp_path: Path):
     assert list(read_state_dict(tmp_path / "new.pth")) == ["a"]
 
 
+def test_what_a_later_stage_will_refuse_is_told_by_the_commands_before_it(
+    tmp_path: Path, statistics: Callable[[], None], capsys: pytest.CaptureFixture[str]
+):
+    images(tmp_path / "data", "A/train", "B/train", "A/test", "B/test")
+    assert dataset(tmp_path, "distill.batch_size=80") == 0
+    warning = "stage distill will refuse these images: distill.batch_size 80 is larger than the number of training"
+    assert warning in capsys.readouterr().err
+    statistics()
+    assert teacher(tmp_path, "distill.batch_size=80") == 2
+    said = capsys.readouterr().err
+    assert follow(said) == ["distill.batch_size=4"], said
+    assert not (tmp_path / "teacher").exists()
+    assert teacher(tmp_path, "distill.batch_size=4") == 0
+
+
 # ------------------------------------------------------------------------------------------------- nothing is forgotten
 
 FOLLOWED = {

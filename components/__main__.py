@@ -119,7 +119,8 @@ def _check_later(stage: Stage, recipe: Recipe, overrides: Sequence[str], dataset
         if section in given:
             check_needs(needs, images)
         for sentence in unmet(needs, images):
-            logging.getLogger(__name__).warning("a later stage (%s) will refuse these images: %s", section, sentence)
+            wrong, _, _ = sentence.partition("; ")  # what to do is said where it is refused
+            logging.getLogger(__name__).warning("stage %s will refuse these images: %s", section, wrong)
 
 
 def _further_options(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> dict[str, str]:

@@ -78,7 +78,7 @@ def _check_networks(recipe: Recipe) -> None:
         smallest = LPIPS_SMALLEST_SIDE[recipe.evaluate.lpips.backbone]
         raise UserError(
             f"evaluate.lpips needs images of at least {smallest} pixels a side, but dataset.crop_size is {size}; "
-            f"set dataset.crop_size to {smallest} or more, or remove evaluate.lpips."
+            f"set dataset.crop_size and dataset.load_size to {smallest + 1} or more, or remove evaluate.lpips."
         )
     if teacher.published is not None:
         return

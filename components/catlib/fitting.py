@@ -25,6 +25,9 @@ TRAINED_ON: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Pairing, ...]] =
 }
 """What data each family of teachers is trained on."""
 
+RECIPES = {"pix2pix": "demo", "cyclegan": "demo-unpaired", "spade": "demo-labels"}
+"""A recipe of each family, because a family has settings of its own."""
+
 
 def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Direction) -> None:
     """Refuses images that a generator was not made for.
@@ -92,7 +95,11 @@ def check_pairing(family: Literal["pix2pix", "cyclegan", "spade"], dataset: Pack
 
 def _other_use(dataset: PackedDataset, wanted: Sequence[str]) -> str:
     """Returns how the images of a dataset may be used after all: packed in another way, or by another family."""
-    families = " or ".join(name for name, pairings in TRAINED_ON.items() if dataset.pairing in pairings)
+    families = " or ".join(
+        f"{name} (as the recipe {RECIPES[name]} does)"
+        for name, pairings in TRAINED_ON.items()
+        if dataset.pairing in pairings
+    )
     split = dataset.split("train")
     if dataset.pairing == "unpaired" and "paired" in wanted and set(split.names) & set(split.target_names):
         return f"set dataset.layout: parallel if images of equal names are partners, use teacher.family {families}"

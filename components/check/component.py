@@ -16,6 +16,7 @@ def check_images(
     evaluate: dict,
     code_digest: str,
     dataset: dsl.Input[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Refuses images that a later stage could not use, before anything is trained.
 
@@ -27,6 +28,7 @@ def check_images(
         evaluate: The recipe's `evaluate` section.
         code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         dataset: Packed images.
+        summary: The numbers of images.
     """
     from components.kubeflow import stage_process
 
@@ -34,8 +36,11 @@ def check_images(
         from pathlib import Path
 
         from components.catlib.config import varied
+        from components.catlib.disk import writing_to
         from components.check.stage import run
 
         trainings = [varied(distill, change) for change in variations or [{}]]
         sections = {"teacher": teacher, "distill": trainings, "prune": prune, "evaluate": evaluate}
-        run(sections, dataset=Path(dataset.path))
+        text = run(sections, dataset=Path(dataset.path))
+        with writing_to(Path(summary.path)):
+            Path(summary.path).write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from components.catlib.needs import Needs, check_needs
 logger = logging.getLogger(__name__)
 
 
-def run(sections: Mapping[str, Any], *, dataset: Path) -> None:
+def run(sections: Mapping[str, Any], *, dataset: Path) -> str:
     """Checks batch sizes, held-out images, crops and pairing against the sections of a recipe.
 
     Args:
@@ -21,8 +21,15 @@ def run(sections: Mapping[str, Any], *, dataset: Path) -> None:
             `distill` may be a list.
         dataset: A dataset artifact.
 
+    Returns:
+        The numbers of images in Markdown.
+
     Raises:
         UserError: The images do not do for a stage; the message names everything that does not fit.
     """
-    check_needs(Needs.of(sections), PackedDataset.open(dataset))
+    images = PackedDataset.open(dataset)
+    check_needs(Needs.of(sections), images)
     logger.info("the images do for every stage to come")
+    rows = [f"| {split} | {count['source']} | {count['target']} |" for split, count in images.summary.images.items()]
+    head = ["# The images do for every stage to come", "", "| images | source | target |", "|---|---|---|"]
+    return "\n".join([*head, *rows, ""])

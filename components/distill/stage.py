@@ -64,7 +64,7 @@ def run(
         family = inputs["teacher"].config["family"]
         raise UserError(
             f"distill.family is {config.family}, but the teacher in {teacher} is of family {family}; "
-            f"set teacher.family to {family}; distill.family follows it."
+            f"give the recipe that made the teacher, whose teacher.family is {family}."
         )
     check_pairing(config.family, images)
     for networks in (teacher_networks, student_networks):

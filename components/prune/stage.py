@@ -41,7 +41,7 @@ def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> Non
     if direction not in networks.architectures.generators:
         raise UserError(
             f"prune.generator is {direction}, but the teacher in {teacher} has only "
-            f"{' and '.join(networks.architectures.generators)}; set it to one that the teacher has."
+            f"{' and '.join(networks.architectures.generators)}; set prune.generator to one of these."
         )
     architecture = networks.architectures.generator(direction)
     weights = read_generator_weights(networks, direction)

@@ -1,13 +1,24 @@
 """What an error says to do is tried, and leads past the error."""
 
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from components.__main__ import main
+from components.catlib.data.enough import check_held_out
+from components.catlib.data.packed import PackedDataset
+from components.catlib.errors import UserError
+from components.catlib.fitting import check_size
+from components.catlib.networks.families import architecture_from_config
+from components.catlib.networks.published.generators import load_generator
+from components.catlib.networks.published.reading import read_state_dict
+from components.catlib.recipes import load_recipe
 from tests.components.catlib.data.image_folders import cityscapes, noise, write
 
 SMALL = ["--set", "dataset.load_size=[32,32]", "--set", "dataset.crop_size=[32,32]"]
@@ -77,7 +88,7 @@ def damaged(folder: Path) -> None:
 
 def follow(said: str) -> list[str]:
     """Returns the settings that a message names, as `--set` takes them."""
-    return [f"{name}={value}" for name, value in re.findall(r"set ([a-z_.]+\w)(?::| to) ([\w\[\],-]+)", said)]
+    return [f"{name}={value}" for name, value in re.findall(r"set ([a-z_.]+\w)(?::| to) ([\w\[\],-]+(?:\.\d+)?)", said)]
 
 
 @pytest.mark.parametrize(
@@ -190,3 +201,214 @@ def test_a_batch_that_is_too_large_names_the_setting_of_its_stage(
     (advised,) = follow(said)
     assert advised == "teacher.batch_size=4"
     assert teacher(tmp_path, advised) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "advised"),
+    [(["dataset.test_fraction=0"], "dataset.test_fraction=0.1"), (["dataset.max_images=1"], "dataset.max_images=2")],
+)
+def test_too_few_held_out_images_say_how_to_hold_out_more(settings: list[str], advised: str, tmp_path: Path):
+    images(tmp_path / "data", "A", "B")
+    assert dataset(tmp_path, *settings) == 0
+    with pytest.raises(UserError, match=r"has \d held-out source images, but scores need at least two") as refused:
+        check_held_out(PackedDataset.open(tmp_path / "dataset"), ["source", "target"])
+    assert "evaluations" not in str(refused.value)
+    assert follow(str(refused.value)) == [advised]
+    assert dataset(tmp_path, *settings, advised) == 0
+    check_held_out(PackedDataset.open(tmp_path / "dataset"), ["source", "target"])
+
+
+def test_a_folder_without_held_out_images_is_not_advised_to_set_a_share(tmp_path: Path):
+    images(tmp_path / "data", "train/A", "train/B")
+    for place in ("A", "B"):
+        write(tmp_path / f"data/test/{place}/9.png", noise(9, 32, 32))
+    assert dataset(tmp_path, "dataset.layout=parallel") == 0
+    with pytest.raises(UserError, match="put at least two images into the source's folder of held-out images"):
+        check_held_out(PackedDataset.open(tmp_path / "dataset"), ["source"])
+
+
+@pytest.mark.parametrize(("size", "fitting"), [((30, 33), [28, 32]), ((4, 64), [12, 64])])
+def test_a_size_that_is_named_for_a_generator_fits(size: tuple[int, int], fitting: list[int]):
+    config = load_recipe("smoke").teacher
+    with pytest.raises(UserError, match=r"multiples of 4, at least 12; set dataset\.crop_size to") as refused:
+        check_size(config, size, channels=(3, 3), where="It")
+    assert follow(str(refused.value)) == [f"dataset.crop_size=[{fitting[0]},{fitting[1]}]"]
+    architecture_from_config(config.generator, in_channels=3, out_channels=3, crop_size=(32, 32)).check_size(
+        fitting[0], fitting[1], where="It"
+    )
+
+
+def test_the_size_that_is_named_for_a_discriminator_fits():
+    config = load_recipe("smoke", ["teacher.discriminator.num_layers=5"]).teacher
+    with pytest.raises(UserError, match="to no less, or lower teacher") as no:
+        check_size(config, (32, 32), channels=(3, 3), where="It")
+    smallest = int(re.findall(r"set dataset.crop_size to at least (\d+)", str(no.value))[0])
+    fitting = -(-smallest // 4) * 4
+    check_size(config, (fitting, fitting), channels=(3, 3), where="It")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "then"),
+    [
+        (["teacher.patience=3"], r"set evaluations to at least patience \+ 2 = (\d+)", "teacher.evaluations"),
+        (["teacher.schedule=plateau"], r"set evaluations to at least schedule.* = (\d+)", "teacher.evaluations"),
+        (["teacher.compile=true", "teacher.adversarial=wgangp"], "set compile: (false)", "teacher.compile"),
+        (["teacher.generator.norm=batch"], "set teacher.generator.norm.kind: (batch)", "teacher.generator.norm.kind"),
+        (["dataset.crop_size=30"], r"set dataset.crop_size to (\[28,28\])", "dataset.crop_size"),
+    ],
+)
+def test_a_setting_that_a_recipe_is_told_leads_on(changes: list[str], named: str, then: str):
+    def check(*more: str) -> None:
+        own = [each for each in changes if not then.startswith(each.partition("=")[0])] if more else changes
+        recipe = load_recipe("smoke", [*own, *more])
+        check_size(recipe.teacher, recipe.dataset.crop_size, channels=(3, 3), where="It")
+
+    with pytest.raises(UserError, match=named) as refused:
+        check()
+    check(f"{then}={re.findall(named, str(refused.value))[0]}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"epoch": 3, "state_dict": {"a": torch.zeros(1)}}, "is a checkpoint, .* its entry 'state_dict' holds tensors"),
+        ({"epoch": 3, "a": torch.zeros(1)}, "entry 'epoch' is a int"),
+        (
+            {"model.1.weight": torch.zeros(1), "model.10.conv_block.1.weight": torch.zeros(1)},
+            "a ResNet generator of pytorch-CycleGAN-and-pix2pix, whose blocks have no branches to prune; leave the",
+        ),
+        (
+            {"model.model.0.weight": torch.zeros(1), "model.model.1.model.2.weight": torch.zeros(1)},
+            "a U-Net generator of pytorch-CycleGAN",
+        ),
+        ({"head_0.conv_0.weight_orig": torch.zeros(1)}, "a generator of SPADE itself"),
+        ({"layer1.0.conv1.weight": torch.zeros(1)}, "is not a generator: .*; give a generator that CAT published"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(content: dict[str, Any], said: str, tmp_path: Path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=said):
+        load_generator(tmp_path / "w.pth", like=load_recipe("smoke").teacher.generator, input_size=(32, 32))
+
+
+def test_what_is_said_about_a_checkpoint_leads_on(tmp_path: Path):
+    torch.save({"epoch": 3, "model": {"a": torch.zeros(1)}}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"torch\.save\(torch\.load\(FILE, weights_only=True\)\['model'\], NEW_FILE\)"):
+        read_state_dict(tmp_path / "w.pth")
+    torch.save(torch.load(tmp_path / "w.pth", weights_only=True)["model"], tmp_path / "new.pth")
+    assert list(read_state_dict(tmp_path / "new.pth")) == ["a"]
+
+
+def test_what_a_later_stage_will_refuse_is_told_by_the_commands_before_it(
+    tmp_path: Path, statistics: Callable[[], None], capsys: pytest.CaptureFixture[str]
+):
+    images(tmp_path / "data", "A/train", "B/train", "A/test", "B/test")
+    assert dataset(tmp_path, "distill.batch_size=80") == 0
+    warning = "stage distill will refuse these images: distill.batch_size 80 is larger than the number of training"
+    assert warning in capsys.readouterr().err
+    statistics()
+    assert teacher(tmp_path, "distill.batch_size=80") == 2
+    said = capsys.readouterr().err
+    assert follow(said) == ["distill.batch_size=4"], said
+    assert not (tmp_path / "teacher").exists()
+    assert teacher(tmp_path, "distill.batch_size=4") == 0
+
+
+# ------------------------------------------------------------------------------------------------- nothing is forgotten
+
+FOLLOWED = {
+    "set dataset.layout: {} to leave them out.": "both_ways",
+    "set dataset.layout: unpaired": "no_partners",
+    "set dataset.layout: unpaired if these are two domains, or combined if each image shows both.": (
+        "two_folders_in_splits"
+    ),
+    "set dataset.layout: single to take all as source images for evaluation.": "photos_beside_folders",
+    "set dataset.layout: combined if each does show two images, or single if these are single pictures": (
+        "single_pictures"
+    ),
+    "set dataset.on_error: skip to leave them out.": "damaged",
+    "set dataset.num_labels to the number of classes ({} or more)": "test_the_number_of_classes_is_named",
+    "set dataset.white_point to their largest value, such as {}, else brighten them": (
+        "test_the_white_point_that_is_named_brightens"
+    ),
+    "set dataset.layout: parallel if images of equal names are partners, use teacher.family {}": (
+        "test_names_that_are_equal_on_both_sides_are_taken_for_partners"
+    ),
+    "set {}.batch_size to {} or less.": "test_a_batch_that_is_too_large_names_the_setting_of_its_stage",
+    "set dataset.max_images to 2 or more and run the dataset stage again": (
+        "test_too_few_held_out_images_say_how_to_hold_out_more"
+    ),
+    "set dataset.test_fraction to 0.1 and run the dataset stage again": (
+        "test_too_few_held_out_images_say_how_to_hold_out_more"
+    ),
+    "set dataset.crop_size to [{},{}].": "test_a_size_that_is_named_for_a_generator_fits",
+    "set dataset.crop_size to at least {}, and dataset.load_size to no less, or lower "
+    "teacher.discriminator.num_layers.": "test_the_size_that_is_named_for_a_discriminator_fits",
+    "set compile: false": "test_a_setting_that_a_recipe_is_told_leads_on",
+    "set evaluations to at least schedule.patience + 3 = {}": "test_a_setting_that_a_recipe_is_told_leads_on",
+    "set evaluations to at least patience + 2 = {}": "test_a_setting_that_a_recipe_is_told_leads_on",
+    "set {}.{}: {}": "test_a_setting_that_a_recipe_is_told_leads_on",
+}
+"""Every advice of the library to set something, and the test or the folder above that follows it."""
+
+FOLLOWED_ELSEWHERE = {
+    "set {} to {} if this file is right.": "tests/pipelines/test_preflight.py",
+    "set perceptual: 0": "tests/components/catlib/test_config.py",
+    "set prune.generator to that.": "tests/pipelines/test_main.py",
+    "set dataset.crop_size and dataset.load_size to {} or more, or remove evaluate.lpips.": (
+        "tests/pipelines/test_main.py"
+    ),
+    "set prune.generator to {}.": "tests/components/fetch/test_teacher.py",
+    "set prune.generator to one of these.": "tests/components/prune/test_stage.py",
+    "set prune.{} to at most {}.": "tests/components/catlib/pruning/test_search.py",
+    "set evaluate.segmenter.input_size to a size that it takes.": (
+        "tests/components/catlib/metrics/test_segmenters.py"
+    ),
+    "set real_stats.weights.sha256 if this file is right.": "tests/components/catlib/metrics/test_features.py",
+    "set dataset.layout: unpaired to train without the pairs, use teacher.family {}": (
+        "tests/components/teacher/test_stage.py"
+    ),
+    "set dataset.num_labels if the source images are label maps, use teacher.family {}": (
+        "tests/components/teacher/test_stage.py"
+    ),
+    "set dataset.source to the path of your copy (terms: {})": "tests/components/catlib/data/test_locating.py",
+}
+"""The same for advice whose message a test beside its code provokes."""
+
+NO_SETTING = {"set the clocks."}
+
+
+def advice() -> Iterator[str]:
+    """Yields every "set …" in a text of the code that is no docstring; {} stands for what is filled in."""
+    for path in sorted([*Path("components").rglob("*.py"), *Path("pipelines").rglob("*.py")]):
+        seen: set[int] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if id(node) in seen:
+                continue
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                seen.add(id(node.value))  # a docstring
+            elif isinstance(node, ast.JoinedStr):
+                seen |= {id(part) for part in ast.walk(node)}
+                parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                yield from _in("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield from _in(node.value)
+
+
+def _in(text: str) -> list[str]:
+    return [found.strip() for found in re.findall(r"(?:^|[;,] |\bor |\band )(set (?=[a-z{])[^;]*)", text)]
+
+
+def test_every_advice_to_set_something_is_followed_by_a_test():
+    found = set(advice())
+    known = {*FOLLOWED, *FOLLOWED_ELSEWHERE, *NO_SETTING}
+    assert found - known == set(), "follow it in a test, and list it above"
+    assert known - found == set(), "no message says this any more"
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in FOLLOWED.values() if f"def {name}(" not in here] == []
+
+
+def test_an_advice_that_nobody_follows_is_noticed():
+    assert _in("x is wrong; set teacher.epochs to {}.") == ["set teacher.epochs to {}."]
+    assert _in("remove it, or set a.b: c") == ["set a.b: c"]
+    assert _in("a set of images") == []

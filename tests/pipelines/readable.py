@@ -143,7 +143,9 @@ def _task(
         for key, value in sorted(given.pop(kind, {}).items())
     }
     nothing_left(given)
-    assert set(task.pop("dependentTasks", [])) == producers, f"{name} waits for tasks whose outputs it does not read"
+    waits_for = set(task.pop("dependentTasks", []))
+    assert producers <= waits_for, f"{name} does not wait for what it reads"
+    after = sorted(waits_for - producers)
     task.pop("retryPolicy", None)  # belongs to the placement
     label = task.pop("taskInfo").pop("name")
     component = task.pop("componentRef").pop("name")
@@ -161,6 +163,7 @@ def _task(
         assert label == name
         read = {} if component == f"comp-{name}" else {"component": component_name(component)}
         read |= {"cached": task.pop("cachingOptions").pop("enableCache", False), "inputs": inputs}
+        read |= {"after": after} if after else {}
     nothing_left(task)
     return read
 

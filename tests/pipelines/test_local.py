@@ -25,6 +25,7 @@ from tests.small_disks import mounted
 
 TASKS = {
     "prepare-dataset",
+    "check-images",
     "measure-real-images",
     "train-teacher",
     "prune-teacher",
@@ -153,7 +154,7 @@ def test_a_dry_run_says_what_would_come_from_the_cache(
         return Counter(answer["cached"]), Counter(answer["executed"])
 
     of_a_student = ("prune-teacher", "distill-student", "evaluate-student", "export-student")
-    once = ("prepare-dataset", "measure-real-images", "train-teacher")
+    once = ("prepare-dataset", "measure-real-images", "train-teacher", "check-images")
     cached, executed = told("--budget", "0.5x", "0.3x")
     assert cached == Counter([*once, *of_a_student, *of_a_student, "write-report"])
     assert not executed
@@ -162,7 +163,7 @@ def test_a_dry_run_says_what_would_come_from_the_cache(
     assert executed == Counter([*of_a_student, "write-report"])
     cached, executed = told("--budget", "0.3x", "--set", "teacher.epochs=2")
     assert cached == Counter(once[:2])
-    assert executed == Counter(["train-teacher", *of_a_student, "write-report"])
+    assert executed == Counter(["train-teacher", "check-images", *of_a_student, "write-report"])
     assert sorted(workspace.rglob("*")) == before, "a dry run writes nothing"
 
 

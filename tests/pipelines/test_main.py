@@ -136,6 +136,46 @@ def test_the_budgets_of_the_recipes_are_within_reach(recipe: str) -> None:
     assert main(["validate", "--recipe", recipe]) == 0
 
 
+LPIPS = "evaluate.lpips={backbone: alex, weights: {uri: HERE}}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "then"),
+    [
+        (["dataset.crop_size=30"], "set dataset.crop_size to [28,28]", ["dataset.crop_size=[28,28]"]),
+        (
+            ["dataset.crop_size=28", LPIPS],
+            "set dataset.crop_size and dataset.load_size to 32 or more",
+            ["dataset.crop_size=32", "dataset.load_size=32"],
+        ),
+        (
+            ["teacher.discriminator.num_layers=5"],
+            "set dataset.crop_size to at least 96, and dataset.load_size to no less",
+            ["dataset.crop_size=96", "dataset.load_size=96"],
+        ),
+        (
+            ["prune.generator=target_to_source"],
+            "has only source_to_target; set prune.generator to that",
+            ["prune.generator=source_to_target"],
+        ),
+    ],
+)
+def test_what_no_network_takes_is_refused_before_a_run(
+    changes: list[str], said: str, then: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    settings = [change.replace("HERE", str(tmp_path / "w.pth")) for change in changes]
+
+    def validate(*more: str) -> int:
+        return main(
+            ["validate", "--recipe", "smoke", *(word for each in [*settings, *more] for word in ("--set", each))]
+        )
+
+    assert validate() == 2
+    assert said in capsys.readouterr().err
+    assert validate(*then) == 0
+
+
 def test_a_folder_of_something_else_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["run", "--recipe", "smoke", "--output", str(tmp_path), "--workspace", str(tmp_path / "w")]) == 2

@@ -114,8 +114,8 @@ class TrainingConfig(Section):
     def _check_plateau(self) -> TrainingConfig:
         if self.schedule.kind == "plateau" and self.evaluations < self.schedule.patience + 3:
             raise ValueError(
-                f"schedule: plateau never lowers the learning rate with evaluations: {self.evaluations}; set them "
-                f"to at least schedule.patience + 3 = {self.schedule.patience + 3}"
+                f"schedule: plateau never lowers the learning rate with evaluations: {self.evaluations}; set "
+                f"evaluations to at least schedule.patience + 3 = {self.schedule.patience + 3}"
             )
         return self
 
@@ -124,7 +124,7 @@ class TrainingConfig(Section):
         if self.patience and self.evaluations < self.patience + 2:
             raise ValueError(
                 f"patience: {self.patience} never ends the training early with evaluations: {self.evaluations}; set "
-                f"them to at least patience + 2 = {self.patience + 2}"
+                f"evaluations to at least patience + 2 = {self.patience + 2}"
             )
         return self
 

@@ -49,7 +49,8 @@ class _ArchitectureBase(Section):
         if min(height, width) < self.smallest_size:
             raise UserError(
                 f"{where} has images of {height}x{width} pixels, too small for {self.description}; set "
-                f"dataset.crop_size to at least {self.smallest_size}, or lower teacher.discriminator.num_layers."
+                f"dataset.crop_size to at least {self.smallest_size}, and dataset.load_size to no less, "
+                "or lower teacher.discriminator.num_layers."
             )
 
 

@@ -274,9 +274,10 @@ def _bounds(norm: PrunableNorm, config: PruneConfig) -> _Bounds:
         setting, minimum = norm.floor, config.min_feature_channels or minimum
     least = math.ceil(minimum * norm.unit / norm.multiple) * norm.multiple
     if least > norm.channels:
+        largest = norm.channels // norm.multiple * norm.multiple // norm.unit
         raise UserError(
             f"prune.{setting} is {minimum}, which keeps {least} channels, but the teacher's layer {norm.name} has only "
-            f"{norm.channels}; set it to at most {norm.channels // norm.multiple * norm.multiple // norm.unit}."
+            f"{norm.channels}; set prune.{setting} to at most {largest}."
         )
     most = norm.channels
     if norm.capped and config.max_first_channels is not None:
@@ -284,7 +285,7 @@ def _bounds(norm: PrunableNorm, config: PruneConfig) -> _Bounds:
         if most < least:
             raise UserError(
                 f"prune.max_first_channels is {config.max_first_channels}, below the {least // norm.unit} that "
-                f"prune.{setting} keeps in {norm.name}; raise it or lower prune.{setting}."
+                f"prune.{setting} keeps in {norm.name}; raise prune.max_first_channels or lower prune.{setting}."
             )
     return _Bounds(least, most, norm.multiple)
 

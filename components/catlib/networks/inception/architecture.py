@@ -86,9 +86,11 @@ class InceptionArchitecture(Section):
     def check_size(self, height: int, width: int, *, where: str) -> None:
         """Refuses images that cannot be halved evenly or are too small; raises UserError."""
         if height % self.size_step or width % self.size_step or min(height, width) < self.smallest_size:
+            fitting = [max(side // self.size_step * self.size_step, self.smallest_size) for side in (height, width)]
             raise UserError(
                 f"{where} has images of {height}x{width} pixels, which an inception generator cannot translate: height "
-                f"and width must be multiples of {self.size_step}, at least {self.smallest_size}."
+                f"and width must be multiples of {self.size_step}, at least {self.smallest_size}; set "
+                f"dataset.crop_size to [{fitting[0]},{fitting[1]}]."
             )
 
     def example_input(self, count: int, size: ImageSize, *, seed: int = 0) -> np.ndarray:

@@ -59,10 +59,28 @@ def generator_from_state(
     found = next(((config, layout) for config, layout in layouts if layout.marker in state), None)
     if found is None:
         markers = " nor ".join(layout.marker for _, layout in layouts)
-        raise UserError(f"{where} is not a generator: it has neither {markers} but {names.some()}.")
+        raise UserError(
+            f"{where} is not a generator: it has neither {markers} but {names.some()}{_known_otherwise(state)}."
+        )
     config, layout = found
     described = layout.architecture(names, settings_of(config, like), input_size)
     architecture = validate(AnyArchitecture, described, where=f"{where} is not a generator")
     unread = tuple(layout.unread(architecture))
     read = {name: value for name, value in state.items() if not name.startswith(unread)}
     return build_with_state(lambda: build_generator(architecture), with_batch_counters(read), where=where)
+
+
+def _known_otherwise(state: Mapping[str, Tensor]) -> str:
+    """Returns what a state dict is that is no generator of a family here, and what to do."""
+    if any(".conv_block." in name for name in state):
+        kind = "a ResNet generator of pytorch-CycleGAN-and-pix2pix"
+    elif any(name.startswith("model.model.1.model.") for name in state):
+        kind = "a U-Net generator of pytorch-CycleGAN-and-pix2pix"
+    elif any(name.startswith(("head_0.conv_0", "G_middle_0.conv_0")) for name in state):
+        kind = "a generator of SPADE itself"
+    else:
+        return "; give a generator that CAT published, or leave the setting out to train one"
+    return (
+        f"; it is {kind}, whose blocks have no branches to prune; leave the setting out to train a teacher on your "
+        "images, or give a generator that CAT published"
+    )

@@ -138,6 +138,13 @@ def read_state_dict(path: Path, *, sha256: str | None = None) -> dict[str, Tenso
             f"{path} holds a {type(content).__name__}, expected a state dict of at most {MAX_TENSORS} tensors."
         )
     for name, value in content.items():
+        if isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values()):
+            entry = repr(str(name)[:40])
+            raise UserError(
+                f"{path} is a checkpoint, not a state dict: its entry {entry} holds tensors by name; save this entry "
+                f"alone, torch.save(torch.load(FILE, weights_only=True)[{entry}], NEW_FILE), and give the new file."
+            )
+    for name, value in content.items():
         if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
             raise UserError(f"{path}: an entry is called {str(name)[:40]!r}, which is no name of a tensor.")
         if not isinstance(value, Tensor):

@@ -167,5 +167,5 @@ def test_keep_checkpoints_counts_the_newest(paired: Path, tmp_path: Path, monkey
 
 
 def test_patience_without_enough_evaluations_is_refused():
-    with pytest.raises(ValueError, match=r"set them to at least patience \+ 2 = 5"):
+    with pytest.raises(ValueError, match=r"set evaluations to at least patience \+ 2 = 5"):
         teacher_config("pix2pix", patience=3, evaluations=4)

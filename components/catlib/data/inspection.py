@@ -89,7 +89,7 @@ class ImageFacts:
         histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
         if image.mode != "RGB":
             return cls(original.size, histogram, None)
-        return cls(original.size, histogram, thumbnail(image), Marks.of(image, histogram, original))
+        return cls(original.size, histogram, thumbnail(image), Marks.of(packed, histogram, original))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from components.catlib.data.files import SourceFile
 from components.catlib.data.packed import DONT_CARE
 from components.catlib.data.samples import UnusableImageError
-from components.catlib.data.suspicions import ALPHA
+from components.catlib.data.suspicions import ALPHA, SCALED
 
 LARGEST_FILE = 2**28
 """Size of the largest image file that is read, in bytes: 256 MiB."""
@@ -156,7 +156,9 @@ def _as_rgb(image: Image.Image, *, white_point: int) -> Image.Image:
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("holds grey values of more than 16 bits")
-        return Image.fromarray(_to_8_bits(grey, white_point)).convert("RGB")
+        scaled = Image.fromarray(_to_8_bits(grey, white_point)).convert("RGB")
+        scaled.info[SCALED] = True
+        return scaled
     if image.mode == "F":
         raise ValueError("has floating-point pixels, which are not supported")
     if image.has_transparency_data:

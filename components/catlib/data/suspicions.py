@@ -17,6 +17,9 @@ from components.catlib.data.packed import ImageRole, Pairing, SplitName
 ALPHA = "alpha histogram"
 """Where decoding leaves the histogram of a picture's fourth channel (`Image.info`)."""
 
+SCALED = "scaled to 8 bits"
+"""Where decoding notes that a picture had more than 8 bits: then few grey values mean a dark picture."""
+
 MOST_LEVELS = 32
 """Pictures of no more grey values look like maps of classes."""
 
@@ -86,7 +89,7 @@ class Marks:
         red, green, blue = histogram
         grey = bool((red == green).all() and (green == blue).all()) and _is_grey(packed)
         red_over_blue = float((red - blue) @ _VALUES) / (packed.shape[0] * packed.shape[1])
-        colours = original.getcolors(MOST_LEVELS) if grey else None
+        colours = original.getcolors(MOST_LEVELS) if grey and SCALED not in original.info else None
         levels = frozenset(colour[0] for _, colour in colours) if colours else None  # type: ignore[index]  # mode RGB
         rows, columns = ([side * place // 9 for place in range(1, 9)] for side in packed.shape[:2])
         some = packed[rows][:, columns]

@@ -14,13 +14,18 @@ from components.catlib.data.sources import open_tree
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
 
 TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text()
-TREES = re.findall(r"```text (\S.*=.*)\n((?:.*\n)+?)```", TEXT)
+TREES = re.findall(r"```text (\S.*=.*)\n((?:.*\n)+?)```(?:\n\n```(?:csv|json)\n((?:.*\n)+?)```)?", TEXT)
+"""Facts, folders (and files, whose content is the third part)."""
 
 
-@pytest.mark.parametrize(("facts", "folders"), TREES, ids=[" ".join(folders.split()) for _, folders in TREES])
-def test_a_tree_is_read_as_the_guide_says(facts: str, folders: str, tmp_path: Path):
+@pytest.mark.parametrize(("facts", "entries", "content"), TREES, ids=[" ".join(tree.split()) for _, tree, _ in TREES])
+def test_a_tree_is_read_as_the_guide_says(facts: str, entries: str, content: str, tmp_path: Path):
     said = dict(word.split("=") for word in facts.split())
-    for folder in folders.split():
+    folders = [entry for entry in entries.split() if entry.endswith("/")]
+    for file in set(entries.split()) - set(folders):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(content)
+    for folder in folders:
         for number in range(4):
             is_map = "labels" in said and any(meaning(part).domain in ("A", "instances") for part in folder.split("/"))
             pixels = np.arange(128).reshape(8, 16) % 3 if is_map else noise(number, 8, 16)
@@ -34,13 +39,13 @@ def test_a_tree_is_read_as_the_guide_says(facts: str, folders: str, tmp_path: Pa
         for samples in lists:
             assert all(image.size[1] == 8 for sample in samples.samples for image in sample.load().values())
     assert "left_over" not in found.provenance
-    assert found.has_instances == any(word in folders for word in ("instances", "inst/"))
+    assert found.has_instances == any(word in entries for word in ("instances", "inst/"))
 
 
 def test_the_guide_shows_every_layout_but_cityscapes():
-    layouts = set(re.findall(r" ?layout=(\w+)", " ".join(facts for facts, _ in TREES)))
-    assert layouts == {"combined", "parallel", "unpaired", "single"}
-    assert len(TREES) >= 10
+    layouts = set(re.findall(r" ?layout=(\w+)", " ".join(facts for facts, _, _ in TREES)))
+    assert layouts == {"combined", "parallel", "unpaired", "single", "imagefolder", "croissant"}
+    assert len(TREES) >= 12
 
 
 @pytest.mark.parametrize("row", re.findall(r"^\| (?:a split|a domain|both) \| (.*) \|$", TEXT, re.MULTILINE))

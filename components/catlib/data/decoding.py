@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from components.catlib.data.files import SourceFile
 from components.catlib.data.packed import DONT_CARE
 from components.catlib.data.samples import DecodedImage, UnusableImageError
-from components.catlib.data.suspicions import ALPHA
+from components.catlib.data.suspicions import ALPHA, SCALED
 
 LARGEST_FILE = 2**28
 """Size of the largest image file that is read, in bytes: 256 MiB."""
@@ -202,7 +202,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise OtherPixels("holds grey values of more than 16 bits", STATE_VALUES)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        scaled = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        scaled.info[SCALED] = True
+        return scaled
     if image.mode == "F":
         raise OtherPixels("has floating-point pixels, which are no colours", STATE_VALUES)
     if image.has_transparency_data:

@@ -94,7 +94,7 @@ class ImageFacts:
             histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
             if values is None:
                 return cls(original.size, histogram, None)
-            return cls(original.size, histogram, thumbnail(image), Marks.of(image, histogram, original))
+            return cls(original.size, histogram, thumbnail(image), Marks.of(packed, histogram, original))
         planes = np.moveaxis(to_8_bits(packed, values), 2, 0)
         histogram = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
         return cls(original.size, histogram, thumbnail(Image.fromarray(as_colours(packed, values))))

@@ -17,6 +17,9 @@ from components.catlib.data.packed import ImageRole, Pairing, SplitName
 ALPHA = "alpha histogram"
 """Where decoding leaves the histogram of a picture's fourth channel (`Image.info`)."""
 
+SCALED = "scaled to 8 bits"
+"""Where decoding notes that a picture had more than 8 bits: then few grey values mean a dark picture."""
+
 MOST_LEVELS = 32
 """Pictures of no more grey values look like maps of classes."""
 
@@ -53,6 +56,8 @@ the root of their number; the smallest test sets with published FID here have 10
 FRECHET_DIMENSIONS = 2048
 """Dimensions of the features of FID, whose covariance is singular with no more images than that."""
 
+_VALUES = np.arange(256)
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -61,36 +66,37 @@ class Marks:
     Attributes:
         grey: Whether red, green and blue are equal everywhere.
         red_over_blue: Mean of red minus mean of blue, in grey levels.
-        tiny: The picture at 8×8 pixels, uint8 [8, 8, 3].
+        some: Its pixels on a grid of 8×8 places, uint8 [8, 8, 3].
         levels: Its grey values, if it is grey and they are few; else None.
         alpha: Share of pixels that are neither transparent nor opaque, and number of values; None without transparency.
     """
 
     grey: bool
     red_over_blue: float
-    tiny: NDArray[np.uint8]
+    some: NDArray[np.uint8]
     levels: frozenset[int] | None
     alpha: tuple[float, int] | None
 
     @classmethod
-    def of(cls, packed: Image.Image, histogram: NDArray[np.int64], original: Image.Image) -> Marks:
+    def of(cls, packed: NDArray[np.uint8], histogram: NDArray[np.int64], original: Image.Image) -> Marks:
         """Looks at a picture.
 
         Args:
-            packed: The picture as it is packed, mode RGB.
+            packed: The picture as it is packed, uint8 [H, W, 3].
             histogram: Its pixels per value of each channel, [3, 256].
             original: The picture as it was decoded.
         """
-        red, _, blue = histogram @ np.arange(256) / histogram[0].sum()
-        grey = bool((histogram[0] == histogram[1]).all() and (histogram[1] == histogram[2]).all()) and _is_grey(packed)
-        colours = original.getcolors(MOST_LEVELS) if grey else None
+        red, green, blue = histogram
+        grey = bool((red == green).all() and (green == blue).all()) and _is_grey(packed)
+        red_over_blue = float((red - blue) @ _VALUES) / (packed.shape[0] * packed.shape[1])
+        colours = original.getcolors(MOST_LEVELS) if grey and SCALED not in original.info else None
         levels = frozenset(colour[0] for _, colour in colours) if colours else None  # type: ignore[index]  # mode RGB
-        tiny = np.asarray(packed.resize((8, 8), Image.Resampling.BOX))
-        return cls(grey, float(red - blue), tiny, levels, _alpha(original.info.get(ALPHA)))
+        rows, columns = ([side * place // 9 for place in range(1, 9)] for side in packed.shape[:2])
+        some = packed[rows][:, columns]
+        return cls(grey, red_over_blue, some, levels, _alpha(original.info.get(ALPHA)))
 
 
-def _is_grey(picture: Image.Image) -> bool:
-    pixels = np.asarray(picture)
+def _is_grey(pixels: NDArray[np.uint8]) -> bool:
     return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
 
 
@@ -201,7 +207,7 @@ def _distance(one: Pictures, other: Pictures, order: tuple[int, int, int]) -> fl
 
 def _about_domains(source: Pictures, target: Pictures) -> list[str]:
     """Compares partners: red of one with blue of the other."""
-    pixels = [np.stack([mark.tiny for mark in each.marks]).astype(np.float64) for each in (source, target)]
+    pixels = [np.stack([mark.some for mark in each.marks]).astype(np.float64) for each in (source, target)]
     tints, greens = [each[..., 0] - each[..., 2] for each in pixels], [each[..., 1] for each in pixels]
     if min(tint.std() for tint in tints) < LEAST_TINT or min(green.std() for green in greens) < LEAST_TINT:
         return []

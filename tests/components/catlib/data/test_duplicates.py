@@ -1,6 +1,8 @@
 import io
+import time
 
 import numpy as np
+import pytest
 from PIL import Image, ImageFilter
 
 from components.catlib.data.duplicates import difference_hashes, find_duplicates, thumbnail
@@ -15,10 +17,16 @@ def scene(seed: int, size: int = 128) -> Image.Image:
     return picture
 
 
-def recompressed(picture: Image.Image, size: int) -> Image.Image:
+def recompressed(picture: Image.Image, size: int, quality: int = 75) -> Image.Image:
     file = io.BytesIO()
-    picture.resize((size, size), Image.Resampling.BICUBIC).save(file, "JPEG", quality=75)
+    picture.resize((size, size), Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
     return Image.open(file)
+
+
+def texture(seed: int) -> Image.Image:
+    """A large picture that looks alike everywhere, such as grass."""
+    noise = np.random.default_rng(seed).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((640, 640), Image.Resampling.BICUBIC)
 
 
 def thumbnails(*pictures: Image.Image) -> np.ndarray:
@@ -37,6 +45,29 @@ def test_resized_and_recompressed_copies_are_found_and_nothing_else():
     copies = thumbnails(*(recompressed(scene(seed), 96) for seed in range(0, 200, 10)))
     assert find_duplicates(copies, training) == [(row, 10 * row) for row in range(20)]
     assert find_duplicates(thumbnails(*map(scene, range(1000, 1200))), training) == []
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 90, 95])
+@pytest.mark.parametrize("size", [64, 128, 200, 256])
+def test_copies_are_found_whatever_their_quality_and_size(quality: int, size: int):
+    training = thumbnails(*map(scene, range(40)))
+    copies = thumbnails(*(recompressed(scene(seed), size, quality) for seed in range(0, 40, 4)))
+    assert find_duplicates(copies, training) == [(row, 4 * row) for row in range(10)]
+
+
+def test_crops_of_one_texture_are_no_copies():
+    boxes = [(x, y, x + 128, y + 128) for x in range(0, 513, 64) for y in range(0, 513, 64)]
+    crops = [texture(0).crop(box) for box in boxes]
+    assert find_duplicates(thumbnails(*crops[::2]), thumbnails(*crops[1::2])) == []
+
+
+def test_ten_thousand_images_are_compared_in_seconds():
+    random = np.random.default_rng(0)
+    training, held_out = (random.integers(0, 256, (n, 16, 17), dtype=np.uint8) for n in (10_000, 1_000))
+    held_out[7] = training[1234]
+    began = time.process_time()
+    assert find_duplicates(held_out, training) == [(7, 1234)]
+    assert time.process_time() - began < 5
 
 
 def test_flat_images_of_different_brightness_are_different():

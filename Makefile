@@ -6,16 +6,17 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RECIPE ?= demo
 
-# Containers. A machine without access to an image registry first makes its own images: `make docker-base docker-store`, then
-# BASE_IMAGE=cat-base:bookworm STORE=seaweedfs with every target below.
+# Containers. A machine without access to an image registry first makes its own images: `make docker-base docker-store`. Every
+# target below then uses them, because docker-base leaves a note in build/docker/base.
 DOCKER ?= docker
 # docker/base.digest holds the base with its digest once `make pin-base` has recorded it.
 PUBLIC_BASE := python:3.11-slim-bookworm
-BASE_IMAGE ?= $(or $(shell cat docker/base.digest 2>/dev/null),$(PUBLIC_BASE))
+OWN_BASE := cat-base:bookworm
+BASE_IMAGE ?= $(or $(shell cat build/docker/base docker/base.digest 2>/dev/null | head -1),$(PUBLIC_BASE))
 # Where docker-push puts the images and cluster-smoke finds them: a registry with a folder, such as registry.example.com/me.
 REGISTRY ?=
 FLAVOUR ?= cpu
-STORE ?= minio
+STORE ?= $(if $(shell cat build/docker/base 2>/dev/null),seaweedfs,minio)
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' components/__init__.py)
 REVISION := $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null || echo unknown)
 SUFFIX := $(if $(filter cuda,$(FLAVOUR)),-cuda)
@@ -120,7 +121,7 @@ test "$${client%%.*}" -lt 23 2>/dev/null || $(DOCKER) buildx version >/dev/null 
 	"or docker-buildx (Debian's), or name another client with DOCKER=." >&2; exit 2; }
 endef
 # A build gets this machine's pip settings and certificates as secrets, which no layer keeps.
-BUILD := DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg BASE_IMAGE=$(BASE_IMAGE) \
 	--secret id=pip_conf,src=build/docker/pip.conf --secret id=ca,src=build/docker/ca
 COMPOSE ?= $(if $(shell $(DOCKER) compose version 2>/dev/null),$(DOCKER) compose,$(BIN)/docker-compose)
 COMPOSE_FILES = -f docker/compose.yaml $(if $(filter seaweedfs,$(STORE)),-f docker/compose.seaweedfs.yaml) \
@@ -161,7 +162,9 @@ pin-base: ## Record the digest of the base image, where a registry is reached: d
 		echo "$$digest" > docker/base.digest && echo "docker/base.digest: $$digest; commit it"
 
 docker-base: ## Make a base image from Debian's packages, without an image registry (needs root and debootstrap)
-	DOCKER='$(DOCKER)' docker/base.sh cat-base:bookworm bookworm
+	DOCKER='$(DOCKER)' docker/base.sh $(OWN_BASE) bookworm
+	@mkdir -p build/docker && echo $(OWN_BASE) > build/docker/base
+	@echo "Images are built on $(OWN_BASE) from now on, and STORE is seaweedfs, until build/docker/base is removed (make clean)."
 
 docker-store: ## Build an image of the SeaweedFS object store, without an image registry
 	$(CHECK_BUILDER)

@@ -19,17 +19,19 @@ import logging
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from components import __version__
+from components.attempts import Attempt
 from components.catlib import storage
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
-from components.catlib.credentials import refuse_in_arguments
 from components.catlib.distributed.ending import ending_together
 from components.catlib.errors import UserError
-from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, note
+from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave
 from components.catlib.memory import telling_out_of_memory
 from components.catlib.recipes import load_recipe
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -40,12 +42,6 @@ from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        refuse_in_arguments(arguments)
-    except UserError as error:
-        note(f"error: {error}")
-        return error.exit_code
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO,
@@ -56,14 +52,24 @@ def main(arguments: list[str] | None = None) -> int:
     trains = options.stage in TRAININGS
     keeps = bool(getattr(options, CHECKPOINT.name, None) or os.environ.get(CHECKPOINTS_VARIABLE))
 
+    attempt = Attempt.of_job(options.stage) if trains else None
+
     def command() -> None:
-        with ending_together() if trains else contextlib.nullcontext(), telling_out_of_memory(options.stage):
+        with contextlib.ExitStack() as around:
+            if trains:
+                around.enter_context(ending_together())
+            if attempt:
+                around.enter_context(attempt.refused_once())
+            around.enter_context(telling_out_of_memory(options.stage))
             text, details = options.command(options)
         if text:
             answer(json.dumps(details) if options.json else text)
 
     return exit_code(command, interrupted=after_interruption(resumes=trains and keeps))
 
+
+LATER = {"dataset": ("teacher", "distill", "evaluate"), "teacher": ("distill", "evaluate"), "distill": ("evaluate",)}
+"""The sections of the stages that read the same images after a stage."""
 
 # ------------------------------------------------------------------------------------------------------------ commands
 
@@ -86,11 +92,34 @@ def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict
             },
             options=_further_options(stage, options, recipe),
             output=options.output,
+            check=functools.partial(_check_later, stage, recipe, options.set or []),
         )
     if outcome is None:
         return "", {}
     metrics = outcome.manifest.summary.get("metrics", {})
     return options.output, {"output": options.output, "metrics": metrics, "reused": outcome.reused}
+
+
+def _check_later(stage: Stage, recipe: Recipe, overrides: Sequence[str], dataset: Path) -> None:
+    """Holds a dataset against the needs of the stages after this one, which are in the same recipe.
+
+    Another command may run those with other settings, so what does not fit is a warning, unless a stage trains and this
+    very command set what does not fit: then it is refused before the training.
+    """
+    from components.catlib.data.packed import PackedDataset
+    from components.catlib.needs import Needs, check_needs, unmet
+
+    later = LATER.get(stage.section)
+    if later is None:
+        return
+    images = PackedDataset.open(dataset)
+    given = {override.partition(".")[0] for override in overrides} if stage.trains else set()
+    for section in later:
+        needs = Needs.of({section: recipe.section(section), "prune": recipe.section("prune")})
+        if section in given:
+            check_needs(needs, images)
+        for sentence in unmet(needs, images):
+            logging.getLogger(__name__).warning("a later stage (%s) will refuse these images: %s", section, sentence)
 
 
 def _further_options(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> dict[str, str]:
@@ -111,7 +140,7 @@ def _make_bucket(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    link = storage.Storage().link(options.address, lifetime=timedelta(days=options.days))
+    link = storage.Storage().link(options.address, lifetime=timedelta(days=options.days), endpoint=options.endpoint)
     return link, {"link": link}
 
 
@@ -149,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
         default=7,
         metavar="N",
         help="days for which the address works, 1 to 7 (default: 7)",
+    )
+    link.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="address of the store where the link is opened, such as http://localhost:9000 (default: S3_ENDPOINT)",
     )
     link.set_defaults(command=_link)
 

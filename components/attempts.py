@@ -1,9 +1,10 @@
-"""What an attempt of a task of Kubeflow leaves for the next one: that the task was refused, so another try is in vain.
+"""What an attempt of a task leaves for the next one: that the task was refused, so another try is in vain.
 
-Kubeflow's launcher ends with exit code 1 whatever the stage's code was. So a cluster cannot tell a user's mistake
-from a crash, and tries both again. An attempt that refuses its input therefore writes a small file beside the
-checkpoints, `refused/RUN.TASK.ID.json`, and the next one passes its sentence on at once. Without a place for
-checkpoints nothing is written, and every attempt refuses anew.
+Kubeflow's launcher ends with exit code 1 whatever the stage's code was, and so does `torchrun` in a TrainJob. So a
+cluster cannot tell a user's mistake from a crash, and tries both again. An attempt that refuses its input therefore
+writes a small file beside the checkpoints, `refused/RUN.TASK.ID.json` or `refused/trainjob.STAGE.UID.json`, and the
+next one passes its sentence on at once. Without a place for checkpoints nothing is written, and every attempt refuses
+anew.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 ATTEMPT_VARIABLE = "KFP_RETRY_INDEX"
 """Environment variable of Kubeflow's pods: 0 in the first attempt of a task, then 1, and so on."""
 
+JOB_VARIABLE = "CAT_JOB_UID"
+"""Environment variable of a TrainJob's pods: Kubernetes' UID of their Job, which all its attempts share."""
+
 PATIENCE_SECONDS = 30.0
 """Seconds for which the place of checkpoints is waited for; without it the stage just runs."""
 
@@ -31,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt of a task in a pod of Kubeflow.
+    """One attempt of a task in a pod.
 
     Attributes:
-        number: 0 for the first one.
+        number: 0 for the first one; None if it is unknown, as in a Job, which has a new UID when it is started anew.
         task: Name of the task that all its attempts share and no other task has: RUN.TASK.ID.
         place: Where trainings keep their checkpoints.
     """
 
-    number: int
+    number: int | None
     task: str
     place: str
 
@@ -48,6 +52,12 @@ class Attempt:
         """Returns the attempt that this process is; None outside of Kubeflow's pods or without a place."""
         number, place, task = os.environ.get(ATTEMPT_VARIABLE, ""), os.environ.get(CHECKPOINTS_VARIABLE), _task()
         return cls(int(number), task, place) if number.isdigit() and place and task else None
+
+    @classmethod
+    def of_job(cls, stage: str) -> Attempt | None:
+        """Returns the attempt of a stage that this process is in a TrainJob; None elsewhere or without a place."""
+        job, place = os.environ.get(JOB_VARIABLE), os.environ.get(CHECKPOINTS_VARIABLE)
+        return cls(None, f"trainjob.{stage}.{job}", place) if job and place else None
 
     @contextlib.contextmanager
     def refused_once(self) -> Iterator[None]:

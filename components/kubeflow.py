@@ -26,7 +26,7 @@ from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.image import image_name
 
 if TYPE_CHECKING:
-    from kfp.dsl import HTML, Artifact, ClassificationMetrics, Metrics
+    from kfp.dsl import HTML, Artifact, Metrics
 
 DEFAULT_IMAGE = image_name()
 """The image of every task unless another is named when the pipeline is compiled."""
@@ -126,19 +126,12 @@ def _check_code(stage: str, code: str) -> None:
         )
 
 
-def publish(
-    output: Artifact,
-    *,
-    metrics: Metrics | None = None,
-    confusion: ClassificationMetrics | None = None,
-    page: HTML | None = None,
-) -> None:
+def publish(output: Artifact, *, metrics: Metrics | None = None, page: HTML | None = None) -> None:
     """Checks that a stage's output is whole and shows it in the UI.
 
     Args:
         output: The artifact that the stage wrote. Its metadata gets kind and content digest.
         metrics: Gets every finite number of the manifest's `summary["metrics"]`.
-        confusion: Gets the student's confusion matrix of an evaluation with a segmenter; without one it stays empty.
         page: Gets figures, settings, charts and pictures.
     """
     folder = Path(output.path)
@@ -147,8 +140,6 @@ def publish(
     output.metadata["digest"] = manifest.digest()
     if metrics is not None:
         _show_metrics(manifest, metrics)
-    if confusion is not None:
-        _show_confusion(folder, manifest, confusion)
     if page is not None:
         from components.catlib.reporting.glance import html
 
@@ -165,16 +156,6 @@ def _show_metrics(manifest: Manifest, metrics: Metrics) -> None:
         metrics.log_metric(name, figures[name])
     # Kubeflow's local cache takes a Metrics artifact without a file for a missing one.
     _write(metrics, json.dumps(figures, indent=1) + "\n")
-
-
-def _show_confusion(folder: Path, manifest: Manifest, confusion: ClassificationMetrics) -> None:
-    from components.catlib.metrics.segmentation import SEGMENTATION_FILE
-
-    if SEGMENTATION_FILE in manifest.files:
-        found = json.loads((folder / SEGMENTATION_FILE).read_text(encoding="utf-8"))
-        confusion.log_confusion_matrix(found["classes"], found["generators"]["student"]["confusion"])
-    # As for metrics, there must be a file, even an empty one.
-    _write(confusion, json.dumps(confusion.metadata, indent=1) + "\n")
 
 
 def _write(output: Artifact, text: str) -> None:

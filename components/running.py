@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def run_stage(
     inputs: Mapping[str, Sequence[str]],
     options: Mapping[str, str],
     output: str,
+    check: Callable[[Path], None] | None = None,
 ) -> Outcome | None:
     """Runs a stage between folders or an object store, unless its output exists already.
 
@@ -71,6 +72,8 @@ def run_stage(
         inputs: Addresses of the artifacts that it reads, by input.
         options: Its further arguments.
         output: Address of the artifact that it writes.
+        check: Takes the dataset that it reads or has made, and refuses what later stages could not use: before the
+            stage begins, or once the dataset is made.
 
     Returns:
         The output; None in all but the first of the processes that `torchrun` starts, since only that one writes.
@@ -110,10 +113,14 @@ def run_stage(
         folders = _fetch(sources, scratch, store)
         remote = storage.is_remote(output)
         made = scratch / "output" if remote else Path(output)
+        if check is not None and isinstance(dataset := folders.get("dataset"), Path):
+            check(dataset)
         stage.load()(config, output=made, **folders, **options)
         if os.environ.get("RANK", "0") != "0":
             return None
         stamp(made, request)
+        if check is not None and stage.section == "dataset":
+            check(made)
         if remote:
             store.publish(made, output)
         return Outcome(read_manifest(made), reused=False)

@@ -22,4 +22,4 @@ if [ $code -ne 0 ]; then
     exit $code
 fi
 echo "Report: s3://cat/$RECIPE/report/report.html. A browser on this machine can open it for 7 days at:"
-run --no-deps --env S3_ENDPOINT="http://localhost:${STORE_PORT:-9000}" bucket link "s3://cat/$RECIPE/report/report.html"
+run --no-deps bucket link "s3://cat/$RECIPE/report/report.html" --endpoint "http://localhost:${STORE_PORT:-9000}"

@@ -9,11 +9,8 @@ if __name__ == "__main__":  # the imports below take a while
 
 import argparse
 import json
-import sys
 
 from components import __version__
-from components.catlib.credentials import refuse_in_arguments
-from components.catlib.errors import UserError
 from components.catlib.exits import EXIT_CTRL_C, Parser, answer, exit_code, leave, note
 from components.kubeflow import DEFAULT_IMAGE
 from pipelines import collecting, completion
@@ -23,12 +20,6 @@ from pipelines.failure import RunFailed
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted, 1 anything else."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        refuse_in_arguments(arguments)
-    except UserError as error:
-        note(f"error: {error}")
-        return error.exit_code
     options = _parser().parse_args(arguments)
 
     failed = False

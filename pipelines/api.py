@@ -18,6 +18,7 @@ from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.preflight import Plan, findings, report
+from pipelines.reuse import Reuse, compare
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
 __all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "validate"]
@@ -49,18 +50,20 @@ def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, 
     compiled.check_arguments(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     if compiled.pipeline in ("compress", "sweep"):
-        _check_pruning(changed)
+        _check_networks(changed)
     if compiled.pipeline == "sweep":
         plan(changed.budgets, changed.sweep.variations, changed.sweep.seeds, changed.section("distill"))
 
 
-def _check_pruning(recipe: Recipe) -> None:
-    """Refuses, before a teacher is trained, what the prune stage would refuse later: above all, unreachable budgets.
+def _check_networks(recipe: Recipe) -> None:
+    """Refuses, before a teacher is trained, crops that no network takes, and what the prune stage would refuse later.
 
     Only the prune stage checks the budgets of published teachers, whose architecture is in their file, and of label
     maps, whose number of planes is in the data.
     """
+    from components.catlib.config.measuring import LPIPS_SMALLEST_SIDE
     from components.catlib.data.builtin import LABELLED
+    from components.catlib.fitting import check_size
     from components.catlib.networks.families import architecture_from_config
     from components.catlib.pruning.search import check_budget, smallest_student
 
@@ -69,6 +72,13 @@ def _check_pruning(recipe: Recipe) -> None:
         raise UserError(
             f"prune.generator is target_to_source, but a teacher of family {teacher.family} has only source_to_target; "
             "set prune.generator to that."
+        )
+    check_size(teacher, size, channels=(3, 3), where="The recipe")
+    if recipe.evaluate.lpips is not None and min(size) < LPIPS_SMALLEST_SIDE[recipe.evaluate.lpips.backbone]:
+        smallest = LPIPS_SMALLEST_SIDE[recipe.evaluate.lpips.backbone]
+        raise UserError(
+            f"evaluate.lpips needs images of at least {smallest} pixels a side, but dataset.crop_size is {size}; "
+            f"set dataset.crop_size to {smallest} or more, or remove evaluate.lpips."
         )
     if teacher.published is not None:
         return
@@ -155,7 +165,7 @@ class Valid:
     Attributes:
         compiled: Its pipeline.
         forecast: What it will cost, as far as that is known.
-        cached: Tasks that a local run takes from the cache, once per student.
+        cached: Tasks that the run takes from the cache, once per student; on a cluster, as the newest run shows it.
         executed: Tasks that it runs. Both are empty if that is unknown.
     """
 
@@ -202,7 +212,7 @@ def validate(
     settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image)
     if connection is None:
-        plan = _plan(compiled, settings, arguments or {}, dry=True)
+        plan = _plan(compiled, settings, arguments or {})
         report(findings(plan), say)
         made = forecast(plan)
         cached, executed = _from_local_cache(compiled, settings, plan, workspace, made)
@@ -212,16 +222,35 @@ def validate(
     plan = _plan(compiled, settings, arguments or {}, **place)
     cluster = _checked_cluster(plan, connection, say)
     made = forecast(plan)
-    if earlier := cluster.newest(pipeline):
-        report(cluster.lost_results(earlier, made_anew=()), say)
-        made.notes.append(
-            changes_since(earlier.name, earlier.spec, compiled.spec)
-            or f"Image and code are those of run {earlier.name}: stages with the same settings and inputs come from "
-            "the cache."
-        )
-    else:
+    reused = _from_clusters_cache(compiled, settings, plan, cluster, made, say)
+    return Valid(compiled, made, reused.cached, reused.executed)
+
+
+def _from_clusters_cache(
+    compiled: Compiled,
+    settings: Recipe,
+    plan: Plan,
+    cluster: Cluster,
+    made: Forecast,
+    say: Callable[[str], None],
+) -> Reuse:
+    """Returns the tasks that come from the cache as far as the newest run shows it, and says why others do not."""
+    earlier = cluster.newest(plan.pipeline)
+    if earlier is None:
         made.notes.append("There is no earlier run of this pipeline, so nothing comes from the cache.")
-    return Valid(compiled, made)
+        return Reuse()
+    report(cluster.lost_results(earlier, made_anew=()), say)
+    if unknown := unpinned(plan.sections()):
+        made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
+        return Reuse()
+    pinned = pin_weights(settings)
+    arguments = _complete(compiled, pinned, plan.arguments, here=False)
+    reused = compare(earlier.spec, earlier.arguments, compiled.spec, arguments)
+    made.notes += [f"Not from run {earlier.name}: {reason}" for reason in reused.reasons]
+    made.notes.append(
+        f"The cache was compared with the newest run alone, {earlier.name}; it may hold results of older ones, too."
+    )
+    return reused
 
 
 def _from_local_cache(

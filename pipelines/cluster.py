@@ -40,11 +40,13 @@ class Earlier:
         run_id: Its id.
         name: Its name.
         spec: Its pipeline.
+        arguments: Values of its parameters; the others had their defaults.
     """
 
     run_id: str
     name: str
     spec: dict[str, Any]
+    arguments: Mapping[str, Any]
 
 
 class Cluster:
@@ -157,7 +159,7 @@ class Cluster:
         host = self.connection.host
         if host is None or not self._kubeflow.is_interface:
             return ""
-        return f"{host if '://' in host else f'http://{host}'}".rstrip("/") + f"/#/runs/details/{run_id}"
+        return f"{host.partition('#')[0].rstrip('/')}/#/runs/details/{run_id}"
 
     def where_to_look(self, run_id: str) -> str:
         """Returns the address of a run's page, or else how to get one."""
@@ -241,7 +243,8 @@ class Cluster:
                 spec = pipeline_of(run)
                 whole = {"components", "deploymentSpec", "root"} <= spec.keys()
                 if whole and spec["pipelineInfo"]["name"] == pipeline:
-                    return Earlier(run.run_id, run.display_name, spec)
+                    given = (run.runtime_config.parameters if run.runtime_config else None) or {}
+                    return Earlier(run.run_id, run.display_name, spec, given)
         except (*REQUEST_ERRORS, KeyError, TypeError, AttributeError):
             logger.debug("earlier runs cannot be read", exc_info=True)
         return None
@@ -275,7 +278,7 @@ class Cluster:
             RunFailed: The run failed or was stopped.
             Interrupted: This process was interrupted; the run goes on.
         """
-        return watch(run_id, lambda: self.run(run_id), Logs(self._kubeflow), say=say)
+        return watch(run_id, lambda: self.run(run_id), Logs(self._kubeflow), self.connection, say=say)
 
     def logs(
         self, run_id: str, *, task: str | None = None, follow: bool = False, everything: bool = False
@@ -286,6 +289,20 @@ class Cluster:
             UserError: There is no such run or task, or no log can be read.
         """
         return Logs(self._kubeflow).read(lambda: self.run(run_id), task=task, follow=follow, everything=everything)
+
+    def stage_errors(self, run: Run) -> dict[str, str]:
+        """Returns what failed stages, or else Kubeflow's launcher, said of it, as far as logs can be read.
+
+        Returns:
+            A sentence by task.
+        """
+        logs, found = Logs(self._kubeflow), {}
+        for task in run.failed:
+            if error := logs.stage_error(run, task):
+                found[task.name] = str(error)
+            elif reason := logs.launchers_failure(run, task):
+                found[task.name] = f"Kubeflow's launcher could not do its own part: {reason}"
+        return found
 
     # ----------------------------------------------------------------------------------------------------------- fetch
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from kfp import dsl
 
-from pipelines.graphs import make_student, make_teacher, pipeline, prepare_images, report_students
+from pipelines.graphs import check_needs, make_student, make_teacher, pipeline, prepare_images, report_students
 from pipelines.resources import Placement
 
 
@@ -18,7 +18,8 @@ def compress_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.Artif
         The report with every student's ONNX file, weights and metrics.
     """
     images = prepare_images(given, placement)
-    teacher = make_teacher(given, placement, images)
+    checked = check_needs(given, placement, images, teacher=given.teacher)
+    teacher = make_teacher(given, placement, images, checked=checked)
     with dsl.ParallelFor(given.budgets, name="students", parallelism=placement.parallel_students) as budget:
         student = make_student(given, placement, images=images, teacher=teacher, budget=budget)
     return report_students(given, placement, images=images, teacher=teacher, student=student)

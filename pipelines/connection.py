@@ -6,19 +6,24 @@ import contextlib
 import functools
 import io
 import json
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kfp_server_api
 import urllib3
 from kfp.client import Client
-from kubernetes.config import ConfigException
+from kubernetes.client import Configuration
+from kubernetes.config import ConfigException, incluster_config, load_kube_config
 
 from components.catlib.credentials import refuse_credentials, without_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage.retrying import Retrying, Unreachable, asked_pause, passing
+from components.catlib.storage.settings import read_secret
 
 ANSWER_SECONDS = (3, 4)
 """Time for the first request to connect, and to be answered; after that the address counts as unreachable."""
@@ -33,6 +38,14 @@ REQUEST_ERRORS = (kfp_server_api.ApiException, urllib3.exceptions.HTTPError)
 """Exceptions of failed requests."""
 
 
+_PLAIN_ANSWERS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL makes of a server that speaks http where https is expected."""
+
+
+class NotAdmitted(UserError):
+    """Kubeflow does not answer to these credentials, or not any more."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """Address of Kubeflow Pipelines, and credentials.
@@ -43,6 +56,7 @@ class Connection:
         namespace: Namespace of the experiment and its runs, if Kubeflow has profiles; else None.
         kubeflow_namespace: Namespace of Kubeflow Pipelines itself, for connections without a host.
         token: Token that is sent with every request; None: none, or the service account's.
+        token_file: File with the token instead; it is read before every request, so that it may be renewed meanwhile.
         kube_context: Context of the kubeconfig; None: its current one.
         ca_file: Certificates to trust instead of the usual ones.
     """
@@ -51,8 +65,56 @@ class Connection:
     namespace: str | None = None
     kubeflow_namespace: str = "kubeflow"
     token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None
     kube_context: str | None = None
     ca_file: str | None = None
+
+    def options(self) -> list[str]:
+        """Returns the options of `python -m pipelines` that make this connection; only a file can hold its token."""
+        names = ("host", "namespace", "token_file", "kube_context", "kubeflow_namespace", "ca_file")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Connection, name)}
+        return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+    def command(self, *words: str) -> str:
+        """Returns a command of `python -m pipelines` that reaches the same Kubeflow, as a shell takes it."""
+        return shlex.join(["python", "-m", "pipelines", *words, *self.options()])
+
+    def check(self) -> None:
+        """Checks what can be checked before anything is asked.
+
+        Raises:
+            UserError: The host is no whole address, or a file or the context of the kubeconfig does not exist.
+        """
+        refuse_credentials(self.host, "--host")
+        if self.host is not None and not _is_address(self.host):
+            raise UserError(
+                f"--host {self.host} is not a whole address; give one that begins with http:// or https://, such as "
+                "http://localhost:8080."
+            )
+        if self.ca_file is not None and not Path(self.ca_file).is_file():
+            raise UserError(f"--ca-file {self.ca_file} is not a file; give the file that holds the certificates.")
+        if self.token_file is not None and not read_secret(self.token_file, "--token-file"):
+            raise UserError(f"--token-file {self.token_file} is empty; write the token into it.")
+        if self.kube_context or (self.host is None and not Path(incluster_config.SERVICE_TOKEN_FILENAME).is_file()):
+            self._check_kubeconfig()
+
+    def _check_kubeconfig(self) -> None:
+        try:
+            load_kube_config(context=self.kube_context, client_configuration=Configuration())
+        except ConfigException as error:  # after which Kubeflow's client would try this machine
+            option = f" (--kube-context {self.kube_context})" if self.kube_context else ""
+            raise UserError(
+                f"The kubeconfig{option} cannot be used: {str(error).rstrip('.')}; correct it, or name Kubeflow's "
+                "address with --host."
+            ) from error
+
+
+def _is_address(host: str) -> bool:
+    try:
+        parts = urlsplit(host)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port
+        return False
 
 
 class _Client(Client):
@@ -102,7 +164,7 @@ class Kubeflow:
         Raises:
             UserError: Nothing answers within ten seconds, or the answer is not from Kubeflow Pipelines or a refusal.
         """
-        refuse_credentials(connection.host, "--host")
+        connection.check()
         self.connection = connection
         self._where = connection.host or "the cluster of this pod or of the kubeconfig"
         self._reached = False
@@ -123,8 +185,8 @@ class Kubeflow:
         self._reached = True
         if health is None or health.multi_user is None:
             raise UserError(
-                f"{self._where} answers, but not as Kubeflow Pipelines does; check the address, and give --token-file "
-                "if it is behind a login page."
+                f"{self._where} answers, but not as Kubeflow Pipelines does; check the address (of a whole Kubeflow it "
+                "ends in /pipeline), and give --token-file if it is behind a login page."
             )
         if health.multi_user and not connection.namespace:
             raise UserError(f"Kubeflow at {self._where} has profiles; give yours with --namespace.")
@@ -136,18 +198,28 @@ class Kubeflow:
         try:
             with quiet():
                 self.client = _Client(
-                    host=connection.host,
+                    host=connection.host and connection.host.partition("#")[0],  # what a browser's address ends with
                     namespace=connection.kubeflow_namespace,
-                    existing_token=connection.token,
+                    existing_token=self._token(),
                     kube_context=connection.kube_context,
                     ssl_ca_cert=connection.ca_file,
                 )
                 self.api = self.client._run_api.api_client
+                if connection.token_file is not None:
+                    self.api.configuration.refresh_api_key_hook = self._renew_token
                 return self.client.get_kfp_healthz()
         except kfp_server_api.ApiException as error:
             if error.status != 404:
                 raise
             return None
+
+    def _token(self) -> str | None:
+        file = self.connection.token_file
+        return self.connection.token if file is None else read_secret(file, "--token-file")
+
+    def _renew_token(self, configuration: Any) -> None:
+        with contextlib.suppress(UserError):  # it is being replaced; the earlier one may still do
+            configuration.api_key["authorization"] = self._token()
 
     def open(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
         """Sends a GET request that Kubeflow's client has no function for; returns the answer, whose body is unread.
@@ -173,7 +245,7 @@ class Kubeflow:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise UserError(
+            raise NotAdmitted(
                 f"{self._where} does not answer as Kubeflow Pipelines does ({what}); if it is behind a login page, the "
                 "token may have expired: give --token-file."
             ) from error
@@ -209,9 +281,10 @@ class Kubeflow:
         """
         status = error.status if isinstance(error, kfp_server_api.ApiException) else None
         if status in (401, 403):
-            return UserError(
-                f"Kubeflow at {self._where} refuses ({what}: {status} {reason(error)}); check the token, and that it "
-                f"may use namespace {self.connection.namespace or self.connection.kubeflow_namespace}."
+            namespace = self.connection.namespace or self.connection.kubeflow_namespace
+            return NotAdmitted(
+                f"Kubeflow at {self._where} refuses ({what}: {status} {reason(error)}); check the token, which may "
+                f"have expired, and that it may use namespace {namespace}."
             )
         if status == 404:
             return UserError(
@@ -222,19 +295,27 @@ class Kubeflow:
             forwarding = "that `kubectl port-forward` runs if you need it"
             if self._reached or status:
                 return Unreachable(f"{sentence} try again later, and check {forwarding}.")
+            if advice := self._about_protocol(error):
+                return UserError(f"{sentence} {advice}.")
             return UserError(
                 f"{sentence} check --host{'' if self.connection.host else ' (not given)'}, and {forwarding}."
             )
-        return UserError(f"Kubeflow at {self._where} refuses ({what}: {reason(error)}).")
+        advice = f"; {advice}" if (advice := self._about_protocol(error)) else ""
+        return UserError(f"Kubeflow at {self._where} refuses ({what}: {reason(error)}){advice}.")
 
-    def _passes(self, error: Exception) -> bool:
-        """Returns whether a request that failed with this error may succeed later.
-
-        Before the first answer, silence counts as a wrong address.
-        """
-        if isinstance(error, kfp_server_api.ApiException):
-            return error.status is not None and passing(error.status)
-        return self._reached
+    def _about_protocol(self, error: Exception) -> str:
+        """Returns what to change about the protocol that an address names; "" if it is not at fault."""
+        cause, host = getattr(error, "reason", None) or error, self.connection.host or ""
+        if isinstance(cause, urllib3.exceptions.SSLError):
+            if "CERTIFICATE" in str(cause):
+                return "its certificate is not trusted here: give the authority's, as PEM, with --ca-file"
+            if any(each in str(cause) for each in _PLAIN_ANSWERS):
+                return f"it does not speak https: give --host http://{host.partition('://')[2]}"
+        broken = isinstance(cause, urllib3.exceptions.ProtocolError)
+        if host.startswith("http://") and (broken or "https" in reason(error).lower()):
+            https = f"if it speaks https alone, give --host https://{host.partition('://')[2]}"
+            return f"{https}; else check that `kubectl port-forward` runs if you need it"
+        return ""
 
 
 def _pause(error: Exception) -> float | None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from kfp import dsl
 
 from components.fetch.component import fetch_teacher
-from pipelines.graphs import make_student, pipeline, prepare_images, report_students
+from pipelines.graphs import check_needs, make_student, pipeline, prepare_images, report_students
 from pipelines.resources import Placement
 
 
@@ -31,7 +31,7 @@ def distill_only_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.A
         code_digest=placement.code_digest("fetch_teacher"),
         dataset=images.dataset,
     )
-    teacher = placement.place("other", fetched).outputs["teacher"]
+    teacher = placement.place("other", fetched).after(check_needs(given, placement, images)).outputs["teacher"]
     with dsl.ParallelFor(given.budgets, name="students", parallelism=placement.parallel_students) as budget:
         student = make_student(given, placement, images=images, teacher=teacher, budget=budget)
     # An earlier teacher was made from another run's dataset artifact, so it is no part of this run's report.

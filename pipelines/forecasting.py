@@ -106,6 +106,8 @@ def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:
     counts = [len(each.samples[: config.max_images]) for each in collection.train]
     made.images = max(counts, default=0)
     pixels = {"train": math.prod(config.load_size), "test": math.prod(config.crop_size)}
+    if collection.pairing == "unpaired" and config.load_size != config.crop_size:
+        pixels["train"] += pixels["test"]  # the references of feature distances
     made.disk_bytes["packed images"] = sum(
         len(each.samples[: config.max_images]) * pixels[split] * _bytes_per_pixel(role, collection, config)
         for split, lists in (("train", collection.train), ("test", collection.test))

@@ -11,6 +11,7 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
+from components.check.component import check_images
 from components.dataset.component import prepare_dataset
 from components.distill.component import distill_student
 from components.evaluate.component import evaluate_student
@@ -78,6 +79,7 @@ def prepare_images(given: SimpleNamespace, placement: Placement) -> Images:
         "dataset",
         prepare_dataset(
             config=given.dataset,
+            source=given.dataset_source,
             code_digest=placement.code_digest("dataset"),
             source_version=given.source_version,
         ),
@@ -93,15 +95,46 @@ def prepare_images(given: SimpleNamespace, placement: Placement) -> Images:
     return Images(packed.outputs["dataset"], measured.outputs["real_stats"])
 
 
-def make_teacher(given: SimpleNamespace, placement: Placement, images: Images) -> Given:
-    """Trains the teacher; returns its artifact."""
+def check_needs(
+    given: SimpleNamespace,
+    placement: Placement,
+    images: Images,
+    *,
+    teacher: Given = None,
+    variations: Given = None,
+) -> dsl.PipelineTask:
+    """Checks that the images do for every stage to come; trainings wait for it.
+
+    It is a task of its own, because what later stages need must not change the key of an earlier one.
+
+    Args:
+        given: The pipeline's parameters.
+        placement: Places the tasks.
+        images: The images.
+        teacher: Settings of the teacher's training; None: no teacher is trained.
+        variations: Changes to the distillation, a training each; None: there is one.
+    """
+    checked = check_images(
+        teacher={} if teacher is None else teacher,
+        distill=given.distill,
+        variations=[] if variations is None else variations,
+        prune=given.prune,
+        evaluate=given.evaluate,
+        code_digest=placement.code_digest("check"),
+        dataset=images.dataset,
+    )
+    return placement.place("other", checked)
+
+
+def make_teacher(given: SimpleNamespace, placement: Placement, images: Images, *, checked: dsl.PipelineTask) -> Given:
+    """Trains the teacher once the images are checked; returns its artifact."""
     trained = train_teacher(
         config=given.teacher,
         code_digest=placement.code_digest("teacher"),
         dataset=images.dataset,
         real_stats=images.real_stats,
     )
-    placement.place("teacher", trained)
+    placement.place("teacher", trained).after(checked)
     _link_curves(placement, trained.outputs["teacher"])
     return trained.outputs["teacher"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from components.catlib.credentials import without_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage import NotThere
 from components.catlib.storage.addresses import split
@@ -31,6 +33,8 @@ KUBEFLOWS_LINE = re.compile(
 )
 """Beginning of a line in a pod's log that is not the stage's."""
 
+_LAUNCHERS_END = re.compile(r"F\d{4} \S+ +\d+ main\.go:\d+\] (?:failed to execute component: )?(.*)")
+_STAGES_END = re.compile(r"\bexit status \d+|\bsignal: \w+")
 _STAGE_LINE = re.compile(r"\[[\w-]+\] (.*)")
 _TRAINING_LINE = re.compile(r"\[[\w-]+\] (step \d+/\d+ .*\bETA (\S+).*)")
 
@@ -80,26 +84,26 @@ class Logs:
         while True:
             run = look()
             chosen = _chosen(run, task)
+            alone = not follow and len(list(_attempts(chosen))) == 1
             problems: list[str] = []
-            for each in chosen:
-                for attempt in each.attempts:
-                    state = shown.setdefault((each.name, attempt.number), _Shown())
-                    if state.to_the_end or attempt.state == "PENDING":
-                        continue
-                    name = f"{each.name}, attempt {attempt.number}" if len(each.attempts) > 1 else each.name
-                    try:
-                        for line in self._new_lines(run, each, attempt, state, everything=everything):
-                            yield name, line
-                    except _NoLog as problem:
-                        if attempt.over or not follow:
-                            problems.append(f"{name}: {problem}")
+            for name, each, attempt in _attempts(chosen):
+                state = shown.setdefault((each.name, attempt.number), _Shown())
+                if state.to_the_end or attempt.state == "PENDING":
+                    continue
+                try:
+                    for line in self._new_lines(run, each, attempt, state, everything=everything):
+                        yield name, line
+                except _NoLog as problem:
+                    if attempt.over or not follow:
+                        problems.append(f"{name}: {problem}")
+                        if not alone:  # else it is the error
                             yield name, f"(its log cannot be read: {problem})"
-                    state.to_the_end = attempt.over
+                state.to_the_end = attempt.over
             if not follow or run.state in FINISHED:
                 break
             time.sleep(POLL_SECONDS)
         if problems and not any(state.lines or state.of_stage for state in shown.values()):
-            raise UserError(f"No log of run {run.run_id} can be read; {problems[-1]}.")
+            raise UserError(f"No log of run {run.run_id} can be read; {problems[0].rstrip('.')}.")
         if task is not None and not shown:
             for each in chosen:
                 yield each.name, f"(no pod has run: {each.said})"
@@ -114,6 +118,22 @@ class Logs:
             except _NoLog as problem:
                 logger.info("the log of %s cannot be read: %s", task.name, problem)
         return None
+
+    def launchers_failure(self, run: Run, task: Task) -> str:
+        """Returns why Kubeflow's launcher, which fetches and stores what a stage reads and writes, failed by itself.
+
+        Its last line holds the stage's exit code where the stage failed, and else its own reason. It is in the log of
+        the pod alone.
+
+        Returns:
+            The reason; "" if the launcher did not fail, or its log is gone.
+        """
+        with contextlib.suppress(_NoLog):
+            lines = list(self._from_pod(run, task.attempts[-1])) if task.attempts else []
+            found = next(filter(None, map(_LAUNCHERS_END.match, reversed(lines))), None)
+            if found and not _STAGES_END.search(found[1]):
+                return without_credentials(found[1])[:300]
+        return ""
 
     def training_line(self, run: Run, task: Task) -> tuple[str, str] | None:
         """Returns the newest line on a running training's progress, and the time that it expects to need."""
@@ -166,7 +186,7 @@ class Logs:
         if not address:
             raise _NoLog("the run names no place of its log in the store")
         if self._store_problem:
-            raise _NoLog(self._store_problem)
+            raise _NoLog("the store cannot be asked, as said above")
         folder, name = split(f"{address}-{attempt.number - 1}")
         try:
             return self._places.open(folder).read(name).decode(errors="replace").splitlines()
@@ -205,6 +225,13 @@ def _chosen(run: Run, task: str | None) -> list[Task]:
         names = ", ".join(each.name for each in run.tasks) or "none yet"
         raise UserError(f"Run {run.run_id} has no task {task!r}; it has {names}.")
     return chosen
+
+
+def _attempts(tasks: list[Task]) -> Iterator[tuple[str, Task, Attempt]]:
+    """Yields every attempt with its task and what to call it."""
+    for task in tasks:
+        for attempt in task.attempts:
+            yield f"{task.name}, attempt {attempt.number}" if len(task.attempts) > 1 else task.name, task, attempt
 
 
 def _problem(line: str) -> str:

@@ -37,6 +37,7 @@ class Parameter:
         annotation: The Python type that Kubeflow turns into its own.
         required: Whether it must be given; it then has no default.
         names_models: Whether its value is one address, or several, of models of earlier runs.
+        without: Key of its section that is a parameter of its own.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Parameter:
     annotation: Any = str
     required: bool = False
     names_models: bool = False
+    without: str = ""
 
     def default(self, recipe: Recipe) -> Any:
         """Returns the default that a recipe gives, as JSON values without nulls."""
@@ -56,7 +58,7 @@ class Parameter:
         for key in self.setting.split("."):
             value = getattr(value, key)
         if isinstance(value, BaseModel):
-            return value.model_dump(mode="json", exclude_none=True)
+            return value.model_dump(mode="json", exclude_none=True, exclude={self.without})
         return value if isinstance(value, str) else list(value)
 
 
@@ -86,7 +88,14 @@ _SEEDS = Parameter(
     setting="sweep.seeds",
     annotation=List[int],
 )
-_DATASET = _section("dataset", "Source of the images, and how they are packed.")
+_DATASET = Parameter(
+    "dataset", "How the images are read and packed.", setting="dataset", annotation=dict, without="source"
+)
+_DATASET_SOURCE = Parameter(
+    "dataset_source",
+    "The images: an address in the store (s3://BUCKET/FOLDER) or of the web, or the name of a known dataset.",
+    setting="dataset.source",
+)
 _REAL_STATS = _section("real_stats", "Features by which sets of images are compared.")
 _TEACHER = _section("teacher", "The large generator and its training.")
 _EARLIER_TEACHER = Parameter(
@@ -126,7 +135,7 @@ _MODEL_VERSION = Parameter(
     "model_version", "Part of the cache keys of earlier models; with another text they are fetched again."
 )
 
-_IMAGES = (_DATASET, _REAL_STATS)
+_IMAGES = (_DATASET, _DATASET_SOURCE, _REAL_STATS)
 _STUDENTS = (_PRUNE, _DISTILL, _EVALUATE, _EXPORT, _REPORT)
 
 PARAMETERS: dict[str, tuple[Parameter, ...]] = {
@@ -147,7 +156,7 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
 """The parameters of each pipeline; those without a default come first.
 
 Kubeflow's form sorts them by name. So what a person looks at first must have a name that sorts first: `base_recipe`,
-`budgets`, and `dataset` with the source of the images.
+`budgets`, `dataset` and `dataset_source`.
 """
 
 
@@ -231,7 +240,10 @@ def with_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) 
             section = settings
             for name in sections:
                 section = section[name]
-            section[key] = arguments[parameter.name]
+            value = arguments[parameter.name]
+            if parameter.without and isinstance(value, Mapping):
+                value = {parameter.without: section[key][parameter.without], **value}
+            section[key] = value
     if "report" in settings:  # the report's section is made from the whole recipe
         validate(ReportConfig, settings.pop("report"), where="Argument report")
     return validate(Recipe, settings, where="Arguments")

@@ -13,19 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from components.catlib.artifacts import file_sha256, read_manifest
 from components.catlib.config import Recipe
 from components.catlib.data.archives import SUFFIXES
 from components.catlib.data.files import is_image_path
-from components.catlib.data.known_datasets import KNOWN
+from components.catlib.data.known_datasets import KNOWN, Dataset
 from components.catlib.errors import UserError
-from components.catlib.recipes import with_files
+from components.catlib.networks.alike import check_earlier_generators
+from components.catlib.networks.architecture_files import open_networks
 from components.catlib.storage import Location, Storage, is_in_object_store, is_remote, is_web, shown
 from components.catlib.storage.settings import store_out_of_sight
 from components.catlib.storage.store import NotThere
 from components.catlib.storage.web import Web, WebFile
+from components.fetch.stage import STATE_DICTS
 from components.stages import TRAININGS
 from components.sweep.stage import MOST_STUDENTS
-from pipelines.parameters import PARAMETERS, model_addresses
+from pipelines.parameters import PARAMETERS
+from pipelines.reading import Reading, readings, sections_of
 from pipelines.resources import stage_resources
 
 LOOKING_SECONDS = 5.0
@@ -33,6 +37,9 @@ LOOKING_SECONDS = 5.0
 
 ROOT_SCHEMES = ("minio", "s3", "gs")
 """Schemes of addresses to which Kubeflow's launcher can write artifacts."""
+
+KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""A name that a Secret may have."""
 
 OWN_IMAGE = "cat-pipeline"
 """Name of the image that this project builds; it holds no data of a user."""
@@ -71,7 +78,6 @@ class Plan:
         arguments: Arguments of the pipeline.
         image: Image of its tasks; None: they run in processes.
         in_pods: Whether it runs on a cluster; otherwise on this machine.
-        dry: Whether it is not started now, so that weights may still be fetched to this machine.
         root: Address below which it writes its artifacts; None: as the cluster is configured.
         service_account: Service account of its pods; None: as the cluster is configured.
     """
@@ -81,7 +87,6 @@ class Plan:
     arguments: Mapping[str, Any]
     image: str | None = None
     in_pods: bool = False
-    dry: bool = False
     root: str | None = None
     service_account: str | None = None
 
@@ -92,21 +97,16 @@ class Plan:
 
     def sections(self) -> dict[str, Any]:
         """Returns the settings that its stages get, by section of the recipe."""
-        names = {each.setting.partition(".")[0] for each in PARAMETERS[self.pipeline] if each.setting}
+        names = sections_of(self.pipeline)
         return {name: value for name, value in self.recipe.model_dump(mode="json").items() if name in names}
 
+    def readings(self) -> dict[str, Reading]:
+        """Returns what its stages read from outside, by setting: images, weights, and models of earlier runs."""
+        return readings(self.recipe, self.pipeline, self.arguments)
+
     def addresses(self) -> dict[str, str]:
-        """Returns the addresses that its stages read, by setting: images, weights, and models of earlier runs."""
-        found: dict[str, str] = {}
-
-        def note(settings: dict[str, Any], key: str, path: str) -> dict[str, Any]:
-            found[f"{path}.{key}"] = settings[key]
-            return settings
-
-        with_files(self.sections(), note, path="")
-        models = model_addresses(self.pipeline, self.arguments)
-        found |= {f"the earlier model {number + 1}": address for number, address in enumerate(models)}
-        return {setting: address for setting, address in found.items() if isinstance(address, str) and address.strip()}
+        """Returns the addresses of what its stages read, by setting."""
+        return {setting: reading.address for setting, reading in self.readings().items()}
 
 
 def report(findings: Iterable[Finding], say: Callable[[str], None]) -> None:
@@ -203,7 +203,13 @@ def _may_lie_in_image(address: str, image: str) -> bool:
 
 
 def _secret(plan: Plan) -> Iterator[Finding]:
-    if not plan.in_pods or plan.recipe.resources.store_secret:
+    name = plan.recipe.resources.store_secret
+    if plan.in_pods and name and not KUBERNETES_NAME.fullmatch(name):
+        yield wrong(
+            f"resources.store_secret {name!r} is no name that a Secret can have; give small letters, digits, dots and "
+            "dashes, such as cat-store."
+        )
+    if not plan.in_pods or name:
         return
     used = {setting: address for setting, address in plan.addresses().items() if is_in_object_store(address)}
     if plan.recipe.resources.checkpoints and plan.trains and is_in_object_store(plan.recipe.resources.checkpoints):
@@ -243,27 +249,81 @@ def _root(plan: Plan) -> Iterator[Finding]:
 
 
 def _content(plan: Plan) -> Iterator[Finding]:
-    """Looks at what every address holds, where that can be seen from here."""
-    for setting, address in plan.addresses().items():
+    """Looks at what every address holds, where that can be seen from here, and for the bucket of checkpoints."""
+    place = plan.recipe.resources.checkpoints
+    if plan.in_pods and place and plan.trains and is_in_object_store(place) and not store_out_of_sight():
+        try:
+            Storage(patience=LOOKING_SECONDS).file_names(f"{place.rstrip('/')}/refused")
+        except UserError as error:
+            yield Finding(type(error)(f"resources.checkpoints {place}: {error}"), certain=True)
+    for setting, reading in plan.readings().items():
+        address = reading.address
         if is_in_object_store(address):
             yield from _in_store(setting, address, plan)
         elif is_web(address):
             yield from _on_the_web(setting, address)
         elif is_remote(address):
             continue  # a store of another kind
-        elif not plan.in_pods and address not in KNOWN:
-            yield from _on_this_machine(setting, address, dry=plan.dry)
+        elif plan.in_pods:
+            continue  # a path in an image
+        elif address in KNOWN and not Path(address).exists():
+            yield from _known(KNOWN[address])
+        else:
+            yield from _on_this_machine(setting, reading, plan)
 
 
-def _on_this_machine(setting: str, address: str, *, dry: bool) -> Iterator[Finding]:
-    path = Path(address)
-    if not path.exists():
-        sentence = f"{setting} {address} does not exist on this machine; correct the path, or put the file there."
-        yield doubtful(sentence) if dry and setting.endswith(".uri") else wrong(sentence)
-    elif setting == "dataset.source" and path.is_dir():
-        names = (found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
-        if not _holds_images(names):
-            yield wrong(f"{setting} {address} holds neither images nor archives of images; correct the path.")
+def _known(dataset: Dataset) -> Iterator[Finding]:
+    if dataset.url is None and not any(place.exists() for place in dataset.places):
+        yield wrong(
+            f"dataset.source {dataset.name} is not in {dataset.places[0]}/ and needs a registration: register, "
+            f"{dataset.instructions}."
+        )
+
+
+def _on_this_machine(setting: str, reading: Reading, plan: Plan) -> Iterator[Finding]:
+    path = Path(reading.address)
+    try:
+        if not path.exists():
+            yield wrong(f"{setting} {path} does not exist on this machine; correct the path, or put the file there.")
+        elif setting == "dataset.source":
+            yield from _images_here(path, reading)
+        elif setting.endswith(".uri") or path.name.endswith(STATE_DICTS):
+            yield from _file_here(setting, path, reading)
+        else:
+            read_manifest(path, "teacher" if plan.trains else "teacher|distill")
+    except OSError as error:  # the name is too long, or a folder on the way may not be entered
+        yield wrong(f"{setting} {path} cannot be read ({error.strerror}); correct the path, or its permissions.")
+    except UserError as error:
+        reason = str(error).rstrip(".")
+        yield wrong(f"{setting} {path} cannot be used ({reason}); give the folder of a model of an earlier run.")
+
+
+def _images_here(path: Path, reading: Reading) -> Iterator[Finding]:
+    if path.is_file():
+        yield from _file_here("dataset.source", path, reading)
+        return
+    if reading.sha256:
+        yield wrong(f"dataset.sha256 is the digest of an archive, but {path} is a folder; remove dataset.sha256.")
+    names = (found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
+    if not _holds_images(names):
+        yield wrong(f"dataset.source {path} holds neither images nor archives of images; correct the path.")
+
+
+def _file_here(setting: str, path: Path, reading: Reading) -> Iterator[Finding]:
+    """Looks at a file that a stage will read, and compares it with its digest."""
+    if not path.is_file():
+        yield wrong(f"{setting} {path} is a folder, but a file is needed; give the path of the file in it.")
+        return
+    with path.open("rb") as file:
+        empty = not file.read(1)
+    if empty:
+        yield wrong(f"{setting} {path} is an empty file; fetch it again.")
+    elif reading.sha256 and (found := file_sha256(path)) != reading.sha256:
+        digest = f"{setting.rpartition('.')[0]}.sha256"
+        yield wrong(
+            f"{setting} {path} has the SHA-256 {found}, but {digest} is {reading.sha256}; fetch the file again, or "
+            f"set {digest} to {found} if this file is right."
+        )
 
 
 def _holds_images(names: Iterable[str]) -> bool:
@@ -294,11 +354,28 @@ def _in_store(setting: str, address: str, plan: Plan) -> Iterator[Finding]:
         return
     if not names:
         yield wrong(f"{setting} {shown(address)} holds nothing; correct the address, or upload what it names.")
+    elif setting.endswith(".uri"):
+        yield wrong(
+            f"{setting} {shown(address)} is a folder, but a file is needed; give the address of the file in it."
+        )
     elif setting == "dataset.source" and not _holds_images(names):
         yield wrong(
             f"{setting} {shown(address)} holds {len(names)} files, but neither images nor archives of images; correct "
             "the address."
         )
+
+
+def _earlier_teacher(plan: Plan) -> Iterator[Finding]:
+    """Compares a recipe's teacher with the one that it starts from, if that lies on this machine."""
+    start = plan.recipe.teacher.start_from
+    if start is None or not start.is_artifact or plan.in_pods or plan.pipeline not in ("compress", "sweep"):
+        return
+    if Path(start.uri).exists():
+        try:
+            networks = open_networks(Path(start.uri), "teacher")
+            check_earlier_generators(start, plan.recipe.teacher, networks, plan.recipe.dataset.crop_size)
+        except UserError as error:
+            yield Finding(error, certain=True)
 
 
 CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
@@ -310,5 +387,6 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     _checkpoints,
     _root,
     _content,
+    _earlier_teacher,
 )
 """The checks that need no cluster, in the order in which their findings are shown."""

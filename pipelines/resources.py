@@ -13,6 +13,7 @@ from kfp.dsl import PipelineConfig, PipelineTask
 
 from components.catlib.code_digest import code_digest
 from components.catlib.config import ResourcesConfig, StageName, StageResources
+from components.catlib.config.resources import ACCELERATORS_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.stages import TRAININGS
 
@@ -144,6 +145,7 @@ def _place_on_cluster(task: PipelineTask, stage: StageName, resources: Resources
     if given.gpus:
         task.set_accelerator_type(resources.accelerator)
         task.set_accelerator_limit(given.gpus)
+        task.set_env_variable(ACCELERATORS_VARIABLE, str(given.gpus))
         for label, value in resources.node_selector.items():
             kubernetes.add_node_selector(task, label, value)
         for toleration in resources.tolerations:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.catlib.errors import Unavailable, UserError
 from components.catlib.memory import memory_advice
 from components.catlib.storage.retrying import Unreachable
-from pipelines.failure import RunFailed
+from pipelines.failure import RunFailed, RunLost
 from pipelines.tasks import stage_of
 from pipelines.workflows import Nodes, nodes_of
 
@@ -39,6 +39,7 @@ _ENDED = re.compile(r"exceeded (its|workflow) deadline|shutdown with strategy|st
 _TIME_LIMIT = re.compile("specified deadline|DeadlineExceeded")
 _CONTAINER = re.compile(r"(?:([\w.-]+): )?\w+ \(exit code \d+\)")
 _MEMORY = re.compile(r"OOMKilled|exit code 137")
+_ADVICE = "submit the run again, as `submit --wait --resubmit N` does by itself: finished stages come from the cache"
 _TERMINATED = "exit code 143"
 """SIGTERM: a node was drained, or the pod made room for another one."""
 
@@ -72,10 +73,7 @@ class Failure:
             return f"Task {self.task} ran out of memory ({message}{at}); {advice}."
         if self.cause == "cluster":
             what = f"Kubeflow's own pod for {self.task}" if self.pod == "driver" else f"the pod of {self.task}"
-            return (
-                f"The cluster lost {what} ({message}), and no stage failed; submit the run again, as `submit --wait "
-                "--resubmit N` does by itself: finished stages come from the cache."
-            )
+            return f"The cluster lost {what} ({message}), and no stage failed; {_ADVICE}."
         return ""
 
 
@@ -167,10 +165,6 @@ def _memory_limits(pod: Mapping[str, Any]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------------ again
 
 
-class RunLost(RunFailed):
-    """The cluster lost a run of which no stage failed; submitted again, it may succeed."""
-
-
 def watch_and_explain(cluster: Cluster, run_id: str, *, say: Callable[[str], None]) -> Run:
     """Waits until a run ends, as `Cluster.wait` does, and explains a failure that no stage could explain.
 
@@ -187,6 +181,9 @@ def watch_and_explain(cluster: Cluster, run_id: str, *, say: Callable[[str], Non
     """
     try:
         return cluster.wait(run_id, say=say)
+    except RunLost:
+        say(f"{_ADVICE[0].upper()}{_ADVICE[1:]}.")
+        raise
     except RunFailed as error:
         failure = _failure_of_run(cluster, run_id)
         if failure and (explanation := failure.explained()):
@@ -228,5 +225,5 @@ def watch_and_resubmit(submitted: Submitted, *, times: int, say: Callable[[str],
             say(f"{str(lost).rstrip('.')}; it is submitted again in {pause:.0f} s, {number + 1} of {times}")
         time.sleep(pause)
         submitted = submitted.again()
-        say(f"Run {submitted.run_id}: {submitted.link}")
+        say(f"Run {submitted.run_id}: {submitted.link or submitted.cluster.where_to_look(submitted.run_id)}")
     return watch_and_explain(submitted.cluster, submitted.run_id, say=say)

@@ -56,7 +56,7 @@ def _stages(
     missing: list[Place],
 ) -> Iterator[Planned]:
     tasks = graph.get("dag", {}).get("tasks", {})
-    for name in _in_order(tasks):
+    for name in in_order(tasks):
         task, here = tasks[name], (*place, name)
         below = workflow.component(task["componentRef"]["name"])
         if "dag" not in below:
@@ -88,7 +88,7 @@ def _rounds(
         items = _given(task, values).get(name)
         if items is None:
             produced = task["inputs"]["parameters"][name].get("taskOutputParameter", {})
-            items = _points_of_sweep(tasks.get(produced.get("producerTask")), values)
+            items = points_of_sweep(tasks.get(produced.get("producerTask")), values)
     if items is not None:
         return list(zip(items, labels(items), strict=True))
     driver = workflow.node((*place, "iteration-driver"))
@@ -96,7 +96,7 @@ def _rounds(
     return [(None, f"#{number}") for number in range(1, int(count) + 1)] if count else None
 
 
-def _points_of_sweep(producer: Mapping[str, Any] | None, values: Mapping[str, Any]) -> list[Any] | None:
+def points_of_sweep(producer: Mapping[str, Any] | None, values: Mapping[str, Any]) -> list[Any] | None:
     """Returns what the rounds of a sweep are about; its first task lists them in the same order."""
     if producer is None or producer["componentRef"]["name"] != "comp-plan-sweep":
         return None
@@ -151,7 +151,7 @@ def _given(task: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-def _in_order(tasks: Mapping[str, Any]) -> list[str]:
+def in_order(tasks: Mapping[str, Any]) -> list[str]:
     """Returns the names of tasks so that every task stands after those that it needs."""
     ordered: list[str] = []
     left = list(tasks)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from kfp import dsl
 
 from components.sweep.component import plan_sweep
-from pipelines.graphs import make_student, make_teacher, pipeline, prepare_images, report_students
+from pipelines.graphs import check_needs, make_student, make_teacher, pipeline, prepare_images, report_students
 from pipelines.resources import Placement
 
 
@@ -27,7 +27,8 @@ def sweep_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.Artifact
     )
     points = placement.place("other", planned).outputs["Output"]
     images = prepare_images(given, placement)
-    teacher = make_teacher(given, placement, images)
+    checked = check_needs(given, placement, images, teacher=given.teacher, variations=given.variations)
+    teacher = make_teacher(given, placement, images, checked=checked)
     with dsl.ParallelFor(points, name="students", parallelism=placement.parallel_students) as point:
         student = make_student(
             given, placement, images=images, teacher=teacher, budget=point.budget, distill=point.distill

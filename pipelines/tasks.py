@@ -12,6 +12,7 @@ STAGE_OF_TASK = {
     "fetch-teacher": "fetch_teacher",
     "fetch-model": "fetch",
     "plan-sweep": "sweep",
+    "check-images": "check",
 }
 """The stage whose code a task runs, by the task's name."""
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.attempts import JOB_VARIABLE
 from components.catlib.config import ResourcesConfig, StageName, StageResources
+from components.catlib.config.resources import ACCELERATORS_VARIABLE
 from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -23,6 +25,11 @@ API_VERSION = "trainer.kubeflow.org/v1alpha1"
 
 RECIPES = "/recipes"
 """Where pods find a recipe of one's own."""
+
+CERTIFICATES = "/kfp/certs"
+"""Where pods find the certificates of the ConfigMap: where KFP mounts it in runs, so that AWS_CA_BUNDLE fits both."""
+
+_JOB_UID = "metadata.labels['batch.kubernetes.io/controller-uid']"
 
 _RESTRICTED: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -38,6 +45,7 @@ def training_manifests(
     nodes: int,
     image: str,
     namespace: str,
+    certificates: str,
 ) -> list[dict[str, Any]]:
     """Writes the manifests of a training on several machines.
 
@@ -51,6 +59,7 @@ def training_manifests(
         nodes: Number of machines.
         image: Image of the pods.
         namespace: Namespace of the Kubernetes objects.
+        certificates: Name of the ConfigMap with certificates of one's own, which need not exist.
 
     Returns:
         A TrainingRuntime, which describes a machine, and the TrainJob that uses it; before them the ConfigMap of a
@@ -89,7 +98,7 @@ def training_manifests(
         "spec": {
             "mlPolicy": {"numNodes": nodes, "torch": {}},
             "template": {
-                "spec": {"replicatedJobs": [_job(resources, given.retries or 0, f"{name}-recipe" if own else None)]}
+                "spec": {"replicatedJobs": [_job(resources, given, f"{name}-recipe" if own else None, certificates)]}
             },
         },
     }
@@ -141,7 +150,9 @@ def _quantities(given: StageResources, accelerator: str) -> dict[str, dict[str, 
     }
 
 
-def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None) -> dict[str, Any]:
+def _job(
+    resources: ResourcesConfig, given: StageResources, recipe_map: str | None, certificates: str
+) -> dict[str, Any]:
     """Returns the job of one machine; the TrainJob adds image, command and resources."""
     recipes = {"name": "recipes", "configMap": {"name": recipe_map}}
     secret = resources.store_secret
@@ -151,6 +162,9 @@ def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None) -> di
         for name in names
     ]
     environment.append({"name": WAIT_VARIABLE, "value": "1"})
+    environment.append({"name": JOB_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": _JOB_UID}}})
+    if given.gpus:
+        environment.append({"name": ACCELERATORS_VARIABLE, "value": str(given.gpus)})
     if resources.checkpoints:
         environment.append({"name": CHECKPOINTS_VARIABLE, "value": resources.checkpoints})
     environment += [{"name": name, "value": value} for name, value in variables(resources, on_cluster=True).items()]
@@ -161,6 +175,7 @@ def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None) -> di
         "volumeMounts": [
             {"name": "shared-memory", "mountPath": SHARED_MEMORY},
             {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "certificates", "mountPath": CERTIFICATES, "readOnly": True},
             *([{"name": "recipes", "mountPath": RECIPES, "readOnly": True}] if recipe_map else []),
         ],
     }
@@ -172,6 +187,7 @@ def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None) -> di
         "volumes": [
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
             {"name": "tmp", "emptyDir": {}},
+            {"name": "certificates", "configMap": {"name": certificates, "optional": True}},
             *([recipes] if recipe_map else []),
         ],
         "containers": [container],
@@ -180,6 +196,6 @@ def _job(resources: ResourcesConfig, retries: int, recipe_map: str | None) -> di
         "name": "node",
         "template": {
             "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
-            "spec": {"backoffLimit": retries, "template": {"spec": pod}},
+            "spec": {"backoffLimit": given.retries or 0, "template": {"spec": pod}},
         },
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import Recipe, validate
+from components.catlib.config.networks import STATE_DICTS
 from components.catlib.data.locating import content_of
 from components.catlib.errors import UserError
 from components.catlib.recipes import named_files, with_files
@@ -79,14 +80,17 @@ def unpinned(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _pinned(settings: dict[str, Any], key: str, path: str) -> dict[str, Any]:
-    if key == "source" or settings.get("sha256") is not None:
+    if key != "uri" or settings.get("sha256") is not None:
         return settings
-    return settings | {"sha256": _digest(settings[key], f"{path}.sha256")}
+    is_artifact = path.endswith("start_from") and not settings[key].endswith(STATE_DICTS)
+    return settings | {"sha256": _digest(settings[key], f"{path}.sha256", is_artifact=is_artifact)}
 
 
-def _digest(address: str, setting: str) -> str | None:
-    """Returns the SHA-256 of a file; None if it cannot be read from here."""
+def _digest(address: str, setting: str, *, is_artifact: bool) -> str | None:
+    """Returns the SHA-256 of a file, or of the manifest of an artifact; None if it cannot be read from here."""
     try:
+        if is_artifact:
+            return Storage(patience=LOOKING_SECONDS).manifest(address).digest()
         if is_web(address) or is_remote(address):
             return Storage(patience=LOOKING_SECONDS).cached(address).name
         if Path(address).is_file():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 
 from components.catlib.errors import Interrupted
-from pipelines.failure import RunFailed
+from pipelines.connection import Connection, NotAdmitted
+from pipelines.failure import RunFailed, RunLost
 from pipelines.logs import Logs
-from pipelines.runs import FINISHED, Run
+from pipelines.runs import FINISHED, Run, Task
 
 POLL_SECONDS = 10.0
 """Time between two looks at a watched run."""
@@ -18,28 +18,38 @@ TRAINING_SECONDS = 30.0
 """Time between two looks at the log of a running training."""
 
 
-def watch(run_id: str, look: Callable[[], Run], logs: Logs, *, say: Callable[[str], None]) -> Run:
+def watch(
+    run_id: str, look: Callable[[], Run], logs: Logs, connection: Connection, *, say: Callable[[str], None]
+) -> Run:
     """Waits until a run ends, and reports every change of a task's state and the progress of trainings.
 
     Args:
         run_id: The run.
         look: Reads it.
         logs: The logs of its cluster.
+        connection: How the cluster is reached, for the commands in messages.
         say: Receives a line per change.
 
     Returns:
         The run, which succeeded.
 
     Raises:
-        UserError: A stage refused its input.
+        UserError: A stage refused its input, or there is no such run.
+        RunLost: The cluster lost the run.
         RunFailed: The run failed or was stopped.
-        Interrupted: This process was interrupted; the run goes on.
+        Interrupted: This process was interrupted, or Kubeflow no longer admits it; the run goes on.
     """
+    goes_on = f"The run goes on; watch it with: {connection.command('status', run_id, '--wait')}"
     shown: dict[str, str] = {}
     progress = Progress(logs, say)
     try:
         while True:
-            run = look()
+            try:
+                run = look()
+            except NotAdmitted as error:
+                if not shown:
+                    raise
+                raise Interrupted(f"{error} {goes_on}") from error  # a token has expired
             for number, task in enumerate(run.tasks, 1):
                 before = shown.get(task.name, "pending")
                 shown[task.name] = task.said
@@ -50,9 +60,9 @@ def watch(run_id: str, look: Callable[[], Run], logs: Logs, *, say: Callable[[st
             progress.report(run)
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        raise Interrupted(f"The run goes on; watch it with: python -m pipelines status {run_id} --wait") from None
+        raise Interrupted(goes_on) from None
     if run.state != "SUCCEEDED":
-        raise why_failed(run, logs)
+        raise why_failed(run, logs, connection)
     return run
 
 
@@ -80,18 +90,28 @@ class Progress:
                 self._say(f"{_stage(run, number)}, {task.name}, {left} left: {line}")
 
 
-def why_failed(run: Run, logs: Logs) -> Exception:
+def why_failed(run: Run, logs: Logs, connection: Connection) -> Exception:
     """Returns the error of a run that ended without success: its stage's own sentence if there is one."""
-    failed = run.failed
-    for task in failed:
+    for task in run.failed:
         if error := logs.stage_error(run, task):
             return type(error)(f"{task.name}: {error}")
+    reasons = {task.name: logs.launchers_failure(run, task) for task in run.failed if not task.own}
+    if run.state == "FAILED" and reasons and all(reasons.values()):
+        name, reason = next(iter(reasons.items()))
+        return RunLost(
+            f"Run {run.name} failed in {name}: Kubeflow's launcher could not do its own part ({reason}); no stage "
+            f"failed. See: {connection.command('logs', run.run_id, '--launcher', '--task', name)}"
+        )
+    return _failed(run, run.failed, connection)
+
+
+def _failed(run: Run, failed: tuple[Task, ...], connection: Connection) -> RunFailed:
     reason = failed[0].reason if failed else "; ".join(run.own_failures) or run.error
     where = f" in {failed[0].name}" if failed else ""
-    task = f" --task {shlex.quote(failed[0].name)}" if failed else ""
+    task = ("--task", failed[0].name) if failed else ()
     return RunFailed(
-        f"Run {run.name} {run.state.lower()}{where}{f' ({reason})' if reason else ''}; see: python -m pipelines logs "
-        f"{run.run_id}{task}"
+        f"Run {run.name} {run.state.lower()}{where}{f' ({reason})' if reason else ''}; see: "
+        f"{connection.command('logs', run.run_id, *task)}"
     )
 
 

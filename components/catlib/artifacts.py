@@ -20,7 +20,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,7 @@ def writing(
     *,
     kind: str,
     config: BaseModel,
-    inputs: dict[str, Manifest] | None = None,
+    inputs: Mapping[str, Manifest | str] | None = None,
     stage: str | None = None,
 ) -> Iterator[ArtifactWriter]:
     """Writes an artifact: files beside the output folder, then the manifest; then the folder takes its place.
@@ -278,7 +278,7 @@ def writing(
         output: The folder to make. An existing artifact of the same kind, or an empty folder, is replaced.
         kind: Kind of the artifact.
         config: The stage's configuration.
-        inputs: Manifests of the artifacts that this one is made from, by name.
+        inputs: Manifests of the artifacts that this one is made from, by name; of a file its SHA-256.
         stage: The stage that writes it, by its name in `code_digest.STAGES`; None: the one named as the kind.
 
     Raises:
@@ -293,7 +293,9 @@ def writing(
         manifest = Manifest(
             kind=kind,
             config=config.model_dump(mode="json"),
-            inputs={name: given.digest() for name, given in (inputs or {}).items()},
+            inputs={
+                name: given if isinstance(given, str) else given.digest() for name, given in (inputs or {}).items()
+            },
             summary=json.loads(json.dumps(writer.summary, allow_nan=False)),
             code_digest=code,
             files={

@@ -37,6 +37,7 @@ STAGES: dict[str, str] = {
     "fetch": "components.fetch.stage",
     "fetch_teacher": "components.fetch.teacher",
     "sweep": "components.sweep.stage",
+    "check": "components.check.stage",
 }
 """Where the code of each stage begins."""
 

@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from components.catlib.credentials import refuse_in_arguments
 from components.catlib.errors import EndedElsewhere, Interrupted, UserError
 
 EXIT_INTERRUPTED = 75
@@ -178,7 +179,13 @@ def note(text: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of arguments whose help is an answer like any other."""
+    """A parser of arguments that refuses credentials in them, and whose help is an answer like any other."""
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parses the arguments, once it is known that none of its messages would repeat a credential."""
+        args = sys.argv[1:] if args is None else list(args)
+        refuse_in_arguments(args)
+        return super().parse_args(args, namespace)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """Prints the help; argparse itself overlooks a stdout that cannot be written."""

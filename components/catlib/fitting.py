@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from components.catlib.config import TeacherConfig
+from components.catlib.config import RGB, TeacherConfig
+from components.catlib.config.measuring import LPIPS_SMALLEST_SIDE
 from components.catlib.data.channels import described
 from components.catlib.data.packed import PackedDataset, Pairing
 from components.catlib.errors import UserError
@@ -108,17 +109,70 @@ def check_crop_size(config: TeacherConfig, dataset: PackedDataset) -> None:
     Raises:
         UserError: The crop size does not fit; the message names the sizes that do.
     """
-    height, width = dataset.crop_size
-    where = f"Dataset {dataset.folder}"
+    channels = (dataset.in_channels, dataset.out_channels)
+    check_size(config, dataset.crop_size, channels=channels, where=f"Dataset {dataset.folder}")
+
+
+def check_size(config: TeacherConfig, size: tuple[int, int], *, channels: tuple[int, int], where: str) -> None:
+    """Refuses a size of images that the networks of a teacher cannot read or make.
+
+    Args:
+        config: The teacher.
+        size: Height and width of crops in pixels.
+        channels: Of source and target images.
+        where: What has this size; it begins the message.
+
+    Raises:
+        UserError: The size does not fit; the message names the sizes that do.
+    """
+    in_channels, out_channels = channels
     generator = architecture_from_config(
-        config.generator,
-        in_channels=dataset.in_channels,
-        out_channels=dataset.out_channels,
-        crop_size=dataset.crop_size,
+        config.generator, in_channels=in_channels, out_channels=out_channels, crop_size=size
     )
-    generator.check_size(height, width, where=where)
-    discriminator = discriminator_from_config(config.discriminator, in_channels=dataset.out_channels)
-    discriminator.check_size(height, width, where=where)
+    generator.check_size(*size, where=where)
+    discriminator = discriminator_from_config(config.discriminator, in_channels=out_channels)
+    discriminator.check_size(*size, where=where)
+
+
+def check_segmentable(dataset: PackedDataset, *, direction: Direction) -> None:
+    """Refuses a dataset whose generated images cannot be scored by mIoU.
+
+    Raises:
+        UserError: The dataset has no true classes, or the direction does not generate photographs.
+    """
+    advice = "remove evaluate.segmenter, and segmenter from teacher and distill"
+    if dataset.split("test").ground_truth is None:
+        raise UserError(
+            f"Dataset {dataset.folder} has no true classes, which mIoU needs (only Cityscapes has them); {advice}."
+        )
+    if direction.input is Domain.TARGET or (dataset.pairing != "labels" and dataset.summary.direction != "BtoA"):
+        raise UserError(
+            f"A segmenter reads photographs, but no photographs are generated from {dataset.folder}; {advice}."
+        )
+    if dataset.values["target"] != RGB:
+        raise UserError(f"A segmenter reads 8-bit colours, but dataset.target_values states other numbers; {advice}.")
+
+
+def check_comparable(backbone: Literal["alex", "vgg"], dataset: PackedDataset) -> None:
+    """Refuses a dataset on which LPIPS cannot be measured.
+
+    Args:
+        backbone: The network that compares images.
+        dataset: The images.
+
+    Raises:
+        UserError: Its test images have no true targets, or are too small for the network.
+    """
+    if not dataset.test_is_paired:
+        raise UserError(
+            f"LPIPS compares images with their true targets, but the test images of {dataset.folder} have none; "
+            "remove evaluate.lpips."
+        )
+    if min(dataset.crop_size) < LPIPS_SMALLEST_SIDE[backbone]:
+        raise UserError(
+            f"LPIPS with the backbone {backbone} needs images of at least {LPIPS_SMALLEST_SIDE[backbone]} pixels "
+            f"a side, but those of {dataset.folder} are {dataset.crop_size}; remove evaluate.lpips."
+        )
 
 
 def _pixels(size: tuple[int, int]) -> str:

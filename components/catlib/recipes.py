@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from components.catlib.config.complaints import WrongSetting, nearest, validate
 from components.catlib.config.recipe import Recipe
-from components.catlib.config.sections import nearest, spelled_out, validate
+from components.catlib.config.sections import addresses_in, spelled_out, takes_text
 from components.catlib.credentials import refuse_credentials, without_credentials
 from components.catlib.errors import UserError
 
@@ -19,8 +21,14 @@ RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 BUILT_IN = "builtin:"
 """How the names of built-in data begin, whose content is part of the code."""
 
+ADDRESSES = tuple(sorted(addresses_in(Recipe)))
+"""Names of the settings that are an `Address`, such as "source" and "uri", wherever in a recipe they stand."""
+
 MOST_VALUES = 100_000
 """Longer documents are refused: a few lines with aliases of aliases can stand for billions of values."""
+
+_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'")
+"""A text in quotes, which YAML takes off."""
 
 DEFAULTS = {"name": "defaults", "description": "The default of every setting.", "budgets": ["0.1x"]}
 """The settings that stand in for a recipe when none is given."""
@@ -70,19 +78,19 @@ def recipe_origin(name_or_file: str) -> str:
 
 
 def named_files(settings: Any) -> list[str]:
-    """Returns the files and folders outside a run that settings name: every `source` and `uri` but built-in data.
+    """Returns the files and folders outside a run that settings name: every `Address` but built-in data.
 
     Args:
         settings: A recipe or a section of it as JSON values.
     """
-    if not isinstance(settings, dict):
-        return []
-    here = [
-        value
-        for key, value in settings.items()
-        if key in ("source", "uri") and isinstance(value, str) and not value.startswith(BUILT_IN)
-    ]
-    return here + [address for value in settings.values() for address in named_files(value)]
+    found: list[str] = []
+
+    def note(part: dict[str, Any], key: str, _: str) -> dict[str, Any]:
+        found.append(part[key])
+        return part
+
+    with_files(settings, note, path="")
+    return found
 
 
 def with_files(settings: Any, change: Callable[[dict[str, Any], str, str], dict[str, Any]], *, path: str) -> Any:
@@ -90,8 +98,8 @@ def with_files(settings: Any, change: Callable[[dict[str, Any], str, str], dict[
 
     Args:
         settings: A recipe, a section of it or arguments of a pipeline, as JSON values.
-        change: Takes the part that names a file, the key of the file's address in it (`source` or `uri`), and the
-            part's own name, such as "evaluate.lpips.weights"; returns what replaces the part.
+        change: Takes the part that names a file, the key of the file's address in it (one of `ADDRESSES`), and
+            the part's own name, such as "evaluate.lpips.weights"; returns what replaces the part.
         path: Name of the settings; "" for a recipe.
     """
     if isinstance(settings, list):
@@ -103,9 +111,9 @@ def with_files(settings: Any, change: Callable[[dict[str, Any], str, str], dict[
         key: value if key == "tracking" else with_files(value, change, path=f"{path}.{key}".removeprefix("."))
         for key, value in settings.items()
     }
-    for key in ("source", "uri"):
+    for key in ADDRESSES:
         if isinstance(settings.get(key), str) and not settings[key].startswith(BUILT_IN):
-            return change(changed, key, path)
+            changed = change(changed, key, path)
     return changed
 
 
@@ -116,7 +124,8 @@ def load_recipe(
 
     Args:
         name_or_file: A name from `recipe_names` or the path of a YAML file; None means the defaults alone.
-        overrides: `SECTION.KEY=VALUE` texts; VALUE is read as YAML.
+        overrides: `SECTION.KEY=VALUE` texts; the VALUE of a text setting counts as it is typed, any other is
+            read as YAML.
         budgets: Replaces the recipe's budgets.
 
     Raises:
@@ -124,11 +133,28 @@ def load_recipe(
             names the nearest valid key.
     """
     settings, where = (dict(DEFAULTS), "Defaults") if name_or_file is None else _read_recipe(name_or_file)
+    changed = copy.deepcopy(settings)
     for override in overrides or []:
-        _override(settings, override)
+        _override(changed, override)
     if budgets:
-        settings["budgets"] = budgets
-    return validate(Recipe, settings, where=where)
+        changed["budgets"] = budgets
+    try:
+        return validate(Recipe, changed, where=where)
+    except WrongSetting as wrong:
+        raise _blamed(wrong, settings, overrides or [], where) from None
+
+
+def _blamed(wrong: WrongSetting, settings: dict[str, Any], overrides: list[str], where: str) -> WrongSetting:
+    """Returns a complaint with its origin: the overrides that led to it, or the recipe if it is wrong without them."""
+    try:
+        validate(Recipe, settings, where=where)
+    except WrongSetting as without:
+        if without.complaint == wrong.complaint:
+            return without
+    keys = {override: override.partition("=")[0].strip() for override in overrides}
+    same = [each for each, key in keys.items() if f"{wrong.key}.".startswith(f"{key}.") or key.startswith(wrong.key)]
+    blamed = same[-1:] or overrides
+    return WrongSetting(" ".join(f"--set {each!r}" for each in blamed) or where, wrong.key, wrong.complaint)
 
 
 def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
@@ -156,14 +182,25 @@ def _override(settings: dict[str, Any], override: str) -> None:
     refuse_credentials(override, f"--set {key}" if equals else "--set")
     if not equals or not key:
         raise UserError(f"--set {override!r} is not of the form SECTION.KEY=VALUE, for example teacher.epochs=2.")
-    value = read_yaml(text, where=f"The value in --set {override!r}")
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        value = float(value)  # YAML 1.1 reads 2e-4 as text
-    *parents, leaf = key.strip().split(".")
+    *parents, leaf = keys = key.strip().split(".")
+    if not all(keys):
+        raise UserError(f"--set {override!r} has an empty key between its dots; write it like teacher.epochs=2.")
     node = settings
     for parent in parents:
         node[parent] = spelled_out(node.get(parent))
         if not isinstance(node[parent], dict):
             node[parent] = {}
         node = node[parent]
-    node[leaf] = value
+    node[leaf] = _value(text, keys, override)
+
+
+def _value(text: str, keys: list[str], override: str) -> Any:
+    """Reads the value of an override: a text as it is typed, anything else as YAML."""
+    if takes_text(Recipe, keys):
+        if text.strip() in ("", "~", "null"):
+            return None
+        return read_yaml(text, where=f"--set {override!r}") if _QUOTED.fullmatch(text) else text
+    value = read_yaml(text, where=f"The value in --set {override!r}")
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 2e-4 as text
+    return value

@@ -62,7 +62,8 @@ def preview(config: DatasetConfig, *, source: str | None = None) -> str:
     with _collection(config, config.source if source is None else source) as collection:
         facts = collection.provenance
         lines = [f"{collection.pairing}, laid out as {facts.get('layout', 'built in')}; {facts.get('split', '')}"]
-        lines += [f"domain {domain}: {folder}/" for domain, folder in facts.get("domains", {}).items()]
+        end = "" if facts.get("layout") in ("imagefolder", "croissant") else "/"
+        lines += [f"domain {domain}: {name}{end}" for domain, name in facts.get("domains", {}).items()]
         lines += [f"{role} values: {described(each)}" for role, each in config.values.items() if each != RGB]
         for split, lists in (("train", collection.train), ("test", collection.test)):
             for samples in lists:

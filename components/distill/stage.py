@@ -84,6 +84,7 @@ def run(
             accelerator=accelerator,
             checkpoint=checkpoint,
             writer=writer,
+            teachers=objective.teachers,
         )
         writer.summary |= _figures(progress)
 

@@ -15,7 +15,6 @@ def evaluate_student(
     real_stats: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    confusion: dsl.Output[dsl.ClassificationMetrics],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """Scores the student and its teacher on held-out images.
@@ -29,8 +28,7 @@ def evaluate_student(
         real_stats: Statistics of real images.
         evaluation: Metrics with their protocol, and pictures.
         metrics: Headline figures.
-        confusion: Pixels by true class and by the class that the segmenter sees; empty without a segmenter.
-        page: Samples, and student and teacher side by side.
+        page: Samples, student and teacher side by side and, with a segmenter, class by class.
     """
     from components.kubeflow import publish, stage_process
 
@@ -50,4 +48,4 @@ def evaluate_student(
             real_stats=Path(real_stats.path),
             output=Path(evaluation.path),
         )
-        publish(evaluation, metrics=metrics, confusion=confusion, page=page)
+        publish(evaluation, metrics=metrics, page=page)

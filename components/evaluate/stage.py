@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from components.catlib.artifacts import ArtifactWriter, Manifest, writing
 from components.catlib.config import EvaluateConfig
+from components.catlib.data.enough import check_held_out
 from components.catlib.data.image_conversion import as_pictures
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
-from components.catlib.errors import UserError
-from components.catlib.fitting import check_fits
+from components.catlib.distributed.devices import measuring_device
+from components.catlib.fitting import check_comparable, check_fits, check_segmentable
 from components.catlib.metrics.baseline import baselines
 from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.costs import cost_ratios, costs, time_generators
@@ -26,7 +27,8 @@ from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
 from components.catlib.metrics.protocol import protocol
 from components.catlib.metrics.scoring import ImageScores, quality, score_images
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
-from components.catlib.metrics.segmenters import Segmenter, check_segmentable, read_segmenter
+from components.catlib.metrics.segmenters import Segmenter, read_segmenter
+from components.catlib.metrics.signs import NUM_IMAGES, look_at
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.networks.directions import Direction
@@ -75,7 +77,8 @@ def run(
     direction = networks["student"].direction
     for each in networks.values():
         check_fits(each, packed, direction)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_held_out(packed, [direction.input.value])
+    device = measuring_device()
     held_out = HeldOut(
         dataset=packed,
         statistics=statistics.read(direction),
@@ -98,6 +101,7 @@ def run(
             "teacher": facts.get("teacher"),
             "ratio": cost_ratios(facts, latencies),
             "baseline": baselines(held_out),
+            "signs": _signs(generators, held_out),
             "protocol": protocol(held_out, facts["student"], latencies["student"]),
             "samples": _write_samples(writer, generators, held_out, count=config.num_samples),
         }
@@ -131,18 +135,8 @@ def _segmenter(config: EvaluateConfig, dataset: PackedDataset, direction: Direct
 def _lpips(config: EvaluateConfig, dataset: PackedDataset, device: str) -> Lpips | None:
     if config.lpips is None:
         return None
-    if not dataset.test_is_paired:
-        raise UserError(
-            f"LPIPS compares images with their true targets, but the test images of {dataset.folder} have none; "
-            "remove evaluate.lpips."
-        )
-    lpips = read_lpips(config.lpips, device)
-    if min(dataset.crop_size) < lpips.smallest_side:
-        raise UserError(
-            f"LPIPS with the backbone {lpips.identity.backbone} needs images of at least {lpips.smallest_side} pixels "
-            f"a side, but those of {dataset.folder} are {dataset.crop_size}; remove evaluate.lpips."
-        )
-    return lpips
+    check_comparable(config.lpips.backbone, dataset)
+    return read_lpips(config.lpips, device)
 
 
 def _scores(generator: Generator, held_out: HeldOut) -> ImageScores:
@@ -158,6 +152,17 @@ def _scores(generator: Generator, held_out: HeldOut) -> ImageScores:
         segmenter=held_out.segmenter,
         networks={"lpips": held_out.lpips} if held_out.lpips is not None else {},
     )
+
+
+def _signs(generators: Mapping[str, Generator], held_out: HeldOut) -> dict[str, dict[str, float]]:
+    """Returns the signs of health of each generator, on the first held-out images; empty without real images."""
+    inputs, real = next(
+        held_out_images(held_out.dataset, direction=held_out.direction, limit=NUM_IMAGES, batch_size=NUM_IMAGES)
+    )
+    if len(inputs) < 2 or len(real) < 2:
+        return {}
+    inputs, real = inputs.to(held_out.device), real.to(held_out.device)
+    return {name: look_at(generator, inputs, real) for name, generator in generators.items()}
 
 
 # ------------------------------------------------------------------------------------------------------ what is written

@@ -7,13 +7,12 @@ import logging
 from pathlib import Path
 
 from components.catlib.artifacts import check_replaceable, copy, read_manifest, replacing_folder, verify_checksums
+from components.catlib.config.networks import STATE_DICTS
 from components.catlib.credentials import refuse_credentials
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_remote
 
 logger = logging.getLogger(__name__)
-
-STATE_DICTS = (".pth", ".pt")
 
 
 def run(*, address: str, kind: str, output: Path) -> None:

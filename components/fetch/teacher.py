@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.catlib.artifacts import writing
 from components.catlib.config import PruneConfig, PublishedConfig, PublishedCycleGanConfig, TeacherConfig, WeightsConfig
+from components.catlib.config.networks import STATE_DICTS
 from components.catlib.data.packed import PackedDataset
 from components.catlib.fitting import check_crop_size, check_pairing
 from components.catlib.networks.directions import Direction
@@ -33,7 +34,7 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     Raises:
         UserError: The address holds nothing, or neither of the two, or a generator that does not fit the dataset.
     """
-    if not address.endswith(stage.STATE_DICTS):
+    if not address.endswith(STATE_DICTS):
         stage.run(address=address, kind="teacher", output=output)
         return
     images = PackedDataset.open(dataset)
@@ -41,7 +42,12 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     check_crop_size(config, images)
     direction = Direction(prune.generator)
     taken_over = config.model_copy(
-        update={"epochs": 0, "decay_epochs": 0, "published": _published(address, config, direction)}
+        update={
+            "epochs": 0,
+            "decay_epochs": 0,
+            "start_from": None,
+            "published": _published(address, config, direction),
+        }
     )
     generator, discriminator = build_teacher_networks(
         taken_over,

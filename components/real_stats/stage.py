@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from components.catlib.artifacts import writing
 from components.catlib.config import RealStatsConfig, WeightsConfig
 from components.catlib.data.channels import to_8_bits
-from components.catlib.data.packed import PackedDataset, SplitName
-from components.catlib.data.resizing import as_image, resize
+from components.catlib.data.packed import PackedDataset
+from components.catlib.distributed.devices import measuring_device
 from components.catlib.errors import UserError
 from components.catlib.metrics.features import (
     FID_WEIGHTS_SHA256,
@@ -88,31 +86,23 @@ def _network(config: RealStatsConfig) -> FeatureNetwork:
 
 
 def _statistics(network: FeatureNetwork, dataset: PackedDataset, domain: Domain, *, batch_size: int) -> RealStatistics:
-    """Computes the statistics of one domain from the splits that the protocol prescribes."""
-    splits: tuple[SplitName, ...] = ("train", "test") if dataset.pairing == "unpaired" else ("test",)
+    """Computes the statistics of the images of one domain that the protocol prescribes."""
+    images = dataset.real_images(domain.value)
     height, width = dataset.crop_size
-    protocol = f"real {' and '.join(splits)} images of the {domain} domain at {height}x{width} (height x width), 8 bits"
-    if "train" in splits and dataset.load_size != dataset.crop_size:
-        protocol += "; training images resized from load size {}x{} (bicubic)".format(*dataset.load_size)
+    protocol = (
+        f"real {' and '.join(images)} images of the {domain} domain, resized once to {height}x{width} (height x width; "
+        "bicubic), 8 bits"
+    )
     return RealStatistics.of_images(
         network,
-        (batch for split in splits for batch in _images(dataset, split, domain, batch_size)),
+        (
+            to_8_bits(some[start : start + batch_size], dataset.values[domain.value])
+            for some in images.values()
+            for start in range(0, len(some), batch_size)
+        ),
         protocol=protocol,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=measuring_device(),
     )
-
-
-def _images(dataset: PackedDataset, split: SplitName, domain: Domain, batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Yields the images of a domain whole, at the size that generated images have.
-
-    Training images are packed larger, at load size, and are resized: a crop would show less of the scene.
-    """
-    images = getattr(dataset.split(split), domain)
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        if batch.shape[1:3] != dataset.crop_size:
-            batch = np.stack([resize(as_image(image), dataset.crop_size) for image in batch])
-        yield to_8_bits(batch, dataset.values[domain.value])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.catlib.artifacts import Manifest
 from components.catlib.config import TeacherConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import open_accelerator
@@ -13,6 +14,7 @@ from components.catlib.fitting import check_crop_size, check_pairing
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.training.artifact import train_and_write
 from components.catlib.training.building import build_teacher_objective
+from components.catlib.training.starting import open_earlier
 
 
 @ending_together()
@@ -36,6 +38,10 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
     inputs = {"dataset": images.manifest, "real_stats": statistics.manifest}
     check_pairing(config.family, images)
     check_crop_size(config, images)
+    earlier = open_earlier(config)
+    made_from: dict[str, Manifest | str] = {**inputs}
+    if earlier is not None:
+        config, made_from["start_from"] = earlier.pinned(config), earlier.digest
     accelerator = open_accelerator(config)
     objective = build_teacher_objective(
         config,
@@ -43,8 +49,9 @@ def run(config: TeacherConfig, *, dataset: Path, real_stats: Path, output: Path,
         out_channels=images.out_channels,
         crop_size=images.crop_size,
         accelerator=accelerator,
+        earlier=earlier,
     )
-    with writing_once(accelerator, output, kind="teacher", config=config, inputs=inputs) as writer:
+    with writing_once(accelerator, output, kind="teacher", config=config, inputs=made_from) as writer:
         train_and_write(
             objective,
             config=config,

@@ -148,14 +148,18 @@ def _status(options: argparse.Namespace) -> Answer:
     link = cluster.link(options.run)
     lines = [f"{run.name}: {run.state.lower()}{f' ({run.error})' if run.error else ''}"]
     width = max((len(task.name) for task in run.tasks), default=0)
-    lines += [f"  {task.name:{width}}  {task.said}" for task in run.tasks]
+    errors = cluster.stage_errors(run)
+    for task in run.tasks:
+        lines.append(f"  {task.name:{width}}  {task.said}")
+        lines += [f"  {'':{width}}  {errors[task.name]}"] if task.name in errors else []
     lines += [f"  Kubeflow's {failure}" for failure in run.own_failures] + ([link] if link else [])
     facts: dict[str, object] = {"run_id": run.run_id, "name": run.name, "state": run.state, "link": link}
-    return "\n".join(lines), facts | {"tasks": [_facts(task) for task in run.tasks]}
+    return "\n".join(lines), facts | {"tasks": [_facts(task, errors.get(task.name, "")) for task in run.tasks]}
 
 
-def _facts(task: Task) -> dict[str, object]:
-    return {"name": task.name, "state": task.state, "reason": task.reason, "pods": list(task.pods)}
+def _facts(task: Task, error: str) -> dict[str, object]:
+    facts: dict[str, object] = {"name": task.name, "state": task.state, "reason": task.reason, "pods": list(task.pods)}
+    return facts | ({"error": error} if error else {})
 
 
 def _status_here(options: argparse.Namespace) -> Answer:

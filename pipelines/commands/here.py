@@ -97,6 +97,12 @@ def _add_trainjob(commands: Any) -> None:
     trainjob.add_argument(
         "--namespace", default="kubeflow", help="namespace of the Kubernetes objects (default: kubeflow)"
     )
+    trainjob.add_argument(
+        "--ca-config-map",
+        default="cat-ca",
+        metavar="NAME",
+        help="ConfigMap with certificates of your own, mounted at /kfp/certs if it exists (default: cat-ca)",
+    )
     trainjob.add_argument("--image", default=DEFAULT_IMAGE, help=f"image of the pods (default: {DEFAULT_IMAGE})")
     trainjob.add_argument("--output", type=Path, required=True, help="the .yaml file to write")
     trainjob.set_defaults(command=_trainjob)
@@ -110,7 +116,7 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 
 def _validate(options: argparse.Namespace) -> Answer:
-    on_cluster = options.host or options.kube_context
+    on_cluster = options.host or options.kube_context or options.namespace
     valid = api.validate(
         options.recipe,
         connection=connection_of(options) if on_cluster else None,
@@ -188,6 +194,7 @@ def _trainjob(options: argparse.Namespace) -> Answer:
         nodes=options.nodes,
         image=options.image,
         namespace=options.namespace,
+        certificates=options.ca_config_map,
     )
     write(options.output, yaml.safe_dump_all(manifests, sort_keys=False))
     return str(options.output), {"output": str(options.output)}

@@ -10,7 +10,6 @@ from components.catlib.artifacts import replacing
 from components.catlib.disk import writing_to
 from components.catlib.errors import UserError
 from components.catlib.recipes import read_yaml
-from components.catlib.storage.settings import read_secret
 from components.kubeflow import DEFAULT_IMAGE
 
 if TYPE_CHECKING:
@@ -136,7 +135,9 @@ def add_connection(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, such as http://localhost:8080")
     group.add_argument("--namespace", help="namespace of your profile, if Kubeflow has profiles")
-    group.add_argument("--token-file", type=Path, metavar="FILE", help="file with a token for Kubeflow")
+    group.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="file with a token for Kubeflow, read before every request"
+    )
     group.add_argument("--kube-context", help="context of the kubeconfig (default: the current one)")
     group.add_argument(
         "--kubeflow-namespace", default="kubeflow", help="namespace of Kubeflow Pipelines itself (default: kubeflow)"
@@ -145,17 +146,14 @@ def add_connection(command: argparse.ArgumentParser) -> None:
 
 
 def connection_of(options: argparse.Namespace) -> Connection:
-    """Returns what `add_connection` asked for; raises UserError for a file of a token that cannot be read."""
+    """Returns what `add_connection` asked for."""
     from pipelines.connection import Connection
 
-    token = None
-    if options.token_file is not None:
-        token = read_secret(options.token_file, "--token-file")
     return Connection(
         host=options.host,
         namespace=options.namespace,
         kubeflow_namespace=options.kubeflow_namespace,
-        token=token,
+        token_file=options.token_file,
         kube_context=options.kube_context,
         ca_file=options.ca_file,
     )

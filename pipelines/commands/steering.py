@@ -35,6 +35,7 @@ def _cancel(options: argparse.Namespace) -> Answer:
 def _retry(options: argparse.Namespace) -> Answer:
     from pipelines.cluster import Cluster
 
-    run = Cluster(connection_of(options)).retry(options.run)
-    text = f"{run.name}: failed stages start again; watch with: python -m pipelines status {run.run_id} --wait"
+    connection = connection_of(options)
+    run = Cluster(connection).retry(options.run)
+    text = f"{run.name}: failed stages start again; watch with: {connection.command('status', run.run_id, '--wait')}"
     return text, {"run_id": run.run_id, "name": run.name}

@@ -324,13 +324,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _connection_words(options: argparse.Namespace) -> list[str]:
-    """The options that lead to Kubeflow, as every command of ours takes them."""
-    names = ("host", "namespace", "token_file", "kube_context", "kubeflow_namespace", "ca_file")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Tries everything; returns 0 if all promises held, 1 if one did not, 2 if the trial cannot begin."""
     options = _parser().parse_args(arguments)
@@ -347,7 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
                 interface = Kubectl(options.kubectl, options.kube_context, options.kubeflow_namespace)
                 log = folder / "port-forward.log"
                 options.host = around.enter_context(interface.forwarded("ml-pipeline-ui", 80, log))
-            options.connection = _connection_words(options)
+            options.connection = connection_of(options).options()
             Cluster(connection_of(options))
             smoke = Smoke(options, folder, kubectl)
             with smoke.installed():

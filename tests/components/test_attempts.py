@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from components.__main__ import main
 from components.attempts import Attempt
 from components.catlib.code_digest import ROOT, code_digest
 from components.catlib.errors import OutOfMemory, Unavailable, UserError
 from components.catlib.storage import Storage, open_store
 from components.kubeflow import stage_process
 from pipelines import compile_recipe
+from pipelines.collectable import REFUSAL_FILE
 from tests.object_stores import SeaweedServer, seaweed_server
 
 RUN = "e1eb44c0-731d-4cbf-b9e5-13bafc072141"
@@ -167,6 +169,29 @@ def test_a_damaged_note_refuses_nothing(place: Path, damaged: bytes, monkeypatch
     assert attempt(monkeypatch, 1, None) == (0, True)
 
 
+def test_attempts_of_a_trainjob_pass_the_refusal_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All attempts of a Job share its UID and have no number; `torchrun` ends with 1 for everything."""
+    inputs = ["--dataset", str(tmp_path / "none"), "--real-stats", str(tmp_path / "none")]
+    command = ["teacher", "--recipe", "smoke", *inputs, "--output", str(tmp_path / "teacher")]
+    monkeypatch.setenv("CAT_JOB_UID", "6f619e50-cc37")
+    assert main(command) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert str(tmp_path / "none") in sentence
+    (note,) = (place / "refused").iterdir()
+    assert REFUSAL_FILE.fullmatch(f"refused/{note.name}"), "`gc` knows it"
+    (tmp_path / "none").mkdir()  # were it worked on again, it would be refused for another reason
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2:] == ["[teacher] an earlier attempt was refused, and this one would be", sentence]
+    monkeypatch.setenv("CAT_JOB_UID", "a-new-job")
+    assert main(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1] != sentence
+    monkeypatch.delenv("CAT_JOB_UID")
+    assert Attempt.of_job("teacher") is None
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[SeaweedServer]:
     with seaweed_server(tmp_path / "store") as server:
@@ -181,7 +206,8 @@ def test_attempts_of_a_compiled_task_in_processes_of_their_own(server: SeaweedSe
     given = json.loads(executor_input(folder=str(tmp_path)))
     nowhere = tmp_path / "nowhere"
     given["inputs"]["parameterValues"] = {
-        "config": {"source": str(nowhere)},
+        "config": {},
+        "source": str(nowhere),
         "code_digest": code_digest("dataset"),
         "source_version": "",
     }

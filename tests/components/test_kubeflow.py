@@ -16,9 +16,8 @@ from kfp.dsl.python_component import PythonComponent
 from components import kubeflow
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.code_digest import code_and_library_digest, code_digest
-from components.catlib.config import EvaluateConfig, RealStatsConfig
+from components.catlib.config import RealStatsConfig
 from components.catlib.errors import Interrupted, OutOfMemory, Unavailable, UserError
-from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 from components.kubeflow import publish, refusal, stage_process
 from components.tensorboard.component import show_tensorboard
@@ -88,24 +87,6 @@ def test_an_empty_or_partial_input_is_a_lost_one_too(
     with pytest.raises(SystemExit), stage_process("prune", code_digest("prune")):
         read_manifest(tmp_path / "elsewhere")
     assert "There is no folder" in capfd.readouterr().err
-
-
-def test_a_confusion_matrix_is_shown_as_one_and_without_a_segmenter_there_is_an_empty_file(tmp_path: Path) -> None:
-    matrix = [[5, 1], [0, 3]]
-    facts = {"classes": ["road", "car"], "generators": {"student": {"iou": [83.3, 75.0], "confusion": matrix}}}
-    with writing(tmp_path / "with", kind="evaluate", config=EvaluateConfig()) as writer:
-        writer.write_json(SEGMENTATION_FILE, facts)
-    shown = dsl.ClassificationMetrics(name="confusion", uri=str(tmp_path / "ui/with"))
-    publish(dsl.Artifact(name="given", uri=str(tmp_path / "with")), confusion=shown)
-    assert shown.metadata["confusionMatrix"] == {
-        "annotationSpecs": [{"displayName": "road"}, {"displayName": "car"}],
-        "rows": [{"row": [5, 1]}, {"row": [0, 3]}],
-    }
-    assert json.loads((tmp_path / "ui/with").read_text()) == shown.metadata
-    none = dsl.ClassificationMetrics(name="confusion", uri=str(tmp_path / "ui/without"))
-    publish(artifact(tmp_path / "without"), confusion=none)
-    assert none.metadata == {}
-    assert json.loads((tmp_path / "ui/without").read_text()) == {}
 
 
 def test_an_output_that_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -523,3 +523,7 @@ def test_buckets_and_links_are_commands(
     assert answer(capsys) == {"bucket": "s3://fresh", "created": True}
     assert main(["link", "s3://fresh/report.html", "--days", "1"]) == 0
     assert capsys.readouterr().out.startswith(f"{object_store.endpoint}/fresh/report.html?")
+    assert main(["link", "s3://fresh/report.html", "--endpoint", "https://nowhere.invalid:1"]) == 0, "it is not asked"
+    assert capsys.readouterr().out.startswith("https://nowhere.invalid:1/fresh/report.html?")
+    assert main(["link", "s3://fresh/report.html", "--endpoint", "nowhere"]) == 2
+    assert "The endpoint of a link must be of the form http://HOST:PORT" in capsys.readouterr().err

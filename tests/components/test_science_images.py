@@ -145,6 +145,19 @@ def test_other_sizes_are_resampled_within_the_values(run: Path, tmp_path: Path):
     assert -2 <= split.target.min() < split.target.max() <= 6
 
 
+def test_8_bit_colours_may_be_stated_too(run: Path, tmp_path: Path):
+    for split in ("train", "test"):
+        for name in PackedDataset.open(run / "dataset").split(split).names:  # type: ignore[arg-type]
+            colours = np.random.default_rng(int(name)).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            for side in "AB":
+                (tmp_path / f"images/{split}{side}").mkdir(parents=True, exist_ok=True)
+                np.save(tmp_path / f"images/{split}{side}/{name}.npy", colours)
+    stated = {"type": "uint8", "channels": 3}
+    packed = pack(tmp_path / "images", tmp_path / "packed", source_values=stated, target_values=stated, load_size=18)
+    assert packed.split("train").source.shape == (6, 18, 18, 3)
+    assert np.array_equal(packed.split("test").source[0], np.load(tmp_path / "images/testA/0.npy"))
+
+
 def test_unpaired_images_need_equal_channels(run: Path, tmp_path: Path):
     data = tmp_path / "data"
     pack(run / "images", data / "dataset", layout="unpaired")

@@ -123,6 +123,17 @@ def test_the_digest_of_the_base_is_recorded_and_used(checkout: Checkout) -> None
     assert "BASE_IMAGE=own:1" in checkout.make("docker-image", "IMAGE=cat:1", "BASE_IMAGE=own:1").built[0]
 
 
+def test_a_base_that_was_made_here_serves_every_later_build(checkout: Checkout) -> None:
+    (checkout.folder / "docker/base.sh").write_text("#!/bin/sh\n")
+    made = checkout.make("docker-base", "docker-store")  # in one call, as the Makefile's head says
+    assert made.code == 0, made.said
+    assert "BASE_IMAGE=cat-base:bookworm " in made.built[0]
+    assert "BASE_IMAGE=cat-base:bookworm " in checkout.make("docker-image", "IMAGE=cat:1").built[0]
+    pushed = checkout.make("docker-push", "IMAGE=cat:1", "REGISTRY=r").calls
+    assert [call for call in pushed if call.startswith("push")][-1] == "push r/cat-store:4.48", "STORE is seaweedfs"
+    assert "BASE_IMAGE=own:1 " in checkout.make("docker-image", "IMAGE=cat:1", "BASE_IMAGE=own:1").built[0]
+
+
 def test_without_a_registry_no_digest_is_recorded(checkout: Checkout) -> None:
     done = checkout.make("pin-base", pull="exit 1")
     assert done.code == 2

@@ -219,7 +219,7 @@ def test_arguments_count_for_versions_and_pins(
             submit("smoke", connection=Connection(host=server.host), arguments=arguments)
             sent.append(server.runs[-1]["runtime_config"]["parameters"])
     assert sent[0]["source_version"] != sent[1]["source_version"]
-    assert sent[0]["dataset"]["source"] == arguments["dataset"]["source"]
+    assert sent[0]["dataset_source"] == arguments["dataset"]["source"]
     assert sent[0]["evaluate"]["lpips"]["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 
@@ -374,7 +374,7 @@ def test_without_a_host_and_a_kubeconfig_nothing_is_guessed(
 ) -> None:
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     assert main(["status"]) == 2
-    assert "the kubeconfig" in said_by(capsys)[1]
+    assert "The kubeconfig cannot be used" in said_by(capsys)[1]
 
 
 def test_the_kubeconfig_leads_through_the_kubernetes_api(

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from kfp.dsl.python_component import PythonComponent
 
+import components.check.component
 import components.dataset.component
 import components.distill.component
 import components.evaluate.component
@@ -34,7 +35,14 @@ from tests.pipelines.readable import component_name, defaults, differences, inte
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER = ["resources.store_secret=store", "resources.checkpoints=s3://cat/checkpoints"]
 STAGES = (
-    *(components.dataset, components.distill, components.evaluate, components.export, components.fetch),
+    *(
+        components.check,
+        components.dataset,
+        components.distill,
+        components.evaluate,
+        components.export,
+        components.fetch,
+    ),
     *(components.prune, components.real_stats, components.report, components.sweep, components.teacher),
 )
 IMAGE = "cat-pipeline:golden"

@@ -16,8 +16,6 @@ import torch
 from components.catlib.artifacts import read_manifest
 from components.catlib.code_digest import ROOT, code_and_library_digest, code_digest
 from components.catlib.errors import UserError
-from components.catlib.networks.families import architecture_from_config, build_generator
-from components.catlib.recipes import load_recipe
 from pipelines.__main__ import main
 from pipelines.failure import RunFailed
 from pipelines.local import NO_IMAGE, RunLog, _failure, _placement
@@ -169,10 +167,10 @@ def test_a_dry_run_says_what_would_come_from_the_cache(
 
 
 def test_a_stage_runs_anew_on_request(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    arguments = ["--budget", "0.5x", "0.3x", "--no-cache", "measure-real-images"]
+    arguments = ["--budget", "0.5x", "0.3x", "--no-cache", "export-student"]
     answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
-    assert answer["cached"] == ["prepare-dataset"]
-    assert "measure-real-images" in answer["executed"]
+    assert Counter(answer["executed"]) == {"export-student": 2, "write-report": 1}
+    assert set(answer["cached"]) == TASKS - set(answer["executed"])
 
 
 def test_trainings_that_end_later_go_on_where_they_ended(first_run: dict, workspace: Path, tmp_path: Path) -> None:
@@ -335,13 +333,6 @@ def test_distill_only_takes_a_published_teacher(first_run: dict, workspace: Path
     same = ("paper_macs", "parameters", "l1", "frechet_random_features")
     assert [ours[name] for name in same] == [theirs[name] for name in same]
 
-    config = load_recipe("smoke").teacher.generator
-    architecture = architecture_from_config(config, in_channels=4, out_channels=3, crop_size=(32, 32))
-    torch.save(build_generator(architecture).state_dict(), published)
-    refused = run(workspace, *arguments, output=tmp_path / "refused")
-    assert refused.returncode == 2
-    wanted = f"error: {published} is a generator from 4 to 3 channels, but the dataset has 3 source and 3 target"
-    assert refused.stderr.splitlines()[-1].startswith(wanted)
     published.write_bytes(b"no state dict")
     refused = run(workspace, *arguments, output=tmp_path / "refused")
     assert refused.returncode == 2

@@ -16,6 +16,7 @@ from components.catlib.recipes import RECIPE_FOLDER, load_recipe, recipe_names, 
 from pipelines import api, local
 from pipelines.__main__ import main
 from pipelines.versions import dataset_version
+from tests.components.catlib.data.image_folders import cityscapes
 
 
 def test_recipes_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +104,18 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def equipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that shipped recipes name and nobody may carry; the digests of the weights are not looked at."""
+    cityscapes(tmp_path / "datasets/cityscapes")
+    (tmp_path / "weights").mkdir()
+    for name in ("pt_inception-2015-12-05-6726825d.pth", "vgg19-dcbb9e9d.pth"):
+        (tmp_path / "weights" / name).write_bytes(b"weights")
+    monkeypatch.setattr("pipelines.preflight._file_here", lambda *_: iter(()))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("equipped")
 @pytest.mark.parametrize("recipe", ["smoke", "demo", "demo-unpaired", "map2sat", "horse2zebra"])
 def test_the_budgets_that_a_refusal_names_are_accepted(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--recipe", recipe, "--budget", "1000"]) == 2
@@ -111,11 +124,13 @@ def test_the_budgets_that_a_refusal_names_are_accepted(recipe: str, capsys: pyte
     assert main(["validate", "--recipe", recipe, "--budget", str(int(macs) - 1)]) == 2
 
 
+@pytest.mark.usefixtures("equipped")
 @pytest.mark.parametrize("recipe", ["demo-labels", "cityscapes-gaugan-30g"])
 def test_budgets_for_label_maps_are_checked_when_their_planes_are_known(recipe: str) -> None:
     assert main(["validate", "--recipe", recipe, "--budget", "1000"]) == 0
 
 
+@pytest.mark.usefixtures("equipped")
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if "gaugan" not in name])
 def test_the_budgets_of_the_recipes_are_within_reach(recipe: str) -> None:
     assert main(["validate", "--recipe", recipe]) == 0

@@ -1,14 +1,25 @@
 """The table of parameters, and the function that Kubeflow reads a pipeline from."""
 
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kfp import dsl
 
+from components.catlib.code_digest import code_digest
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
-from pipelines.parameters import PARAMETERS, Parameter, model_addresses, with_arguments, with_signature
+from components.dataset.component import prepare_dataset
+from pipelines.parameters import (
+    PARAMETERS,
+    Parameter,
+    all_arguments,
+    model_addresses,
+    with_arguments,
+    with_signature,
+)
 
 
 def graph(given: SimpleNamespace) -> str:
@@ -76,3 +87,38 @@ def test_addresses_of_earlier_models_are_found() -> None:
     assert model_addresses("distill-only", {"teacher": "s3://b/t"}) == ["s3://b/t"]
     assert model_addresses("evaluate-only", {"teacher": "", "students": ["a", "b"]}) == ["a", "b"]
     assert model_addresses("compress", {"teacher": {"epochs": 1}}) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        ({}, "builtin:satellite-to-relief"),
+        ({"dataset": {"crop_size": 16}}, "builtin:satellite-to-relief"),
+        ({"dataset_source": "s3://cat/mine"}, "s3://cat/mine"),
+        ({"dataset": {"source": "s3://cat/mine", "crop_size": 16}}, "s3://cat/mine"),
+        ({"dataset": {"crop_size": 16}, "dataset_source": "s3://cat/mine"}, "s3://cat/mine"),
+    ],
+)
+def test_the_source_of_the_images_is_a_parameter_of_its_own(given: dict[str, Any], source: str) -> None:
+    recipe = with_arguments(load_recipe("smoke"), "compress", given)
+    assert recipe.dataset.source == source
+    arguments = all_arguments(recipe, "compress", given)
+    assert arguments["dataset_source"] == source
+    assert "source" not in arguments["dataset"], "it stands in one place"
+    assert with_arguments(load_recipe("smoke"), "compress", arguments) == recipe
+
+
+def test_two_sources_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Whoever writes one into the form's field `dataset` must hear of it."""
+    with pytest.raises(SystemExit) as ended:
+        prepare_dataset.python_func(
+            config={"source": "s3://cat/a"},
+            source="s3://cat/b",
+            code_digest=code_digest("dataset"),
+            source_version="",
+            dataset=dsl.Dataset(name="dataset", uri=str(tmp_path / "dataset")),
+            metrics=dsl.Metrics(name="metrics", uri=str(tmp_path / "metrics")),
+            page=dsl.HTML(name="page", uri=str(tmp_path / "page")),
+        )
+    assert ended.value.code == 2
+    assert "names the source s3://cat/a, and dataset_source s3://cat/b" in capsys.readouterr().err

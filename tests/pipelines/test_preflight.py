@@ -1,5 +1,6 @@
 """What is wrong with a run is found before it starts: on this machine, in the store, and on the cluster."""
 
+import hashlib
 import json
 import re
 import threading
@@ -10,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from components.catlib.artifacts import writing
+from components.catlib.networks.architecture_files import write_architecture
+from components.catlib.networks.directions import Direction
+from components.catlib.networks.families import architecture_from_config
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from pipelines.__main__ import main
@@ -20,6 +25,7 @@ from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
 from tests.web_servers import web_server
 
 IMAGE = "registry.example/team/cat-pipeline:1"
+STAGES = ("teacher", "distill")
 SECRET = "resources.store_secret=cat-store"
 
 
@@ -99,11 +105,146 @@ def test_a_path_must_exist_where_the_run_is(tmp_path: Path) -> None:
     )
 
 
-def test_weights_may_be_fetched_after_a_dry_run() -> None:
-    weights = "evaluate.lpips.weights.uri=weights/none.pth"
-    assert "does not exist" in one(found(weights, in_pods=False, image=None), certain=True)
-    assert "does not exist" in one(found(weights, in_pods=False, image=None, dry=True), certain=False)
-    assert "does not exist" in one(found("dataset.source=nowhere", in_pods=False, image=None, dry=True), certain=True)
+LOCAL: dict[str, Any] = {"in_pods": False, "image": None}
+
+WEIGHTS = {
+    "evaluate.lpips.weights.uri": [],
+    "evaluate.segmenter.weights.uri": [],
+    "distill.segmenter.weights.uri": [],
+    "real_stats.weights.uri": ["real_stats.features=inception"],
+    "real_stats.published.uri": ["real_stats.features=inception", "real_stats.weights.uri=HERE"],
+    "teacher.reconstruction.weights.uri": ["teacher.reconstruction=vgg"],
+    "distill.reconstruction.weights.uri": ["distill.reconstruction=vgg"],
+    "teacher.published.generator.uri": [],
+    "teacher.published.discriminator.uri": [],
+    "distill.published.generator.uri": [],
+    "distill.published.discriminator.uri": [],
+}
+
+
+@pytest.mark.parametrize("setting", WEIGHTS)
+def test_every_file_that_a_stage_will_read_is_looked_at(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "here.pth").write_bytes(b"weights")
+    others = [change.replace("HERE", str(tmp_path / "here.pth")) for change in WEIGHTS[setting]]
+    assert found(*others, f"{setting}={tmp_path}/here.pth", **LOCAL) == ([], [])
+
+    def about(address: str, *more: str) -> str:
+        return one(found(*others, f"{setting}={address}", *more, **LOCAL), certain=True)
+
+    assert f"{setting} {tmp_path}/gone.pth does not exist on this machine" in about(f"{tmp_path}/gone.pth")
+    assert f"{setting} {tmp_path} is a folder, but a file is needed" in about(str(tmp_path))
+    (tmp_path / "empty.pth").touch()
+    assert f"{setting} {tmp_path}/empty.pth is an empty file" in about(f"{tmp_path}/empty.pth")
+    assert "cannot be read (File name too long)" in about("x" * 300)
+    digest = f"{setting.removesuffix('uri')}sha256"
+    said = about(f"{tmp_path}/here.pth", f"{digest}={'0' * 64}")
+    assert f"but {digest} is {'0' * 64}; fetch the file again, or set {digest} to " in said
+    right = hashlib.sha256(b"weights").hexdigest()
+    assert f"set {digest} to {right} if this file is right" in said
+    assert found(*others, f"{setting}={tmp_path}/here.pth", f"{digest}={right}", **LOCAL) == ([], [])
+
+
+def test_a_wrong_digest_of_an_archive_of_images_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"archive")
+    changes = [f"dataset.source={tmp_path}/a.zip", f"dataset.sha256={'0' * 64}"]
+    assert f"but dataset.sha256 is {'0' * 64}; fetch" in one(found(*changes, **LOCAL), certain=True)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.png").write_bytes(b"png")
+    changes = [f"dataset.source={tmp_path}/folder", f"dataset.sha256={'0' * 64}"]
+    assert "is a folder; remove dataset.sha256" in one(found(*changes, **LOCAL), certain=True)
+
+
+def test_a_dataset_behind_a_registration_must_be_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = one(found("dataset.source=cityscapes", **LOCAL), certain=True)
+    assert "is not in datasets/cityscapes/ and needs a registration" in said
+    (tmp_path / "datasets/cityscapes").mkdir(parents=True)
+    assert found("dataset.source=cityscapes", **LOCAL) == ([], [])
+
+
+CYCLEGAN = [
+    "teacher={family: cyclegan, generator: {base_channels: 8, num_blocks: 2}, batch_size: 8, epochs: 1, evaluations: 1}"
+]
+NO_EVALUATION = ["teacher.evaluations=0", "teacher.segmenter.weights.uri=gone.pth"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pipeline", "arguments"),
+    [
+        (["real_stats.weights.uri=gone.pth"], "compress", {}),  # of random features
+        (NO_EVALUATION, "compress", {}),
+        (["distill.published.generator_backward.uri=gone.pth", *CYCLEGAN], "compress", {}),
+        (["teacher.reconstruction={kind: vgg, weights: {uri: gone.pth}}"], "distill-only", {"teacher": "HERE"}),
+        (["distill.reconstruction={kind: vgg, weights: {uri: gone.pth}}"], "evaluate-only", {"students": ["HERE"]}),
+        (
+            [
+                "distill.reconstruction={kind: vgg, weights: {uri: gone.pth}}",
+                "sweep.variations=[{reconstruction: l1}, {reconstruction: l2}]",
+            ],
+            "sweep",
+            {},
+        ),
+    ],
+)
+def test_files_that_no_stage_will_read_need_not_be_there(
+    changes: list[str], pipeline: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "here.pth").write_bytes(b"weights")
+    arguments = json.loads(json.dumps(arguments).replace("HERE", str(tmp_path / "here.pth")))
+    assert found(*changes, pipeline=pipeline, arguments=arguments, **LOCAL) == ([], [])
+
+
+def test_the_file_of_a_loss_that_is_turned_off_is_not_read() -> None:
+    def about(weight: int) -> list[str]:
+        changes = [f"{stage}.perceptual={{weight: {weight}, weights: {{uri: gone.pth}}}}" for stage in STAGES]
+        plan = Plan("compress", load_recipe("demo-labels", changes), {})
+        return [str(each.error) for each in findings(plan)]
+
+    assert about(0) == []
+    (said,) = about(1)  # both name the same file
+    assert said.startswith("teacher.perceptual.weights.uri gone.pth does not exist")
+
+
+def test_the_files_of_variations_are_looked_at() -> None:
+    change = "sweep.variations=[{}, {reconstruction: {kind: vgg, weights: {uri: gone.pth}}}]"
+    said = one(found(change, pipeline="sweep", **LOCAL), certain=True)
+    assert said.startswith("sweep.variations[1].reconstruction.weights.uri gone.pth does not exist")
+    assert found(change, **LOCAL) == ([], [])
+
+
+def test_a_published_teacher_of_an_earlier_run_brings_its_discriminator(tmp_path: Path) -> None:
+    (tmp_path / "here.pth").write_bytes(b"weights")
+    changes = ["teacher.published={generator: {uri: gone1.pth}, discriminator: {uri: gone2.pth}}"]
+    arguments = {"teacher": f"{tmp_path}/here.pth"}
+    said = one(found(*changes, pipeline="distill-only", arguments=arguments, **LOCAL), certain=True)
+    assert said.startswith("teacher.published.discriminator.uri gone2.pth does not exist")
+
+
+def test_an_earlier_model_must_be_an_artifact_of_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = {"teacher": str(tmp_path / "empty")}
+    assert "is not a teacher artifact" in one(
+        found(pipeline="distill-only", arguments=arguments, **LOCAL), certain=True
+    )
+
+
+def test_an_earlier_teacher_must_be_one_and_fit_the_recipe(tmp_path: Path) -> None:
+    smoke, start = load_recipe("smoke"), f"teacher.start_from={tmp_path / 'teacher'}"
+    size = smoke.dataset.crop_size
+    generator = architecture_from_config(smoke.teacher.generator, in_channels=3, out_channels=3, crop_size=size)
+    with writing(tmp_path / "teacher", kind="teacher", config=smoke.teacher) as writer:
+        write_architecture(writer.folder, Direction.SOURCE_TO_TARGET, generator, size)
+    assert found(start, in_pods=False) == ([], [])
+    wider = one(found(start, "teacher.generator.base_channels=24", in_pods=False), certain=True)
+    assert f"set teacher.generator.base_channels={smoke.teacher.generator.base_channels}" in wider
+    other = one(found(start, "teacher.family=cyclegan", in_pods=False), certain=True)
+    assert "is a teacher of family pix2pix, but teacher.family is cyclegan" in other
+    with writing(tmp_path / "images", kind="dataset", config=smoke.dataset):
+        pass
+    images = one(found(f"teacher.start_from={tmp_path / 'images'}", in_pods=False), certain=True)
+    assert "dataset" in images and "teacher" in images
 
 
 @pytest.mark.parametrize("students", [[], "", [""], [3]])
@@ -170,6 +311,22 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedSe
         for name in ("images/a.png", "archives/a.tar.gz", "texts/a.txt", "one.zip"):
             store.upload_file(file, f"s3://cat/{name}")
         yield server
+
+
+@pytest.mark.parametrize("name", ["cat_store", "Cat-Store", "-cat", "cat-", "cat/store", "a" * 254])
+def test_a_secret_has_a_name_that_kubernetes_takes(name: str) -> None:
+    assert "is no name that a Secret can have" in one(found(f"resources.store_secret={name}"), certain=True)
+
+
+def test_the_bucket_of_checkpoints_is_looked_for(object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "resources.checkpoints=s3://dog/checkpoints"
+    assert found(SECRET, place) == ([], []), "the store cannot be asked from here"
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    sentence = one(found(SECRET, place), certain=True)
+    assert sentence.startswith("resources.checkpoints s3://dog/checkpoints: The object store at ")
+    assert "has no bucket 'dog'" in sentence
+    assert found(SECRET, "resources.checkpoints=s3://cat/checkpoints") == ([], [])
 
 
 @pytest.mark.parametrize("in_pods", [True, False])

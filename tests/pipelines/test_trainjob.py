@@ -12,6 +12,8 @@ from components.catlib.recipes import RECIPE_FOLDER
 from components.stages import STAGES
 from pipelines.__main__ import main
 
+ROOT = Path(__file__).parents[2]
+
 GPU = ["--set", "resources.profile=multi-gpu", "--set", "resources.store_secret=cat-store"]
 INPUT = ["--input", "dataset=s3://cat/d", "--input", "real-stats=s3://cat/r"]
 INPUTS = {
@@ -73,9 +75,24 @@ def test_pods_meet_the_restricted_standard_and_know_the_store(tmp_path: Path) ->
     }
     assert {"AWS_SESSION_TOKEN", "CAT_WEB_TOKEN", "MLFLOW_TRACKING_TOKEN"} < optional
     needed = {each["name"] for each in container["env"]} - optional
+    (uid,) = [each["valueFrom"] for each in container["env"] if each["name"] == "CAT_JOB_UID"]
+    assert uid == {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}}
     store = {"S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    assert needed == {*store, "CAT_CHECKPOINTS", "CAT_CHECKPOINT_SECONDS", "CAT_WAIT_FOR_SERVERS"}
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp"}
+    ours = {"CAT_CHECKPOINTS", "CAT_CHECKPOINT_SECONDS", "CAT_WAIT_FOR_SERVERS", "CAT_JOB_UID", "CAT_ACCELERATORS"}
+    assert needed == store | ours
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/tmp", "/kfp/certs"}
+
+
+@pytest.mark.parametrize(("option", "name"), [([], "cat-ca"), (["--ca-config-map", "ours"], "ours")])
+def test_pods_find_certificates_of_ones_own_where_runs_do(option: list[str], name: str, tmp_path: Path) -> None:
+    runtime, _ = write(tmp_path, *GPU, *INPUT, *option)
+    strictly(models.TrainerV1alpha1TrainingRuntime, runtime)
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "certificates"]
+    assert volume["configMap"] == {"name": name, "optional": True}
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"]]
+    assert f"{mount['mountPath']}/ca.crt" in (ROOT / "k8s/README.md").read_text()
+    assert mount["readOnly"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +111,7 @@ def test_pods_know_how_often_to_save_and_log(changes: list[str], expected: dict[
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
     given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-    assert given == {"CAT_WAIT_FOR_SERVERS": "1"} | expected
+    assert given == {"CAT_WAIT_FOR_SERVERS": "1", "CAT_ACCELERATORS": "4"} | expected
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,7 @@ def test_a_recipe_of_ones_own_comes_to_the_pods(name: str, tmp_path: Path) -> No
     assert made["metadata"] == {"name": "cat-teacher-recipe", "namespace": "mine"}
     (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     pod = replicated["template"]["spec"]["template"]["spec"]
-    (volume,) = [each for each in pod["volumes"] if "configMap" in each]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "recipes"]
     assert volume["configMap"] == {"name": made["metadata"]["name"]}
     (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"]]
     assert mount["readOnly"] is True

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from components.catlib.artifacts import read_manifest, writing
+from components.catlib.config import Section
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
-from components.catlib.storage import Storage
+from components.catlib.storage import Storage, local_artifact
 from pipelines import versions
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights
 from tests.object_stores import SeaweedServer, seaweed_server
@@ -169,3 +171,38 @@ def test_pinned_images_pass(image: str) -> None:
 def test_images_that_may_change_do_not(image: str) -> None:
     with pytest.raises(UserError, match="not pinned"):
         check_pinned(image)
+
+
+def test_an_earlier_teacher_is_pinned_by_its_manifest(tmp_path: Path, object_store: SeaweedServer) -> None:
+    """The same artifact counts as the same wherever it lies; another one at the same address does not."""
+
+    def publish(text: str) -> str:
+        with writing(tmp_path / "teacher", kind="teacher", config=Section()) as writer:
+            (writer.folder / "architecture.json").write_text(text)
+        Storage(object_store.environment).publish(tmp_path / "teacher", "s3://cat/teacher")
+        return read_manifest(tmp_path / "teacher").digest()
+
+    def pinned(address: object) -> object:
+        start = pin_weights(load_recipe("smoke", [f"teacher.start_from={address}"])).teacher.start_from
+        return start and start.sha256
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in object_store.environment.items():
+            patch.setenv(name, value)
+        first = publish("{}")
+        assert pinned(tmp_path / "teacher") == pinned("s3://cat/teacher") == first
+        assert read_manifest(local_artifact("s3://cat/teacher", "teacher")).digest() == first
+        second = publish("{} ")
+        assert pinned(tmp_path / "teacher") == pinned("s3://cat/teacher") == second != first
+
+
+def test_an_earlier_teacher_out_of_reach_counts_as_unchanged(caplog: pytest.LogCaptureFixture) -> None:
+    start = pin_weights(load_recipe("smoke", ["teacher.start_from=nowhere/teacher"])).teacher.start_from
+    assert start is not None and start.sha256 is None
+    assert "give it as teacher.start_from.sha256" in caplog.text
+
+
+def test_a_published_generator_to_start_from_is_pinned_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "g.pth").write_bytes(b"weights")
+    start = pin_weights(load_recipe("smoke", [f"teacher.start_from={tmp_path}/g.pth"])).teacher.start_from
+    assert start is not None and start.sha256 == hashlib.sha256(b"weights").hexdigest()

@@ -12,7 +12,8 @@ from pipelines import submit
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
 from pipelines.connection import Connection
-from pipelines.failure import RunFailed
+from pipelines.failure import RunFailed, RunLost
+from pipelines.resubmitting import watch_and_explain
 from tests.object_stores import seaweed_server
 from tests.pipelines.argo import Stage, waiting
 from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
@@ -214,7 +215,8 @@ def test_a_failed_run_names_its_task_and_reason_and_exits_with_1(
     said = watched(server, capsys, code=1)
     assert said[-1].startswith("failed: Run compress smoke ")
     assert said[-1].endswith(
-        f" failed in train-teacher ({reason}); see: python -m pipelines logs {RUN_ID} --task train-teacher"
+        f" failed in train-teacher ({reason}); see: python -m pipelines logs {RUN_ID} --task train-teacher --host "
+        f"{server.host}"
     )
     assert main(["status", RUN_ID, "--host", server.host, "--wait"]) == 1
     assert f"failed in train-teacher ({reason})" in capsys.readouterr().err
@@ -259,13 +261,76 @@ def test_a_driver_that_failed_is_told_apart_from_a_stage(
     assert not Cluster(Connection(host=server.host)).run(RUN_ID).failed_by_kubeflow
 
 
+UPLOAD = (
+    'failed to upload output artifact "teacher" to remote storage URI "minio://cat/a": dial tcp: connection refused'
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "lost"),
+    [
+        (f"failed to execute component: {UPLOAD}", True),
+        ("failed to execute component: failed to pre-publish Pod info to ML Metadata: rpc error: Unavailable", True),
+        ("failed to create component launcher v2: dial tcp: i/o timeout", True),
+        ("failed to execute component: exit status 1", False),
+        ("failed to execute component: signal: killed", False),
+        ("failed to publish execution with error Unavailable after execution failed: exit status 2", False),
+    ],
+)
+def test_a_launcher_that_could_not_do_its_part_has_lost_the_run(
+    end: str, lost: bool, server: KubeflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = server.replay("usererror")
+    server.logs = {"prepare-dataset": f"[dataset] packed\nF1126 13:37:40.761519      16 main.go:59] {end}\nError: x\n"}
+    assert main(["status", run, "--host", server.host, "--wait"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    if lost:
+        assert said[-2].startswith("Submit the run again, as `submit --wait --resubmit N` does by itself")
+        assert "prepare-dataset: Kubeflow's launcher could not do its own part (failed to " in said[-1]
+        assert "no stage failed" in said[-1]
+    else:
+        assert said[-1].startswith("failed: Run compress smoke e06193 failed in prepare-dataset (exit code 1); see: ")
+    with pytest.raises(RunLost if lost else RunFailed) as caught:
+        watch_and_explain(Cluster(Connection(host=server.host)), run, say=lambda line: None)
+    assert isinstance(caught.value, RunLost) is lost
+
+
+def test_a_stage_that_refuses_beside_a_launcher_that_fails_is_what_counts(server: KubeflowServer) -> None:
+    server.history = [("FAILED", {**TRAINED, "prune-teacher": "Failed", "prune-teacher 1": "Failed"})]
+    submit("smoke", budgets=["0.2x", "0.3x"], connection=Connection(host=server.host))
+    launcher = "F1126 13:37:40.761519      16 main.go:59] failed to execute component: "
+    server.logs = {"prune-teacher": f"{launcher}no bucket\n", "prune-teacher 1": f"{launcher}exit status 1\n"}
+    with pytest.raises(RunFailed) as caught:
+        Cluster(Connection(host=server.host)).wait(RUN_ID, say=lambda line: None)
+    assert not isinstance(caught.value, RunLost)
+
+
+def test_status_shows_what_a_failed_stage_said(server: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:
+    run = server.replay("usererror")
+    server.logs = {"prepare-dataset": "[dataset] ERROR: There are no images in s3://cat/none.\n"}
+    assert main(["status", run, "--host", server.host]) == 0
+    assert (
+        "failed: exit code 1\n                         There are no images in s3://cat/none.\n"
+        in capsys.readouterr().out
+    )
+    assert main(["status", run, "--host", server.host, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["tasks"][:2]
+    assert first["error"] == "There are no images in s3://cat/none."
+    assert "error" not in second
+    server.logs = {
+        "prepare-dataset": "F1126 13:37:40.761519      16 main.go:59] failed to execute component: no bucket\n"
+    }
+    assert main(["status", run, "--host", server.host]) == 0
+    assert "Kubeflow's launcher could not do its own part: no bucket\n" in capsys.readouterr().out
+
+
 def test_a_run_that_a_person_ended_is_canceled_and_no_failure_of_its_stage(
     server: KubeflowServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.terminated, server.message = True, "retry exceeded workflow deadline 2026-11-26 13:43:47 +0000 UTC"
     server.history = [("FAILED", {**PREPARED, "train-teacher": Stage("Failed", "Step exceeded its deadline")})]
     last = watched(server, capsys, code=1)[-1]
-    assert last.endswith(f" canceled; see: python -m pipelines logs {RUN_ID}")
+    assert last.endswith(f" canceled; see: python -m pipelines logs {RUN_ID} --host {server.host}")
     assert tasks_of(server, capsys)["train-teacher"] == "CANCELED"
 
 

@@ -5,6 +5,7 @@ else. Kubeflow delivers JSON numbers as floats, so integer fields accept 64.0.
 """
 
 from components.catlib.config.budgets import Budget, parse_budget
+from components.catlib.config.complaints import validate
 from components.catlib.config.dataset import RGB, DatasetConfig, ValuesConfig
 from components.catlib.config.distill import (
     CycleGanDistillConfig,
@@ -24,11 +25,12 @@ from components.catlib.config.networks import (
     PixelConfig,
     PublishedConfig,
     PublishedCycleGanConfig,
+    StartConfig,
     WeightsConfig,
 )
 from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig, varied
 from components.catlib.config.resources import ResourcesConfig, StageName, StageResources, Toleration
-from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, default_kind, validate
+from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, default_kind
 from components.catlib.config.student import ExportConfig, PruneConfig
 from components.catlib.config.teacher import CycleGanConfig, Pix2PixConfig, SpadeConfig, TeacherConfig
 from components.catlib.config.training import TrainingConfig
@@ -71,6 +73,7 @@ __all__ = [
     "SpadeDistillConfig",
     "StageName",
     "StageResources",
+    "StartConfig",
     "SweepConfig",
     "TeacherConfig",
     "Toleration",

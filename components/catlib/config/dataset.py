@@ -7,10 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from components.catlib.config.sections import Count, Section, Size
+from components.catlib.config.sections import Address, Count, Section, Size
 
 DatasetDirection = Literal["AtoB", "BtoA"]
 """Which of the domains A and B is translated into the other."""
+
+LayoutName = Literal["auto", "combined", "parallel", "unpaired", "single", "cityscapes", "imagefolder", "croissant"]
+"""How the images of a source are arranged; auto: as it looks."""
 
 
 PictureRole = Literal["source", "target"]
@@ -61,7 +64,7 @@ class DatasetConfig(Section):
 
     moved: ClassVar[dict[str, str]] = {"white_point": "source_values.range"}
 
-    source: str = Field(
+    source: Address = Field(
         default="builtin:relief-to-satellite",
         description="where the images are: the path or the https://, s3:// or minio:// address of a folder or an "
         "archive (.zip, .tar, .tar.gz); the name of a known dataset: horse2zebra, apple2orange, "
@@ -74,12 +77,13 @@ class DatasetConfig(Section):
         pattern="^[0-9a-f]{64}$",
         description="expected SHA-256 of the source; only for a source that is a single archive",
     )
-    layout: Literal["auto", "combined", "parallel", "unpaired", "single", "cityscapes"] = Field(
+    layout: LayoutName = Field(
         default="auto",
         description="how the images are arranged; auto: recognise it from the folders; combined: A and B side by side "
         "in each image, in train/ and test/; parallel: folders A and B, partners have equal names; unpaired: folders "
         "trainA, trainB, testA, testB; single: one folder; cityscapes: gtFine/ and leftImg8bit/ as distributed, photos "
-        "are A and maps are B",
+        "are A and maps are B; imagefolder: metadata.csv or metadata.jsonl names the partners, as in Hugging Face's "
+        "imagefolder; croissant: a Croissant description (JSON-LD) names them",
     )
     direction: DatasetDirection = Field(
         default="AtoB", description="direction of translation; AtoB: A is the source (input), B the target"

@@ -47,6 +47,10 @@ class SegmenterConfig(Section):
         return self
 
 
+LPIPS_SMALLEST_SIDE = {"alex": 31, "vgg": 16}
+"""Least height and width in pixels of images that LPIPS compares, by backbone."""
+
+
 class LpipsConfig(Section):
     """LPIPS: how different two images look to a network (Zhang et al. 2018)."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from components.catlib.config.sections import Count, Positive, Section, default_kind
+from components.catlib.config.sections import Address, Count, Positive, Section, default_kind
 
 
 class NormConfig(Section):
@@ -141,8 +141,34 @@ ImageDiscriminatorConfig = Annotated[
 class WeightsConfig(Section):
     """Weights from outside: the address of a file, and its expected digest."""
 
-    uri: str = Field(description="path, s3:// or https:// address of the file")
+    uri: Address = Field(description="path, s3:// or https:// address of the file")
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of the file")
+
+
+STATE_DICTS = (".pth", ".pt")
+"""How the names of published networks end."""
+
+
+class StartConfig(WeightsConfig):
+    """An earlier teacher, by its address: an artifact, whose digest is that of its manifest, or one network's file."""
+
+    uri: str = Field(
+        description="path or s3:// address of a teacher's artifact; or of a published generator from source to target, "
+        "a .pth file, also https://"
+    )
+    sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of the file, or digest of the artifact"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_address(cls, given: object) -> object:
+        return {"uri": given} if isinstance(given, str) else given
+
+    @property
+    def is_artifact(self) -> bool:
+        """Whether the address names an artifact rather than a file."""
+        return not self.uri.endswith(STATE_DICTS)
 
 
 class PublishedConfig(Section):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from components.catlib.config.budgets import Budget
+from components.catlib.config.complaints import validate
 from components.catlib.config.dataset import DatasetConfig
 from components.catlib.config.distill import DistillConfig, Pix2PixDistillConfig
-from components.catlib.config.measuring import EvaluateConfig, RealStatsConfig
+from components.catlib.config.measuring import EvaluateConfig, RealStatsConfig, SegmenterConfig
 from components.catlib.config.resources import ResourcesConfig
-from components.catlib.config.sections import Section, spelled_out, validate
+from components.catlib.config.sections import Section, spelled_out
 from components.catlib.config.student import ExportConfig, PruneConfig
 from components.catlib.config.teacher import Pix2PixConfig, TeacherConfig
 
@@ -94,6 +95,10 @@ class Recipe(Section):
         """Gives trainings the segmenter of the evaluation, to choose their weights by mIoU, unless they name one."""
         evaluate = settings.get("evaluate") if isinstance(settings, dict) else None
         if not isinstance(evaluate, dict) or evaluate.get("segmenter") is None:
+            return settings
+        try:
+            SegmenterConfig.model_validate(evaluate["segmenter"])
+        except ValidationError:  # evaluate will say so itself
             return settings
         shared = {"segmenter": evaluate["segmenter"]}
         trainings = {name: settings.get(name, {}) for name in ("teacher", "distill")}

@@ -9,7 +9,11 @@ from pydantic import Field
 from components.catlib.config.sections import Positive, Section
 
 StageName = Literal["dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "other"]
-"""The stages; `other` is fetching earlier artifacts and planning a sweep."""
+"""The stages; `other` is fetching earlier artifacts, planning a sweep and checking the images."""
+
+
+ACCELERATORS_VARIABLE = "CAT_ACCELERATORS"
+"""Environment variable with the number of accelerators that a task has reserved; without it, what there is is used."""
 
 
 class StageResources(Section):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from components.catlib.config.sections import Count, Section, default_kind, spelled_out
+from components.catlib.config.sections import Count, Section, default_kind
 
 
 class LinearConfig(Section):
@@ -38,10 +38,15 @@ class PlateauConfig(Section):
     )
 
 
+def _named(settings: Any) -> Any:
+    """Reads a bare word as a kind; a schedule has no weight that a bare number could be."""
+    return {"kind": settings} if isinstance(settings, str) else settings
+
+
 ScheduleConfig = Annotated[
     LinearConfig | CosineConfig | StepConfig | PlateauConfig,
     Field(discriminator="kind"),
     default_kind("kind", "linear"),
-    BeforeValidator(spelled_out),
+    BeforeValidator(_named),
 ]
 """A schedule of any kind; linear where none is named."""

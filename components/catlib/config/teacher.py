@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.catlib.config.losses import (
     CycleConfig,
@@ -25,6 +25,7 @@ from components.catlib.config.networks import (
     PatchConfig,
     PublishedConfig,
     PublishedCycleGanConfig,
+    StartConfig,
 )
 from components.catlib.config.sections import default_kind
 from components.catlib.config.training import TrainingConfig
@@ -32,7 +33,23 @@ from components.catlib.config.training import TrainingConfig
 _PUBLISHED = "published networks to start from; with epochs and decay_epochs 0 they are used unchanged"
 
 
-class Pix2PixConfig(TrainingConfig):
+class _Teaching(TrainingConfig):
+    """What the trainings of teachers of all families have in common."""
+
+    start_from: StartConfig | None = Field(
+        default=None,
+        description="earlier teacher of the same family and architecture whose generators and discriminators this one "
+        "starts with, to fine-tune it",
+    )
+
+    @model_validator(mode="after")
+    def _check_start(self) -> _Teaching:
+        if self.start_from is not None and getattr(self, "published", None) is not None:
+            raise ValueError("start_from and published both name the networks to start with; leave out one of the two")
+        return self
+
+
+class Pix2PixConfig(_Teaching):
     """A teacher that learns from paired images."""
 
     moved: ClassVar = TrainingConfig.moved | {
@@ -51,7 +68,7 @@ class Pix2PixConfig(TrainingConfig):
     published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)
 
 
-class CycleGanConfig(TrainingConfig):
+class CycleGanConfig(_Teaching):
     """A teacher that learns from unpaired images and translates in both directions."""
 
     moved: ClassVar = TrainingConfig.moved | {"lambda_cycle": "cycle.weight", "lambda_identity": "identity.weight"}
@@ -75,7 +92,7 @@ class CycleGanConfig(TrainingConfig):
     published: PublishedCycleGanConfig | None = Field(default=None, description=_PUBLISHED)
 
 
-class SpadeConfig(TrainingConfig):
+class SpadeConfig(_Teaching):
     """A teacher that turns label maps into images (GauGAN)."""
 
     moved: ClassVar = TrainingConfig.moved | {

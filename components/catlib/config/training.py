@@ -69,6 +69,11 @@ class TrainingConfig(Section):
         default=0,
         description="number of evaluations in a row without a better score after which training ends; 0: never early",
     )
+    stop_on: tuple[Literal["diverged", "collapsed"], ...] = Field(
+        default=(),
+        description="what ends the training with exit code 2, its checkpoint kept: diverged: the learning rate is too "
+        "high; collapsed: generated images hardly depend on the input; []: a warning in the log",
+    )
     time_limit_seconds: Positive | None = Field(
         default=None,
         description="seconds after which training ends with the result so far, over all its processes; null: no limit",
@@ -136,7 +141,7 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _check_epochs(self) -> TrainingConfig:
         published = getattr(self, "published", None)  # of teachers and students
-        given = published.model_dump() if published is not None else {}
+        given = published.model_dump() if published is not None else {"generator": getattr(self, "start_from", None)}
         if self.epochs + self.decay_epochs == 0 and not (given.get("generator") or given.get("generator_backward")):
             raise ValueError(
                 "epochs and decay_epochs are both 0, so nothing is trained and published weights are needed; "

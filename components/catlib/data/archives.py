@@ -21,7 +21,15 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile, as_text, is_image_path
+from components.catlib.data.files import (
+    IMAGE_SUFFIXES,
+    TEXT_SUFFIXES,
+    FileTree,
+    SourceFile,
+    as_text,
+    is_image_path,
+    is_text_path,
+)
 from components.catlib.disk import FULL, temporary_file
 from components.catlib.errors import UserError
 
@@ -40,6 +48,7 @@ LARGEST_DIRECTORY = 2**28
 _BLOCK = 512
 _COPIED_AT_ONCE = 2**20
 _ZIP_ENTRY = b"PK\x01\x02"
+_READ = (*IMAGE_SUFFIXES, *TEXT_SUFFIXES)
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
@@ -226,6 +235,7 @@ class _Listing:
         self._members = 0
         self._bytes = 0
         self._files: dict[PurePosixPath, SourceFile] = {}
+        self._texts: dict[PurePosixPath, SourceFile] = {}
 
     def refuse(self, name: str, what: str) -> None:
         raise UserError(
@@ -233,7 +243,7 @@ class _Listing:
         )
 
     def add(self, name: str, size: int, read: Callable[[], bytes], *, is_file: bool) -> None:
-        """Checks a member, and keeps it if it is an image."""
+        """Checks a member, and keeps it if it is an image or may say what the images are."""
         plain = name.replace("\\", "/")
         if _ABSOLUTE.match(plain) or "\0" in name or ".." in plain.split("/"):
             self.refuse(name, "outside the archive")
@@ -243,16 +253,18 @@ class _Listing:
             raise _too_many(self._where)
         if self._bytes > self._limit:
             raise _bomb(self._where, self._limit)
-        if not (is_file and plain.lower().endswith(tuple(IMAGE_SUFFIXES))):
+        if not (is_file and plain.lower().endswith(_READ)):
             return
         path = PurePosixPath(as_text(plain))
+        if is_text_path(path):
+            self._texts[path] = SourceFile(f"{self._where}/{path}", size, read)
         if is_image_path(path):
             if path in self._files:
                 self.refuse(name, "listed twice")
             self._files[path] = SourceFile(f"{self._where}/{path}", size, read)
 
     def tree(self) -> FileTree:
-        return FileTree(self._where, dict(sorted(self._files.items())))
+        return FileTree(self._where, dict(sorted(self._files.items())), dict(sorted(self._texts.items())))
 
 
 def _most_bytes(packed_bytes: int) -> int:

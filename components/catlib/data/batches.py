@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.catlib.config import RGB, ValuesConfig
+from components.catlib.data.enough import check_batch_size
 from components.catlib.data.labels import semantic_planes
 from components.catlib.data.packed import PackedDataset, SplitName
 from components.catlib.data.resizing import as_image, resize
-from components.catlib.errors import UserError
 
 # Each kind of draw has its own stream of random numbers, so one kind never changes the numbers of another.
 _SHUFFLE, _PARTNERS, _SOURCE_CROPS, _TARGET_CROPS = range(4)
@@ -122,19 +122,9 @@ class TrainingBatches:
         self._source, self._target = np.asarray(split.source), np.asarray(split.target)
         self._instances = None if split.instances is None else np.asarray(split.instances)
         self._order: tuple[int, NDArray[np.int64]] | None = None
-        if not len(self._source) or not len(self._target):
-            raise UserError(
-                f"Dataset {dataset.folder} lacks training images of one domain or both; "
-                "run the dataset stage with training images of both."
-            )
-        self._num_images = max(len(self._source), len(self._target))
+        self._num_images = check_batch_size(dataset, batch_size=batch_size, section=section)
         self.steps_per_epoch = self._num_images // batch_size
         """Number of full batches in an epoch."""
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"{section}.batch_size {batch_size} is larger than the number of training images in {dataset.folder}, "
-                f"{self._num_images}; set {section}.batch_size to {self._num_images} or less."
-            )
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """Returns the batch of a step.

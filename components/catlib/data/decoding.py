@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from components.catlib.data.files import SourceFile
 from components.catlib.data.packed import DONT_CARE
 from components.catlib.data.samples import DecodedImage, UnusableImageError
+from components.catlib.data.suspicions import ALPHA
 
 LARGEST_FILE = 2**28
 """Size of the largest image file that is read, in bytes: 256 MiB."""
@@ -206,7 +207,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         raise OtherPixels("has floating-point pixels, which are no colours", STATE_VALUES)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert("RGB")
+        blended = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert("RGB")
+        blended.info[ALPHA] = image.getchannel("A").histogram()
+        return blended
     return image.convert("RGB")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +18,8 @@ _KINDS = "avif bmp gif heic heif jfif jp2 jpe jpeg jpg npy pgm png pnm ppm tga t
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
 """How the names of images end, in lower case. Files of a kind that cannot be decoded count as unusable images."""
 
+TEXT_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
+"""How the names of files end that may say what the images are."""
 ARRAYS = ".npy"
 """How the names of arrays end. They are images where a recipe states what their numbers mean."""
 
@@ -44,18 +46,17 @@ class FileTree:
     Attributes:
         where: The source's name in messages.
         files: Path below the source -> file, ordered by path.
+        texts: The same of files that may say what the images are.
     """
 
     where: str
     files: Mapping[PurePosixPath, SourceFile]
+    texts: Mapping[PurePosixPath, SourceFile] = field(default_factory=dict)
 
     @cached_property
     def _children(self) -> dict[str, FileTree]:
-        children: dict[str, dict[PurePosixPath, SourceFile]] = {}
-        for path, file in self.files.items():
-            if len(path.parts) > 1:
-                children.setdefault(path.parts[0], {})[PurePosixPath(*path.parts[1:])] = file
-        return {name: FileTree(f"{self.where}/{name}", files) for name, files in children.items()}
+        files, texts = _by_folder(self.files), _by_folder(self.texts)
+        return {name: FileTree(f"{self.where}/{name}", files[name], texts.get(name, {})) for name in files}
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -84,7 +85,16 @@ class FileTree:
             PurePosixPath(names.get(path.parts[0], path.parts[0]), *path.parts[1:]): file
             for path, file in self.files.items()
         }
-        return FileTree(self.where, dict(sorted(renamed.items())))
+        return FileTree(self.where, dict(sorted(renamed.items())), self.texts)
+
+
+def _by_folder(files: Mapping[PurePosixPath, SourceFile]) -> dict[str, dict[PurePosixPath, SourceFile]]:
+    """Returns name of a top folder -> path below it -> file."""
+    found: dict[str, dict[PurePosixPath, SourceFile]] = {}
+    for path, file in files.items():
+        if len(path.parts) > 1:
+            found.setdefault(path.parts[0], {})[PurePosixPath(*path.parts[1:])] = file
+    return found
 
 
 def as_text(name: str) -> str:
@@ -106,7 +116,16 @@ def as_text(name: str) -> str:
 
 def is_image_path(path: PurePosixPath) -> bool:
     """Returns whether a path ends like an image and has no hidden part (`.name`, or `__MACOSX/` in some archives)."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path)
+
+
+def is_text_path(path: PurePosixPath) -> bool:
+    """Returns whether a path ends like a file that may say what the images are, and has no hidden part."""
+    return path.suffix.lower() in TEXT_SUFFIXES and not _is_hidden(path)
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
 def without_arrays(tree: FileTree) -> FileTree:
@@ -123,7 +142,7 @@ def without_arrays(tree: FileTree) -> FileTree:
             f"{tree.files[alone].label} is an array, as are all images in its folder; state what the numbers mean in "
             "dataset.source_values or dataset.target_values (type, channels, range), or remove the folder."
         )
-    return FileTree(tree.where, {path: file for path, file in tree.files.items() if path not in arrays})
+    return FileTree(tree.where, {path: file for path, file in tree.files.items() if path not in arrays}, tree.texts)
 
 
 def folder_tree(folder: Path, *, where: str) -> FileTree:
@@ -136,6 +155,7 @@ def folder_tree(folder: Path, *, where: str) -> FileTree:
         where: The folder's name in messages.
     """
     found: dict[PurePosixPath, SourceFile] = {}
+    texts: dict[PurePosixPath, SourceFile] = {}
     for path in _walk(folder):
         relative = PurePosixPath(as_text(path.relative_to(folder).as_posix()))
         lost = path.is_symlink() and not path.exists()
@@ -145,7 +165,9 @@ def folder_tree(folder: Path, *, where: str) -> FileTree:
                     f"{where} has two files of the name {relative}, in different bytes; rename one of them."
                 )
             found[relative] = SourceFile(f"{where}/{relative}", 0 if lost else path.stat().st_size, path.read_bytes)
-    return FileTree(where, dict(sorted(found.items())))
+        elif is_text_path(relative) and path.is_file():
+            texts[relative] = SourceFile(f"{where}/{relative}", path.stat().st_size, path.read_bytes)
+    return FileTree(where, dict(sorted(found.items())), dict(sorted(texts.items())))
 
 
 def merged(trees: list[FileTree], *, where: str) -> FileTree:
@@ -167,7 +189,8 @@ def merged(trees: list[FileTree], *, where: str) -> FileTree:
                     f"{where}."
                 )
             files[path] = file
-    return FileTree(where, dict(sorted(files.items())))
+    texts = {path: file for tree in reversed(trees) for path, file in tree.texts.items()}
+    return FileTree(where, dict(sorted(files.items())), dict(sorted(texts.items())))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

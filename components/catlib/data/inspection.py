@@ -10,6 +10,7 @@ The description fills two files of the dataset artifact. `report.json`:
     left_out      files that were skipped, each with the reason
     odd_halves    A|B images whose halves have other proportions than those of most: their count, split, name and size
     warnings      sentences about what is suspicious in the images
+    small         sentences about numbers of images that are small for what they are used for
 
 `samples.webp`: training and held-out images spread evenly over the data, source above target, label maps in colour.
 """
@@ -31,7 +32,9 @@ from components.catlib.config.dataset import RGB, ValuesConfig
 from components.catlib.data.channels import as_colours, channel_names, to_8_bits
 from components.catlib.data.colours import label_colours
 from components.catlib.data.duplicates import find_duplicates, thumbnail
-from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, SplitName
+from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, Pairing, SplitName
+from components.catlib.data.samples import DecodedImage, Raster
+from components.catlib.data.suspicions import Marks, Pictures, about_channels, about_numbers
 from components.catlib.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,28 +71,33 @@ class ImageFacts:
         histogram: Pictures: int64 [C, 256], pixels per brightness, 8 bits of the range, of each channel. Label maps:
             int64 [1, 256], pixels per label.
         thumbnail: Pictures: uint8 [16, 17]. Label maps: None.
+        marks: What is noted about the channels of colour pictures. Others: None.
     """
 
     size: tuple[int, int]
     histogram: NDArray[np.int64]
     thumbnail: NDArray[np.uint8] | None
+    marks: Marks | None = None
 
     @classmethod
-    def of(cls, packed: NDArray[Any], size: tuple[int, int], values: ValuesConfig | None) -> ImageFacts:
+    def of(cls, packed: NDArray[Any], original: DecodedImage, values: ValuesConfig | None) -> ImageFacts:
         """Collects the facts about one image.
 
         Args:
             packed: The packed image, [H, W, C], or labels, uint8 [H, W].
-            size: Original width and height.
+            original: The image as it was decoded.
             values: What the numbers mean; None for labels.
         """
-        if values is None or values == RGB:
-            image = Image.fromarray(packed)
-            histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
-            return cls(size, histogram, None if values is None else thumbnail(image))
-        planes = np.moveaxis(to_8_bits(packed, values), 2, 0)
-        histogram = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
-        return cls(size, histogram, thumbnail(Image.fromarray(as_colours(packed, values))))
+        if isinstance(original, Raster):
+            assert values is not None, "label maps are no rasters"
+            planes = np.moveaxis(to_8_bits(packed, values), 2, 0)
+            histogram = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
+            return cls(original.size, histogram, thumbnail(Image.fromarray(as_colours(packed, values))))
+        image = Image.fromarray(packed)
+        histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
+        if values is None:
+            return cls(original.size, histogram, None)
+        return cls(original.size, histogram, thumbnail(image), Marks.of(image, histogram, original))
 
 
 @dataclass
@@ -99,6 +107,7 @@ class RoleFacts:
     sizes: collections.Counter[tuple[int, int]] = field(default_factory=collections.Counter)
     histogram: NDArray[np.int64] | None = None
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
+    marks: list[Marks] = field(default_factory=list)
 
     def add(self, facts: ImageFacts) -> None:
         """Adds the next image."""
@@ -106,6 +115,8 @@ class RoleFacts:
         self.histogram = facts.histogram if self.histogram is None else self.histogram + facts.histogram
         if facts.thumbnail is not None:
             self.thumbnails.append(facts.thumbnail)
+        if facts.marks is not None:
+            self.marks.append(facts.marks)
 
     def summary(self, num_labels: int | None, values: ValuesConfig | None) -> dict[str, Any]:
         """Returns the part of `report.json` about this role.
@@ -138,16 +149,23 @@ class Inspection:
     """Collects facts while images are packed, and reports them at the end."""
 
     def __init__(
-        self, num_labels: int | None, *, halves: bool = False, values: Mapping[Any, ValuesConfig] | None = None
+        self,
+        num_labels: int | None,
+        *,
+        pairing: Pairing = "paired",
+        halves: bool = False,
+        values: Mapping[Any, ValuesConfig] | None = None,
     ) -> None:
         """Starts without images.
 
         Args:
             num_labels: Number of classes when source images are label maps, else None.
+            pairing: How training uses the images.
             halves: Whether the images are halves of A|B images, whose proportions are compared.
             values: What the numbers of pictures mean, by role; None: all are 8-bit colours.
         """
         self._num_labels = num_labels
+        self._pairing: Pairing = pairing
         pictures = ("target",) if num_labels is not None else ("source", "target")
         self._values: Mapping[Any, ValuesConfig] = dict.fromkeys(pictures, RGB) if values is None else values
         self._halves: dict[tuple[int, int], list[tuple[SplitName, str]]] | None = {} if halves else None
@@ -214,6 +232,12 @@ class Inspection:
                 found += _about_brightness(facts.histogram, role, self._values[role])
             elif self._num_labels is not None:
                 found += _about_classes(facts.histogram[0], self._num_labels)
+        pictures = {
+            key: Pictures(facts.marks, facts.histogram)
+            for key, facts in self._facts.items()
+            if facts.marks and facts.histogram is not None
+        }
+        found += about_channels(pictures, paired=self._pairing == "paired")
         if odd := self.odd_halves():
             found.append(
                 f"the halves of {len(odd)} A|B images have other proportions than those of most, for example "
@@ -240,6 +264,7 @@ class Inspection:
             "duplicates": {"count": len(duplicates), "first": duplicates[:DUPLICATES_LISTED]},
             "left_out": [one.model_dump() for one in left_out],
             "warnings": warnings,
+            "small": about_numbers({key: facts.sizes.total() for key, facts in self._facts.items()}, self._pairing),
             "odd_halves": {"count": len(odd := self.odd_halves()), "first": odd[:DUPLICATES_LISTED]},
         }
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 from components.catlib.data.files import FileTree
 from components.catlib.errors import UserError
 
-Layout = Literal["combined", "parallel", "unpaired", "single", "cityscapes"]
+Layout = Literal["combined", "parallel", "unpaired", "single", "cityscapes", "imagefolder", "croissant"]
 
 SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -66,6 +66,11 @@ def meaning(folder: str) -> Meaning:
     if match["spade"]:
         return Meaning(split, _SPADE[match["spade"]])
     return Meaning(split, _DOMAINS[domain.removeprefix("domain").strip("_")] if domain else None)
+
+
+def split_of(path: PurePosixPath) -> str | None:
+    """Returns the split that the folders of a path name first; None if they name none."""
+    return next(filter(None, (meaning(folder).split for folder in path.parts[:-1])), None)
 
 
 class _Place(NamedTuple):
@@ -143,10 +148,10 @@ class Arrangement:
     """What the images of a source are for.
 
     Attributes:
-        layout: Combined, parallel, unpaired or single.
+        layout: Its layout, other than Cityscapes.
         trees: Domain ("A", "B", "instances"; "" if each image shows both) -> split ("train", "val", "test"; `ALL` if
             folders are not divided) -> the images, by their path below the folders that say so.
-        domains: The folders that stand for A and B if they have other names.
+        domains: The folders, or columns of a description, that stand for A and B if they have other names.
         left_over: Images that have no place.
     """
 
@@ -265,10 +270,11 @@ def _others(places: Iterable[_Place]) -> list[str]:
     names = {place.other for place in in_splits or places}
     if len(names) != 2 or None in names or any(place.domain for place in places):
         return []
-    return sorted(filter(None, names), key=lambda name: (_rank(name), name))
+    return sorted(filter(None, names), key=lambda name: (rank(name), name))
 
 
-def _rank(name: str) -> int:
+def rank(name: str) -> int:
+    """Returns 0 for a name that stands for A, such as `input`, 2 for one of B, such as `target`, and 1 for others."""
     return 0 if name.lower() in _FIRST else 2 if name.lower() in _SECOND else 1
 
 

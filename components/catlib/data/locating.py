@@ -15,7 +15,7 @@ from typing import Any
 from components.catlib.artifacts import file_sha256
 from components.catlib.credentials import refuse_credentials
 from components.catlib.data import archives
-from components.catlib.data.files import FileTree, folder_tree, is_image_path, merged
+from components.catlib.data.files import FileTree, folder_tree, is_image_path, is_text_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
 from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
@@ -135,7 +135,7 @@ def _stored(location: str, sha256: str | None, stack: contextlib.ExitStack) -> P
     if not packed or any(is_image_path(PurePosixPath(name)) for name in names):
         return store.fetch_files(location, folder)
     folder.mkdir()
-    for name in packed:
+    for name in [*packed, *(name for name in names if "/" not in name and is_text_path(PurePosixPath(name)))]:
         (folder / name).symlink_to(store.cached(f"{location.rstrip('/')}/{name}"))
     return folder
 
@@ -187,6 +187,5 @@ def _tree(path: Path, name: str, stack: contextlib.ExitStack) -> FileTree:
     packed = [file for file in sorted(path.iterdir()) if file.is_file() and file.name.endswith(archives.SUFFIXES)]
     if tree.files or not packed:
         return tree
-    return merged(
-        [stack.enter_context(archives.open_archive(file, where=f"{name}/{file.name}")) for file in packed], where=name
-    )
+    opened = [stack.enter_context(archives.open_archive(file, where=f"{name}/{file.name}")) for file in packed]
+    return merged([tree, *opened], where=name)

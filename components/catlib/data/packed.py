@@ -17,7 +17,9 @@ There are five variations:
 
 - *Values* other than 8-bit colours (`dataset.source_values`, `dataset.target_values`): uint8, uint16 or float32
   [N, H, W, C], with 1 to 16 channels; the manifest states their range.
-- *Unpaired* data: source and target arrays may differ in length, and their rows are unrelated.
+- *Unpaired* data: source and target arrays may differ in length, and their rows are unrelated. `reference_source.npy`
+  and `reference_target.npy` hold the training images once more, resized from the originals straight to the crop size:
+  feature distances also compare with those. They are left out if load size and crop size are equal.
 - *Label maps*: the source is uint8 [N, H, W] and holds class numbers; 255 means "don't care".
 - *Instances*: there are also `train_instances.npy` and `test_instances.npy`, int32 [N, H, W].
 - *Ground truth* (Cityscapes): `test_ground_truth.zip` holds the scored classes of the held-out images at their original
@@ -152,6 +154,27 @@ class PackedDataset:
         """Returns the images of a split: training images at load size, test images at crop size."""
         return self.splits[name]
 
+    def real_images(self, domain: Literal["source", "target"]) -> dict[SplitName, NDArray[np.uint8]]:
+        """Returns the images that generated images of a domain are compared with as a set (method section 7).
+
+        Paired data and label maps: the test images. Unpaired data: the training and the test images.
+
+        Args:
+            domain: "source" or "target".
+
+        Returns:
+            Split -> uint8 [N, H, W, 3] at crop size, each resized once, from the original.
+
+        Raises:
+            UserError: An earlier version packed the dataset, or it is damaged.
+        """
+        held_out = getattr(self.split("test"), domain)
+        if self.pairing != "unpaired":
+            return {"test": held_out}
+        if has_references(self.summary):
+            return {"train": _open_array(self.folder, self.summary, "train", domain, reference=True), "test": held_out}
+        return {"train": getattr(self.split("train"), domain), "test": held_out}
+
     @property
     def pairing(self) -> Pairing:
         """Whether training images are paired, unpaired, or label maps with their images."""
@@ -215,6 +238,16 @@ def array_file(split: SplitName, role: ImageRole) -> str:
     return f"{split}_{role}.npy"
 
 
+def reference_file(role: ImageRole) -> str:
+    """Returns the file name of unpaired training images at crop size, for example `reference_source.npy`."""
+    return f"reference_{role}.npy"
+
+
+def has_references(summary: PackedSummary) -> bool:
+    """Returns whether training images are packed once more, at crop size."""
+    return summary.pairing == "unpaired" and summary.load_size != summary.crop_size
+
+
 def array_layout(summary: PackedSummary, split: SplitName, role: ImageRole) -> tuple[type[np.generic], tuple[int, ...]]:
     """Returns the element type of an array and the shape of one row."""
     size = summary.load_size if split == "train" else summary.crop_size
@@ -240,13 +273,15 @@ def _open_split(folder: Path, summary: PackedSummary, split: SplitName, names: N
     )
 
 
-def _open_array(folder: Path, summary: PackedSummary, split: SplitName, role: ImageRole) -> NDArray[Any]:
-    path = folder / array_file(split, role)
+def _open_array(
+    folder: Path, summary: PackedSummary, split: SplitName, role: ImageRole, *, reference: bool = False
+) -> NDArray[Any]:
+    path = folder / (reference_file(role) if reference else array_file(split, role))
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged file can make the reader fail in any way
         raise UserError(f"{path} cannot be read ({error}); run the dataset stage again.") from error
-    dtype, shape = array_layout(summary, split, role)
+    dtype, shape = array_layout(summary, "test" if reference else split, role)
     count = summary.images.get(split, {}).get("target" if role == "target" else "source")
     if array.dtype != dtype or array.shape != (count, *shape):
         raise UserError(

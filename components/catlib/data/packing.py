@@ -33,6 +33,8 @@ from components.catlib.data.packed import (
     SplitName,
     array_file,
     array_layout,
+    has_references,
+    reference_file,
 )
 from components.catlib.data.resizing import as_image, resize
 from components.catlib.data.samples import Collection, Raster, Sample, SampleList, UnusableImageError
@@ -92,7 +94,10 @@ def pack(collection: Collection, config: DatasetConfig, folder: Path) -> PackedS
     }
     _check_space(lists, summary, folder)
     inspection = Inspection(
-        collection.num_labels, halves=collection.provenance.get("layout") == "combined", values=summary.values
+        collection.num_labels,
+        pairing=collection.pairing,
+        halves=collection.provenance.get("layout") == "combined",
+        values=summary.values,
     )
     names: dict[SplitName, dict[ImageRole, list[str]]] = {split: {} for split in SPLITS}
     for split in SPLITS:
@@ -122,7 +127,10 @@ def _check_space(lists: Mapping[SplitName, list[SampleList]], summary: PackedSum
         for samples in given:
             for role in _array_roles(samples):
                 dtype, shape = array_layout(summary, split, role)
-                needed += len(samples.samples) * math.prod(shape) * np.dtype(dtype).itemsize
+                pixels = math.prod(shape)
+                if split == "train" and has_references(summary):
+                    pixels += math.prod(array_layout(summary, "test", role)[1])
+                needed += len(samples.samples) * pixels * np.dtype(dtype).itemsize
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -161,6 +169,7 @@ class _Prepared:
 
     name: str
     arrays: dict[ImageRole, NDArray[Any]]
+    references: dict[ImageRole, NDArray[Any]]
     facts: dict[ImageRole, ImageFacts]
     ground_truth: bytes | None
 
@@ -170,6 +179,7 @@ def _prepare(
     size: tuple[int, int],
     prepared_size: tuple[int, int] | None,
     values: Mapping[Any, ValuesConfig],
+    reference_size: tuple[int, int] | None,
 ) -> _Prepared | UnusableImageError:
     try:
         images = dict(sample.load())
@@ -177,16 +187,19 @@ def _prepare(
         return error
     classes = images.pop("ground_truth", None)
     arrays: dict[ImageRole, NDArray[Any]] = {}
+    references: dict[ImageRole, NDArray[Any]] = {}
     facts: dict[ImageRole, ImageFacts] = {}
     for role, image in images.items():
-        original = image.size
+        original = image
         if prepared_size is not None and role in values:
             image = as_image(resize(image, prepared_size))
         arrays[role] = resize(image, size)
+        if reference_size is not None:
+            references[role] = resize(image, reference_size)
         if role != "instances":
             facts[role] = ImageFacts.of(arrays[role], original, values.get(role))
     assert not isinstance(classes, Raster)
-    return _Prepared(sample.name, arrays, facts, None if classes is None else encoded(classes))
+    return _Prepared(sample.name, arrays, references, facts, None if classes is None else encoded(classes))
 
 
 def _pack_list(
@@ -208,15 +221,28 @@ def _pack_list(
             )
             for role in _array_roles(samples)
         }
+        reference_size = summary.crop_size if split == "train" and has_references(summary) else None
+        references = {
+            role: stack.enter_context(_ArrayWriter(folder / reference_file(role), *array_layout(summary, "test", role)))
+            for role in (writers if reference_size is not None else ())
+        }
         with_ground_truth = "ground_truth" in samples.roles
         ground_truth = stack.enter_context(GroundTruthWriter(folder / GROUND_TRUTH)) if with_ground_truth else None
-        prepare = partial(_prepare, size=size, prepared_size=prepared_size, values=summary.values)
+        prepare = partial(
+            _prepare,
+            size=size,
+            prepared_size=prepared_size,
+            values=summary.values,
+            reference_size=reference_size,
+        )
         for prepared in _in_threads(prepare, samples.samples):
             if isinstance(prepared, UnusableImageError):
                 unusable.append(LeftOut(file=prepared.file, reason=prepared.reason, advice=prepared.advice))
                 continue
             for role, array in prepared.arrays.items():
                 writers[role].append(array)
+            for role, array in prepared.references.items():
+                references[role].append(array)
             if ground_truth is not None and prepared.ground_truth is not None:
                 ground_truth.append(prepared.ground_truth)
             inspection.add(split, prepared.name, prepared.facts)

@@ -7,6 +7,8 @@ names folders may have:
     parallel     A/train/a.jpg B/train/a.png …       partners have equal names
     unpaired     trainA/x.jpg trainB/y.jpg testA …   no partners
     single       x.jpg y.jpg …                       only source images, all for evaluation
+    imagefolder  metadata.csv or metadata.jsonl      a file names the partners (`descriptions.py`)
+    croissant    croissant.json                      the same (`croissant.py`)
     cityscapes   leftImg8bit/ gtFine/                A photos, B maps (`cityscapes.py`)
 
 With `num_labels`, the source images of the parallel layout are label maps, which may come with instance maps in a third
@@ -29,7 +31,10 @@ from typing import Any, TypeVar
 from components.catlib.config import DatasetConfig
 from components.catlib.config.dataset import PictureRole
 from components.catlib.data import cityscapes
+from components.catlib.data.croissant import is_croissant, read_croissant
 from components.catlib.data.decoding import read_instances, read_labels, read_picture, split_halves
+from components.catlib.data.descriptions import METADATA, Description, arrange_rows, read_metadata
+from components.catlib.data.enough import HELD_OUT
 from components.catlib.data.files import IMAGE_SUFFIXES, FileTree, SourceFile, without_arrays
 from components.catlib.data.layouts import ALL, INSTANCES, Arrangement, Layout, arrange, meaning, recognise, refusal
 from components.catlib.data.packed import ImageRole, LeftOut, SplitName
@@ -68,8 +73,12 @@ def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, An
         tree = without_arrays(tree)
     tree = cityscapes.put_together(_top(tree))
     labels, chosen = config.num_labels is not None, config.layout
-    layout: Layout = _recognise(tree, labels=labels) if chosen == "auto" else chosen
-    if labels and layout not in ("parallel", "cityscapes"):
+    description = _description(tree, chosen)
+    if description is not None:
+        layout: Layout = description.layout
+    else:
+        layout = _recognise(tree, labels=labels) if chosen == "auto" else chosen
+    if labels and layout not in ("parallel", "cityscapes", "imagefolder", "croissant"):
         raise UserError(
             f"dataset.num_labels needs label maps in the layout parallel or cityscapes, "
             f"but {tree.where} is laid out as {layout}; remove dataset.num_labels or rearrange the folders."
@@ -77,24 +86,41 @@ def open_tree(config: DatasetConfig, tree: FileTree, provenance: Mapping[str, An
     known = {**provenance, "layout": layout}
     if layout == "cityscapes":
         return _open_cityscapes(config, tree, known)
-    arrangement = arrange(tree, layout, labels=labels)
+    if description is not None:
+        arrangement = arrange_rows(tree, description, labels=labels)
+    else:
+        arrangement = arrange(tree, layout, labels=labels)
     if chosen == "auto" and (sentence := refusal(tree, arrangement)):
         raise UserError(sentence)
     for left in arrangement.left_over:
         logger.warning("left out %s", left)
     if arrangement.domains:
-        logger.info("%s", "; ".join(f"folder {folder} is {domain}" for domain, folder in arrangement.domains.items()))
+        what = "folder" if description is None else "column"
+        logger.info("%s", "; ".join(f"{what} {name} is {domain}" for domain, name in arrangement.domains.items()))
         known["domains"] = arrangement.domains
     if arrangement.left_over:
         known["left_over"] = [dataclasses.asdict(left) for left in arrangement.left_over]
     return _OPENERS[layout](config, arrangement, tree, known)
 
 
+def _description(tree: FileTree, chosen: str) -> Description | None:
+    """Returns the file that says which images belong together, if there is one and no other layout is chosen."""
+    if chosen in ("auto", "imagefolder") and (found := read_metadata(tree, chosen=chosen != "auto")):
+        return found
+    return read_croissant(tree, chosen=chosen != "auto") if chosen in ("auto", "croissant") else None
+
+
 def _top(tree: FileTree) -> FileTree:
     """Descends through outer folders that hold everything else, which archives often have."""
-    while len(tree.folders) == 1 and not tree.images_at_top and not _has_a_meaning(tree.folders[0]):
+    while len(tree.folders) == 1 and not (tree.images_at_top or _is_described(tree) or _has_a_meaning(tree.folders[0])):
         tree = tree.below(tree.folders[0])
     return tree
+
+
+def _is_described(tree: FileTree) -> bool:
+    """Returns whether a file directly in the source, outside any folder, says which images belong together."""
+    at_top = {path: file for path, file in tree.texts.items() if len(path.parts) == 1}
+    return any(path.name.lower() in METADATA or is_croissant(path, file) for path, file in at_top.items())
 
 
 def _has_a_meaning(folder: str) -> bool:
@@ -170,6 +196,8 @@ _OPENERS = {
     "parallel": _open_parallel,
     "unpaired": _open_unpaired,
     "single": _open_single,
+    "imagefolder": _open_parallel,
+    "croissant": _open_parallel,
 }
 
 
@@ -309,8 +337,8 @@ def _choose_splits(
         return {"train": found.get("train", []), "test": found[held_out]}, f"folders train and {held_out}"
     items = next(iter(found.values()))
     count = min(round(len(items) * test_fraction), len(items) - 1)
-    if test_fraction > 0 and len(items) > 1:
-        count = max(1, count)
+    if test_fraction > 0:  # scores need two
+        count = max(min(HELD_OUT, len(items) - 1), count)
     by_digest = sorted((name for name, _ in items), key=lambda name: hashlib.sha256(name.encode()).digest())
     test_names = set(by_digest[:count])
     splits: dict[SplitName, list[tuple[str, Item]]] = {

@@ -6,6 +6,8 @@ import contextlib
 import datetime
 import logging
 import os
+import shutil
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any, Literal, TypeVar
 
@@ -14,10 +16,13 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from components.catlib.config import TrainingConfig
+from components.catlib.config.resources import ACCELERATORS_VARIABLE
 from components.catlib.distributed.ending import joined
 from components.catlib.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+logger = logging.getLogger(__name__)
+
 _Network = TypeVar("_Network", bound=nn.Module)
 
 LONGEST_WAIT = datetime.timedelta(hours=4)
@@ -47,12 +52,14 @@ class Accelerator:
         Args:
             cpu: Whether to compute on the CPU even where there is a GPU.
             precision: Precision of networks, as the attribute describes.
+
+        Raises:
+            UserError: The task has reserved more accelerators than there are.
         """
         self.precision = precision
-        if cpu or not torch.cuda.is_available():
-            self.device = torch.device("cpu")
-        else:
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        self._measures = False
+        self.device = torch.device("cpu") if cpu else _device()
+        if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.num_processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.num_processes > 1 and not distributed.is_initialized():
@@ -69,9 +76,24 @@ class Accelerator:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context in which torch uses the short type where it suits; in fp32 the context does nothing."""
-        if self.precision == "fp32":
+        if self.precision == "fp32" or self._measures:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, SHORT_TYPES[self.precision])
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Makes networks compute in float32, without TF32, inside the body, as `measuring_device` does for a stage.
+
+        So scores during a training are those that the stages compute of the same weights.
+        """
+        tf32 = torch.backends.cudnn.allow_tf32
+        self._measures = True
+        _allow_tf32(False)
+        try:
+            yield
+        finally:
+            self._measures = False
+            _allow_tf32(tf32)
 
     def prepare(self, network: _Network) -> _Network:
         """Moves a network to the device and makes its calls compute in the precision and return float32.
@@ -142,11 +164,70 @@ def open_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         UserError: The precision is fp16, and there is no GPU.
     """
-    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = config.tf32
+    _allow_tf32(config.tf32)
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU, and there is none; use bf16 or fp32.")
     accelerator = Accelerator(precision=config.precision)
+    if config.compile:
+        _check_compiler(accelerator.device)
     if not accelerator.is_main_process:
         logging.getLogger("components").setLevel(logging.WARNING)
+    logger.info(
+        "trains on %s, in %s%s, by %d process%s",
+        _described(accelerator.device),
+        config.precision,
+        " with TF32" if config.tf32 and accelerator.device.type == "cuda" else "",
+        accelerator.num_processes,
+        "es" if accelerator.num_processes > 1 else "",
+    )
     return accelerator
+
+
+def measuring_device() -> str:
+    """Returns where a stage measures images, "cuda" if there is a GPU, else "cpu"; TF32 is off there.
+
+    Raises:
+        UserError: The task has reserved more accelerators than there are.
+    """
+    _allow_tf32(False)
+    device = _device()
+    logger.info("measures on %s", _described(device))
+    return device.type
+
+
+def _device() -> torch.device:
+    """Returns the GPU of this process's local rank, or the CPU of a machine without GPUs."""
+    reserved, found = int(os.environ.get(ACCELERATORS_VARIABLE) or 0), torch.cuda.device_count()
+    if reserved > found:
+        for_gpus = torch.version.cuda or torch.version.hip
+        raise UserError(
+            f"The task has reserved accelerators ({reserved}), but torch {torch.__version__}, "
+            f"{'built for GPUs' if for_gpus else 'built for CPUs alone'}, finds {found}; use the image of flavour "
+            "cuda, on a node whose driver serves it, or set resources.profile to cpu."
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if found else torch.device("cpu")
+
+
+def _described(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return f"the CPU ({torch.get_num_threads()} threads)"
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Refuses to compile networks where nothing can compile the kernels: the first step would fail in a long trace.
+
+    Raises:
+        UserError: There is no compiler.
+    """
+    variable, usual = ("CC", ("gcc", "clang", "cc")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
+    if not any(shutil.which(command) for command in (os.environ.get(variable), *usual) if command):
+        raise UserError(
+            f"compile: true needs a compiler ({' or '.join(usual[:2])}), and there is none here; install one, name it "
+            f"in {variable}, or set compile: false."
+        )

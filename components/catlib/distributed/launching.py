@@ -88,6 +88,8 @@ def _outcome(
     Raised exceptions would come back as text, and returned ones not at all when another process has died.
     """
     name = os.environ["RANK"]
+    if "OMP_NUM_THREADS" not in os.environ:  # else every process would start threads for all cores of the node
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
     logging.basicConfig(stream=sys.stderr, level=level, format=f"[process {name}] %(message)s")
     try:
         with on_stop(interrupt), ending_together():

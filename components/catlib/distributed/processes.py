@@ -119,10 +119,13 @@ def from_main(accelerator: Accelerator, make: Callable[[], _Result]) -> _Result:
     return result
 
 
-def of_all(accelerator: Accelerator, value: _Result) -> list[_Result]:
-    """Returns every process's value, which must be picklable, in the order of the processes."""
+def to_main(accelerator: Accelerator, value: _Result) -> list[_Result]:
+    """Returns to the main process every process's value, which must be picklable, in the order of the processes.
+
+    Other processes get an empty list, and hold no copies of each other's values.
+    """
     if accelerator.num_processes == 1:
         return [value]
-    values: list[Any] = [None] * accelerator.num_processes
-    distributed.all_gather_object(values, value)
+    values: list[Any] = [None] * accelerator.num_processes if accelerator.is_main_process else []
+    distributed.gather_object(value, values or None, dst=0)
     return values

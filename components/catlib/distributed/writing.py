@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -15,7 +15,7 @@ from components.catlib.distributed.devices import Accelerator
 
 @contextlib.contextmanager
 def writing_once(
-    accelerator: Accelerator, output: Path, *, kind: str, config: BaseModel, inputs: dict[str, Manifest]
+    accelerator: Accelerator, output: Path, *, kind: str, config: BaseModel, inputs: Mapping[str, Manifest | str]
 ) -> Iterator[ArtifactWriter]:
     """Writes an artifact as `components.catlib.artifacts.writing` does, but in the main process only.
 
@@ -26,7 +26,7 @@ def writing_once(
         output: The folder to make.
         kind: Name of the stage.
         config: The stage's configuration.
-        inputs: Manifests of the artifacts that this one is made from.
+        inputs: Manifests of the artifacts that this one is made from, by name; of a file its SHA-256.
 
     Raises:
         UserError: Nothing can be written to `output`.

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from components.catlib.artifacts import file_sha256
 from components.catlib.config import LpipsConfig
+from components.catlib.config.measuring import LPIPS_SMALLEST_SIDE
 from components.catlib.data.image_conversion import in_threes, mean_of_threes
 from components.catlib.errors import UserError
 from components.catlib.networks.published.reading import read_state_dict
@@ -52,7 +53,10 @@ class Backbone(NamedTuple):
     smallest_side: int
 
 
-BACKBONES = {"alex": Backbone((2, 5, 8, 10, 12), 31), "vgg": Backbone((4, 9, 16, 23, 30), 16)}
+BACKBONES = {
+    "alex": Backbone((2, 5, 8, 10, 12), LPIPS_SMALLEST_SIDE["alex"]),
+    "vgg": Backbone((4, 9, 16, 23, 30), LPIPS_SMALLEST_SIDE["vgg"]),
+}
 
 
 class LpipsIdentity(BaseModel):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
+from components.catlib.fitting import check_segmentable
 from components.catlib.metrics import confidence
 from components.catlib.metrics.catalogue import (
     BY_KEY,
@@ -36,7 +37,7 @@ from components.catlib.metrics.catalogue import (
 from components.catlib.metrics.confidence import Interval
 from components.catlib.metrics.features import features_of
 from components.catlib.metrics.held_out import HeldOut, held_out_images, is_labelled
-from components.catlib.metrics.segmenters import Segmenter, check_segmentable
+from components.catlib.metrics.segmenters import Segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from components.catlib.networks.directions import Direction
 

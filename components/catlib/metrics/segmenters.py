@@ -24,12 +24,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.catlib.artifacts import file_sha256
-from components.catlib.config import RGB, SegmenterConfig
-from components.catlib.data.packed import PackedDataset
+from components.catlib.config import SegmenterConfig
 from components.catlib.errors import UserError
 from components.catlib.metrics import drn
 from components.catlib.metrics.segmentation import CITYSCAPES_CLASSES, confusion_matrix
-from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.published.reading import check_file
 from components.catlib.storage import local_copy
 
@@ -136,25 +134,6 @@ def read_segmenter(config: SegmenterConfig, device: str | torch.device = "cpu") 
         std=config.std or drn.STD,
     )
     return Segmenter(network, identity, device)
-
-
-def check_segmentable(dataset: PackedDataset, *, direction: Direction) -> None:
-    """Refuses a dataset whose generated images cannot be scored by mIoU.
-
-    Raises:
-        UserError: The dataset has no true classes, or the direction does not generate photographs.
-    """
-    advice = "remove evaluate.segmenter, and segmenter from teacher and distill"
-    if dataset.split("test").ground_truth is None:
-        raise UserError(
-            f"Dataset {dataset.folder} has no true classes, which mIoU needs (only Cityscapes has them); {advice}."
-        )
-    if direction.input is Domain.TARGET or (dataset.pairing != "labels" and dataset.summary.direction != "BtoA"):
-        raise UserError(
-            f"A segmenter reads photographs, but no photographs are generated from {dataset.folder}; {advice}."
-        )
-    if dataset.values["target"] != RGB:
-        raise UserError(f"A segmenter reads 8-bit colours, but dataset.target_values states other numbers; {advice}.")
 
 
 class _OnnxNetwork:

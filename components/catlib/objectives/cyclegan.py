@@ -1,7 +1,7 @@
 """Teacher training on unpaired images: CycleGAN, both directions in one run (method section 4; Zhu et al. 2017)."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -66,53 +66,58 @@ class CycleGanObjective:
         """
         for network in (self._forward, self._backward, *self._judges.values()):
             network.train()
-        with frozen(*self._judges.values()), self._accelerator.autocast():
-            fakes, generating = self._generate(batch)
+        fakes: dict[str, Tensor] = {}
+        generating: dict[str, Tensor] = {}
+        with frozen(*self._judges.values()):
+            parts = self._generate(batch, fakes)
+            update(self._accelerator, self.optimizers["generator"], _noting(parts, generating))
         generating["generator"] = total(generating)
-        update(self._accelerator, self.optimizers["generator"], generating["generator"])
 
-        with self._accelerator.autocast():
-            judging = self._judge(batch, fakes)
+        judging: dict[str, Tensor] = {}
+        parts = self._judge(batch, fakes)
+        update(self._accelerator, self.optimizers["discriminator"], _noting(parts, judging))
         judging["discriminator"] = total(judging)
-        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
         return averaged(self._accelerator, generating | judging)
 
-    def _generate(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns the generated images by domain, and the parts of the generators' loss."""
-        config = self._config
-        fake_target = self._forward(batch.source)
-        recovered_source = self._backward(fake_target)
-        fake_source = self._backward(batch.target)
-        recovered_target = self._forward(fake_source)
-        fakes = {"target": fake_target, "source": fake_source}
-        losses = {
-            "cycle_source": config.cycle.weight * l1_loss(recovered_source, batch.source),
-            "cycle_target": config.cycle.weight * l1_loss(recovered_target, batch.target),
-        }
-        for domain, fake in fakes.items():
-            judgement = self._judges[domain](fake)
-            losses[f"adversarial_{domain}"] = config.adversarial.weight * generator_loss(
-                config.adversarial.kind, judgement
-            )
+    def _generate(self, batch: Batch, fakes: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yields the parts of the generators' loss by groups that share a graph; fills the generated images by domain.
+
+        There are up to four: the way there and back from each domain, then the identity of each.
+        """
+        config, reals = self._config, {"source": batch.source, "target": batch.target}
+        translators = {"target": self._forward, "source": self._backward}
+        for origin, domain in (("source", "target"), ("target", "source")):
+            with self._accelerator.autocast():
+                fake = translators[domain](reals[origin])
+                recovered = translators[origin](fake)
+                losses = {
+                    f"cycle_{origin}": config.cycle.weight * l1_loss(recovered, reals[origin]),
+                    f"adversarial_{domain}": config.adversarial.weight
+                    * generator_loss(config.adversarial.kind, self._judges[domain](fake)),
+                }
+            fakes[domain] = fake.detach()
+            yield losses
         if config.identity.weight > 0:
             weight = config.cycle.weight * config.identity.weight
-            losses["identity_target"] = weight * l1_loss(self._forward(batch.target), batch.target)
-            losses["identity_source"] = weight * l1_loss(self._backward(batch.source), batch.source)
-        return fakes, losses
+            for domain in _DOMAINS:
+                with self._accelerator.autocast():
+                    same = translators[domain](reals[domain])
+                    losses = {f"identity_{domain}": weight * l1_loss(same, reals[domain])}
+                yield losses
 
-    def _judge(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns each discriminator's loss, the mean of those on real and on past generated images, and penalties."""
+    def _judge(self, batch: Batch, fakes: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yields each discriminator's loss, the mean of those on real and on past generated images, and penalty."""
         adversarial, reals = self._config.adversarial, {"target": batch.target, "source": batch.source}
-        losses = {}
         for domain, judge in self._judges.items():
             real, fake = reals[domain], self._pools[domain].exchange(fakes[domain])
-            real_loss = discriminator_loss(adversarial.kind, judge(real), real=True)
-            fake_loss = discriminator_loss(adversarial.kind, judge(fake), real=False)
-            losses[f"discriminator_{domain}"] = (real_loss + fake_loss) / 2
-            if adversarial.kind == "wgangp":
-                penalty = gradient_penalty(judge, real, fake)
-                losses[f"gradient_penalty_{domain}"] = adversarial.gradient_penalty * penalty
-        return losses
+            with self._accelerator.autocast():
+                real_loss = discriminator_loss(adversarial.kind, judge(real), real=True)
+                fake_loss = discriminator_loss(adversarial.kind, judge(fake), real=False)
+                losses = {f"discriminator_{domain}": (real_loss + fake_loss) / 2}
+                if adversarial.kind == "wgangp":
+                    penalty = gradient_penalty(judge, real, fake)
+                    losses[f"gradient_penalty_{domain}"] = adversarial.gradient_penalty * penalty
+            yield losses
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns the images of both pools and the state of their random numbers."""
@@ -124,3 +129,10 @@ class CycleGanObjective:
         for domain, pool in self._pools.items():
             pool.restore(state[f"pool_{domain}"].to(self._accelerator.device))
         restore_random_state(self._random, state["pool_random"])
+
+
+def _noting(groups: Iterable[dict[str, Tensor]], noted: dict[str, Tensor]) -> Iterator[Tensor]:
+    """Yields the sum of each group of losses, and notes the losses themselves, detached."""
+    for losses in groups:
+        noted |= {name: loss.detach() for name, loss in losses.items()}
+        yield total(losses)

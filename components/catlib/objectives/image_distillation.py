@@ -28,6 +28,7 @@ class ImageDistillation:
         networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
         generators: The student by direction.
         discriminators: The discriminator by the domain that it judges.
+        teachers: The teacher by direction; it is not trained.
         optimizers: "generator" (student and adaptors) and "discriminator".
     """
 
@@ -66,6 +67,7 @@ class ImageDistillation:
         )
         self.networks, self.optimizers = student.networks, student.optimizers
         self.generators, self.discriminators = student.generators, student.discriminators
+        self.teachers = {Direction(direction).value: teacher}
         self._student, self._teacher, self._discriminator = student, student.teacher, student.discriminator
         self._reconstruction_loss = reconstruction_loss(config.reconstruction, perceptual)
 
@@ -97,7 +99,7 @@ class ImageDistillation:
             judging = patch_discriminator_losses(
                 config.adversarial, self._discriminator, fake=fake_shown, real=real_shown
             )
-        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
 
         with frozen(self._discriminator), self._accelerator.autocast():
             judgement = self._discriminator(fake_shown)

@@ -22,6 +22,7 @@ class LabelDistillation:
         networks: What is trained: "generator_source_to_target", "discriminator_target", and for `mse` "adaptors".
         generators: The student by direction.
         discriminators: The discriminator by the domain that it judges.
+        teachers: The teacher by direction; it is not trained.
         optimizers: "generator" (student and adaptors) and "discriminator".
     """
 
@@ -52,6 +53,7 @@ class LabelDistillation:
         student = StudentTraining(config, networks, accelerator, teacher=teacher, direction=direction)
         self.networks, self.optimizers = student.networks, student.optimizers
         self.generators, self.discriminators = student.generators, student.discriminators
+        self.teachers = {Direction(direction).value: teacher}
         self._student, self._teacher = student, student.teacher
         self._adversary = SpadeAdversary(config, student.discriminator, perceptual)
 
@@ -80,7 +82,7 @@ class LabelDistillation:
         with self._accelerator.autocast():
             judging = self._adversary.discriminator_losses(batch, self._student.image(batch.source))
         judging["discriminator"] = total(judging)
-        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
         return averaged(self._accelerator, losses | judging)
 
     def extra_state(self) -> dict[str, Tensor]:

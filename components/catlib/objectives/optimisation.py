@@ -68,10 +68,18 @@ def total(parts: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(parts.values())).sum()
 
 
-def update(accelerator: Accelerator, optimizer: Optimizer, loss: Tensor) -> None:
-    """Takes one optimisation step down the gradient of a scalar, averaged over processes."""
+def update(accelerator: Accelerator, optimizer: Optimizer, losses: Iterable[Tensor]) -> None:
+    """Takes one optimisation step down the gradient of a sum of scalars, averaged over processes.
+
+    Args:
+        accelerator: Device, precision and processes.
+        optimizer: The optimiser.
+        losses: The scalars. Each is back-propagated before the next is asked for, so that an iterator which computes
+            them needs memory for the activations of one alone.
+    """
     optimizer.zero_grad()
-    accelerator.backward(loss)
+    for loss in losses:
+        accelerator.backward(loss)
     average_gradients(accelerator, optimizer)
     accelerator.step(optimizer)
 

@@ -73,7 +73,7 @@ class Pix2PixObjective:
         real_pair = torch.cat([batch.source, batch.target], dim=1)
         with self._accelerator.autocast():
             judging = patch_discriminator_losses(adversarial, self._discriminator, fake=fake_pair, real=real_pair)
-        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
 
         with frozen(self._discriminator), self._accelerator.autocast():
             judgement = self._discriminator(fake_pair)
@@ -83,7 +83,7 @@ class Pix2PixObjective:
             "reconstruction": self._config.reconstruction.weight * reconstruction,
         }
         generating["generator"] = total(generating)
-        update(self._accelerator, self.optimizers["generator"], generating["generator"])
+        update(self._accelerator, self.optimizers["generator"], [generating["generator"]])
         return averaged(self._accelerator, judging | generating)
 
     def extra_state(self) -> dict[str, Tensor]:

@@ -68,14 +68,14 @@ class SpadeObjective:
         with self._accelerator.autocast():
             generating = self._adversary.generator_losses(batch, self._generator(batch.source))
         generating["generator"] = total(generating)
-        update(self._accelerator, self.optimizers["generator"], generating["generator"])
+        update(self._accelerator, self.optimizers["generator"], [generating["generator"]])
 
         with self._accelerator.autocast():
             with torch.no_grad():
                 fake = self._generator(batch.source)
             judging = self._adversary.discriminator_losses(batch, fake)
         judging["discriminator"] = total(judging)
-        update(self._accelerator, self.optimizers["discriminator"], judging["discriminator"])
+        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
         return averaged(self._accelerator, generating | judging)
 
     def extra_state(self) -> dict[str, Tensor]:

@@ -106,5 +106,5 @@ class StudentTraining:
         if self._feature_distillation is not None:
             generating["distillation"], per_layer = self._feature_distillation.losses(features, teacher_features)
         generating["generator"] = total(generating)
-        update(self._accelerator, self.optimizers["generator"], generating["generator"])
+        update(self._accelerator, self.optimizers["generator"], [generating["generator"]])
         return generating | per_layer

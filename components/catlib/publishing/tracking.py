@@ -1,7 +1,8 @@
 """Keeps a run's students in an MLflow server, beside those of other runs: settings, figures, models.
 
 Kubeflow's interface compares a few runs; a registry keeps all of them and can be searched. One student is one MLflow
-run, because students are compared.
+run, because students are compared. Where KFP's MLflow plugin has opened a run for the task, that run is joined: a
+single student is recorded in it, and the runs of several students are nested in it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, exp
         lineage: The artifacts of the run.
         page: The report.
         uri: Address of the MLflow server.
-        experiment: The group of runs; created if it does not exist.
+        experiment: The group of runs; created if it does not exist. A run that is joined has a group already.
 
     Raises:
         UserError: The package mlflow-skinny is not installed, or the server cannot be reached or refuses.
@@ -39,20 +40,48 @@ def track(comparison: Comparison, lineage: Lineage, page: Path, *, uri: str, exp
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
     except ImportError as error:
         raise UserError("Tracking needs the package mlflow-skinny; install it, or remove tracking.uri.") from error
     client = MlflowClient(tracking_uri=uri)
     try:
-        found = client.get_experiment_by_name(experiment)
-        group = found.experiment_id if found else client.create_experiment(experiment)
+        opened = _opened(client)
+        if opened is not None and len(comparison.students) == 1:
+            _record(client, opened, comparison.students[0], lineage, page)  # who has opened it closes it
+            logger.info("%s is recorded in MLflow run %s", comparison.students[0].name, opened)
+            return
+        group = client.get_run(opened).info.experiment_id if opened else _group(client, experiment)
+        tags = {MLFLOW_PARENT_RUN_ID: opened} if opened else None
         for student in comparison.students:
-            run_id = client.create_run(group, run_name=student.name).info.run_id
+            run_id = client.create_run(group, run_name=student.name, tags=tags).info.run_id
             _record(client, run_id, student, lineage, page)
             client.set_terminated(run_id)
-            logger.info("%s is recorded as MLflow run %s of experiment %s", student.name, run_id, experiment)
+            logger.info("%s is recorded as MLflow run %s", student.name, run_id)
     except (MlflowException, OSError) as error:
         reason = without_credentials(str(error).split("\n", 1)[0])[:300]
         raise UserError(f"The MLflow server at {uri} did not record the run ({reason}); check tracking.uri.") from error
+
+
+def _group(client: Any, experiment: str) -> str:
+    found = client.get_experiment_by_name(experiment)
+    return found.experiment_id if found else client.create_experiment(experiment)
+
+
+def _opened(client: Any) -> str | None:
+    """Returns the id of the run that KFP's plugin has opened for this task; None if this server has no such run."""
+    from mlflow.environment_variables import MLFLOW_RUN_ID
+    from mlflow.exceptions import MlflowException
+
+    run_id = MLFLOW_RUN_ID.get()
+    if not run_id:
+        return None
+    try:
+        return client.get_run(run_id).info.run_id
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        logger.info("the MLflow server has no run %s (MLFLOW_RUN_ID); the students get runs of their own", run_id)
+        return None
 
 
 def _record(client: Any, run_id: str, student: Contender, lineage: Lineage, page: Path) -> None:

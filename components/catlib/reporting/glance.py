@@ -26,6 +26,7 @@ from components.catlib.reporting import page
 from components.catlib.reporting.charts import Curve, curves_chart
 from components.catlib.reporting.comparison import compare_generators
 from components.catlib.reporting.curves import chart_title
+from components.catlib.reporting.diagnoses import of_artifact
 from components.catlib.reporting.formatting import as_text, as_yaml, short_number, words
 from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.origins import value_facts
@@ -89,6 +90,7 @@ def html(folder: Path) -> str:
 def _fill_dataset(folder: Path, content: Content) -> None:
     dataset = PackedDataset.open(folder)
     summary = read_manifest(folder).summary
+    content.facts += [("diagnosis", str(diagnosis)) for diagnosis in of_artifact(Artifact.read(folder, "dataset"))]
     content.facts += [(words(name), as_text(summary[name])) for name in ("pairing", "crop_size", "provenance")]
     content.facts += value_facts(summary)
     _fill_histograms(json.loads((folder / REPORT).read_text(encoding="utf-8")), content)
@@ -112,6 +114,7 @@ def _fill_histograms(report: dict[str, Any], content: Content) -> None:
     Training images give a line, held-out ones dots. The first images that are in both splits are named.
     """
     content.facts += [("warning", warning) for warning in report.get("warnings", [])]
+    content.facts += [("few images", sentence) for sentence in report.get("small", [])]
     for double in report["duplicates"]["first"][:MOST_DOUBLES]:
         content.facts.append(("held out, but also in training", f"{double['test']} is {double['train']}"))
     series: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -144,6 +147,7 @@ def _fill_histograms(report: dict[str, Any], content: Content) -> None:
 def _fill_training(folder: Path, content: Content) -> None:
     """Draws every loss and score of the log, and shows samples as they changed."""
     artifact = Artifact.read(folder, "teacher|distill")
+    content.facts += [("diagnosis", str(diagnosis)) for diagnosis in of_artifact(artifact)]
     log = folder / "log.jsonl"
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
     series: dict[str, tuple[list[float], list[float]]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 
 from components.catlib.config import ReportConfig
-from components.catlib.reporting import classes, curves, origins, pictures, results, survivors, variations
+from components.catlib.reporting import classes, curves, diagnoses, origins, pictures, results, survivors, variations
 from components.catlib.reporting.comparison import Comparison
 from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import Lineage
@@ -39,6 +39,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         "comparison": comparison,
         "headline": results.headline(comparison),
         "table": results.table(comparison),
+        "diagnoses": diagnoses.of_run(lineage, comparison),
         "caveats": results.caveats(lineage, comparison),
         "cost_charts": results.cost_charts(comparison),
         "variations": variations.variations(comparison),

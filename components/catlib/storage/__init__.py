@@ -7,7 +7,7 @@
 from components.catlib.storage.addresses import Location, is_web, shown
 from components.catlib.storage.places import is_in_object_store, is_remote, open_store
 from components.catlib.storage.settings import StoreSettings
-from components.catlib.storage.storage import Storage, local_copy
+from components.catlib.storage.storage import Storage, local_artifact, local_copy
 from components.catlib.storage.store import Entry, NotThere, Store
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "is_in_object_store",
     "is_remote",
     "is_web",
+    "local_artifact",
     "local_copy",
     "open_store",
     "shown",

@@ -119,9 +119,10 @@ class Objects:
 
         return self.patiently(f"creating bucket {bucket}", make)
 
-    def link(self, location: Location, *, lifetime: timedelta) -> str:
-        """Returns a web address at which an object can be read without credentials for a time, at most 7 days."""
-        return self.client.presigned_get_object(location.bucket, location.prefix, expires=lifetime)
+    def link(self, location: Location, *, lifetime: timedelta, endpoint: str | None = None) -> str:
+        """Signs a web address; see `Storage.link`."""
+        reader = Objects(self._settings.seen_from(endpoint)) if endpoint else self
+        return reader.client.presigned_get_object(location.bucket, location.prefix, expires=lifetime)
 
     def _is_expected(self) -> bool:
         return self._settings.waits or connecting.has_answered(self._settings.url)

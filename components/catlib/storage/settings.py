@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -52,6 +52,18 @@ class StoreSettings:
         """The store's address."""
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
+    def seen_from(self, endpoint: str) -> StoreSettings:
+        """Returns how another machine reaches the same store.
+
+        Args:
+            endpoint: The store's address there.
+
+        Raises:
+            UserError: It is no such address.
+        """
+        parts = _endpoint(endpoint, "The endpoint of a link")
+        return replace(self, host=parts.netloc, secure=parts.scheme == "https")
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> StoreSettings:
         """Reads S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, when set, the optional variables.
@@ -64,7 +76,8 @@ class StoreSettings:
             UserError: A variable, which is named, is missing or malformed.
         """
         endpoint = _endpoint(
-            _required(environment, "S3_ENDPOINT", "the address of the object store, such as http://localhost:9000")
+            _required(environment, "S3_ENDPOINT", "the address of the object store, such as http://localhost:9000"),
+            "S3_ENDPOINT",
         )
         return cls(
             host=endpoint.netloc,
@@ -113,12 +126,12 @@ def ca_file(environment: Mapping[str, str] = os.environ) -> str | None:
     return _variable(environment, "AWS_CA_BUNDLE") or environment.get("SSL_CERT_FILE")
 
 
-def _endpoint(address: str) -> SplitResult:
+def _endpoint(address: str, name: str) -> SplitResult:
     with contextlib.suppress(ValueError):  # a wrong port, or no IPv6 address in brackets
         parts = urlsplit(address)
         if _ENDPOINT.fullmatch(address) and parts.port != 0:
             return parts
-    raise UserError("S3_ENDPOINT must be of the form http://HOST:PORT or https://HOST, without path or password.")
+    raise UserError(f"{name} must be of the form http://HOST:PORT or https://HOST, without path or password.")
 
 
 def web_authorization(url: str, environment: Mapping[str, str] = os.environ) -> str | None:

@@ -7,11 +7,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from components.catlib.artifacts import Manifest, check_replaceable, read_manifest
+from components.catlib.artifacts import Manifest, check_replaceable, read_manifest, verify_checksums
 from components.catlib.credentials import refuse_credentials
 from components.catlib.disk import TEMPORARY_ADVICE, temporary_place, writing_to
 from components.catlib.distributed.ending import joined
@@ -216,11 +216,20 @@ class Storage:
         bucket = Location.parse(address).bucket
         return self._places.objects.make_bucket(bucket)
 
-    def link(self, address: str, *, lifetime: timedelta) -> str:
-        """Returns a web address at which an object can be read without credentials for a time, at most 7 days."""
+    def link(self, address: str, *, lifetime: timedelta, endpoint: str | None = None) -> str:
+        """Returns a web address at which an object can be read without credentials for a time.
+
+        Args:
+            address: The object.
+            lifetime: The time, at most 7 days.
+            endpoint: The store's address where the link is opened; None: it is the same there as here.
+
+        Raises:
+            UserError: The store cannot be asked, or `endpoint` is no address of a server.
+        """
         file = self._file(address)
         location = Location.parse(file.address if file else address)
-        return self._places.objects.link(location, lifetime=lifetime)
+        return self._places.objects.link(location, lifetime=lifetime, endpoint=endpoint)
 
     @functools.cached_property
     def _cache(self) -> Cache:
@@ -261,11 +270,36 @@ def local_copy(address: str) -> Path:
         return Storage().cached(address)
     if not is_remote(address):
         return Path(address)
+    return _downloaded(address, Storage().fetch_files)
+
+
+@functools.cache
+def local_artifact(address: str, kind: str) -> Path:
+    """Makes an artifact that a recipe names available on this machine; the content is checked against its manifest.
+
+    Args:
+        address: A folder, which is returned as it is; or `s3://bucket/prefix`, downloaded as in `local_copy`.
+        kind: The expected kind.
+
+    Raises:
+        UserError: There is no such artifact, it is of another kind, or a file does not match its checksum.
+    """
+    if is_web(address):
+        raise UserError(f"{shown(address)} is no artifact: those have no https:// address; give a folder or s3://….")
+    if is_remote(address):
+        return _downloaded(address, functools.partial(Storage().fetch, kind=kind))
+    folder = Path(address)
+    verify_checksums(folder, read_manifest(folder, kind))
+    return folder
+
+
+def _downloaded(address: str, fetch: Callable[[str, Path], Path]) -> Path:
+    """Fetches once per process, or once per machine where several processes train together."""
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
 
     def download() -> str:
         with writing_to(temporary_place(), advice=TEMPORARY_ADVICE):
-            return str(Storage().fetch_files(address, Path(_downloads().name) / digest))
+            return str(fetch(address, Path(_downloads().name) / digest))
 
     others = joined()
     return Path(others.once(f"copy {digest} of weights", download, per_machine=True) if others else download())

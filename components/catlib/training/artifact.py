@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
+from torch import nn
+
 from components.catlib.artifacts import ArtifactWriter, Manifest
 from components.catlib.config import TrainingConfig, ValuesConfig
 from components.catlib.config.dataset import PictureRole
@@ -23,8 +25,10 @@ from components.catlib.training.going_on import Beginning, Place, how_to_train_o
 from components.catlib.training.loop import train
 from components.catlib.training.origin import Length, Origin
 from components.catlib.training.progress import Objective, Progress
+from components.catlib.training.signs import SignsTaken
 from components.catlib.training.upkeep import Upkeep
 from components.catlib.training.validation import Validation
+from components.catlib.training.watching import Watch, give_up
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ def train_and_write(
     accelerator: Accelerator,
     checkpoint: str | None,
     writer: ArtifactWriter,
+    teachers: Mapping[str, nn.Module] | None = None,
 ) -> Progress:
     """Trains an objective and fills an artifact: networks, log, sample pictures, headline metrics.
 
@@ -56,6 +61,7 @@ def train_and_write(
         checkpoint: Folder or `s3://bucket/prefix` for the state of training; None: the place that follows from what
             determines the weights, below the one that the environment names, if it names one.
         writer: Receives the artifact's files.
+        teachers: By direction, the generators that are learned from.
 
     Returns:
         How far the training came; a new one if nothing was trained.
@@ -87,6 +93,14 @@ def train_and_write(
                 config=config,
                 device=accelerator.device,
             )
+        signs = SignsTaken(
+            objective,
+            batches,
+            total_steps=(config.epochs + config.decay_epochs) * batches.steps_per_epoch,
+            device=accelerator.device,
+            teachers=teachers,
+        )
+        watch = Watch(signs, config=config, stage=stage)
         progress = train(
             objective,
             config=config,
@@ -97,7 +111,10 @@ def train_and_write(
             upkeep=upkeep,
             checkpoints=beginning and beginning.checkpoints,
             begin=beginning and beginning.state,
+            watch=watch if accelerator.is_main_process else None,
         )
+        watch.judge(progress.records)
+        from_main(accelerator, lambda: give_up(watch))
         if place is not None and accelerator.is_main_process:
             logger.info(
                 "training ended (%s); to train on: %s", progress.ended, how_to_train_on(origin, config, progress)

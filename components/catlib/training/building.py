@@ -36,6 +36,7 @@ from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
 from components.catlib.storage import local_copy
 from components.catlib.training.perceptual_weights import wanted_perceptual_loss
+from components.catlib.training.starting import EarlierTeacher
 
 TeacherObjective = Pix2PixObjective | CycleGanObjective | SpadeObjective
 
@@ -53,9 +54,15 @@ DIRECTIONS: dict[Literal["pix2pix", "cyclegan", "spade"], tuple[Direction, ...]]
 
 
 def build_teacher_objective(
-    config: TeacherConfig, *, in_channels: int, out_channels: int, crop_size: tuple[int, int], accelerator: Accelerator
+    config: TeacherConfig,
+    *,
+    in_channels: int,
+    out_channels: int,
+    crop_size: tuple[int, int],
+    accelerator: Accelerator,
+    earlier: EarlierTeacher | None = None,
 ) -> TeacherObjective:
-    """Makes the objective that trains a teacher, and its networks with fresh or published weights.
+    """Makes the objective that trains a teacher, and its networks with fresh, published or earlier weights.
 
     Args:
         config: The teacher section of a recipe.
@@ -63,6 +70,7 @@ def build_teacher_objective(
         out_channels: Channels of target images.
         crop_size: Height, width in pixels of the images in a batch.
         accelerator: Device, precision and processes.
+        earlier: The teacher of `config.start_from`.
 
     Raises:
         UserError: Sizes or channels do not fit the networks, or weights cannot be read.
@@ -71,7 +79,12 @@ def build_teacher_objective(
     networks: dict[str, nn.Module] = {}
     for direction in DIRECTIONS[config.family]:
         generator, discriminator = build_teacher_networks(
-            config, direction, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
+            config,
+            direction,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            crop_size=crop_size,
+            earlier=earlier,
         )
         networks[f"generator_{direction}"] = generator
         networks[f"discriminator_{direction.output}"] = discriminator
@@ -85,9 +98,15 @@ def build_teacher_objective(
 
 
 def build_teacher_networks(
-    config: TeacherConfig, direction: Direction, *, in_channels: int, out_channels: int, crop_size: tuple[int, int]
+    config: TeacherConfig,
+    direction: Direction,
+    *,
+    in_channels: int,
+    out_channels: int,
+    crop_size: tuple[int, int],
+    earlier: EarlierTeacher | None = None,
 ) -> tuple[Generator, Discriminator]:
-    """Makes one of a teacher's generators, and the discriminator of its images, with fresh or published weights.
+    """Makes one of a teacher's generators, and the discriminator of its images, as `build_teacher_objective` does.
 
     Args:
         config: The teacher section of a recipe.
@@ -95,6 +114,7 @@ def build_teacher_networks(
         in_channels: Channels of source images, or semantic planes.
         out_channels: Channels of target images.
         crop_size: Height, width in pixels of the images in a batch.
+        earlier: The teacher of `config.start_from`.
 
     Raises:
         UserError: The family has no such direction, sizes or channels do not fit, or weights cannot be read.
@@ -114,12 +134,21 @@ def build_teacher_networks(
     seen_channels = out_channels if both_ways else in_channels + out_channels
     seed = SEEDS_PER_RUN * config.seed + 2 * directions.index(direction)
     published_generator, published_discriminator = published_weights(config.published, direction)
-    generator = _teacher_generator(
-        config.generator, published_generator, channels=(in_channels, out_channels), crop_size=crop_size, seed=seed
-    )
-    discriminator = _teacher_discriminator(
-        config.discriminator, published_discriminator, in_channels=seen_channels, seed=seed + 1
-    )
+    generator, discriminator = None, None
+    if earlier is not None:
+        wanted = architecture_from_config(
+            config.generator, in_channels=in_channels, out_channels=out_channels, crop_size=crop_size
+        )
+        generator = earlier.generator(direction, wanted, like=config.generator, crop_size=crop_size)
+        discriminator = earlier.discriminator(direction, like=config.discriminator, in_channels=seen_channels)
+    if generator is None:
+        generator = _teacher_generator(
+            config.generator, published_generator, channels=(in_channels, out_channels), crop_size=crop_size, seed=seed
+        )
+    if discriminator is None:
+        discriminator = _teacher_discriminator(
+            config.discriminator, published_discriminator, in_channels=seen_channels, seed=seed + 1
+        )
     if published_generator is not None and published_discriminator is None:
         logger.warning("no published discriminator is given with %s: a fresh one is used", published_generator.uri)
     return generator, discriminator

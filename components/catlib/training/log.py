@@ -23,7 +23,8 @@ LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 Record = dict[str, Any]
-"""One line of `log.jsonl`: an interval of training (`losses`, means over its steps) or an evaluation (`scores`)."""
+"""One line of `log.jsonl`: an interval of training (`losses`, means over its steps), an evaluation (`scores`), or signs
+of health (`signs`), at steps that do not depend on the clock."""
 
 
 class LogWriter:
@@ -102,6 +103,11 @@ class LogWriter:
         )
         self._begin_interval(step)
 
+    def signs(self, step: int, *, epoch: int, of: int, signs: Mapping[str, float]) -> None:
+        """Notes the signs of a training's health, to four digits, and the steps that it will have."""
+        rounded = {name: float(f"{value:.4g}") for name, value in signs.items()}
+        self._write({"step": step, "epoch": epoch, "of": of, "signs": rounded})
+
     def scores(self, step: int, *, epoch: int, scores: Mapping[str, float]) -> None:
         """Reports an evaluation on held-out images."""
         logger.info("step %d/%d  held-out images: %s", step, self._total_steps, _figures(scores))
@@ -128,7 +134,7 @@ class LogWriter:
         self.records.append(record)
         self._lines.write(json.dumps(record, allow_nan=False) + "\n")
         self._lines.flush()
-        for kind in ("losses", "scores"):
+        for kind in ("losses", "scores", "signs"):
             for name, value in record.get(kind, {}).items():
                 self._scalars.add_scalar(f"{kind}/{name}", value, record["step"])
         for name in ("learning_rate", "images_per_second"):

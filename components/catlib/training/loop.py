@@ -32,9 +32,9 @@ from components.catlib.distributed.processes import (
     agreed,
     average_buffers,
     from_main,
-    of_all,
     same_weights,
     share_of_batch,
+    to_main,
 )
 from components.catlib.errors import Interrupted
 from components.catlib.exits import on_stop
@@ -44,6 +44,7 @@ from components.catlib.training.moving_average import MovingAverages
 from components.catlib.training.progress import Evaluation, Objective, Progress, opponents
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
 from components.catlib.training.upkeep import Upkeep
+from components.catlib.training.watching import Watch, give_up, watched
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def train(
     upkeep: Upkeep,
     checkpoints: Checkpoints | None = None,
     begin: Callable[[], dict[str, Any] | None] | None = None,
+    watch: Watch | None = None,
 ) -> Progress:
     """Trains an objective, from its newest checkpoint if there is one, and leaves the result in its networks.
 
@@ -81,6 +83,7 @@ def train(
         upkeep: How often to save and to log.
         checkpoints: The checkpoints of this training, in the main process; without them a killed training starts anew.
         begin: Returns the state to begin with, in the main process; None: that of the newest checkpoint.
+        watch: Judges the training's health, in the main process; None: nobody does.
 
     Returns:
         How far the training came, its scores, and the result of each direction.
@@ -90,7 +93,8 @@ def train(
         Interrupted: The process was asked to stop; the state is saved if there are checkpoints. After a second Ctrl-C,
             the state since the last checkpoint is lost.
         EndedElsewhere: Another of several processes has failed.
-        UserError: Checkpoints cannot be read or written, or the batch cannot be shared by the processes.
+        UserError: Checkpoints cannot be read or written, the batch cannot be shared by the processes, or the training
+            fails in a way that `config.stop_on` names; the state is saved if there are checkpoints.
     """
     total_steps = (config.epochs + config.decay_epochs) * batches.steps_per_epoch
     evaluation_steps = {round(total_steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
@@ -124,33 +128,36 @@ def train(
             progress.seconds = time.monotonic() - started
             rate = objective.optimizers["generator"].param_groups[0]["lr"]
             log.step(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=figures)
-            out_of_time, interrupted, overdue = agreed(
+            failing = watched(watch, progress.step, epoch=epoch, losses=figures, log=log)
+            out_of_time, interrupted, given_up, overdue = agreed(
                 accelerator,
                 progress.seconds >= time_limit,
                 stop.is_set(),
+                failing,
                 checkpoints is not None and checkpoints.due(upkeep.checkpoint_seconds),
             )
 
             evaluated = evaluate is not None and (progress.step in evaluation_steps or out_of_time)
-            if evaluated or overdue or interrupted or out_of_time or progress.step == total_steps:
+            if evaluated or overdue or interrupted or given_up or out_of_time or progress.step == total_steps:
                 _check_weights(objective.networks, progress.step, total_steps)
             if evaluate and evaluated:
-                with log.paused(), averages.in_place():
+                with log.paused(), averages.in_place(), accelerator.measuring():
                     evaluation = from_main(accelerator, lambda: evaluate(objective.generators))
                     progress.note(evaluation, objective, keep=config.keep)
                     log.scores(progress.step, epoch=epoch, scores=evaluation.flat())
                     _picture_path(folder, progress.step).write_bytes(evaluation.picture)
 
             progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=out_of_time)
-            last = interrupted or bool(progress.ended)
+            last = interrupted or given_up or bool(progress.ended)
             if saves and (evaluated or overdue or last):
                 with log.paused():
                     state = _state(objective, averages, progress, accelerator)
                     if checkpoints is not None:
                         checkpoints.save(progress.step, state, score=progress.scores[-1] if evaluated else None)
-            if progress.ended:
+            if progress.ended and not given_up:
                 break
-            if interrupted:
+            if last:
+                from_main(accelerator, lambda: give_up(watch))
                 raise Interrupted(_farewell(progress, total_steps, saved=saves))
 
     if not progress.kept:
@@ -235,7 +242,10 @@ def _farewell(progress: Progress, total_steps: int, *, saved: bool) -> str:
 def _state(
     objective: Objective, averages: MovingAverages, progress: Progress, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Returns everything that determines the rest of a training, in plain containers; all processes take part."""
+    """Returns everything that determines the rest of a training, in plain containers; all processes take part.
+
+    Only the main process gets what the others hold.
+    """
     device, scaler = accelerator.device, accelerator.scaler
     own = {
         "objective": objective.extra_state(),
@@ -247,7 +257,7 @@ def _state(
         "optimizers": {name: optimizer.state_dict() for name, optimizer in objective.optimizers.items()},
         "averages": averages.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
-        "processes": of_all(accelerator, on_cpu(own)),
+        "processes": to_main(accelerator, on_cpu(own)),
         "progress": vars(progress),
     }
 

@@ -33,7 +33,7 @@ from components.catlib.networks.architecture_files import ARCHITECTURE_FILE
 from components.catlib.storage import local_copy
 from components.catlib.training.checkpoints import LENGTH
 
-UNRELATED_TO_WEIGHTS = {"patience", "time_limit_seconds"}
+UNRELATED_TO_WEIGHTS = {"patience", "stop_on", "time_limit_seconds"}
 """Settings that end a training sooner or later; the weights after a step do not depend on them.
 
 Every other setting changes weights, or the scores by which weights are chosen and which the result holds."""
@@ -168,6 +168,8 @@ class Origin:
     def _decisive(self, section: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the settings that determine weights."""
         others = {*UNRELATED_TO_WEIGHTS, *Length._fields}
+        if section.get("start_from") is None:
+            others.add("start_from")  # earlier versions did not have this setting
         return _by_content({name: value for name, value in section.items() if name not in others}, self._digests)
 
 

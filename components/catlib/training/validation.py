@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import evaluation_batches
+from components.catlib.data.enough import check_held_out
 from components.catlib.data.image_conversion import as_pictures
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
-from components.catlib.errors import UserError
+from components.catlib.fitting import check_segmentable
 from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.scoring import score_generator
-from components.catlib.metrics.segmenters import check_segmentable, read_segmenter
+from components.catlib.metrics.segmenters import read_segmenter
 from components.catlib.metrics.statistics import OpenedStatistics
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.training.progress import Evaluation
@@ -59,13 +60,7 @@ class Validation:
         self._device = device
         self._statistics = {direction: statistics.read(direction) for direction in directions}
         inputs = {direction.input for direction in directions}
-        split = dataset.split("test")
-        for domain, images in {Domain.SOURCE: split.source, Domain.TARGET: split.target}.items():
-            if domain in inputs and len(images) < 2:
-                raise UserError(
-                    f"Dataset {dataset.folder} has {len(images)} held-out {domain} images, scores need at least two; "
-                    "raise dataset.test_fraction, or set evaluations: 0."
-                )
+        check_held_out(dataset, sorted(domain.value for domain in inputs))
         for measured in self._statistics.values():
             measured.network.to(device)
         self._segmenter = None

@@ -18,6 +18,7 @@ from components.real_stats.stage import run
 from tests.components.catlib.data.image_folders import noise, pack_folder, write
 from tests.components.opened import read_statistics
 
+KEPT = Path(__file__).parents[2] / "kept"
 RANDOM = RealStatsConfig(batch_size=2)
 
 
@@ -52,15 +53,21 @@ def test_paired_data_is_measured_on_its_test_targets(tmp_path: Path):
 
 
 def test_unpaired_data_is_measured_on_both_domains_training_images_at_crop_size(tmp_path: Path):
-    packed = dataset(tmp_path, "unpaired")
+    packed = dataset(tmp_path, "unpaired", load_size=18)
     run(RANDOM, dataset=packed.folder, output=tmp_path / "stats")
-    for direction, domain in (("source_to_target", "target"), ("target_to_source", "source")):
-        train = [resize(Image.fromarray(image), (16, 16)) for image in getattr(packed.split("train"), domain)]
-        expected = features_of(np.concatenate([train, getattr(packed.split("test"), domain)]))
+    for direction, domain, letter in (("source_to_target", "target", "B"), ("target_to_source", "source", "A")):
+        originals = [tmp_path / f"data/{split}{letter}/{i}.png" for split in ("train", "test") for i in range(3)]
+        originals.append(tmp_path / f"data/test{letter}/3.png")
+        once = np.stack([resize(Image.open(original), (16, 16)) for original in originals])
+        assert np.array_equal(np.concatenate(list(packed.real_images(domain).values())), once)
         statistics = read_statistics(tmp_path / "stats", direction)
-        assert np.allclose(statistics.features, expected, atol=1e-5)
-        assert f"{domain} domain" in statistics.protocol
-        assert "resized from load size 20x20" in statistics.protocol
+        assert np.allclose(statistics.features, features_of(once), atol=1e-5)
+        assert f"{domain} domain, resized once to 16x16" in statistics.protocol
+
+
+def test_a_dataset_that_an_earlier_version_packed_has_no_images_resized_once(tmp_path: Path):
+    with pytest.raises(UserError, match=r"reference_target\.npy cannot be read .* run the dataset stage again"):
+        run(RANDOM, dataset=KEPT / "unpaired/dataset", output=tmp_path / "stats")
 
 
 def test_one_image_is_too_few_and_leaves_nothing_behind(tmp_path: Path):

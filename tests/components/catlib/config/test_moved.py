@@ -135,7 +135,7 @@ def test_an_old_name_is_refused_with_the_new_one(old: str, new: str) -> None:
     recipe = next((name for part, name in RECIPES.items() if part in old.split(".")[1]), "smoke")
     with pytest.raises(UserError) as refused:
         load_recipe(recipe, [f"{old}=1"])
-    assert str(refused.value) == f"Recipe {recipe}.yaml: unknown key '{old}'; it is '{new}' now."
+    assert str(refused.value) == f"--set '{old}=1': unknown key '{old}'; it is '{new}' now."
 
 
 @pytest.mark.parametrize(("recipe", "setting", "answer"), VGG)

@@ -1,10 +1,12 @@
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from components.catlib.distributed.devices import Accelerator, open_accelerator
+from components.catlib.distributed.devices import Accelerator, measuring_device, open_accelerator
 from components.catlib.errors import UserError
 from tests.components.small_trainings import teacher_config
 
@@ -97,6 +99,56 @@ def test_fp16_without_a_gpu_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_fp16_scales_its_losses():
     assert open_accelerator(teacher_config("pix2pix", precision="fp16")).scaler is not None
+
+
+def test_what_measures_computes_in_float32_without_tf32(monkeypatch: pytest.MonkeyPatch):
+    accelerator = open_accelerator(teacher_config("pix2pix", precision="bf16", tf32=True))
+    network = accelerator.prepare(nn.Linear(64, 64))
+    inputs = torch.rand(8, 64)
+    exact = nn.functional.linear(inputs, network.weight, network.bias)
+    assert not torch.equal(network(inputs), exact)
+    with accelerator.measuring():
+        assert torch.equal(network(inputs), exact)
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+    assert not torch.equal(network(inputs), exact)
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+    assert measuring_device() == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+
+
+def test_a_task_that_finds_fewer_accelerators_than_it_reserved_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setenv("CAT_ACCELERATORS", "4")
+    for take in (lambda: open_accelerator(teacher_config("pix2pix")), measuring_device):
+        with pytest.raises(
+            UserError, match=r"reserved accelerators \(4\).*built for CPUs alone, finds 1; use the image"
+        ):
+            take()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("CAT_ACCELERATORS", "")
+    assert measuring_device() == "cpu", "whoever reserved none takes what there is"
+
+
+def test_one_line_names_device_precision_and_processes(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO"):
+        open_accelerator(teacher_config("pix2pix", precision="bf16"))
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("trains on")]
+    assert re.fullmatch(r"trains on .+ \(.+\), in bf16, by 1 process", line)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    config = teacher_config("pix2pix", compile=True)
+    with pytest.raises(UserError, match=r"needs a compiler \(.+ or clang.*\), and there is none here.*compile: false"):
+        open_accelerator(config)
+    for name in ("mine", "gcc", "g++"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("CXX", "mine")
+    open_accelerator(config)
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])

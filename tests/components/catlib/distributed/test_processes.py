@@ -22,9 +22,9 @@ from components.catlib.distributed.processes import (
     average_gradients,
     check_norms,
     from_main,
-    of_all,
     same_weights,
     share_of_batch,
+    to_main,
 )
 from components.catlib.errors import UserError
 from tests.components.small_trainings import make_dataset, make_teacher, teacher_config, weights
@@ -119,7 +119,7 @@ def _parts(rank: int, port: int, folder: Path) -> None:
     found: dict[str, Any] = {"rows": [share_of_batch(accelerator, 6).start, share_of_batch(accelerator, 6).stop]}
     found["agreed"] = agreed(accelerator, rank == 0, rank == 1, False)
     found["from_main"] = from_main(accelerator, lambda: {"rank": rank})
-    found["of_all"] = of_all(accelerator, {"rank": rank})
+    found["to_main"] = to_main(accelerator, {"rank": rank})
     for name, action in {
         "error": lambda: from_main(accelerator, Raises()),
         "norm": lambda: check_norms(accelerator, [nn.Sequential(nn.SyncBatchNorm(3))]),
@@ -156,7 +156,7 @@ def test_what_processes_tell_each_other(tmp_path: Path):
     for found in (first, second):
         assert found["agreed"] == [True, True, False]
         assert found["from_main"] == {"rank": 0}
-        assert found["of_all"] == [{"rank": 0}, {"rank": 1}]
+        assert found["to_main"] == ([{"rank": 0}, {"rank": 1}] if found["rank"] == 0 else [])
         assert found["error"] == "only the first one noticed"
         assert "needs GPUs" in found["norm"]
         assert "batch_size 5 cannot be shared evenly by 2 processes" in found["share"]
@@ -171,7 +171,7 @@ def test_one_process_talks_to_itself():
     assert share_of_batch(accelerator, 5) == slice(0, 5)
     assert agreed(accelerator, True, False) == [True, False]
     assert from_main(accelerator, lambda: 3) == 3
-    assert of_all(accelerator, 3) == [3]
+    assert to_main(accelerator, 3) == [3]
     check_norms(accelerator, [nn.SyncBatchNorm(3)])
     with pytest.raises(UserError):
         from_main(accelerator, Raises())

@@ -1,5 +1,7 @@
 """Optimisers of two opponents, and freezing."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -38,8 +40,25 @@ def test_update_forgets_earlier_gradients() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     before = network.weight.item()
     for _ in range(2):
-        update(accelerator, optimizer, network(torch.ones(1, 1)).sum())
+        update(accelerator, optimizer, [network(torch.ones(1, 1)).sum()])
     assert network.weight.item() == pytest.approx(before - 2)
+
+
+def test_update_asks_for_a_part_when_the_one_before_is_back_propagated() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    before = network.weight.item()
+    seen: list[float] = []
+
+    def parts() -> Iterator[torch.Tensor]:
+        for factor in (1.0, 2.0, 4.0):
+            yield factor * network(torch.ones(1, 1)).sum()
+            assert network.weight.grad is not None
+            seen.append(network.weight.grad.item())
+
+    update(Accelerator(cpu=True), optimizer, parts())
+    assert seen == [1, 3, 7]
+    assert network.weight.item() == pytest.approx(before - 7)
 
 
 def test_total_and_average() -> None:

@@ -1,12 +1,15 @@
 """Training steps of the three families of teachers; their numbers are checked in tests/parity/test_steps.py."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
+from components.catlib.objectives.adversarial import generator_loss
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.optimisation import build_optimizers
 from components.catlib.training.building import TeacherObjective, build_teacher_objective
@@ -125,6 +128,48 @@ def test_cyclegan_with_hinge_trains_generators_with_the_generators_loss() -> Non
         judgement = objective.discriminators["target"].train()(fake)
     losses = objective.step(images)
     torch.testing.assert_close(losses["adversarial_target"], -2 * judgement.mean())
+
+
+def test_cyclegan_back_propagates_in_parts_what_one_sum_would_give() -> None:
+    """In float64, the gradients are those of the whole loss, written down at once."""
+    objective, images = build("cyclegan"), batch("cyclegan")
+    assert isinstance(objective, CycleGanObjective)
+    for network in objective.networks.values():
+        network.double()
+    images = Batch(source=images.source.double(), target=images.target.double())
+    config, (there, back) = teacher_config("cyclegan"), objective.generators.values()
+    whole = [copy.deepcopy(network).train() for network in (there, back)]
+    fake_target, fake_source = whole[0](images.source), whole[1](images.target)
+    cycle, identity = config.cycle.weight, config.cycle.weight * config.identity.weight
+    (
+        cycle * (whole[1](fake_target) - images.source).abs().mean()
+        + cycle * (whole[0](fake_source) - images.target).abs().mean()
+        + identity * (whole[0](images.target) - images.target).abs().mean()
+        + identity * (whole[1](images.source) - images.source).abs().mean()
+        + generator_loss(config.adversarial.kind, objective.discriminators["target"](fake_target))
+        + generator_loss(config.adversarial.kind, objective.discriminators["source"](fake_source))
+    ).backward()
+    objective.optimizers["generator"].step = lambda: None  # type: ignore[method-assign]
+    objective.step(images)
+    for ours, theirs in zip((there, back), whole, strict=True):
+        for (name, one), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-12, atol=1e-14, msg=name)
+
+
+@pytest.mark.parametrize(("identity", "most"), [(0.5, 2), (0.0, 2)])
+def test_cyclegan_holds_the_activations_of_one_part_at_a_time(identity: float, most: int) -> None:
+    """Six passes through generators kept until one backward pass would be three times the memory."""
+    objective = build("cyclegan", identity=identity)
+    assert isinstance(objective, CycleGanObjective)
+    passes: list[int] = [0]
+    for network in objective.generators.values():
+        network.register_forward_hook(lambda *_: passes.append(passes.pop() + 1))
+    accelerator, held = objective._accelerator, []
+    backward = accelerator.backward
+    accelerator.backward = lambda loss: (backward(loss), held.append(passes.pop()), passes.append(0))  # type: ignore
+    objective.step(batch("cyclegan"))
+    assert max(held) == most
+    assert sum(held) == (6 if identity else 4)
 
 
 def test_cyclegan_without_identity_loss() -> None:

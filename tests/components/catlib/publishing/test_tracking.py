@@ -88,6 +88,48 @@ def test_an_experiment_that_is_there_is_joined(server: str, run: SmallRun, tmp_p
     assert len(client.search_runs([experiment])) == 2
 
 
+def test_several_students_are_nested_in_the_run_that_kubeflows_plugin_has_opened(
+    server: str, run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient(tracking_uri=server)
+    experiment = client.create_experiment("of the plugin")
+    opened = client.create_run(experiment, run_name="write-report").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    report(run, tmp_path, server, experiment="unused")
+    assert client.get_experiment_by_name("unused") is None
+    students = [each for each in client.search_runs([experiment]) if each.info.run_id != opened]
+    assert {each.data.tags["mlflow.parentRunId"] for each in students} == {opened}
+    assert {each.info.run_name for each in students} == {"Student 0.2×", "Student 0.5×"}
+    assert client.get_run(opened).info.status == "RUNNING", "who has opened it closes it"
+
+
+def test_a_single_student_is_recorded_in_that_run_itself(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient(tracking_uri=server)
+    experiment = client.create_experiment("of the plugin, too")
+    opened = client.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    single = write_small_run(tmp_path, budgets=("0.5x",))
+    for attempt in ("first", "again"):  # a task may be tried again
+        report(single, tmp_path / attempt, server)
+    (only,) = client.search_runs([experiment])
+    assert (only.info.run_id, only.info.status) == (opened, "RUNNING")
+    assert only.data.params["teacher.family"] == "pix2pix"
+    assert {file.path for file in client.list_artifacts(opened)} == {"model", "report.html"}
+
+
+def test_a_run_that_another_server_has_is_not_joined(
+    server: str, run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", 32 * "0")
+    report(run, tmp_path, server, experiment="own")
+    client = mlflow.MlflowClient(tracking_uri=server)
+    kept = client.search_runs([client.get_experiment_by_name("own").experiment_id])
+    assert len(kept) == 2
+    assert not any("mlflow.parentRunId" in each.data.tags for each in kept)
+
+
 def test_a_server_that_is_not_there_is_named(run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9 did not record the run"):

@@ -10,6 +10,7 @@ from components.catlib.artifacts import MANIFEST
 from components.catlib.config import ReportConfig
 from components.catlib.reporting.classes import classes
 from components.catlib.reporting.comparison import compare_generators
+from components.catlib.reporting.glance import html
 from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.page import render
 from components.catlib.reporting.results import caveats
@@ -53,6 +54,12 @@ def test_the_smallest_students_confusion_is_shown_by_true_class(run: SmallRun) -
         "car": [100.0, 0.0, 0.0],
         "train": [None, None, None],
     }
+
+
+def test_the_page_beside_an_evaluation_shows_the_classes_too(run: SmallRun) -> None:
+    shown = html(run.evaluations[1])
+    assert '<table class="confusion">' in shown
+    assert all(f'<th scope="row">{name}' in shown for name in FACTS["classes"])
 
 
 def test_what_must_not_be_compared_is_left_out(run: SmallRun) -> None:

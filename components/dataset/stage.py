@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.catlib import artifacts
-from components.catlib.config import DatasetConfig
+from components.catlib.config import RGB, DatasetConfig
 from components.catlib.data import builtin
+from components.catlib.data.channels import described
 from components.catlib.data.layouts import LeftOver
 from components.catlib.data.locating import open_source
 from components.catlib.data.packing import pack
@@ -63,6 +64,7 @@ def preview(config: DatasetConfig, *, source: str | None = None) -> str:
         lines = [f"{collection.pairing}, laid out as {facts.get('layout', 'built in')}; {facts.get('split', '')}"]
         end = "" if facts.get("layout") in ("imagefolder", "croissant") else "/"
         lines += [f"domain {domain}: {name}{end}" for domain, name in facts.get("domains", {}).items()]
+        lines += [f"{role} values: {described(each)}" for role, each in config.values.items() if each != RGB]
         for split, lists in (("train", collection.train), ("test", collection.test)):
             for samples in lists:
                 named = f", such as {samples.samples[0].name}" if samples.samples else ""

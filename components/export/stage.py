@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
-        facts |= {
-            f"{end}_values": values.model_dump(mode="json") for end, values in _science(networks, direction).items()
-        }
+        facts |= _values_of_pictures(networks, direction)
         writer.write_json("export.json", facts)
         writer.summary["metrics"] = {
             "onnx_bytes": facts["bytes"],
@@ -105,10 +104,14 @@ def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:
     return images[0]
 
 
-def _science(networks: OpenedNetworks, direction: Direction) -> dict[str, ValuesConfig]:
-    """Returns what the numbers of "input" and "output" mean where they are pictures, but no 8-bit colours."""
+def _values_of_pictures(networks: OpenedNetworks, direction: Direction) -> dict[str, dict[str, Any]]:
+    """Returns `input_values` and `output_values`: what numbers mean where they are pictures, but no 8-bit colours."""
     ends = {"input": networks.values.get(direction.input.value), "output": networks.values.get(direction.output.value)}
-    return {end: values for end, values in ends.items() if values is not None and values != RGB}
+    return {
+        f"{end}_values": values.model_dump(mode="json")
+        for end, values in ends.items()
+        if values is not None and values != RGB
+    }
 
 
 def _metadata(
@@ -123,9 +126,11 @@ def _metadata(
         "input_size": f"{input_size[0]}x{input_size[1]} (height x width)",
         "student": inputs["student"].digest(),
     }
-    for end, values in _science(networks, direction).items():
-        metadata[end] = f"float32, NCHW, -1 to 1: {described(values)}"
-        metadata[f"{end}_values"] = values.model_dump_json()
+    for name, values in _values_of_pictures(networks, direction).items():
+        metadata[name.removesuffix("_values")] = (
+            f"float32, NCHW, -1 to 1: {described(ValuesConfig.model_validate(values))}"
+        )
+        metadata[name] = json.dumps(values)
     if "dataset" in inputs:
         settings = inputs["dataset"].config
         metadata["dataset"] = f"{settings.get('source')}, {settings.get('direction')}"

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import tifffile
 
@@ -16,7 +14,8 @@ from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import open_networks
-from components.catlib.reporting import glance
+from components.catlib.recipes import load_recipe
+from components.catlib.reporting import glance, origins
 from components.dataset import stage as dataset_stage
 from components.distill import stage as distill_stage
 from components.evaluate import stage as evaluate_stage
@@ -69,12 +68,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     networks["student"] = folder / "distill"
     measured = EvaluateConfig(num_samples=2, latency_repeats=1)
     evaluate_stage.run(measured, **networks, **data, output=folder / "evaluate")
-    export_stage.run(ExportConfig(), student=folder / "distill", output=folder / "export")
     report_stage.run(
         ReportConfig(),
         evaluations=[folder / "evaluate"],
         dataset=data["dataset"],
-        exports=[folder / "export"],
         output=folder / "report",
     )
     return folder
@@ -109,21 +106,26 @@ def test_scores_are_measured_and_the_protocol_says_of_what(run: Path):
 
 def test_pages_say_how_they_show_the_channels(run: Path):
     expected = "4 channels of uint16, 0 to 4095, which networks see as −1 to 1; pictures show channels 1, 2 and 3 of 4"
-    assert expected in (run / "report/report.html").read_text(encoding="utf-8")
+    report = (run / "report/report.html").read_text(encoding="utf-8")
+    assert expected in report
+    assert "Pictures of source images show channels 1, 2 and 3 of 4 as red, green and blue." in report
+    assert "Pictures of target images show the channel as grey." in report
     page = glance.html(run / "dataset")
     assert expected in page
     assert "brightness of channel 4" in page
 
 
 def test_the_exported_file_states_its_values(run: Path):
-    model = onnx.load(run / "export/model.onnx")
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    networks = open_networks(run / "distill", "distill")
+    direction = networks.direction
+    architecture = networks.architectures.generator(direction)
+    metadata = export_stage._metadata(architecture, direction, networks, {"student": networks.manifest})
     assert json.loads(metadata["output_values"]) == {"type": "float32", "channels": 1, "range": [-2.0, 6.0]}
     assert metadata["input"] == "float32, NCHW, -1 to 1: 4 channels of uint16, 0 to 4095"
-    assert json.loads((run / "export/export.json").read_text())["input_values"]["channels"] == 4
-    session = onnxruntime.InferenceSession(run / "export/model.onnx")
-    (made,) = session.run(None, {"image": np.zeros((1, 4, 16, 16), np.float32)})
-    assert np.shape(made) == (1, 1, 16, 16)
+    values = export_stage._values_of_pictures(networks, direction)
+    assert values["input_values"]["range"] == [0, 4095]
+    assert origins._values(values["input_values"]) == "; −1 to 1 are 4 channels of uint16, 0 to 4095"
+    assert origins._values(None) == ""
 
 
 def test_networks_refuse_images_of_another_range(run: Path, tmp_path: Path):
@@ -141,6 +143,19 @@ def test_other_sizes_are_resampled_within_the_values(run: Path, tmp_path: Path):
     assert split.source.max() <= 4095
     assert (split.target.dtype, split.target.shape) == (np.float32, (6, 20, 20, 1))
     assert -2 <= split.target.min() < split.target.max() <= 6
+
+
+def test_8_bit_colours_may_be_stated_too(run: Path, tmp_path: Path):
+    for split in ("train", "test"):
+        for name in PackedDataset.open(run / "dataset").split(split).names:  # type: ignore[arg-type]
+            colours = np.random.default_rng(int(name)).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            for side in "AB":
+                (tmp_path / f"images/{split}{side}").mkdir(parents=True, exist_ok=True)
+                np.save(tmp_path / f"images/{split}{side}/{name}.npy", colours)
+    stated = {"type": "uint8", "channels": 3}
+    packed = pack(tmp_path / "images", tmp_path / "packed", source_values=stated, target_values=stated, load_size=18)
+    assert packed.split("train").source.shape == (6, 18, 18, 3)
+    assert np.array_equal(packed.split("test").source[0], np.load(tmp_path / "images/testA/0.npy"))
 
 
 def test_unpaired_images_need_equal_channels(run: Path, tmp_path: Path):
@@ -180,6 +195,21 @@ def test_arrays_without_stated_values_are_refused_unless_they_lie_beside_picture
     make_files(tmp_path / "images")
     with pytest.raises(UserError, match=r"B/\d\.npy is an array, .* dataset\.source_values or dataset\.target_values"):
         pack(tmp_path / "images", tmp_path / "packed", source_values=None, target_values=None)
+
+
+def test_a_recipe_that_translates_both_ways_needs_equal_channels():
+    with pytest.raises(UserError, match=r"source_values\.channels is 4 and dataset\.target_values\.channels 1 "):
+        load_recipe("demo-unpaired", ["dataset.source_values={channels: 4}", "dataset.target_values={}"])
+
+
+def test_a_dry_run_says_what_the_numbers_are(run: Path):
+    config = DatasetConfig.model_validate({"source": str(run / "images"), "layout": "parallel", **VALUES})
+    assert "source values: 4 channels of uint16, 0 to 4095" in dataset_stage.preview(config)
+
+
+def test_the_earlier_setting_of_white_is_named():
+    with pytest.raises(UserError, match=r"'dataset\.white_point'; it is 'dataset\.source_values\.range' now"):
+        load_recipe("smoke", ["dataset.white_point=4095"])
 
 
 def test_label_maps_take_no_values_and_builtin_images_neither(tmp_path: Path):

@@ -122,6 +122,12 @@ class Recipe(Section):
                 f"distill.family is {self.distill.family}, but teacher.family is {self.teacher.family}; "
                 "leave distill.family out"
             )
+        read, made = self.dataset.channels.values()
+        if self.teacher.family == "cyclegan" and read != made:
+            raise ValueError(
+                f"teacher.family cyclegan translates both ways, but dataset.source_values.channels is {read} and "
+                f"dataset.target_values.channels {made} (3 where nothing is stated); make them equal"
+            )
         for variation in self.sweep.variations:
             validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
         return self

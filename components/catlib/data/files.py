@@ -142,7 +142,7 @@ def without_arrays(tree: FileTree) -> FileTree:
             f"{tree.files[alone].label} is an array, as are all images in its folder; state what the numbers mean in "
             "dataset.source_values or dataset.target_values (type, channels, range), or remove the folder."
         )
-    return FileTree(tree.where, {path: file for path, file in tree.files.items() if path not in arrays})
+    return FileTree(tree.where, {path: file for path, file in tree.files.items() if path not in arrays}, tree.texts)
 
 
 def folder_tree(folder: Path, *, where: str) -> FileTree:

@@ -33,7 +33,7 @@ from components.catlib.data.channels import as_colours, channel_names, to_8_bits
 from components.catlib.data.colours import label_colours
 from components.catlib.data.duplicates import find_duplicates, thumbnail
 from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, Pairing, SplitName
-from components.catlib.data.samples import DecodedImage
+from components.catlib.data.samples import DecodedImage, Raster
 from components.catlib.data.suspicions import Marks, Pictures, about_channels, about_numbers
 from components.catlib.errors import UserError
 
@@ -88,16 +88,16 @@ class ImageFacts:
             original: The image as it was decoded.
             values: What the numbers mean; None for labels.
         """
-        if values is None or values == RGB:
-            assert isinstance(original, Image.Image)
-            image = Image.fromarray(packed)
-            histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
-            if values is None:
-                return cls(original.size, histogram, None)
-            return cls(original.size, histogram, thumbnail(image), Marks.of(packed, histogram, original))
-        planes = np.moveaxis(to_8_bits(packed, values), 2, 0)
-        histogram = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
-        return cls(original.size, histogram, thumbnail(Image.fromarray(as_colours(packed, values))))
+        if isinstance(original, Raster):
+            assert values is not None, "label maps are no rasters"
+            planes = np.moveaxis(to_8_bits(packed, values), 2, 0)
+            histogram = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
+            return cls(original.size, histogram, thumbnail(Image.fromarray(as_colours(packed, values))))
+        image = Image.fromarray(packed)
+        histogram = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
+        if values is None:
+            return cls(original.size, histogram, None)
+        return cls(original.size, histogram, thumbnail(image), Marks.of(packed, histogram, original))
 
 
 @dataclass

@@ -83,7 +83,9 @@ def swapped_domains(report: Mapping[str, Any]) -> Diagnosis | None:
     train, test = (
         {role: facts.get("histogram") for role, facts in report["images"][split].items()} for split in ("train", "test")
     )
-    if not train["source"] or not train["target"] or distance(train["source"], train["target"]) < APART:
+    if not train["source"] or not train["target"] or train["source"].keys() != train["target"].keys():
+        return None  # images of other channels than the domain's were refused
+    if distance(train["source"], train["target"]) < APART:
         return None
     other = {"source": "target", "target": "source"}
     there = [role for role in other if test[role]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from components.catlib.config import RGB
-from components.catlib.data.channels import described
+from components.catlib.data.channels import described, shown_as
 from components.catlib.metrics import confidence, kernel_distance
 from components.catlib.metrics.catalogue import METRICS, OF_ALL, Part, measured_among
 from components.catlib.metrics.held_out import HeldOut
@@ -104,6 +104,7 @@ def _values(held_out: HeldOut) -> dict[str, Any]:
         return {}
     return {
         "values": {role: described(each) for role, each in values.items()},
+        "pictures": {role: shown_as(each) for role, each in values.items()},
         "range": "similarities are in units of [-1, 1], the range of values",
         "channels": "networks of photographs see channels in threes, the last filled up with the last channel; their "
         "results are averaged",

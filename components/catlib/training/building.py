@@ -128,7 +128,8 @@ def build_teacher_networks(
     if both_ways and in_channels != out_channels:
         raise UserError(
             f"teacher.family cyclegan translates both ways between images, but the dataset has {in_channels} source "
-            f"and {out_channels} target channels; use teacher.family pix2pix or spade for label maps."
+            f"and {out_channels} target channels; give both equally many, or use teacher.family pix2pix for pairs or "
+            "label maps, or spade for label maps."
         )
     seen_channels = out_channels if both_ways else in_channels + out_channels
     seed = SEEDS_PER_RUN * config.seed + 2 * directions.index(direction)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.catlib.config import RGB
 from components.catlib.data.inspection import ImageFacts, Inspection
 from components.catlib.data.packed import ImageRole, Pairing, SplitName
 from components.catlib.data.suspicions import ALPHA, about_numbers
@@ -34,7 +35,7 @@ def inspect(pairing: Pairing = "paired", **pictures: Callable[[int], Pixels | Im
         for number in range(COUNT):
             made = make(number)
             original = made if isinstance(made, Image.Image) else Image.fromarray(made)
-            facts = ImageFacts.of(np.asarray(original.resize((24, 24))), original)
+            facts = ImageFacts.of(np.asarray(original.resize((24, 24))), original, RGB)
             inspection.add(split, str(number), {role: facts})  # type: ignore[arg-type, dict-item]
     return inspection.warnings()
 

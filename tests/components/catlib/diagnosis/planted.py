@@ -1,8 +1,8 @@
 """Small trainings with a planted failure, and healthy ones: what they are, how they run, and what is recorded of them.
 
 `python -m tests.components.catlib.diagnosis.planted FOLDER [NAME …]` runs them below FOLDER, each in about a quarter
-of a minute of one core, and writes `recordings/NAME.json`: what the rules read, and nothing else. The pictures are those
-of the demos.
+of a minute of one core, and writes `recordings/NAME.json`: what the rules read, and nothing else. The pictures are
+those of the demos.
 """
 
 from __future__ import annotations

@@ -133,6 +133,19 @@ class TrainingBatches:
             step: Number of the step, counted from 0 over all epochs.
             rows: Range of images to return. Each process of a distributed training takes its share of every batch.
         """
+        return self._batch(step, rows)
+
+    def sample(self, count: int) -> Batch:
+        """Returns the first images that training sees, as the crops that it sees.
+
+        Args:
+            count: Number of images; they repeat if there are fewer.
+        """
+        first = [self._batch(step, slice(None)) for step in range(-(-count // self._batch_size))]
+        source, target = (torch.cat([getattr(batch, side) for batch in first]) for side in ("source", "target"))
+        return Batch(source[:count], target[:count])
+
+    def _batch(self, step: int, rows: slice) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self._epoch_order(epoch)[position * self._batch_size :][: self._batch_size]
         source_crops = self._draw_crops(_SOURCE_CROPS, step)

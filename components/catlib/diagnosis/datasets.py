@@ -9,6 +9,9 @@ from components.catlib.diagnosis.causes import LEAKED_TEST_SPLIT, SWAPPED_DOMAIN
 
 WHERE = "dataset"
 
+FEW = 4
+"""Fewer images say little about the colours of a domain."""
+
 LEAKED_SHARE = 0.01
 """Share of held-out images that also occur in training from which scores are not to be trusted."""
 
@@ -88,7 +91,7 @@ def swapped_domains(report: Mapping[str, Any]) -> Diagnosis | None:
     if distance(train["source"], train["target"]) < APART:
         return None
     other = {"source": "target", "target": "source"}
-    there = [role for role in other if test[role]]
+    there = [role for role in other if test[role] and report["images"]["test"][role]["count"] >= FEW]
     own = sum(distance(test[role], train[role]) for role in there)
     crossed = sum(distance(test[role], train[other[role]]) for role in there)
     if not there or crossed >= CROSSED * own:

@@ -100,18 +100,9 @@ class SignsTaken:
     def _seen(self, direction: Direction) -> tuple[Tensor, Tensor]:
         """Returns the input images of a direction, and real images of the domain that it translates to."""
         if self._images is None:
-            self._images = _images(self._batches).to(self._device)
+            self._images = self._batches.sample(NUM_IMAGES).to(self._device)
         images = {Domain.SOURCE: self._images.source, Domain.TARGET: self._images.target}
         return images[direction.input], images[direction.output]
-
-
-def _images(batches: TrainingBatches) -> Batch:
-    """Returns the first images that are trained on, as crops."""
-    first = [batches.batch(0)]
-    while sum(len(batch.source) for batch in first) < NUM_IMAGES:
-        first.append(batches.batch(len(first)))
-    source, target = (torch.cat([getattr(batch, side) for batch in first]) for side in ("source", "target"))
-    return Batch(source[:NUM_IMAGES], target[:NUM_IMAGES])
 
 
 @torch.no_grad()

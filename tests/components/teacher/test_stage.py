@@ -105,7 +105,7 @@ def test_training_lowers_the_reconstruction_loss(paired: Path, tmp_path: Path, m
     monkeypatch.setenv("CAT_LOG_SECONDS", "1e-9")
     config = teacher_config("pix2pix", epochs=15, decay_epochs=5, learning_rate=0.005, evaluations=0)
     teacher = make_teacher(paired, tmp_path / "teacher", config)
-    losses = [line["losses"]["reconstruction"] for line in lines(teacher)]
+    losses = [line["losses"]["reconstruction"] for line in lines(teacher) if "losses" in line]
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert set(read_manifest(teacher).summary["metrics"]) == {"steps", "seconds", "images_per_second"}

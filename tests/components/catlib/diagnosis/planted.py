@@ -1,8 +1,8 @@
 """Small trainings with a planted failure, and healthy ones: what they are, how they run, and what is recorded of them.
 
-`python -m tests.components.catlib.diagnosis.planted FOLDER [NAME …]` runs them below FOLDER, each in about a quarter of
-a minute of one core, and writes `recordings/NAME.json`: what the rules read, and nothing else. The pictures are those of
-the demos.
+`python -m tests.components.catlib.diagnosis.planted FOLDER [NAME …]` runs them below FOLDER, each in about a quarter
+of a minute of one core, and writes `recordings/NAME.json`: what the rules read, and nothing else. The pictures are
+those of the demos.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from components.real_stats import stage as real_stats_stage
 from components.teacher import stage as teacher_stage
 
 RECORDINGS = Path(__file__).parent / "recordings"
-IMAGES = {"paired": 64, "unpaired": 40, "labels": 64, "unrelated": 64}
+IMAGES = {"paired": 64, "unpaired": 40, "labels": 64}
 SOURCES = {"paired": "builtin:satellite-to-relief", "unpaired": "builtin:satellite-to-relief-unpaired"}
 BATCH_NORMS = {"kind": "batch", "track_running_stats": True}
 
 Settings = dict[str, Any]
-Data = Literal["paired", "unpaired", "labels", "unrelated"]
+Data = Literal["paired", "unpaired", "labels"]
 
 TEACHERS: dict[Data, Settings] = {
     "paired": {
@@ -92,7 +92,6 @@ TEACHERS: dict[Data, Settings] = {
         "learning_rate": 1e-3,
     },
 }
-TEACHERS["unrelated"] = TEACHERS["paired"]
 STUDENT: Settings = {
     "family": "pix2pix",
     "batch_size": 8,
@@ -158,7 +157,6 @@ RUNS: dict[str, Run] = {
     "discriminator-wins-lsgan": Run(DISCRIMINATOR_WINS, settings=WON),
     "discriminator-wins-vanilla": Run(DISCRIMINATOR_WINS, settings=WON | {"adversarial": "vanilla", "seed": 1}),
     "collapse": Run(COLLAPSE, "unpaired", UNHELD),
-    "collapse-unrelated": Run(COLLAPSE, "unrelated", {"epochs": 20}),
     "learning-rate": Run(LEARNING_RATE, settings={"learning_rate": 0.02}),
     "learning-rate-hinge": Run(LEARNING_RATE, settings={"adversarial": "hinge", "learning_rate": 0.05}),
     "learning-rate-unpaired": Run(LEARNING_RATE, "unpaired", {"learning_rate": 0.05}),
@@ -208,8 +206,6 @@ def images(folder: Path, data: Data) -> Path:
         settings: Settings = {"max_images": IMAGES[data], "load_size": 36, "crop_size": 32}
         if data == "labels":
             settings |= {"source": str(label_maps(folder)), "layout": "parallel", "num_labels": 4}
-        elif data == "unrelated":
-            settings |= {"source": str(unrelated_pairs(folder)), "layout": "parallel"}
         else:
             settings["source"] = SOURCES[data]
         dataset_stage.run(DatasetConfig.model_validate(settings), output=place / "dataset")
@@ -225,16 +221,6 @@ def label_maps(folder: Path) -> Path:
             labels = np.digitize(np.asarray(picture).mean(axis=2), (48, 96, 144)).astype(np.uint8)
             _write_pair(folder / "maps", split, index, labels, picture)
     return folder / "maps"
-
-
-def unrelated_pairs(folder: Path) -> Path:
-    """Writes pairs of pictures of different places, so that nothing in an input says what its target is."""
-    packed = PackedDataset.open(images(folder, "paired") / "dataset")
-    for split in ("train", "test"):
-        pictures = packed.split(split)
-        for index, picture in enumerate(pictures.source):
-            _write_pair(folder / "pairs", split, index, picture, pictures.target[index - 31])
-    return folder / "pairs"
 
 
 def _write_pair(folder: Path, split: str, index: int, first: np.ndarray, second: np.ndarray) -> None:

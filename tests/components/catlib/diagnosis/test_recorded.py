@@ -1,4 +1,4 @@
-"""The rules name what was planted in recorded trainings, and nothing in healthy ones; `planted.py` says what was run."""
+"""The rules name what was planted in recorded trainings, and nothing in healthy ones; see `planted.py`."""
 
 import pytest
 
@@ -49,8 +49,8 @@ def test_a_sentence_names_place_cause_numbers_and_what_to_do():
     recording = load("learning-rate")
     (diagnosis,) = diagnose_training(recording.stage, recording.config, recording.records)
     assert str(diagnosis) == (
-        "teacher: the learning rate is too high (the first step moved the weights of the generator by 71% of their size, "
-        "and at worst 100% more of the generated values than of real ones lay at the ends of their range); "
+        "teacher: the learning rate is too high (the first step moved the weights of the generator by 71% of their "
+        "size, and at worst 100% more of the generated values than of real ones lay at the ends of their range); "
         "lower teacher.learning_rate by a factor of ten"
     )
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from components.__main__ import main
+from components.catlib.config import PruneConfig
 from components.catlib.data.enough import check_held_out
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
@@ -18,6 +19,7 @@ from components.catlib.fitting import check_size
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.published.generators import load_generator
 from components.catlib.networks.published.reading import read_state_dict
+from components.catlib.pruning.search import smallest_student
 from components.catlib.recipes import load_recipe
 from tests.components.catlib.data.image_folders import cityscapes, noise, write
 
@@ -268,6 +270,16 @@ def test_a_setting_that_a_recipe_is_told_leads_on(changes: list[str], named: str
     check(f"{then}={re.findall(named, str(refused.value))[0]}")
 
 
+@pytest.mark.parametrize("setting", ["min_channels", "min_feature_channels"])
+def test_the_number_of_channels_that_is_named_fits(setting: str):
+    config = load_recipe("smoke").teacher.generator
+    architecture = architecture_from_config(config, in_channels=3, out_channels=3, crop_size=(32, 32))
+    with pytest.raises(UserError, match=rf"set prune\.{setting} to at most \d+") as refused:
+        smallest_student(architecture, PruneConfig.model_validate({"min_channels": 2, setting: 99}))
+    (advised,) = re.findall(r"at most (\d+)", str(refused.value))
+    smallest_student(architecture, PruneConfig.model_validate({"min_channels": 2, setting: int(advised)}))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -347,6 +359,7 @@ FOLLOWED = {
     "set compile: false": "test_a_setting_that_a_recipe_is_told_leads_on",
     "set evaluations to at least schedule.patience + 3 = {}": "test_a_setting_that_a_recipe_is_told_leads_on",
     "set evaluations to at least patience + 2 = {}": "test_a_setting_that_a_recipe_is_told_leads_on",
+    "set prune.{} to at most {}.": "test_the_number_of_channels_that_is_named_fits",
     "set {}.{}: {}": "test_a_setting_that_a_recipe_is_told_leads_on",
 }
 """Every advice of the library to set something, and the test or the folder above that follows it."""
@@ -360,10 +373,7 @@ FOLLOWED_ELSEWHERE = {
     ),
     "set prune.generator to {}.": "tests/components/fetch/test_teacher.py",
     "set prune.generator to one of these.": "tests/components/prune/test_stage.py",
-    "set prune.{} to at most {}.": "tests/components/catlib/pruning/test_search.py",
-    "set evaluate.segmenter.input_size to a size that it takes.": (
-        "tests/components/catlib/metrics/test_segmenters.py"
-    ),
+    "set segmenter.input_size to a size that it takes.": ("tests/components/catlib/metrics/test_segmenters.py"),
     "set real_stats.weights.sha256 if this file is right.": "tests/components/catlib/metrics/test_features.py",
     "set dataset.layout: unpaired to train without the pairs, use teacher.family {}": (
         "tests/components/teacher/test_stage.py"

@@ -166,8 +166,8 @@ class _OnnxNetwork:
         except Exception as error:  # as above
             raise UserError(
                 f"Segmenter {self._path} fails on images of height × width {images_NCHW.shape[2]}×"
-                f"{images_NCHW.shape[3]} ({_first_line(error)}); set "
-                "evaluate.segmenter.input_size to a size that it takes."
+                f"{images_NCHW.shape[3]} ({_first_line(error)}); set segmenter.input_size to a "
+                "size that it takes."
             ) from error
         return torch.from_numpy(outputs[0])
 

@@ -233,13 +233,16 @@ def go(stage):
         from components.sweep.stage import markdown, plan
         plan(["0.1x"], [{}], [0], sections["distill"])
         markdown(["0.1x"], [{}], [0])
+    elif stage == "check":
+        from components.check.stage import run
+        run({name: sections[name] for name in ("teacher", "distill", "prune", "evaluate")}, dataset=folder / "dataset")
     else:
         import importlib
         from components.catlib import config
         section = config.validate(getattr(config, KINDS[stage]), sections[stage], where=stage)
         importlib.import_module(f"components.{stage}.stage").run(section, output=folder / stage, **GIVEN[stage])
 
-for stage in [*GIVEN, "fetch", "fetch_teacher", "sweep"]:
+for stage in [*GIVEN, "fetch", "fetch_teacher", "sweep", "check"]:
     if (child := os.fork()) == 0:
         try:
             go(stage)

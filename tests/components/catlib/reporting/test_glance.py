@@ -46,6 +46,12 @@ def test_a_dataset_shows_pairs_of_images(dataset: Path) -> None:
     assert "paired" in page
 
 
+def test_a_dataset_says_that_it_is_small(dataset: Path) -> None:
+    page = html(dataset)
+    assert "8 pairs for training are few, below 400" in page
+    assert "held-out target images are few, below 100" in page
+
+
 def test_a_dataset_shows_histograms_and_doubles(dataset: Path, tmp_path: Path) -> None:
     page = html(dataset)
     assert len(re.findall(r"(source|target): share of pixels by brightness of (red|green|blue)", page)) == 6

@@ -152,7 +152,7 @@ STATE_DICTS = (".pth", ".pt")
 class StartConfig(WeightsConfig):
     """An earlier teacher, by its address: an artifact, whose digest is that of its manifest, or one network's file."""
 
-    uri: str = Field(
+    uri: Address = Field(
         description="path or s3:// address of a teacher's artifact; or of a published generator from source to target, "
         "a .pth file, also https://"
     )

@@ -229,7 +229,12 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(
             "paired",
             "spade is trained on label maps, but .* paired images; set dataset.num_labels if .* use .* pix2pix",
         ),
-        ("cyclegan", "labels", "cyclegan is trained on unpaired images, but .* label maps; .* pix2pix or spade"),
+        (
+            "cyclegan",
+            "labels",
+            r"cyclegan is trained on unpaired images, but .* label maps; use teacher\.family pix2pix \(as the recipe demo "
+            r"does\) or spade \(as",
+        ),
     ],
 )
 def test_a_family_that_does_not_fit_the_data_is_refused(

@@ -70,10 +70,13 @@ def test_flat_parallel_folders_hold_out_a_share_that_new_images_hardly_change(tm
     assert len(set(names(open_in(tmp_path, test_fraction=0.25).test)[0]) ^ set(test)) <= 2
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (0.01, 1), (0.99, 2)])
-def test_at_least_one_image_is_held_out_and_one_kept(tmp_path: Path, fraction: float, expected: int):
-    make(tmp_path, *(f"{domain}/{index}.png" for domain in "AB" for index in range(3)))
-    assert len(names(open_in(tmp_path, test_fraction=fraction).test)[0]) == expected
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0, [0, 0, 0]), (0.01, [1, 2, 2]), (0.99, [1, 2, 4])])
+def test_at_least_two_images_are_held_out_and_one_kept(tmp_path: Path, fraction: float, expected: list[int]):
+    held_out = []
+    for count in (2, 3, 5):
+        folder = make(tmp_path / str(count), *(f"{domain}/{index}.png" for domain in "AB" for index in range(count)))
+        held_out.append(len(names(open_in(folder, test_fraction=fraction).test)[0]))
+    assert held_out == expected
 
 
 def test_unpaired_folders_keep_every_image(tmp_path: Path):

@@ -259,7 +259,10 @@ def test_unexpected_tensors_are_named(state, change, complaint: str, tmp_path) -
         ({}, "holds a dict"),
         (torch.ones(3), "holds a Tensor"),
         ({"weight": torch.ones(1), "bias": torch.ones(1)}, "is not a generator: .* but weight, bias"),
-        ({"model": {"fc.weight": torch.ones(1)}}, "'model' is a dict"),
+        (
+            {"model": {"fc.weight": torch.ones(1)}},
+            "is a checkpoint, not a state dict: its entry 'model' holds tensors by name; save this entry",
+        ),
         ({"fc.weight": torch.ones(20, 5, 3, 3)}, "20 channels, expected a multiple of 16"),
     ],
 )

@@ -232,8 +232,8 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(
         (
             "cyclegan",
             "labels",
-            r"cyclegan is trained on unpaired images, but .* label maps; use teacher\.family pix2pix \(as the recipe demo "
-            r"does\) or spade \(as",
+            r"cyclegan is trained on unpaired images, but .* label maps; use teacher\.family pix2pix \(as the recipe "
+            r"demo does\) or spade \(as",
         ),
     ],
 )

@@ -84,7 +84,9 @@ class Commands:
         recipe = self.folder / "recipe.yaml"
         teacher = teacher_config("pix2pix").model_dump(mode="json") | settings
         recipe.write_text(
-            yaml.safe_dump({"name": "tiny", "description": "Tiny.", "budgets": ["0.5x"], "teacher": teacher})
+            yaml.safe_dump(
+                {"name": "tiny", "description": "Tiny.", "budgets": ["0.5x"], "teacher": teacher, "distill": FITTING}
+            )
         )
         inputs = ["--dataset", str(self.data / "dataset"), "--real-stats", str(self.data / "real_stats")]
         return ["teacher", "--recipe", str(recipe), *inputs, "--output", str(self.folder / output), *words]
@@ -136,6 +138,9 @@ def steps_of(output: Path) -> int:
 
 # --------------------------------------------------------------------------------------- what concerns no weight
 
+
+FITTING = {"batch_size": 2}
+"""A distillation that the images are enough for: a training is refused if its own `--set` makes a later stage fail."""
 
 UNRELATED: dict[str, list[str]] = {
     "log_seconds": ["--set", "resources.log_seconds=3"],

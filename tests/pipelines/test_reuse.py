@@ -13,6 +13,7 @@ from pipelines.reuse import Reuse, compare
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
 
 IMAGES = ["prepare-dataset", "measure-real-images"]
+CHECKED = ["prepare-dataset", "check-images", "measure-real-images"]
 STUDENT = ["prune-teacher", "distill-student", "evaluate-student", "export-student"]
 
 Side = tuple[dict[str, Any], dict[str, Any]]
@@ -39,30 +40,30 @@ def asked(*settings: str, pipeline: str = "compress") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("settings", "cached", "reasons"),
     [
-        ([], [*IMAGES, "train-teacher", *student("0.3x")], []),
-        (["resources.days_kept=3", "tracking.experiment=e"], [*IMAGES, "train-teacher", *student("0.3x")], []),
-        (["teacher.epochs=7"], IMAGES, ["train-teacher: teacher.epochs is 7, and was 1."]),
+        ([], [*CHECKED, "train-teacher", *student("0.3x")], []),
+        (["resources.days_kept=3", "tracking.experiment=e"], [*CHECKED, "train-teacher", *student("0.3x")], []),
+        (["teacher.epochs=7"], IMAGES, ["check-images, train-teacher: teacher.epochs is 7, and was 1."]),
         (
             ["real_stats.batch_size=4"],
-            ["prepare-dataset"],
+            ["prepare-dataset", "check-images"],
             ["measure-real-images: real_stats.batch_size is 4, and was 32."],
         ),
         (
             ["distill.epochs=7", "export.opset=19"],
             [*IMAGES, "train-teacher", "prune-teacher 0.3x"],
             [
-                "distill-student 0.3x: distill.epochs is 7, and was 1.",
+                "check-images, distill-student 0.3x: distill.epochs is 7, and was 1.",
                 "export-student 0.3x: export.opset is 19, and was 20.",
             ],
         ),
         (
             ["evaluate.num_samples=3"],
             [*IMAGES, "train-teacher", *student("0.3x")[:2], "export-student 0.3x"],
-            ["evaluate-student 0.3x: evaluate.num_samples is 3, and was 4."],
+            ["check-images, evaluate-student 0.3x: evaluate.num_samples is 3, and was 4."],
         ),
         (
             ["budgets=[0.3x, 0.2x]"],
-            [*IMAGES, "train-teacher", *student("0.3x")],
+            [*CHECKED, "train-teacher", *student("0.3x")],
             [f"{', '.join(student('0.2x'))}: the earlier run has no such task."],
         ),
     ],
@@ -86,7 +87,7 @@ def test_image_code_and_versions_of_addresses_count_but_marks_and_kinds_of_numbe
     image = compare(compress, asked(), json.loads(text.replace("cat:1", "cat:2")), asked())
     assert image.cached == []
     assert image.reasons == [
-        f"{', '.join([*IMAGES, 'train-teacher', *student('0.3x')])}: the image is cat:2, and was cat:1."
+        f"{', '.join([*CHECKED, 'train-teacher', *student('0.3x')])}: the image is cat:2, and was cat:1."
     ]
     other = copy.deepcopy(compress)
     code = other["root"]["dag"]["tasks"]["train-teacher"]["inputs"]["parameters"]["code_digest"]["runtimeValue"]
@@ -99,6 +100,16 @@ def test_image_code_and_versions_of_addresses_count_but_marks_and_kinds_of_numbe
     assert versions.reasons == ["prepare-dataset: source_version is 2, and was 1."]
     assert compare(compress, {}, compress, asked()).reasons == [], "defaults count like arguments"
     assert compare(compress, json.loads(json.dumps(asked()).replace(".0,", ",")), compress, asked()).reasons == []
+
+
+def test_a_run_from_before_the_check_of_the_images_leaves_its_other_results(compress: dict[str, Any]) -> None:
+    older = copy.deepcopy(compress)
+    del older["root"]["dag"]["tasks"]["check-images"]
+    older["root"]["dag"]["tasks"]["train-teacher"]["dependentTasks"].remove("check-images")
+    found = compare(older, asked(), compress, asked())
+    assert found.cached == [*IMAGES, "train-teacher", *student("0.3x")]
+    assert found.executed == ["check-images", "write-report"]
+    assert found.reasons == ["check-images: the earlier run has no such task."]
 
 
 def test_students_of_a_sweep_are_told_apart_by_what_they_are(sweep: dict[str, Any]) -> None:
@@ -118,7 +129,7 @@ def test_students_of_a_sweep_are_told_apart_by_what_they_are(sweep: dict[str, An
 @pytest.mark.parametrize(
     ("pipeline", "arguments", "tasks"),
     [
-        ("distill-only", {"teacher": "s3://cat/t"}, [*IMAGES, "fetch-teacher", *student("0.3x")]),
+        ("distill-only", {"teacher": "s3://cat/t"}, [*CHECKED, "fetch-teacher", *student("0.3x")]),
         (
             "evaluate-only",
             {"students": ["s3://cat/a"], "teacher": ""},
@@ -133,7 +144,7 @@ def test_pipelines_with_earlier_models(pipeline: str, arguments: dict[str, Any],
     assert sorted(same.cached) == sorted(tasks)
     changed = compare(spec, before, spec, before | {"model_version": "2"})
     assert {name for name in changed.executed if "fetch" in name} == {name for name in tasks if "fetch" in name}
-    assert set(changed.cached) == set(IMAGES)
+    assert set(changed.cached) == set(tasks) & set(CHECKED)
     assert isinstance(same, Reuse)
 
 
@@ -146,6 +157,6 @@ def test_validate_says_it_before_a_run(capsys: pytest.CaptureFixture[str]) -> No
         said = json.loads(capsys.readouterr().out)
         name = server.runs[-1]["display_name"]
     assert said["cached"] == [*IMAGES, "train-teacher", "prune-teacher 0.3x"]
-    assert said["executed"] == [*student("0.3x")[1:], "write-report"]
-    assert f"Not from run {name}: distill-student 0.3x: distill.epochs is 7, and was 1." in said["notes"]
+    assert said["executed"] == ["check-images", *student("0.3x")[1:], "write-report"]
+    assert f"Not from run {name}: check-images, distill-student 0.3x: distill.epochs is 7, and was 1." in said["notes"]
     assert said["notes"][-1].startswith(f"The cache was compared with the newest run alone, {name}; ")

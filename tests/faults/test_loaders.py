@@ -73,7 +73,10 @@ FOUND: dict[str, list[bytes]] = {
         *(b"name: " + value for value in (b"2024-13-45", b"!!bool x", b"!!timestamp x", b"!!int ''", b"&a [*a]")),
         *(b"a: " + b"[" * 1000, b"\xff", b"budgets: ['" + b"x" * 5000 + b"']", BOMB + b"budgets: *i"),
     ],
-    "override": [b"name=2024-13-45", b"name=" + b"{" * 1000, b"x" * 5000, b"teacher.epochs=a\nb", b"a\0=1"],
+    "override": [
+        *(b"teacher.epochs=2024-13-45", b"teacher.epochs=" + b"{" * 1000, b'name="\\x"'),
+        *(b"x" * 5000, b"teacher.epochs=a\nb", b"a\0=1"),
+    ],
     "recipe name": [b"x" * 300, b"a\0b", b"../recipes/smoke"],
     "names": [b"{}", b"1", b'{"train": 1, "test": 1}', b"[" * 100_000, b'{"train": {"source": []}, "test": {}}'],
     "architecture, paired": [b"[" * 100_000],

@@ -1,6 +1,7 @@
 """What an error says to do is tried, and leads past the error."""
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +135,63 @@ def test_the_range_that_is_named_keeps_every_level(tmp_path: Path, capsys: pytes
     assert {values for _, values in advised} == {"{channels: 1, range: [0, 4095]}"}
     assert dataset(tmp_path, *(f"{setting}={values}" for setting, values in advised)) == 0
     assert "grey levels" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stated", "advised"),
+    [
+        ({"type": "uint16", "channels": 3, "range": [0, 4095]}, r"(channels) to (\d+) if all files have that many"),
+        ({"type": "float32", "channels": 4, "range": [0, 99]}, r"(range) to the lowest and highest value of all files"),
+        ({"type": "uint16", "channels": 4, "range": [0, 1000]}, r"(type) to another type, or save the files as uint16"),
+    ],
+)
+def test_what_is_said_about_stated_numbers_leads_on(
+    stated: dict[str, Any], advised: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    numbers = np.random.default_rng(0).integers(0, 2001, (5, 32, 32, 4)) / np.float32(2)
+    for number, values in enumerate(numbers):
+        for place in ("A", "B"):
+            (tmp_path / "data" / place).mkdir(parents=True, exist_ok=True)
+            np.save(
+                tmp_path / f"data/{place}/{number}.npy", values.astype(np.uint16 if "channels" in advised else "f4")
+            )
+    right = {"channels": 4, "range": [int(numbers.min()), int(numbers.max())], "type": "float32"}
+    true = f"dataset.target_values={json.dumps(right)}"
+    assert dataset(tmp_path, f"dataset.source_values={json.dumps(stated)}", true) == 2
+    (found,) = re.findall(rf"set dataset\.source_values\.{advised}", capsys.readouterr().err)
+    name, *value = [found] if isinstance(found, str) else found
+    assert value in ([], [str(right[name])])
+    assert dataset(tmp_path, f"dataset.source_values={json.dumps(stated | {name: right[name]})}", true) == 0
+
+
+def test_a_range_that_is_too_wide_is_set_to_that_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    twelve_bits(tmp_path / "data")
+    right = "dataset.target_values={range: [0, 4095]}"
+    assert dataset(tmp_path, "dataset.source_values={range: [0, 65535]}", right) == 0
+    said = capsys.readouterr().err
+    assert "of dataset.source_values.range [0, 65535]; set it to the lowest and highest value of all files" in said
+    assert "dataset.target_values" not in said
+    assert dataset(tmp_path, "dataset.source_values={range: [0, 4095]}", right) == 0
+    assert "a small part of" not in capsys.readouterr().err
+
+
+def test_pictures_of_classes_are_read_as_label_maps_if_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    too_many_classes(tmp_path / "data")
+    assert dataset(tmp_path) == 0
+    assert "if the values are classes, number them 0 … 6 and set dataset.num_labels" in capsys.readouterr().err
+    assert dataset(tmp_path, "dataset.num_labels=7") == 0
+    assert "look like maps of classes" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", ["file_name;target_file_name\nA/0.png;B/0.png\n", "file_name\nA/\udcff.png\n"])
+def test_the_layout_is_set_where_a_description_cannot_be_read(
+    rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    images(tmp_path / "data", "A", "B")
+    (tmp_path / "data/metadata.csv").write_text(rows, encoding="utf-8", errors="surrogateescape")
+    assert dataset(tmp_path) == 2
+    assert "or set dataset.layout if the folders say enough." in capsys.readouterr().err
+    assert dataset(tmp_path, "dataset.layout=parallel") == 0
 
 
 @pytest.mark.parametrize("change", ["dataset.layout=unpaired", ""])
@@ -340,9 +398,15 @@ FOLLOWED = {
     ),
     "set dataset.on_error: skip to leave them out.": "damaged",
     "set dataset.num_labels to the number of classes ({} or more)": "test_the_number_of_classes_is_named",
-    "set dataset.white_point to their largest value, such as {}, else brighten them": (
-        "test_the_white_point_that_is_named_brightens"
+    "set dataset.{}_values to {channels: {}, range: [0, {}]} with their largest value, else brighten them": (
+        "test_the_range_that_is_named_keeps_every_level"
     ),
+    "set it to the lowest and highest value of all files": "test_a_range_that_is_too_wide_is_set_to_that_of_the_files",
+    "set {}.channels to {} if all files have that many": "test_what_is_said_about_stated_numbers_leads_on",
+    "set {}.range to the lowest and highest value of all files": "test_what_is_said_about_stated_numbers_leads_on",
+    "set {}.type to another type, or save the files as {}": "test_what_is_said_about_stated_numbers_leads_on",
+    "set dataset.num_labels": "test_pictures_of_classes_are_read_as_label_maps_if_they_are",
+    "set dataset.layout if the folders say enough.": "test_the_layout_is_set_where_a_description_cannot_be_read",
     "set dataset.layout: parallel if images of equal names are partners, use teacher.family {}": (
         "test_names_that_are_equal_on_both_sides_are_taken_for_partners"
     ),
@@ -382,6 +446,20 @@ FOLLOWED_ELSEWHERE = {
         "tests/components/teacher/test_stage.py"
     ),
     "set dataset.source to the path of your copy (terms: {})": "tests/components/catlib/data/test_locating.py",
+    "set both dataset.source_values and dataset.target_values, or neither.": "tests/components/test_science_images.py",
+    "set dataset.{}_values alike, or give the dataset that they were trained on.": (
+        "tests/components/test_science_images.py"
+    ),
+    "set teacher.family={}, or leave teacher.start_from out.": "tests/components/catlib/training/test_starting.py",
+    "set teacher.{}.{}={}": "tests/components/catlib/training/test_starting.py",
+    "set {}.stop_on: [] to go on from here.": "tests/components/catlib/training/test_watching.py",
+    "set compile: false.": "tests/components/catlib/distributed/test_devices.py",
+    "set resources.profile to cpu.": "tests/components/catlib/distributed/test_devices.py",
+    "set dataset.dont_care_plane: true": "tests/components/catlib/diagnosis/test_datasets.py",
+    "set distill.distiller: mse": "tests/components/catlib/diagnosis/test_recorded.py",
+    "set teacher.generator.norm.track_running_stats: true (a student's: prune.student_norm) or norm.kind: instance": (
+        "tests/components/catlib/diagnosis/test_recorded.py"
+    ),
 }
 """The same for advice whose message a test beside its code provokes."""
 

@@ -287,6 +287,8 @@ def _on_this_machine(setting: str, reading: Reading, plan: Plan) -> Iterator[Fin
             yield wrong(f"{setting} {path} does not exist on this machine; correct the path, or put the file there.")
         elif setting == "dataset.source":
             yield from _images_here(path, reading)
+        elif _is_earlier_teacher(setting, reading.address):
+            yield from _earlier_teacher(plan)
         elif setting.endswith(".uri") or path.name.endswith(STATE_DICTS):
             yield from _file_here(setting, path, reading)
         else:
@@ -307,6 +309,22 @@ def _images_here(path: Path, reading: Reading) -> Iterator[Finding]:
     names = (found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
     if not _holds_images(names):
         yield wrong(f"dataset.source {path} holds neither images nor archives of images; correct the path.")
+
+
+def _is_earlier_teacher(setting: str, address: str) -> bool:
+    """Whether an address names the artifact of a teacher to start from, a folder; all other weights are files."""
+    return setting == "teacher.start_from.uri" and not address.endswith(STATE_DICTS)
+
+
+def _earlier_teacher(plan: Plan) -> Iterator[Finding]:
+    """Compares a recipe's teacher with the one on this machine that it starts from."""
+    start = plan.recipe.teacher.start_from
+    assert start is not None
+    try:
+        networks = open_networks(Path(start.uri), "teacher")
+        check_earlier_generators(start, plan.recipe.teacher, networks, plan.recipe.dataset.crop_size)
+    except UserError as error:
+        yield Finding(error, certain=True)
 
 
 def _file_here(setting: str, path: Path, reading: Reading) -> Iterator[Finding]:
@@ -354,7 +372,7 @@ def _in_store(setting: str, address: str, plan: Plan) -> Iterator[Finding]:
         return
     if not names:
         yield wrong(f"{setting} {shown(address)} holds nothing; correct the address, or upload what it names.")
-    elif setting.endswith(".uri"):
+    elif setting.endswith(".uri") and not _is_earlier_teacher(setting, address):
         yield wrong(
             f"{setting} {shown(address)} is a folder, but a file is needed; give the address of the file in it."
         )
@@ -363,19 +381,6 @@ def _in_store(setting: str, address: str, plan: Plan) -> Iterator[Finding]:
             f"{setting} {shown(address)} holds {len(names)} files, but neither images nor archives of images; correct "
             "the address."
         )
-
-
-def _earlier_teacher(plan: Plan) -> Iterator[Finding]:
-    """Compares a recipe's teacher with the one that it starts from, if that lies on this machine."""
-    start = plan.recipe.teacher.start_from
-    if start is None or not start.is_artifact or plan.in_pods or plan.pipeline not in ("compress", "sweep"):
-        return
-    if Path(start.uri).exists():
-        try:
-            networks = open_networks(Path(start.uri), "teacher")
-            check_earlier_generators(start, plan.recipe.teacher, networks, plan.recipe.dataset.crop_size)
-        except UserError as error:
-            yield Finding(error, certain=True)
 
 
 CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
@@ -387,6 +392,5 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     _checkpoints,
     _root,
     _content,
-    _earlier_teacher,
 )
 """The checks that need no cluster, in the order in which their findings are shown."""

@@ -243,8 +243,16 @@ def test_an_earlier_teacher_must_be_one_and_fit_the_recipe(tmp_path: Path) -> No
     assert "is a teacher of family pix2pix, but teacher.family is cyclegan" in other
     with writing(tmp_path / "images", kind="dataset", config=smoke.dataset):
         pass
+    (tmp_path / "x.pth").mkdir()
     images = one(found(f"teacher.start_from={tmp_path / 'images'}", in_pods=False), certain=True)
     assert "dataset" in images and "teacher" in images
+    gone = one(found(f"teacher.start_from={tmp_path / 'gone'}", in_pods=False), certain=True)
+    assert gone.startswith(f"teacher.start_from.uri {tmp_path}/gone does not exist on this machine")
+    folder = one(found(f"teacher.start_from={tmp_path / 'x'}.pth", in_pods=False), certain=True)
+    assert "a file is needed" in folder
+    assert "cannot be read (File name too long)" in one(
+        found(f"teacher.start_from={'x' * 300}", in_pods=False), certain=True
+    )
 
 
 @pytest.mark.parametrize("students", [[], "", [""], [3]])
@@ -344,6 +352,9 @@ def test_addresses_in_the_store_are_looked_at(
     assert "holds nothing" in one(about("s3://cat/imags"), certain=True)
     assert "neither images nor archives" in one(about("s3://cat/texts"), certain=True)
     assert "has no bucket 'dog'" in one(about("s3://dog/images"), certain=True)
+    assert found("teacher.start_from=s3://cat/images", SECRET, in_pods=in_pods) == ([], []), "a teacher is a folder"
+    weights = one(found("evaluate.lpips.weights.uri=s3://cat/images", SECRET, in_pods=in_pods), certain=True)
+    assert "is a folder, but a file is needed" in weights
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "refuses the credentials" in one(about("s3://cat/images"), certain=True)
 

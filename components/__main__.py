@@ -31,7 +31,7 @@ from components.catlib.config import Recipe
 from components.catlib.config.described import described
 from components.catlib.distributed.ending import ending_together
 from components.catlib.errors import UserError
-from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave
+from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, note
 from components.catlib.memory import telling_out_of_memory
 from components.catlib.recipes import load_recipe
 from components.catlib.storage.settings import WAIT_VARIABLE
@@ -42,7 +42,11 @@ from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
-    options = _parser().parse_args(arguments)
+    try:
+        options = _parser().parse_args(arguments)
+    except UserError as error:
+        note(f"error: {error}")
+        return error.exit_code
     logging.basicConfig(
         level=logging.INFO,
         format=f"[{options.stage}] %(message)s",

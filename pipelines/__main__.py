@@ -11,6 +11,7 @@ import argparse
 import json
 
 from components import __version__
+from components.catlib.errors import UserError
 from components.catlib.exits import EXIT_CTRL_C, Parser, answer, exit_code, leave, note
 from components.kubeflow import DEFAULT_IMAGE
 from pipelines import collecting, completion
@@ -20,7 +21,11 @@ from pipelines.failure import RunFailed
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted, 1 anything else."""
-    options = _parser().parse_args(arguments)
+    try:
+        options = _parser().parse_args(arguments)
+    except UserError as error:
+        note(f"error: {error}")
+        return error.exit_code
 
     failed = False
 

@@ -21,7 +21,7 @@ from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow, recording
 FIRST = "first-run"
 """Id of the run whose report the store holds."""
 
-ONCE = ("prepare-dataset", "measure-real-images", "train-teacher")
+ONCE = ("prepare-dataset", "check-images", "measure-real-images", "train-teacher")
 PER_BUDGET = ("prune-teacher", "distill-student", "evaluate-student", "export-student")
 ALL = [*ONCE, *(f"{stage}{after}" for after in ("", " 1", " 2") for stage in PER_BUDGET)]
 

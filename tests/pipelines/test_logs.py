@@ -110,7 +110,7 @@ def test_an_unknown_task_names_those_that_there_are(
     running: KubeflowServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (error,) = logs(running, capsys, "--task", "train", code=2)
-    assert "it has prepare-dataset, measure-real-images, train-teacher, prune-teacher 0.3x" in error
+    assert "it has prepare-dataset, check-images, measure-real-images, train-teacher, prune-teacher 0.3x" in error
 
 
 def test_a_task_without_a_pod_says_why(running: KubeflowServer, capsys: pytest.CaptureFixture[str]) -> None:

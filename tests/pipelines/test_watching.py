@@ -19,7 +19,7 @@ from tests.pipelines.argo import Stage, waiting
 from tests.pipelines.kubeflow_server import RUN_ID, KubeflowServer, kubeflow
 
 STEP = "[teacher] step 30/60  epoch 0  12.5 images/s  ETA 0:05:10  learning rate 0.0002  gan 0.5"
-PREPARED = {"prepare-dataset": "Succeeded", "measure-real-images": "Succeeded"}
+PREPARED = dict.fromkeys(("prepare-dataset", "check-images", "measure-real-images"), "Succeeded")
 TRAINED = {**PREPARED, "train-teacher": "Succeeded"}
 STUDENT = ("prune-teacher", "distill-student", "evaluate-student", "export-student")
 
@@ -80,15 +80,16 @@ def test_waiting_tells_of_every_change_once_with_the_place_of_the_stage(
         ),
     ]
     said = watched(server, capsys, "--budget", "0.4x", "0.2x")
-    assert said[:6] == [
-        "stage 1 of 12, prepare-dataset: running",
-        "stage 1 of 12, prepare-dataset: succeeded",
-        "stage 2 of 12, measure-real-images: succeeded",
-        "stage 3 of 12, train-teacher: succeeded",
-        "stage 4 of 12, prune-teacher 0.4x: running",
-        "stage 8 of 12, prune-teacher 0.2x: cached",
+    assert said[:7] == [
+        "stage 1 of 13, prepare-dataset: running",
+        "stage 1 of 13, prepare-dataset: succeeded",
+        "stage 2 of 13, check-images: succeeded",
+        "stage 3 of 13, measure-real-images: succeeded",
+        "stage 4 of 13, train-teacher: succeeded",
+        "stage 5 of 13, prune-teacher 0.4x: running",
+        "stage 9 of 13, prune-teacher 0.2x: cached",
     ]
-    assert said[-1] == "stage 12 of 12, write-report: cached"
+    assert said[-1] == "stage 13 of 13, write-report: cached"
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -102,7 +103,7 @@ def test_tasks_carry_their_budgets_whatever_the_clusters_settings(
     rounds = {f"prune-teacher {number}" if number else "prune-teacher": "Succeeded" for number in range(9)}
     server.history = [("RUNNING", {**TRAINED, **rounds, "distill-student 7": "Running"})]
     tasks = tasks_of(server, capsys)
-    assert len(tasks) == 3 + 4 * 9 + 1
+    assert len(tasks) == 4 + 4 * 9 + 1
     assert [tasks[f"prune-teacher {budget}"] for budget in budgets] == ["SUCCEEDED"] * 9
     assert tasks["distill-student 0.2x"] == "RUNNING"
     assert tasks["distill-student 0.3x"] == "PENDING"
@@ -145,7 +146,7 @@ def test_the_newest_training_line_and_the_time_left_are_shown(
     server.logs = {"train-teacher": f"[teacher] reading images\n{older}\n{STEP}\n[teacher] saved a checkpoint\n"}
     said = watched(server, capsys)
     shown = [line for line in said if "step" in line]
-    assert shown == [f"stage 3 of 8, train-teacher, 0:05:10 left: {STEP.removeprefix('[teacher] ')}"]
+    assert shown == [f"stage 4 of 9, train-teacher, 0:05:10 left: {STEP.removeprefix('[teacher] ')}"]
 
 
 def test_a_log_that_cannot_be_read_leaves_the_watch_alone(
@@ -153,7 +154,7 @@ def test_a_log_that_cannot_be_read_leaves_the_watch_alone(
 ) -> None:
     server.history = [("RUNNING", {**PREPARED, "train-teacher": "Running"}), ("SUCCEEDED", TRAINED)]
     said = watched(server, capsys)
-    assert "stage 3 of 8, train-teacher: running" in said
+    assert "stage 4 of 9, train-teacher: running" in said
     assert not any("left" in line for line in said)
 
 

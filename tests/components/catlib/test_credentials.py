@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from components.__main__ import main
 from components.catlib.config import DatasetConfig, Recipe, ReportConfig, TeacherConfig, validate
 from components.catlib.credentials import credential_in, refuse_credentials, refuse_in_arguments, without_credentials
 from components.catlib.errors import UserError
@@ -192,3 +193,10 @@ def test_no_argument_takes_one_and_the_message_names_the_way(arguments: list[str
     with pytest.raises(UserError, match=f"^{message}") as caught:
         refuse_in_arguments(arguments)
     assert SECRET not in str(caught.value)
+
+
+def test_a_stage_given_one_ends_with_one_sentence_that_does_not_repeat_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset", "--recipe", "smoke", "--source", HELD[0]]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("error: --source holds a user name or password")
+    assert SECRET not in sentence

@@ -152,9 +152,12 @@ def _given(task: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def in_order(tasks: Mapping[str, Any]) -> list[str]:
-    """Returns the names of tasks so that every task stands after those that it needs."""
+    """Returns the names of tasks so that every task stands after those that it needs, in the same order every time.
+
+    A pipeline's file and Kubeflow's answers hold tasks in any order (a protobuf map), so names decide between equals.
+    """
     ordered: list[str] = []
-    left = list(tasks)
+    left = sorted(tasks)
     while left:
         ready = next((name for name in left if not set(tasks[name].get("dependentTasks", ())) & set(left)), left[0])
         ordered.append(ready)

@@ -17,7 +17,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from components.catlib.config import TrainingConfig
-from components.catlib.data.batches import Batch, TrainingBatches
+from components.catlib.data.batches import TrainingBatches
+from components.catlib.data.reading_ahead import reading_ahead
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.ending import ending_together
 from components.catlib.distributed.processes import (
@@ -113,13 +113,13 @@ def train(
         _reporting(folder, progress, config=config, total_steps=total_steps, seconds=upkeep.log_seconds) as log,
         _stoppable(progress, total_steps, checkpoints) as stop,
         checkpoints or contextlib.nullcontext(),
-        _read_ahead(batches, steps, rows) as upcoming,
+        reading_ahead(batches, steps, rows, device=accelerator.device, memory_format=memory_format) as upcoming,
     ):
         for step, batch in upcoming:
             epoch = step // batches.steps_per_epoch
             _set_learning_rates(objective, learning_rate_factor(config, epoch, progress.scores))
 
-            losses = objective.step(batch.to(accelerator.device, memory_format=memory_format))
+            losses = objective.step(batch)
             figures = _finite(losses, step + 1, total_steps)
             average_buffers(accelerator, objective.networks.values())
             averages.update()
@@ -316,18 +316,3 @@ def _reporting(
 
 def _picture_path(folder: Path, step: int) -> Path:
     return folder / f"samples_{step:07d}.webp"
-
-
-@contextlib.contextmanager
-def _read_ahead(batches: TrainingBatches, steps: range, rows: slice) -> Iterator[Iterator[tuple[int, Batch]]]:
-    """Yields the steps with this process's rows of their batches; a thread prepares a batch while the last is used."""
-    with ThreadPoolExecutor(1, "batches") as reader:
-
-        def upcoming() -> Iterator[tuple[int, Batch]]:
-            prepared = [reader.submit(batches.batch, step, rows) for step in steps[:1]]
-            for step in steps:
-                batch = prepared.pop().result()
-                prepared += [reader.submit(batches.batch, step + 1, rows)] if step + 1 in steps else []
-                yield step, batch
-
-        yield upcoming()

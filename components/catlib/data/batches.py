@@ -5,8 +5,9 @@ Suffixes: N images of a batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from components.catlib.config import RGB, ValuesConfig
 from components.catlib.data.enough import check_batch_size
 from components.catlib.data.labels import semantic_planes
-from components.catlib.data.packed import PackedDataset, SplitName
+from components.catlib.data.packed import PackedDataset, PackedSummary, SplitName
 from components.catlib.data.resizing import as_image, resize
 
 # Each kind of draw has its own stream of random numbers, so one kind never changes the numbers of another.
@@ -25,7 +26,7 @@ _SHUFFLE, _PARTNERS, _SOURCE_CROPS, _TARGET_CROPS = range(4)
 
 @dataclass(frozen=True)
 class Batch:
-    """Source and target images.
+    """Source and target images, as networks see them.
 
     Attributes:
         source: float32 [N, C, H, W] in [-1, 1], or semantic planes, float32 [N, C, H, W] of 0 and 1.
@@ -37,10 +38,71 @@ class Batch:
 
     def to(self, device: torch.device | str, *, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
         """Returns the batch on a device, in a memory format such as `torch.channels_last` (default: unchanged)."""
-        source, target = (
-            images.to(device, non_blocking=True, memory_format=memory_format) for images in (self.source, self.target)
-        )
+        source, target = (images.to(device, memory_format=memory_format) for images in (self.source, self.target))
         return Batch(source, target)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Source and target images as they are packed, in a quarter of the bytes or less; `to` makes a `Batch` of them.
+
+    Attributes:
+        source: uint8, uint16 or float32 [N, C, H, W]; or label maps, uint8 [N, H, W].
+        target: uint8, uint16 or float32 [N, C, H, W].
+        instances: Instance ids of label maps, int32 [N, H, W], or None.
+        summary: What the numbers mean: the facts about the dataset.
+    """
+
+    source: Tensor
+    target: Tensor
+    instances: Tensor | None
+    summary: PackedSummary
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that travel to a device."""
+        return sum(part.nbytes for part in (self.source, self.target, self.instances) if part is not None)
+
+    def pinned(self) -> PackedBatch:
+        """Returns the batch in page-locked memory, from which a GPU copies while the program goes on."""
+        return self._with(lambda part: part.pin_memory())
+
+    def to(self, device: torch.device | str, *, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
+        """Copies the batch to a device and makes floats and planes there, without waiting for a GPU.
+
+        Args:
+            device: The device.
+            memory_format: Order in memory, such as `torch.channels_last`; default: [N, C, H, W].
+
+        Returns:
+            The batch; on every device the same numbers, to the last bit.
+        """
+        device, values = torch.device(device), self.summary.values
+        there = self if device.type == "mps" else self._with(partial(_moved, device=device))
+        target = to_unit_range(there.target, values["target"])
+        if self.summary.pairing == "labels":
+            assert self.summary.num_labels is not None
+            source = semantic_planes(
+                there.source,
+                there.instances,
+                num_labels=self.summary.num_labels,
+                dont_care_plane=self.summary.dont_care_plane,
+            )
+        else:
+            source = to_unit_range(there.source, values["source"])
+        return Batch(source, target).to(device, memory_format=memory_format)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
+        return PackedBatch(
+            change(self.source),
+            change(self.target),
+            None if self.instances is None else change(self.instances),
+            self.summary,
+        )
+
+
+def _moved(part: Tensor, *, device: torch.device) -> Tensor:
+    return part.to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -99,7 +161,14 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, dataset: PackedDataset, *, batch_size: int, flip: bool, seed: int, section: str = "teacher"
+        self,
+        dataset: PackedDataset,
+        *,
+        batch_size: int,
+        flip: bool,
+        seed: int,
+        section: str = "teacher",
+        pinned: bool = False,
     ) -> None:
         """Prepares batches of a dataset's training split.
 
@@ -109,11 +178,13 @@ class TrainingBatches:
             flip: Whether crops are mirrored with probability ½.
             seed: Seed of the order of images, their partners and their crops.
             section: The section of the recipe, for messages.
+            pinned: Whether batches lie in page-locked memory, which needs CUDA.
 
         Raises:
             UserError: A domain has no training images, or there are fewer than one batch.
         """
         self._dataset = dataset
+        self._pinned = pinned
         self._batch_size = batch_size
         self._flip = flip
         self._seed = seed
@@ -126,8 +197,8 @@ class TrainingBatches:
         self.steps_per_epoch = self._num_images // batch_size
         """Number of full batches in an epoch."""
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """Returns the batch of a step.
+    def batch(self, step: int, rows: slice = slice(None)) -> PackedBatch:
+        """Returns the batch of a step. Several threads may ask at the same time.
 
         Args:
             step: Number of the step, counted from 0 over all epochs.
@@ -135,17 +206,18 @@ class TrainingBatches:
         """
         return self._batch(step, rows)
 
-    def sample(self, count: int) -> Batch:
+    def sample(self, count: int) -> PackedBatch:
         """Returns the first images that training sees, as the crops that it sees.
 
         Args:
             count: Number of images; they repeat if there are fewer.
         """
         first = [self._batch(step, slice(None)) for step in range(-(-count // self._batch_size))]
-        source, target = (torch.cat([getattr(batch, side) for batch in first]) for side in ("source", "target"))
-        return Batch(source[:count], target[:count])
+        source, target = (torch.cat([getattr(batch, side) for batch in first])[:count] for side in ("source", "target"))
+        instances = [batch.instances for batch in first if batch.instances is not None]
+        return PackedBatch(source, target, torch.cat(instances)[:count] if instances else None, self._dataset.summary)
 
-    def _batch(self, step: int, rows: slice) -> Batch:
+    def _batch(self, step: int, rows: slice) -> PackedBatch:
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self._epoch_order(epoch)[position * self._batch_size :][: self._batch_size]
         source_crops = self._draw_crops(_SOURCE_CROPS, step)
@@ -156,13 +228,13 @@ class TrainingBatches:
             partners, target_crops = chosen, source_crops
         chosen, partners = chosen[rows] % len(self._source), partners[rows]
         source_crops, target_crops = source_crops[rows], target_crops[rows]
-        source = self._cut(self._source, chosen, source_crops)
-        values = self._dataset.values
-        target = to_unit_range(self._cut(self._target, partners, target_crops), values["target"])
-        if self._dataset.pairing != "labels":
-            return Batch(to_unit_range(source, values["source"]), target)
-        instances = None if self._instances is None else self._cut(self._instances, chosen, source_crops)
-        return Batch(_semantics(self._dataset, source, instances), target)
+        packed = PackedBatch(
+            self._cut(self._source, chosen, source_crops),
+            self._cut(self._target, partners, target_crops),
+            None if self._instances is None else self._cut(self._instances, chosen, source_crops),
+            self._dataset.summary,
+        )
+        return packed.pinned() if self._pinned else packed
 
     def _random(self, stream: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, stream, index])
@@ -182,8 +254,8 @@ class TrainingBatches:
             flip=self._flip,
         )
 
-    def _cut(self, images: NDArray, chosen: NDArray[np.int64], crops: Crops) -> NDArray:
-        return crop_and_flip(images, chosen, crops, self._dataset.crop_size)
+    def _cut(self, images: NDArray, chosen: NDArray[np.int64], crops: Crops) -> Tensor:
+        return torch.from_numpy(crop_and_flip(images, chosen, crops, self._dataset.crop_size))
 
 
 def evaluation_batches(
@@ -205,13 +277,12 @@ def evaluation_batches(
     count = count if limit is None else min(count, limit)
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
-        source, target = (_at_crop_size(part[rows], dataset.crop_size) for part in (images.source, images.target))
-        if dataset.pairing == "labels":
-            instances = None if images.instances is None else _at_crop_size(images.instances[rows], dataset.crop_size)
-            yield Batch(_semantics(dataset, source, instances), images_to_tensor(target, dataset.values["target"]))
-        else:
-            values = dataset.values
-            yield Batch(images_to_tensor(source, values["source"]), images_to_tensor(target, values["target"]))
+        source, target, instances = (
+            None if part is None else _channels_first(_at_crop_size(part[rows], dataset.crop_size))
+            for part in (images.source, images.target, images.instances)
+        )
+        assert source is not None and target is not None
+        yield PackedBatch(source, target, instances, dataset.summary).to("cpu")
 
 
 def crop_and_flip(images: NDArray, chosen: NDArray[np.int64], crops: Crops, size: tuple[int, int]) -> NDArray:
@@ -235,17 +306,32 @@ def crop_and_flip(images: NDArray, chosen: NDArray[np.int64], crops: Crops, size
     return cut
 
 
-def to_unit_range(images_NCHW: NDArray, values: ValuesConfig = RGB) -> Tensor:
-    """Converts packed numbers [N, C, H, W] to float32 in [-1, 1]: the lowest value of their range becomes -1."""
+def to_unit_range(images_NCHW: NDArray | Tensor, values: ValuesConfig = RGB) -> Tensor:
+    """Converts packed numbers [N, C, H, W] to float32 in [-1, 1]: the lowest value of their range becomes -1.
+
+    Args:
+        images_NCHW: The numbers, in NumPy's memory or on any device with float64.
+        values: What they mean.
+
+    Returns:
+        The images on the device of the numbers; on every device the same ones, to the last bit.
+    """
+    numbers = images_NCHW if isinstance(images_NCHW, Tensor) else torch.from_numpy(images_NCHW)
     if (values.type, values.range) == (RGB.type, RGB.range):
-        return torch.from_numpy(images_NCHW).to(torch.float32).div_(127.5).sub_(1)
+        # GPUs multiply by the reciprocal of a Python number, which rounds differently.
+        return numbers.to(torch.float32).div_(torch.full((), 127.5, device=numbers.device)).sub_(1)
     low, high = values.range
-    return torch.from_numpy(((images_NCHW - np.float64(low)) * (2 / (high - low)) - 1).astype(np.float32))
+    return (numbers.to(torch.float64) - low).mul_(2 / (high - low)).sub_(1).to(torch.float32)
 
 
 def images_to_tensor(images: NDArray, values: ValuesConfig = RGB) -> Tensor:
     """Converts whole packed images, [N, H, W, C], to float32 [N, C, H, W] in [-1, 1]."""
-    return to_unit_range(images.transpose(0, 3, 1, 2).copy(), values)
+    return to_unit_range(_channels_first(images), values)
+
+
+def _channels_first(images: NDArray) -> Tensor:
+    """Copies packed images, [N, H, W] or [N, H, W, C]; torch does not take read-only memory."""
+    return torch.from_numpy((images.transpose(0, 3, 1, 2) if images.ndim == 4 else images).copy())
 
 
 def _at_crop_size(images: NDArray, size: tuple[int, int]) -> NDArray:
@@ -255,13 +341,3 @@ def _at_crop_size(images: NDArray, size: tuple[int, int]) -> NDArray:
     for row, image in enumerate(images):
         resized[row] = resize(as_image(image), size)
     return resized
-
-
-def _semantics(dataset: PackedDataset, labels: NDArray[np.uint8], instances: NDArray[np.int32] | None) -> Tensor:
-    assert dataset.num_labels is not None
-    return semantic_planes(
-        torch.from_numpy(np.array(labels)),
-        None if instances is None else torch.from_numpy(np.array(instances)),
-        num_labels=dataset.num_labels,
-        dont_care_plane=dataset.dont_care_plane,
-    )

@@ -26,25 +26,17 @@ def semantic_planes(
         float32 [N, C, H, W] of 0 and 1: one plane per class, then the don't-care plane, then the instance edges; the
         last two only if requested.
     """
-    classes = [*range(num_labels), DONT_CARE] if dont_care_plane else [*range(num_labels)]
-    planes = [one_hot(labels_NHW, classes)]
+    num_images, *size = labels_NHW.shape
+    num_planes = num_labels + dont_care_plane + (instances_NHW is not None)
+    planes = torch.empty((num_images, num_planes, *size), dtype=torch.float32, device=labels_NHW.device)
+    # Made on the device: a list of Python's would have to be copied there, and the program would wait for it.
+    classes_1C11 = torch.arange(num_labels, dtype=torch.uint8, device=labels_NHW.device).view(1, -1, 1, 1)
+    torch.eq(labels_NHW.unsqueeze(1), classes_1C11, out=planes[:, :num_labels])
+    if dont_care_plane:
+        planes[:, num_labels] = labels_NHW == DONT_CARE
     if instances_NHW is not None:
-        planes.append(instance_edges(instances_NHW).float().unsqueeze(1))
-    return torch.cat(planes, dim=1) if len(planes) > 1 else planes[0]
-
-
-def one_hot(labels_NHW: Tensor, classes: list[int]) -> Tensor:
-    """Encodes labels as one plane per class.
-
-    Args:
-        labels_NHW: uint8 labels.
-        classes: The C labels that get a plane, in this order.
-
-    Returns:
-        float32 [N, C, H, W]: 1 where the pixel has the plane's label, else 0.
-    """
-    classes_1C11 = torch.tensor(classes, dtype=torch.uint8, device=labels_NHW.device).view(1, -1, 1, 1)
-    return (labels_NHW.unsqueeze(1) == classes_1C11).float()
+        planes[:, -1] = instance_edges(instances_NHW)
+    return planes
 
 
 def instance_edges(instances_NHW: Tensor) -> Tensor:

@@ -74,6 +74,11 @@ class Accelerator:
         """Whether this process is the first one, which reads and writes for all."""
         return self.process_index == 0
 
+    @property
+    def runs_behind(self) -> bool:
+        """Whether the device computes while the program goes on, so that asking for a number waits for it."""
+        return self.device.type != "cpu"
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context in which torch uses the short type where it suits; in fp32 the context does nothing."""
         if self.precision == "fp32" or self._measures:
@@ -128,14 +133,6 @@ class Accelerator:
         else:
             self.scaler.step(optimizer)
             self.scaler.update()
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Returns the mean over the processes of values that each of them has."""
-        if self.num_processes == 1:
-            return values
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total / self.num_processes
 
 
 def _widened(outputs: Any) -> Any:

@@ -57,6 +57,7 @@ def same_weights(accelerator: Accelerator, networks: Iterable[nn.Module]) -> Non
                 distributed.broadcast(values, src=0)
 
 
+@torch.no_grad()
 def average_gradients(accelerator: Accelerator, optimizer: Optimizer) -> None:
     """Replaces the gradients that an optimiser will use by their mean over the processes.
 
@@ -81,8 +82,7 @@ def _average(accelerator: Accelerator, tensors: list[Tensor]) -> None:
     distributed.all_reduce(values)
     values /= accelerator.num_processes
     parts = values.split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
 
 
 def agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:

@@ -10,7 +10,7 @@ from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.image_pool import ImagePool, random_state, restore_random_state
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
+from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, prepare, total, update
 from components.catlib.objectives.reconstruction import l1_loss
 
 _DOMAINS = ("target", "source")
@@ -60,7 +60,7 @@ class CycleGanObjective:
             batch: Unpaired images on the accelerator's device.
 
         Returns:
-            Detached scalars, averaged over processes. "generator" is the sum of "adversarial_<domain>",
+            Detached scalars of this process. "generator" is the sum of "adversarial_<domain>",
             "cycle_<domain>" and "identity_<domain>" (of images of that domain). "discriminator" is the sum of
             "discriminator_<domain>" and, with `wgangp`, "gradient_penalty_<domain>". All parts are weighted.
         """
@@ -77,7 +77,7 @@ class CycleGanObjective:
         parts = self._judge(batch, fakes)
         update(self._accelerator, self.optimizers["discriminator"], _noting(parts, judging))
         judging["discriminator"] = total(judging)
-        return averaged(self._accelerator, generating | judging)
+        return detached(generating | judging)
 
     def _generate(self, batch: Batch, fakes: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Yields the parts of the generators' loss by groups that share a graph; fills the generated images by domain.

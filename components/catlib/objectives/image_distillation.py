@@ -11,7 +11,7 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.adversarial import generator_loss
-from components.catlib.objectives.optimisation import averaged, frozen, update
+from components.catlib.objectives.optimisation import detached, frozen, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.pix2pix import patch_discriminator_losses
 from components.catlib.objectives.reconstruction import reconstruction_loss
@@ -78,7 +78,7 @@ class ImageDistillation:
             batch: On the accelerator's device; in every process at least 2 images for kernel alignment (3 centred).
 
         Returns:
-            Detached scalars, averaged over processes. "discriminator" is made of "discriminator_fake" and
+            Detached scalars of this process. "discriminator" is made of "discriminator_fake" and
             "discriminator_real" as `patch_discriminator_losses` describes. "generator" is the sum of "adversarial",
             "reconstruction" and "distillation", which are weighted. The distiller's figure, such as
             "misalignment_<layer>" = 1 − KA, is not.
@@ -109,7 +109,7 @@ class ImageDistillation:
                 assert wanted is not None
                 generating["reconstruction"] = config.reconstruction.weight * self._reconstruction_loss(fake, wanted)
         losses = self._student.update(generating, features, teacher_features)
-        return averaged(self._accelerator, judging | losses)
+        return detached(judging | losses)
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns nothing: networks and optimisers are the whole state."""

@@ -9,7 +9,7 @@ from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
-from components.catlib.objectives.optimisation import averaged, total, update
+from components.catlib.objectives.optimisation import detached, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.spade import SpadeAdversary
 from components.catlib.objectives.student import StudentTraining
@@ -64,7 +64,7 @@ class LabelDistillation:
             batch: On the accelerator's device; in every process at least 2 images for kernel alignment (3 centred).
 
         Returns:
-            Detached scalars, averaged over processes. "generator" is the sum of "adversarial", "feature_matching",
+            Detached scalars of this process. "generator" is the sum of "adversarial", "feature_matching",
             "perceptual" and "distillation". "discriminator" is the sum of "discriminator_fake", "discriminator_real"
             and, with `wgangp`, "gradient_penalty". All parts are weighted. The distiller's figure, such as
             "misalignment_<layer>" = 1 − KA, is not.
@@ -83,7 +83,7 @@ class LabelDistillation:
             judging = self._adversary.discriminator_losses(batch, self._student.image(batch.source))
         judging["discriminator"] = total(judging)
         update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
-        return averaged(self._accelerator, losses | judging)
+        return detached(losses | judging)
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns nothing: networks and optimisers are the whole state."""

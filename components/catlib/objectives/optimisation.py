@@ -97,7 +97,6 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def averaged(accelerator: Accelerator, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns detached scalars, averaged over processes."""
-    values = accelerator.mean(torch.stack([loss.detach() for loss in losses.values()]))
-    return dict(zip(losses, values.unbind(), strict=True))
+def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns scalars without their graphs; they stay on the device."""
+    return {name: loss.detach() for name, loss in losses.items()}

@@ -10,7 +10,7 @@ from components.catlib.config.losses import AdversarialConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
+from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, prepare, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.reconstruction import reconstruction_loss
 
@@ -60,7 +60,7 @@ class Pix2PixObjective:
             batch: Paired images on the accelerator's device.
 
         Returns:
-            Detached scalars, averaged over processes. "discriminator" is made of "discriminator_fake" and
+            Detached scalars of this process. "discriminator" is made of "discriminator_fake" and
             "discriminator_real" as `patch_discriminator_losses` describes. "generator" is the sum of "adversarial" and
             "reconstruction", which are weighted.
         """
@@ -84,7 +84,7 @@ class Pix2PixObjective:
         }
         generating["generator"] = total(generating)
         update(self._accelerator, self.optimizers["generator"], [generating["generator"]])
-        return averaged(self._accelerator, judging | generating)
+        return detached(judging | generating)
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns nothing: networks and optimisers are the whole state."""

@@ -9,7 +9,7 @@ from components.catlib.config import SpadeConfig, SpadeDistillConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, prepare, total, update
+from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, prepare, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.reconstruction import feature_matching_loss
 
@@ -59,7 +59,7 @@ class SpadeObjective:
             batch: Semantic planes as source, images as target, on the accelerator's device.
 
         Returns:
-            Detached scalars, averaged over processes. "generator" is the sum of "adversarial", "feature_matching" and
+            Detached scalars of this process. "generator" is the sum of "adversarial", "feature_matching" and
             "perceptual". "discriminator" is the sum of "discriminator_fake", "discriminator_real" and, with `wgangp`,
             "gradient_penalty". All parts are weighted.
         """
@@ -76,7 +76,7 @@ class SpadeObjective:
             judging = self._adversary.discriminator_losses(batch, fake)
         judging["discriminator"] = total(judging)
         update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
-        return averaged(self._accelerator, generating | judging)
+        return detached(generating | judging)
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns nothing: networks and optimisers are the whole state."""

@@ -77,7 +77,12 @@ def train_and_write(
     if config.epochs + config.decay_epochs > 0:
         upkeep = Upkeep.from_environment()
         batches = TrainingBatches(
-            dataset, batch_size=config.batch_size, flip=config.flip, seed=config.seed, section=stage
+            dataset,
+            batch_size=config.batch_size,
+            flip=config.flip,
+            seed=config.seed,
+            section=stage,
+            pinned=accelerator.device.type == "cuda",
         )
         # What the main process finds out holds for all; it alone reads and writes checkpoints.
         origin = from_main(accelerator, lambda: Origin(stage, config, inputs))

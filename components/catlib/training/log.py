@@ -68,19 +68,22 @@ class LogWriter:
         self._first_step = step
         self._begin_interval(step)
 
-    def step(self, step: int, *, epoch: int, seconds: float, learning_rate: float, losses: Mapping[str, float]) -> None:
-        """Notes one optimisation step; reports at the end of an interval and after the first and the last step.
+    def steps(
+        self, step: int, *, epoch: int, seconds: float, learning_rate: float, losses: Sequence[Mapping[str, float]]
+    ) -> None:
+        """Notes optimisation steps; reports at the end of an interval and after the first and the last step.
 
         Args:
-            step: Optimisation steps done, this one included.
-            epoch: The epoch that it belongs to, from 0.
+            step: Optimisation steps done, these included.
+            epoch: The epoch that the last of them belongs to, from 0.
             seconds: Seconds that the training took so far.
-            learning_rate: The generator's learning rate in this step.
-            losses: The loss terms by name.
+            learning_rate: The generator's learning rate in the last of them.
+            losses: The loss terms by name, for each of them.
         """
-        self._bar.update(1)
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._bar.update(len(losses))
+        for values in losses:
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
         duration = time.monotonic() - self._interval_started
         if duration < self._line_seconds and step not in (self._first_step + 1, self._total_steps):
             return

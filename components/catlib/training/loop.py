@@ -17,15 +17,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from components.catlib.config import TrainingConfig
-from components.catlib.data.batches import Batch, TrainingBatches
+from components.catlib.data.batches import TrainingBatches
+from components.catlib.data.reading_ahead import reading_ahead
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.ending import ending_together
 from components.catlib.distributed.processes import (
@@ -38,11 +38,13 @@ from components.catlib.distributed.processes import (
 )
 from components.catlib.errors import Interrupted
 from components.catlib.exits import on_stop
+from components.catlib.training.checking import CHECK_SECONDS, Checks
 from components.catlib.training.checkpoints import Checkpoints, on_cpu
 from components.catlib.training.log import LogWriter, open_log
 from components.catlib.training.moving_average import MovingAverages
 from components.catlib.training.progress import Evaluation, Objective, Progress, opponents
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
+from components.catlib.training.signs import steps_with_signs
 from components.catlib.training.upkeep import Upkeep
 from components.catlib.training.watching import Watch, give_up, watched
 
@@ -70,7 +72,7 @@ def train(
     Without evaluations the result is always the last step.
 
     Several processes train together, each with a share of every batch; the first one alone evaluates and keeps
-    checkpoints.
+    checkpoints. On a GPU the program does not wait for every step; what it does between steps, it does at `Checks`.
 
     Args:
         objective: The objective to train; its networks are on the accelerator's device.
@@ -98,6 +100,7 @@ def train(
     """
     total_steps = (config.epochs + config.decay_epochs) * batches.steps_per_epoch
     evaluation_steps = {round(total_steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
+    sign_steps = steps_with_signs(total_steps)
     time_limit = config.time_limit_seconds or math.inf
     memory_format = torch.channels_last if config.channels_last else torch.preserve_format
     rows = share_of_batch(accelerator, config.batch_size)
@@ -108,34 +111,41 @@ def train(
     started = time.monotonic() - progress.seconds
     progress.ended = _reason_to_end(config, progress, total_steps, out_of_time=progress.seconds >= time_limit)
     steps = range(progress.step, progress.step if progress.ended else total_steps)
+    checks = Checks(
+        accelerator,
+        total_steps=total_steps,
+        planned=evaluation_steps | sign_steps,
+        seconds=min(CHECK_SECONDS, upkeep.log_seconds, upkeep.checkpoint_seconds),
+    )
 
     with (
         _reporting(folder, progress, config=config, total_steps=total_steps, seconds=upkeep.log_seconds) as log,
         _stoppable(progress, total_steps, checkpoints) as stop,
         checkpoints or contextlib.nullcontext(),
-        _read_ahead(batches, steps, rows) as upcoming,
+        reading_ahead(batches, steps, rows, device=accelerator.device, memory_format=memory_format) as upcoming,
     ):
         for step, batch in upcoming:
             epoch = step // batches.steps_per_epoch
             _set_learning_rates(objective, learning_rate_factor(config, epoch, progress.scores))
 
-            losses = objective.step(batch.to(accelerator.device, memory_format=memory_format))
-            figures = _finite(losses, step + 1, total_steps)
+            checks.note(objective.step(batch))
             average_buffers(accelerator, objective.networks.values())
             averages.update()
-
             progress.step = step + 1
-            progress.seconds = time.monotonic() - started
-            rate = objective.optimizers["generator"].param_groups[0]["lr"]
-            log.step(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=figures)
-            failing = watched(watch, progress.step, epoch=epoch, losses=figures, log=log)
-            out_of_time, interrupted, given_up, overdue = agreed(
-                accelerator,
-                progress.seconds >= time_limit,
+            if not checks.due(progress.step):
+                continue
+
+            losses, (out_of_time, interrupted, overdue) = checks.check(
+                progress.step,
+                time.monotonic() - started >= time_limit,
                 stop.is_set(),
-                failing,
                 checkpoints is not None and checkpoints.due(upkeep.checkpoint_seconds),
             )
+            progress.seconds = time.monotonic() - started
+            rate = objective.optimizers["generator"].param_groups[0]["lr"]
+            log.steps(progress.step, epoch=epoch, seconds=progress.seconds, learning_rate=rate, losses=losses)
+            failing = watched(watch, progress.step, epoch=epoch, losses=losses, log=log)
+            given_up = progress.step in sign_steps and any(agreed(accelerator, failing))
 
             evaluated = evaluate is not None and (progress.step in evaluation_steps or out_of_time)
             if evaluated or overdue or interrupted or given_up or out_of_time or progress.step == total_steps:
@@ -159,6 +169,7 @@ def train(
             if last:
                 from_main(accelerator, lambda: give_up(watch))
                 raise Interrupted(_farewell(progress, total_steps, saved=saves))
+            checks.resume()
 
     if not progress.kept:
         averages.apply()
@@ -173,22 +184,6 @@ def _set_learning_rates(objective: Objective, factor: float) -> None:
     for optimizer in objective.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-
-
-def _finite(losses: Mapping[str, Tensor], step: int, total_steps: int) -> dict[str, float]:
-    """Returns the losses as numbers, fetched from the device at once.
-
-    Raises:
-        RuntimeError: One is NaN or infinite.
-    """
-    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise RuntimeError(
-                f"Loss {name!r} is {value} at step {step} of {total_steps}; the training has diverged. "
-                "Lower learning_rate or the weight of that loss; checkpoints of earlier steps are not affected."
-            )
-    return values
 
 
 def _check_weights(networks: Mapping[str, nn.Module], step: int, total_steps: int) -> None:
@@ -316,18 +311,3 @@ def _reporting(
 
 def _picture_path(folder: Path, step: int) -> Path:
     return folder / f"samples_{step:07d}.webp"
-
-
-@contextlib.contextmanager
-def _read_ahead(batches: TrainingBatches, steps: range, rows: slice) -> Iterator[Iterator[tuple[int, Batch]]]:
-    """Yields the steps with this process's rows of their batches; a thread prepares a batch while the last is used."""
-    with ThreadPoolExecutor(1, "batches") as reader:
-
-        def upcoming() -> Iterator[tuple[int, Batch]]:
-            prepared = [reader.submit(batches.batch, step, rows) for step in steps[:1]]
-            for step in steps:
-                batch = prepared.pop().result()
-                prepared += [reader.submit(batches.batch, step + 1, rows)] if step + 1 in steps else []
-                yield step, batch
-
-        yield upcoming()

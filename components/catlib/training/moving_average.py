@@ -39,9 +39,10 @@ class MovingAverages:
         """Updates the averages with the weights after another optimisation step."""
         self._step += 1
         decay = min(self._decay, self._step / (self._step + 10))
-        for name, network in self._networks.items() if self._decay else ():
-            for key, parameter in network.named_parameters():
-                self._averages[name][key].lerp_(parameter, 1 - decay)
+        if self._decay:
+            weights = [parameter for network in self._networks.values() for parameter in network.parameters()]
+            averages = [average for of_network in self._averages.values() for average in of_network.values()]
+            torch._foreach_lerp_(averages, weights, 1 - decay)  # a few kernels for all, not one for each
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -37,6 +37,16 @@ TIMES_PER_LOOK = 4
 Signs = dict[str, float]
 
 
+def steps_with_signs(total_steps: int) -> frozenset[int]:
+    """Returns the steps of a training, counted from 1, after which signs are noted."""
+    spacing = _spacing(total_steps)
+    return frozenset((1, total_steps, *range(spacing, total_steps + 1, spacing)))
+
+
+def _spacing(total_steps: int) -> int:
+    return max(1, total_steps // TIMES)
+
+
 class SignsTaken:
     """Takes the signs of one training."""
 
@@ -61,7 +71,8 @@ class SignsTaken:
         self._objective = objective
         self._batches = batches
         self._device = device
-        self._spacing = max(1, total_steps // TIMES)
+        self._spacing = _spacing(total_steps)
+        self._due = steps_with_signs(total_steps)
         self.total_steps = total_steps
         self._images: Batch | None = None
         self._teachers = teachers or {}
@@ -78,7 +89,7 @@ class SignsTaken:
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
-        if step not in (1, self.total_steps) and step % self._spacing:
+        if step not in self._due:
             return None
         signs = {f"mean/{name}": total / self._steps for name, total in self._sums.items()}
         self._sums, self._steps = {}, 0

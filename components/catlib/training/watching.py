@@ -68,18 +68,21 @@ class Watch:
                 logger.warning("step %d: %s", step, diagnosis)
 
 
-def watched(watch: Watch | None, step: int, *, epoch: int, losses: Mapping[str, float], log: LogWriter) -> bool:
-    """Lets a watch, if there is one, look at a step; returns whether it wants the training to stop.
+def watched(
+    watch: Watch | None, step: int, *, epoch: int, losses: Sequence[Mapping[str, float]], log: LogWriter
+) -> bool:
+    """Lets a watch, if there is one, look at the last steps; returns whether it wants the training to stop.
 
     Args:
         watch: The watch, in the main process.
         step: Optimisation steps done.
         epoch: The epoch, from 0.
-        losses: The losses of the last step.
+        losses: The losses of the last steps, oldest first; only after the last of them signs may be due.
         log: Receives the signs.
     """
     if watch is not None:
-        watch.after(step, epoch=epoch, losses=losses, log=log)
+        for number, values in enumerate(losses, start=step - len(losses) + 1):
+            watch.after(number, epoch=epoch, losses=values, log=log)
     return watch is not None and bool(watch.verdict)
 
 

@@ -114,7 +114,7 @@ def test_a_log_that_does_not_fit_is_a_sentence_without_a_traceback_of_tensorboar
             open_log(made, total_steps=10**6, batch_size=1, line_seconds=0) as log,
         ):
             for step in range(1, 10**5):
-                log.step(step, epoch=0, seconds=1, learning_rate=1, losses={"a": 1.0, "b": 2.0})
+                log.steps(step, epoch=0, seconds=1, learning_rate=1, losses=[{"a": 1.0, "b": 2.0}])
 
     with pytest.raises(UserError, match=words):
         train()

@@ -85,7 +85,7 @@ def test_for_gaugan_labels_and_instance_edges_belong_to_photographs(folder: Path
     assert batch.source.shape == (3, 36, 32, 64)
     assert (batch.source[:, 35] == edges).all()
     assert 0 < edges.mean() < 0.5
-    assert TrainingBatches(packed, batch_size=2, flip=True, seed=0).batch(0).source.shape == (2, 36, 32, 64)
+    assert TrainingBatches(packed, batch_size=2, flip=True, seed=0).batch(0).to("cpu").source.shape == (2, 36, 32, 64)
 
 
 @pytest.mark.parametrize("settings", [GAUGAN, PIX2PIX])

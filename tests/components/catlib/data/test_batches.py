@@ -1,11 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.catlib.data.batches import TrainingBatches, evaluation_batches, images_to_tensor
+from components.catlib.config import RGB, ValuesConfig
+from components.catlib.data.batches import TrainingBatches, evaluation_batches, images_to_tensor, to_unit_range
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from tests.components.catlib.data.image_folders import coordinates, pack_folder, write
@@ -74,7 +78,7 @@ def test_images_are_float32_between_minus_one_and_one_channels_first():
 
 
 def test_pairs_stay_pairs_and_share_crop_and_flip(paired: PackedDataset):
-    batch = TrainingBatches(paired, batch_size=5, flip=True, seed=3).batch(7)
+    batch = TrainingBatches(paired, batch_size=5, flip=True, seed=3).batch(7).to("cpu")
     assert batch.source.shape == batch.target.shape == (5, 3, 8, 10)
     assert indices(batch.target) == [100 + index for index in indices(batch.source)]
     assert crops(batch.source) == crops(batch.target)
@@ -82,18 +86,19 @@ def test_pairs_stay_pairs_and_share_crop_and_flip(paired: PackedDataset):
 
 def test_a_batch_depends_on_seed_and_step_only(paired: PackedDataset):
     batches = TrainingBatches(paired, batch_size=4, flip=True, seed=5)
-    forward = [batches.batch(step).source for step in range(6)]
+    forward = [batches.batch(step).to("cpu").source for step in range(6)]
     resumed = TrainingBatches(paired, batch_size=4, flip=True, seed=5)
-    assert all(torch.equal(resumed.batch(step).source, forward[step]) for step in (5, 2, 4, 0, 3, 1))
+    assert all(torch.equal(resumed.batch(step).to("cpu").source, forward[step]) for step in (5, 2, 4, 0, 3, 1))
     other = TrainingBatches(paired, batch_size=4, flip=True, seed=6)
-    assert not torch.equal(other.batch(0).source, forward[0])
+    assert not torch.equal(other.batch(0).to("cpu").source, forward[0])
 
 
 def test_every_epoch_visits_each_image_at_most_once_in_a_new_order(paired: PackedDataset):
     batches = TrainingBatches(paired, batch_size=5, flip=False, seed=0)
     assert batches.steps_per_epoch == 2
     epochs = [
-        [index for step in (0, 1) for index in indices(batches.batch(2 * epoch + step).source)] for epoch in range(3)
+        [index for step in (0, 1) for index in indices(batches.batch(2 * epoch + step).to("cpu").source)]
+        for epoch in range(3)
     ]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -103,7 +108,8 @@ def test_what_does_not_fill_a_batch_waits_for_another_epoch(paired: PackedDatase
     batches = TrainingBatches(paired, batch_size=4, flip=False, seed=0)
     assert batches.steps_per_epoch == 2
     seen = [
-        set(indices(batches.batch(step).source) + indices(batches.batch(step + 1).source)) for step in range(0, 40, 2)
+        set(indices(batches.batch(step).to("cpu").source) + indices(batches.batch(step + 1).to("cpu").source))
+        for step in range(0, 40, 2)
     ]
     assert all(len(epoch) == 8 for epoch in seen)
     assert set.union(*seen) == set(range(10))
@@ -111,15 +117,15 @@ def test_what_does_not_fill_a_batch_waits_for_another_epoch(paired: PackedDatase
 
 def test_all_crop_positions_and_both_orientations_occur(paired: PackedDataset):
     batches = TrainingBatches(paired, batch_size=10, flip=True, seed=0)
-    drawn = [crop for step in range(40) for crop in crops(batches.batch(step).source)]
+    drawn = [crop for step in range(40) for crop in crops(batches.batch(step).to("cpu").source)]
     tops, lefts, flips = zip(*drawn, strict=True)
     assert (set(tops), set(lefts)) == (set(range(5)), set(range(3)))
     assert 140 < sum(flips) < 260
 
 
 def test_without_flip_the_crops_are_the_same_but_upright(paired: PackedDataset):
-    flipping = TrainingBatches(paired, batch_size=10, flip=True, seed=1).batch(3)
-    upright = TrainingBatches(paired, batch_size=10, flip=False, seed=1).batch(3)
+    flipping = TrainingBatches(paired, batch_size=10, flip=True, seed=1).batch(3).to("cpu")
+    upright = TrainingBatches(paired, batch_size=10, flip=False, seed=1).batch(3).to("cpu")
     assert [crop[:2] for crop in crops(flipping.source)] == [crop[:2] for crop in crops(upright.source)]
     assert not any(crop[2] for crop in crops(upright.source))
 
@@ -127,7 +133,7 @@ def test_without_flip_the_crops_are_the_same_but_upright(paired: PackedDataset):
 def test_unpaired_images_meet_at_random_with_crops_of_their_own(unpaired: PackedDataset):
     batches = TrainingBatches(unpaired, batch_size=5, flip=True, seed=0)
     assert batches.steps_per_epoch == 2
-    drawn = [batches.batch(step) for step in range(60)]
+    drawn = [batches.batch(step).to("cpu") for step in range(60)]
     sources = [index for batch in drawn for index in indices(batch.source)]
     partners = [index - 100 for batch in drawn for index in indices(batch.target)]
     assert {(source, partner) for source, partner in zip(sources, partners, strict=True)} == {
@@ -142,7 +148,7 @@ def test_unpaired_images_meet_at_random_with_crops_of_their_own(unpaired: Packed
 def test_labels_edges_and_photo_share_the_crop(labelled: PackedDataset):
     batches = TrainingBatches(labelled, batch_size=4, flip=True, seed=0)
     for step in range(6):
-        batch = batches.batch(step)
+        batch = batches.batch(step).to("cpu")
         assert batch.source.shape == (4, 13, 8, 8)
         columns = to_bytes(batch.target)[:, 2]
         assert np.array_equal(batch.source[:, :12].argmax(1).numpy(), columns)
@@ -207,6 +213,81 @@ def test_a_batch_can_be_moved(paired: PackedDataset):
 @pytest.mark.parametrize("kind", ["paired", "unpaired", "labelled"])
 def test_shares_make_up_the_batch(request: pytest.FixtureRequest, kind: str):
     batches = TrainingBatches(request.getfixturevalue(kind), batch_size=4, flip=True, seed=0)
-    whole, first, second = (batches.batch(5, rows) for rows in (slice(None), slice(0, 1), slice(1, 4)))
+    whole, first, second = (batches.batch(5, rows).to("cpu") for rows in (slice(None), slice(0, 1), slice(1, 4)))
     assert torch.equal(whole.source, torch.cat([first.source, second.source]))
     assert torch.equal(whole.target, torch.cat([first.target, second.target]))
+
+
+RANGES = {
+    "colours": RGB,
+    "12 bits": ValuesConfig(type="uint16", channels=4, range=(0, 4095)),
+    "narrow bytes": ValuesConfig(type="uint8", channels=1, range=(3, 77)),
+    "floats": ValuesConfig(type="float32", channels=2, range=(-1.7, 5.3)),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_packed_numbers_become_floats_as_they_always_did(name: str):
+    """To the last bit, what one expression of NumPy or torch made of them on the CPU."""
+    values, random = RANGES[name], np.random.default_rng(0)
+    numbers = random.uniform(*values.range, (2, values.channels, 50, 60)).astype(values.type)
+    if values == RGB:
+        expected = torch.from_numpy(numbers).to(torch.float32).div(127.5).sub(1)
+    else:
+        low, high = values.range
+        expected = torch.from_numpy(((numbers - np.float64(low)) * (2 / (high - low)) - 1).astype(np.float32))
+    before = numbers.copy()
+    assert torch.equal(to_unit_range(numbers, values), expected)
+    assert torch.equal(to_unit_range(torch.from_numpy(numbers), values), expected)
+    assert np.array_equal(numbers, before)
+
+
+def test_what_travels_is_what_is_packed(paired: PackedDataset, labelled: PackedDataset):
+    packed = TrainingBatches(paired, batch_size=5, flip=True, seed=0).batch(0)
+    assert packed.num_bytes == 2 * 5 * 3 * 8 * 10
+    packed = TrainingBatches(labelled, batch_size=4, flip=True, seed=0).batch(0)
+    assert packed.instances is not None
+    assert (packed.source.dtype, packed.target.dtype, packed.instances.dtype) == (
+        *(torch.uint8, torch.uint8, torch.int32),
+    )
+    assert packed.num_bytes == 4 * 8 * 8 * (1 + 3 + 4)
+    assert packed.to("cpu").source.nbytes == 4 * 8 * 8 * 13 * 4
+
+
+@pytest.mark.parametrize("kind", ["paired", "labelled"])
+def test_batches_for_a_gpu_are_pinned_and_do_not_wait(
+    request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Every part is pinned, and leaves for the device packed and without waiting; floats are made there."""
+    pinned: list[int] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: (pinned.append(self.data_ptr()), self)[1])
+    batches = TrainingBatches(request.getfixturevalue(kind), batch_size=4, flip=True, seed=0, pinned=True)
+    packed = batches.batch(0)
+    parts = [part for part in (packed.source, packed.target, packed.instances) if part is not None]
+    assert pinned == [part.data_ptr() for part in parts]
+    with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
+        batch = packed.to("cuda")
+    assert (batch.source.device.type, batch.target.dtype) == ("cuda", torch.float32)
+    assert copies.found == [(part.dtype, True) for part in parts]
+
+
+class Copies(TorchDispatchMode):
+    """Notes the type of every tensor of the CPU that is copied to a GPU, and whether the program waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[torch.dtype, bool]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and torch.device(given.get("device") or "cpu").type == "cuda":
+            self.found.append((args[0].dtype, given.get("non_blocking", False)))
+        return func(*args, **given)
+
+
+@pytest.mark.parametrize("kind", ["paired", "unpaired", "labelled"])
+def test_a_sample_is_made_of_the_first_batches(request: pytest.FixtureRequest, kind: str):
+    batches = TrainingBatches(request.getfixturevalue(kind), batch_size=3, flip=True, seed=0)
+    sample, first, second = (packed.to("cpu") for packed in (batches.sample(5), batches.batch(0), batches.batch(1)))
+    assert torch.equal(sample.source, torch.cat([first.source, second.source])[:5])
+    assert torch.equal(sample.target, torch.cat([first.target, second.target])[:5])

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.catlib.data.labels import instance_edges, one_hot, semantic_planes
+from components.catlib.data.labels import instance_edges, semantic_planes
 
 
 def test_one_plane_per_class_and_none_where_nothing_is_known():
@@ -41,6 +41,6 @@ def test_edges_are_mirrored_with_the_map(seed: int):
 @given(st.integers(1, 255), st.integers(0, 2**32 - 1))
 def test_every_known_label_lights_exactly_one_plane(num_labels: int, seed: int):
     labels = torch.from_numpy(np.random.default_rng(seed).integers(0, num_labels, (1, 3, 4), dtype=np.uint8))
-    planes = one_hot(labels, [*range(num_labels)])
+    planes = semantic_planes(labels, None, num_labels=num_labels)
     assert torch.equal(planes.sum(1), torch.ones(1, 3, 4))
     assert torch.equal(planes.argmax(1), labels.long())

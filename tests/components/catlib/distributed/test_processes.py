@@ -27,6 +27,7 @@ from components.catlib.distributed.processes import (
     to_main,
 )
 from components.catlib.errors import UserError
+from components.catlib.training.checking import Checks
 from tests.components.small_trainings import make_dataset, make_teacher, teacher_config, weights
 
 
@@ -111,6 +112,36 @@ class Raises:
         raise UserError("only the first one noticed")
 
 
+class Collectives:
+    """Counts the collective operations of its body."""
+
+    def __enter__(self) -> "Collectives":
+        self.count, self._all_reduce = 0, torch.distributed.all_reduce
+
+        def counting(*given: Any, **named: Any) -> Any:
+            self.count += 1
+            return self._all_reduce(*given, **named)
+
+        torch.distributed.all_reduce = counting
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.distributed.all_reduce = self._all_reduce
+
+
+def _checks(rank: int, accelerator: Accelerator) -> list[Any]:
+    """Two checks of two steps each; the second finds a loss that is not finite in the other process."""
+    checks, found = Checks(accelerator, total_steps=9, planned=()), []
+    for values in (1.0, 2.0):
+        checks.note({"a": torch.tensor(values + rank), "b": torch.tensor(10.0 * rank)})
+    found.append(checks.check(2, rank == 1, False, rank == 0))
+    for values in (3.0, torch.inf if rank else 4.0):
+        checks.note({"a": torch.tensor(values)})
+    with pytest.raises(RuntimeError) as raised:
+        checks.check(4, False)
+    return [*found, str(raised.value)]
+
+
 def _parts(rank: int, port: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -141,6 +172,9 @@ def _parts(rank: int, port: int, folder: Path) -> None:
     average_gradients(accelerator, optimizer)
     average_buffers(accelerator, [network])
     found["averaged"] = [gradient.clone(), mean.clone()]
+    with Collectives() as collectives:
+        found["checked"] = _checks(rank, accelerator)
+    found["collectives"] = collectives.count
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -160,6 +194,9 @@ def test_what_processes_tell_each_other(tmp_path: Path):
         assert found["error"] == "only the first one noticed"
         assert "needs GPUs" in found["norm"]
         assert "batch_size 5 cannot be shared evenly by 2 processes" in found["share"]
+        assert found["checked"][0] == ([{"a": 1.5, "b": 5.0}, {"a": 2.5, "b": 5.0}], [True, False, True])
+        assert found["checked"][1].startswith("Loss 'a' is inf at step 4 of 9; the training has diverged")
+        assert found["collectives"] == 2
         for ours, one, other in zip(found["averaged"], first["own"], second["own"], strict=True):
             torch.testing.assert_close(ours, (one + other) / 2)
     assert torch.equal(first["weight"], second["weight"])

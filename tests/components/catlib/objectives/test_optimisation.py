@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from components.catlib.distributed.devices import Accelerator
-from components.catlib.objectives.optimisation import averaged, build_optimizers, frozen, total, update
+from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, total, update
 from tests.components.catlib.objectives.tiny import teacher_config
 
 
@@ -61,9 +61,9 @@ def test_update_asks_for_a_part_when_the_one_before_is_back_propagated() -> None
     assert network.weight.item() == pytest.approx(before - 7)
 
 
-def test_total_and_average() -> None:
+def test_total_and_what_is_shown() -> None:
     parts = {"one": torch.tensor(1.5, requires_grad=True), "two": torch.tensor(-0.5)}
     assert total(parts).item() == 1
-    shown = averaged(Accelerator(cpu=True), parts)
+    shown = detached(parts)
     assert {name: value.item() for name, value in shown.items()} == {"one": 1.5, "two": -0.5}
     assert not any(value.requires_grad for value in shown.values())

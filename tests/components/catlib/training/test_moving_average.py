@@ -83,3 +83,20 @@ def test_state_comes_back():
     other.load_state_dict(second.state_dict(), step=3)
     other.update()
     assert torch.equal(other.state_dict()["a"]["weight"], first.state_dict()["a"]["weight"])
+
+
+def test_all_weights_are_averaged_at_once_as_one_by_one():
+    """Bit for bit, for parameters of every shape and for several networks."""
+    torch.manual_seed(0)
+    networks: dict[str, nn.Module] = {"a": nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)), "b": nn.Linear(7, 1)}
+    averages = MovingAverages(networks, decay=0.999)
+    expected = {name: [weight.detach().clone() for weight in each.parameters()] for name, each in networks.items()}
+    for step in range(1, 30):
+        for name, each in networks.items():
+            for weight, average in zip(each.parameters(), expected[name], strict=True):
+                weight.data.add_(torch.randn_like(weight))
+                average.lerp_(weight.detach(), 1 - min(0.999, step / (step + 10)))
+        averages.update()
+    for name, found in averages.state_dict().items():
+        for average, wanted in zip(found.values(), expected[name], strict=True):
+            assert torch.equal(average, wanted)

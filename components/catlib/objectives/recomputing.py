@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from types import MethodType, TracebackType
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +57,7 @@ class _AsBefore:
         for part, name, before in self._buffers:
             setattr(part, name, before.clone())
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        for (part, name, _), today in zip(self._buffers, self._today, strict=True):
+    def __exit__(self, *_: object) -> None:
+        for (part, name, __), today in zip(self._buffers, self._today, strict=True):
             setattr(part, name, today)
         self._today = []

@@ -7,7 +7,6 @@ libraries' workspaces and the allocator's gaps take is not in it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from components.catlib.config import (
     CycleGanConfig,
@@ -28,39 +27,14 @@ from components.catlib.footprint.networks import (
     generator_activations,
     perceptual_activations,
 )
+from components.catlib.footprint.stating import BYTES, Footprint
 from components.catlib.networks.architecture import GeneratorArchitecture
 from components.catlib.networks.discriminator_architecture import DiscriminatorArchitecture
 from components.catlib.networks.layers import ImageSize
 from components.catlib.networks.macs import parameters
 
-BYTES = 4
-"""Bytes of a weight, an image's value, or an activation in fp32."""
-
 PER_TRAINED_WEIGHT = 4
 """Values for each learned one: itself, its gradient, and two moments of Adam."""
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Memory that a stage needs, about.
-
-    Attributes:
-        weights: Bytes of weights, gradients, optimisers and averages.
-        activations: Bytes of images and activations at the fullest moment.
-    """
-
-    weights: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it, in bytes."""
-        return self.weights + self.activations
-
-    def __str__(self) -> str:
-        """Returns it for people: "27.3 GiB (weights 0.4, activations 26.9)"."""
-        whole, weights, activations = (_gibibytes(size) for size in (self.total, self.weights, self.activations))
-        return f"{whole} GiB (weights and optimisers {weights}, activations {activations})"
 
 
 def teacher_footprint(
@@ -224,7 +198,3 @@ def _judged(step: _Step, judging: int, *, vgg: bool) -> Iterator[tuple[int, int]
     seen = step.perceptual if vgg else Activations(0)
     yield step.count, generator.kept + judging + seen.kept + max(seen.passing, step.discriminator.passing)
     yield step.count, generator.kept + generator.passing
-
-
-def _gibibytes(size: float) -> str:
-    return f"{size / 2**30:.1f}" if size >= 2**30 / 10 else f"{size / 2**30:.2g}"

@@ -46,12 +46,13 @@ def check_parts(network: nn.Module, config: TrainingConfig) -> None:
     Raises:
         UserError: It has batch norms, buffers that change with every pass, or dropout.
     """
-    reason = next(_undivided(network), None) if config.splits_batches else None
+    reason = next(undivided(network), None) if config.splits_batches else None
     if reason is not None:
         raise UserError(f"images_per_pass: {config.images_per_pass} {cannot_split(reason)}.")
 
 
-def _undivided(network: nn.Module) -> Iterator[str]:
+def undivided(network: nn.Module) -> Iterator[str]:
+    """Yields why a batch cannot go through a network in parts."""
     for name, module in network.named_modules():
         where = f"layer {name} ({type(module).__name__})"
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

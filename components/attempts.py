@@ -1,9 +1,10 @@
 """What an attempt of a task leaves for the next one: that the task was refused, so another try is in vain.
 
 Kubeflow's launcher ends with exit code 1 whatever the stage's code was, and so does `torchrun` in a TrainJob. So a
-cluster cannot tell a user's mistake from a crash, and tries both again. An attempt that refuses its input therefore
-writes a small file beside the checkpoints, `refused/RUN.TASK.ID.json` or `refused/trainjob.STAGE.UID.json`, and the
-next one passes its sentence on at once. Without a place for checkpoints nothing is written, and every attempt refuses
+cluster cannot tell a user's mistake, or memory that ran out, from a crash, and tries all of them again. An attempt that
+refuses its input, or whose memory runs out, therefore writes a small file beside the checkpoints,
+`refused/RUN.TASK.ID.json` or `refused/trainjob.STAGE.UID.json`, and the next one passes its sentence on at once.
+Without a place for checkpoints nothing is written, and every attempt refuses
 anew.
 """
 
@@ -17,7 +18,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.catlib.errors import UserError
+from components.catlib.errors import OutOfMemory, UserError
 from components.catlib.storage import NotThere, Store, open_store
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE
 
@@ -69,21 +70,23 @@ class Attempt:
         if self.number == 0:
             with self._tolerating("removed"):
                 self._store.remove(self._name)  # of an earlier start of the same task, by "Retry"
-        elif sentence := self._sentence():
+        elif (refusal := self._refusal()) is not None:
             logger.info("an earlier attempt was refused, and this one would be")
-            raise UserError(sentence)
+            raise refusal
         try:
             yield
         except UserError as error:
-            if error.exit_code == UserError.exit_code:
+            if error.exit_code == UserError.exit_code or isinstance(error, OutOfMemory):
+                note = {"sentence": str(error), "attempt": self.number, "memory": isinstance(error, OutOfMemory)}
                 with self._tolerating("written"):
-                    self._store.write(self._name, json.dumps({"sentence": str(error), "attempt": self.number}).encode())
+                    self._store.write(self._name, json.dumps(note).encode())
             raise
 
-    def _sentence(self) -> str | None:
+    def _refusal(self) -> UserError | None:
         damaged = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError)
         with self._tolerating("read"), contextlib.suppress(NotThere, *damaged):
-            return str(json.loads(self._store.read(self._name))["sentence"])
+            note = json.loads(self._store.read(self._name))
+            return (OutOfMemory if note.get("memory") else UserError)(str(note["sentence"]))
         return None
 
     @property

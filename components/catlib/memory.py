@@ -11,6 +11,9 @@ from components.catlib.errors import OutOfMemory, UserError, one_line
 BATCHED = ("real_stats", "teacher", "distill", "evaluate")
 """Sections of a recipe with a `batch_size`."""
 
+TRAININGS = ("teacher", "distill")
+"""Those of them that train."""
+
 SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report")
 """Stages with a name of their own in `resources.stages`; the others are `other`."""
 
@@ -27,13 +30,14 @@ _ON_HOST = re.compile(
 _KILLED = re.compile(r"killed by signal: (9|Killed)|\(SIGKILL\)")
 
 
-def out_of_memory(error: BaseException, stage: str) -> OutOfMemory | None:
+def out_of_memory(error: BaseException, stage: str, savings: str | None = None) -> OutOfMemory | None:
     """Returns the error of one sentence if memory ran out; None for any other exception.
 
     Args:
         error: What ended the stage. Libraries raise MemoryError, classes of their own, or a RuntimeError whose text
             alone says it; the kernel kills a process of a training.
         stage: Name of the stage, such as "real-stats".
+        savings: What makes it need less, such as "lower real_stats.batch_size"; None: what does in any such stage.
     """
     if isinstance(error, UserError):
         return None
@@ -41,58 +45,71 @@ def out_of_memory(error: BaseException, stage: str) -> OutOfMemory | None:
     text = str(error)
     if named or _ON_ACCELERATOR.search(text):
         return OutOfMemory(
-            f"Stage {stage} ran out of memory of the accelerator ({_first_line(error)}); {_accelerator_advice(stage)}."
+            f"Stage {stage} ran out of memory of the accelerator ({_first_line(error)}); take an accelerator with more "
+            f"memory{_or(savings, stage)}."
         )
     if isinstance(error, MemoryError) or _ON_HOST.search(text):
-        return OutOfMemory(f"Stage {stage} ran out of memory ({_first_line(error)}); {memory_advice(stage)}.")
-    return killed(stage, how=_first_line(error)) if _KILLED.search(text) else None
+        return OutOfMemory(
+            f"Stage {stage} ran out of memory ({_first_line(error)}); {memory_advice(stage, savings=savings)}."
+        )
+    return killed(stage, how=_first_line(error), savings=savings) if _KILLED.search(text) else None
 
 
-def killed(stage: str, *, how: str) -> OutOfMemory:
+def killed(stage: str, *, how: str, savings: str | None = None) -> OutOfMemory:
     """Returns the error of a stage of which a process was killed by SIGKILL.
 
     Args:
         stage: Name of the stage.
         how: How that is known, in a few words: "SIGKILL".
+        savings: As for `out_of_memory`.
     """
     return OutOfMemory(
-        f"Stage {stage} was killed, as the kernel does when memory runs out ({how}); {memory_advice(stage)}."
+        f"Stage {stage} was killed, as the kernel does when memory runs out ({how}); "
+        f"{memory_advice(stage, savings=savings)}."
     )
 
 
 @contextlib.contextmanager
-def telling_out_of_memory(stage: str) -> Iterator[None]:
+def telling_out_of_memory(stage: str, savings: str | None = None) -> Iterator[None]:
     """Raises `OutOfMemory` in place of what libraries raise when memory runs out.
 
     Args:
         stage: Name of the stage that the body runs.
+        savings: As for `out_of_memory`.
     """
     try:
         yield
     except Exception as error:
-        if told := out_of_memory(error, stage):
+        if told := out_of_memory(error, stage, savings):
             raise told from error
         raise
 
 
-def memory_advice(stage: str, *, on_cluster: bool = False) -> str:
-    """Returns which setting gives a stage more memory, and which one lets it need less.
+def memory_advice(stage: str, *, on_cluster: bool = False, savings: str | None = None) -> str:
+    """Returns which setting gives a stage more memory, and which ones let it need less.
 
     Args:
         stage: Name of the stage.
         on_cluster: Whether it is known to have run on a cluster.
+        savings: As for `out_of_memory`.
     """
     section = _section(stage)
     key = f"resources.stages.{section if section in SECTIONS else 'other'}.memory"
-    return f"raise {key}{'' if on_cluster else ' on a cluster, free memory on this machine'}{_smaller_batches(section)}"
+    more = f"raise {key}{'' if on_cluster else ' on a cluster, free memory on this machine'}"
+    return f"{more}{_or(savings, stage)}"
 
 
-def _accelerator_advice(stage: str) -> str:
-    return f"take an accelerator with more memory{_smaller_batches(_section(stage))}"
-
-
-def _smaller_batches(section: str) -> str:
-    return f", or lower {section}.batch_size" if section in BATCHED else ""
+def _or(savings: str | None, stage: str) -> str:
+    """Returns how the stage needs less, to follow how it gets more."""
+    section = _section(stage)
+    if savings is None and section in TRAININGS:
+        savings = (
+            f"set {section}.recompute_activations: true, {section}.images_per_pass or {section}.precision: bf16, or "
+            f"lower {section}.batch_size"
+        )
+    elif savings is None and section in BATCHED:
+        savings = f"lower {section}.batch_size"
+    return f", or {savings}" if savings else ""
 
 
 def _section(stage: str) -> str:

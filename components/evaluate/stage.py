@@ -19,6 +19,9 @@ from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
 from components.catlib.distributed.devices import measuring_device
 from components.catlib.fitting import check_comparable, check_fits, check_segmentable
+from components.catlib.footprint.measuring import measuring_footprint
+from components.catlib.footprint.networks import generator_activations
+from components.catlib.footprint.stating import state
 from components.catlib.metrics.baseline import baselines
 from components.catlib.metrics.catalogue import measured_among
 from components.catlib.metrics.costs import cost_ratios, costs, time_generators
@@ -30,9 +33,11 @@ from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
 from components.catlib.metrics.segmenters import Segmenter, read_segmenter
 from components.catlib.metrics.signs import NUM_IMAGES, look_at
 from components.catlib.metrics.statistics import open_statistics
+from components.catlib.networks.architecture import GeneratorArchitecture
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
+from components.catlib.networks.macs import parameters
 from components.catlib.networks.model_files import read_generator
 
 logger = logging.getLogger(__name__)
@@ -89,6 +94,7 @@ def run(
         lpips=_lpips(config, packed, device),
     )
     generators = {name: read_generator(each, direction, device) for name, each in networks.items()}
+    _state_memory(config, held_out, [generator.architecture for generator in generators.values()])
     with writing(output, kind="evaluate", config=config, inputs=inputs) as writer:
         scores = {name: _scores(generator, held_out) for name, generator in generators.items()}
         latencies = time_generators(generators, held_out, repeats=config.latency_repeats)
@@ -113,6 +119,19 @@ def run(
         writer.summary["distance"] = held_out.statistics.identity.distance_name
     for name, figures in facts.items():
         logger.info("%s: %s", name, _described(figures))
+
+
+def _state_memory(config: EvaluateConfig, held_out: HeldOut, made: list[GeneratorArchitecture]) -> None:
+    size = held_out.dataset.crop_size
+    needed = measuring_footprint(
+        config.batch_size,
+        size,
+        inception=held_out.statistics.identity.name != "random",
+        weights=sum(map(parameters, made)),
+        passing=max(generator_activations(each, size).passing for each in made),
+        channels=made[0].in_channels + made[0].out_channels,
+    )
+    state("evaluate", needed, torch.device(held_out.device), savings="lower evaluate.batch_size")
 
 
 # ----------------------------------------------------------------------------------------------------- what is measured

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from components.catlib.artifacts import writing
@@ -17,6 +18,8 @@ from components.catlib.data.channels import to_8_bits
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import measuring_device
 from components.catlib.errors import UserError
+from components.catlib.footprint.measuring import measuring_footprint
+from components.catlib.footprint.stating import state
 from components.catlib.metrics.features import (
     FID_WEIGHTS_SHA256,
     FeatureNetwork,
@@ -50,11 +53,14 @@ def run(config: RealStatsConfig, *, dataset: Path, output: Path) -> None:
     packed = PackedDataset.open(dataset)
     published = None if config.published is None else _published(config.published)
     network = _network(config)
+    device = measuring_device()
+    needed = measuring_footprint(config.batch_size, packed.crop_size, inception=config.features == "inception")
+    state("real-stats", needed, torch.device(device), savings="lower real_stats.batch_size")
     directions = list(Direction) if packed.pairing == "unpaired" else [Direction.SOURCE_TO_TARGET]
     with writing(output, kind="real_stats", config=config, inputs={"dataset": packed.manifest}) as writer:
         for direction in directions:
             domain = direction.output
-            statistics = _statistics(network, packed, domain, batch_size=config.batch_size)
+            statistics = _statistics(network, packed, domain, batch_size=config.batch_size, device=device)
             writer.summary[f"{domain}_images"] = len(statistics.features)
             writer.summary[f"{domain}_protocol"] = statistics.protocol
             if published is not None and domain is Domain.TARGET:
@@ -85,7 +91,9 @@ def _network(config: RealStatsConfig) -> FeatureNetwork:
             return RandomFeatures()
 
 
-def _statistics(network: FeatureNetwork, dataset: PackedDataset, domain: Domain, *, batch_size: int) -> RealStatistics:
+def _statistics(
+    network: FeatureNetwork, dataset: PackedDataset, domain: Domain, *, batch_size: int, device: str
+) -> RealStatistics:
     """Computes the statistics of the images of one domain that the protocol prescribes."""
     images = dataset.real_images(domain.value)
     height, width = dataset.crop_size
@@ -101,7 +109,7 @@ def _statistics(network: FeatureNetwork, dataset: PackedDataset, domain: Domain,
             for start in range(0, len(some), batch_size)
         ),
         protocol=protocol,
-        device=measuring_device(),
+        device=device,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -43,6 +44,12 @@ class _Distillation(TrainingConfig):
     init_gain: Positive = Field(
         default=0.02, description="standard deviation (normal) or gain (xavier) of fresh weights"
     )
+
+    def undivided(self) -> Iterator[str]:
+        """Yields why parts of a batch would not give the gradients of the whole; the networks are the teacher's."""
+        yield from super().undivided()
+        if self.distiller.compares_images:
+            yield f"distiller: {self.distiller.kind} compares the images of a whole batch"
 
     @model_validator(mode="after")
     def _check_batch(self) -> _Distillation:
@@ -98,6 +105,11 @@ class SpadeDistillConfig(_Distillation):
     )
     init: Literal["normal", "xavier"] = Field(default="xavier", description="initialisation of fresh weights")
     published: PublishedConfig | None = Field(default=None, description=_PUBLISHED)
+
+    def undivided(self) -> Iterator[str]:
+        """Yields why parts of a batch would not give the gradients of the whole."""
+        yield "the first norm of a SPADE generator is always batch norm"
+        yield from super().undivided()
 
 
 DistillConfig = Annotated[

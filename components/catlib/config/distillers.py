@@ -36,6 +36,11 @@ class Figure:
 class _DistillerConfig(Section):
     """What all distillers have in common."""
 
+    @property
+    def compares_images(self) -> bool:
+        """Whether the loss of an image depends on the others of its batch."""
+        return False
+
     def check_batch(self, batch_size: int) -> None:
         """Refuses batches that are too small to learn from; raises ValueError."""
 
@@ -64,6 +69,11 @@ class KernelAlignmentConfig(FeatureConfig):
         default="kernel_alignment", description="loss between the student's and the teacher's features"
     )
     centred: bool = Field(default=False, description="centre the kernels (CKA) so that alignment does not saturate")
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether the loss of an image depends on the others of its batch."""
+        return self.weight > 0
 
     def check_batch(self, batch_size: int) -> None:
         """Refuses batches in which every kernel is aligned; raises ValueError."""

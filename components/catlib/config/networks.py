@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +22,17 @@ class NormConfig(Section):
     track_running_stats: bool = Field(default=False, description="normalise with running statistics at evaluation")
     momentum: float = Field(default=0.1, gt=0, le=1, description="weight of the newest batch in running statistics")
     epsilon: float = Field(default=1e-5, gt=0, description="constant added to the variance")
+
+    def undivided(self, setting: str) -> Iterator[str]:
+        """Yields why a batch cannot go through a network with such norms in parts.
+
+        Args:
+            setting: Where these norms stand in a recipe, such as "generator.norm".
+        """
+        if self.kind != "instance":
+            yield f"{setting}.kind {self.kind} normalises an image by the whole batch"
+        elif self.track_running_stats:
+            yield f"{setting}.track_running_stats counts batches"
 
 
 class _GeneratorBase(Section):
@@ -54,6 +66,12 @@ class _GeneratorBase(Section):
             raise ValueError("kernel_sizes must be odd and distinct numbers, at least one")
         return kernel_sizes
 
+    def undivided(self, setting: str) -> Iterator[str]:
+        """Yields why a batch cannot go through such a generator in parts; `setting` is where it stands in a recipe."""
+        yield from self.norm.undivided(f"{setting}.norm")
+        if self.dropout > 0:
+            yield f"{setting}.dropout draws random numbers for a whole batch"
+
 
 class InceptionConfig(_GeneratorBase):
     """The inception residual generator, which translates images (method section 1.1)."""
@@ -77,6 +95,10 @@ class InceptionSpadeConfig(_GeneratorBase):
         default=128, description="hidden channels of SPADE norms, before division by channels_reduction_factor"
     )
     spectral: bool = Field(default=False, description="use spectral norm on convolutions")
+
+    def undivided(self, setting: str) -> Iterator[str]:
+        """Yields why a batch cannot go through such a generator in parts; `setting` is where it stands in a recipe."""
+        yield f"the first norm of {setting}, of family inception_spade, is always batch norm"
 
 
 GeneratorConfig = Annotated[
@@ -108,12 +130,20 @@ class PatchConfig(_DiscriminatorBase):
     num_layers: Count = Field(default=3, description="number of strided layers; with 3, each logit sees 70x70 pixels")
     norm: NormConfig = Field(default=NormConfig(), description="norm of the middle layers")
 
+    def undivided(self, setting: str) -> Iterator[str]:
+        """Yields why a batch cannot go through such a discriminator in parts."""
+        yield from self.norm.undivided(f"{setting}.norm")
+
 
 class PixelConfig(_DiscriminatorBase):
     """A PixelGAN, which judges every pixel on its own."""
 
     family: Literal["pixel"] = Field(default="pixel", description="network family")
     norm: NormConfig = Field(default=NormConfig(), description="norm of the middle layer")
+
+    def undivided(self, setting: str) -> Iterator[str]:
+        """Yields why a batch cannot go through such a discriminator in parts."""
+        yield from self.norm.undivided(f"{setting}.norm")
 
 
 class MultiscaleConfig(_DiscriminatorBase):
@@ -124,6 +154,10 @@ class MultiscaleConfig(_DiscriminatorBase):
         default=3, description="number of layers of each PatchGAN before the one that makes the logits"
     )
     num_scales: Count = Field(default=2, description="number of PatchGANs")
+
+    def undivided(self, setting: str) -> Iterator[str]:
+        """Yields why a batch cannot go through such a discriminator in parts."""
+        yield f"the spectral norm of {setting}, of family multiscale, changes with every pass"
 
 
 DiscriminatorConfig = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -16,6 +16,7 @@ from components.catlib.config.resources import ResourcesConfig
 from components.catlib.config.sections import Section, spelled_out
 from components.catlib.config.student import ExportConfig, PruneConfig
 from components.catlib.config.teacher import Pix2PixConfig, TeacherConfig
+from components.catlib.config.training import cannot_split
 
 
 class SweepConfig(Section):
@@ -128,9 +129,20 @@ class Recipe(Section):
                 f"teacher.family cyclegan translates both ways, but dataset.source_values.channels is {read} and "
                 f"dataset.target_values.channels {made} (3 where nothing is stated); make them equal"
             )
+        if self.distill.splits_batches and (reason := next(self._undivided_students(), None)):
+            raise ValueError(f"distill.images_per_pass: {self.distill.images_per_pass} {cannot_split(reason)}")
         for variation in self.sweep.variations:
             validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
         return self
+
+    def _undivided_students(self) -> Iterator[str]:
+        """Yields why a batch cannot go through a student and its discriminator in parts."""
+        teacher, norm = self.teacher, self.prune.student_norm
+        generator = teacher.generator.model_copy(update={"norm": norm}) if norm else teacher.generator
+        if norm:
+            yield from norm.undivided("prune.student_norm")
+        yield from generator.undivided("teacher.generator")
+        yield from teacher.discriminator.undivided("teacher.discriminator")
 
     @property
     def report(self) -> ReportConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -41,6 +42,12 @@ class _Teaching(TrainingConfig):
         description="earlier teacher of the same family and architecture whose generators and discriminators this one "
         "starts with, to fine-tune it",
     )
+
+    def undivided(self) -> Iterator[str]:
+        """Yields why parts of a batch would not give the gradients of the whole."""
+        yield from super().undivided()
+        for name in ("generator", "discriminator"):
+            yield from getattr(self, name).undivided(name)
 
     @model_validator(mode="after")
     def _check_start(self) -> _Teaching:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,18 @@ from components.catlib.config.losses import AdversarialConfig, GanConfig
 from components.catlib.config.measuring import SegmenterConfig
 from components.catlib.config.schedules import LinearConfig, ScheduleConfig
 from components.catlib.config.sections import Count, Positive, Section
+
+
+def cannot_split(reason: str) -> str:
+    """Returns the end of the sentence that refuses `images_per_pass`.
+
+    Args:
+        reason: Why images of a batch depend on each other.
+    """
+    return (
+        f"cannot split batches with exact gradients, because {reason}; set it to null, and where memory is short set "
+        "recompute_activations: true or a smaller batch_size"
+    )
 
 
 class TrainingConfig(Section):
@@ -97,6 +110,16 @@ class TrainingConfig(Section):
     compile: bool = Field(
         default=False, description="compile the trained networks (torch.compile); the first steps take long"
     )
+    recompute_activations: bool = Field(
+        default=False,
+        description="compute the activations inside generators a second time for the gradient instead of keeping them: "
+        "less memory, more time, the same weights",
+    )
+    images_per_pass: Count | None = Field(
+        default=None,
+        description="images that go through the networks at once; the gradients of a batch's parts add up to those of "
+        "the batch; null: the whole batch; refused where images of a batch depend on each other, as with batch norm",
+    )
     adversarial: AdversarialConfig = Field(
         default=GanConfig(), description="objective of generator against discriminator"
     )
@@ -109,6 +132,32 @@ class TrainingConfig(Section):
                 "twice and compiled networks cannot; set compile: false"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_recomputing(self) -> TrainingConfig:
+        if self.compile and self.recompute_activations:
+            raise ValueError(
+                "compile: true cannot train with recompute_activations: true, because the compiler itself chooses what "
+                "to keep; set one of the two to false"
+            )
+        return self
+
+    @property
+    def splits_batches(self) -> bool:
+        """Whether a batch goes through the networks in parts."""
+        return self.images_per_pass is not None and self.images_per_pass < self.batch_size
+
+    @model_validator(mode="after")
+    def _check_images_per_pass(self) -> TrainingConfig:
+        reason = next(self.undivided(), None) if self.splits_batches else None
+        if reason is not None:
+            raise ValueError(f"images_per_pass: {self.images_per_pass} {cannot_split(reason)}")
+        return self
+
+    def undivided(self) -> Iterator[str]:
+        """Yields why parts of a batch would not give the gradients of the whole, as far as this section shows it."""
+        if self.adversarial.kind == "wgangp":
+            yield "adversarial: wgangp draws random numbers for the images of a whole batch"
 
     @model_validator(mode="after")
     def _check_plateau(self) -> TrainingConfig:

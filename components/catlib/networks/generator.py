@@ -15,7 +15,10 @@ class Generator(nn.Module):
     Attributes:
         architecture: The architecture that it was built from.
         distillation_layers: Paths of the modules whose outputs are compared with another generator's.
+        segments: Paths of the modules that `forward` calls one after the other and that make most of the activations.
     """
+
+    segments: tuple[str, ...]
 
     def __init__(self, architecture: GeneratorArchitecture) -> None:
         super().__init__()

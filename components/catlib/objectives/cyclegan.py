@@ -1,8 +1,9 @@
 """Teacher training on unpaired images: CycleGAN, both directions in one run (method section 4; Zhu et al. 2017)."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from components.catlib.config import CycleGanConfig
@@ -10,7 +11,8 @@ from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from components.catlib.objectives.image_pool import ImagePool, random_state, restore_random_state
-from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, prepare, total, update
+from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, noting, prepare, total, update
+from components.catlib.objectives.parts import parts_of
 from components.catlib.objectives.reconstruction import l1_loss
 
 _DOMAINS = ("target", "source")
@@ -70,20 +72,28 @@ class CycleGanObjective:
         generating: dict[str, Tensor] = {}
         with frozen(*self._judges.values()):
             parts = self._generate(batch, fakes)
-            update(self._accelerator, self.optimizers["generator"], _noting(parts, generating))
+            update(self._accelerator, self.optimizers["generator"], noting(parts, generating))
         generating["generator"] = total(generating)
 
         judging: dict[str, Tensor] = {}
         parts = self._judge(batch, fakes)
-        update(self._accelerator, self.optimizers["discriminator"], _noting(parts, judging))
+        update(self._accelerator, self.optimizers["discriminator"], noting(parts, judging))
         judging["discriminator"] = total(judging)
         return detached(generating | judging)
 
-    def _generate(self, batch: Batch, fakes: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Yields the parts of the generators' loss by groups that share a graph; fills the generated images by domain.
+    def _generate(self, batch: Batch, fakes: dict[str, Tensor]) -> Iterator[tuple[float, dict[str, Tensor]]]:
+        """Yields the parts of the generators' loss by groups that share a graph, each with its share of the batch.
 
-        There are up to four: the way there and back from each domain, then the identity of each.
+        It fills the generated images by domain, in the order of the batch.
         """
+        made: dict[str, list[Tensor]] = {"target": [], "source": []}
+        for share, images in parts_of(batch, self._config.images_per_pass):
+            for losses in self._generate_part(images, made):
+                yield share, losses
+        fakes.update({domain: torch.cat(parts) if len(parts) > 1 else parts[0] for domain, parts in made.items()})
+
+    def _generate_part(self, batch: Batch, made: dict[str, list[Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Yields up to four groups: the way there and back from each domain, then the identity of each."""
         config, reals = self._config, {"source": batch.source, "target": batch.target}
         translators = {"target": self._forward, "source": self._backward}
         for origin, domain in (("source", "target"), ("target", "source")):
@@ -95,7 +105,7 @@ class CycleGanObjective:
                     f"adversarial_{domain}": config.adversarial.weight
                     * generator_loss(config.adversarial.kind, self._judges[domain](fake)),
                 }
-            fakes[domain] = fake.detach()
+            made[domain].append(fake.detach())
             yield losses
         if config.identity.weight > 0:
             weight = config.cycle.weight * config.identity.weight
@@ -105,19 +115,21 @@ class CycleGanObjective:
                     losses = {f"identity_{domain}": weight * l1_loss(same, reals[domain])}
                 yield losses
 
-    def _judge(self, batch: Batch, fakes: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    def _judge(self, batch: Batch, fakes: dict[str, Tensor]) -> Iterator[tuple[float, dict[str, Tensor]]]:
         """Yields each discriminator's loss, the mean of those on real and on past generated images, and penalty."""
         adversarial, reals = self._config.adversarial, {"target": batch.target, "source": batch.source}
         for domain, judge in self._judges.items():
-            real, fake = reals[domain], self._pools[domain].exchange(fakes[domain])
-            with self._accelerator.autocast():
-                real_loss = discriminator_loss(adversarial.kind, judge(real), real=True)
-                fake_loss = discriminator_loss(adversarial.kind, judge(fake), real=False)
-                losses = {f"discriminator_{domain}": (real_loss + fake_loss) / 2}
-                if adversarial.kind == "wgangp":
-                    penalty = gradient_penalty(judge, real, fake)
-                    losses[f"gradient_penalty_{domain}"] = adversarial.gradient_penalty * penalty
-            yield losses
+            shown = Batch(source=self._pools[domain].exchange(fakes[domain]), target=reals[domain])
+            for share, part in parts_of(shown, self._config.images_per_pass):
+                fake, real = part.source, part.target
+                with self._accelerator.autocast():
+                    real_loss = discriminator_loss(adversarial.kind, judge(real), real=True)
+                    fake_loss = discriminator_loss(adversarial.kind, judge(fake), real=False)
+                    losses = {f"discriminator_{domain}": (real_loss + fake_loss) / 2}
+                    if adversarial.kind == "wgangp":
+                        penalty = gradient_penalty(judge, real, fake)
+                        losses[f"gradient_penalty_{domain}"] = adversarial.gradient_penalty * penalty
+                yield share, losses
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns the images of both pools and the state of their random numbers."""
@@ -129,10 +141,3 @@ class CycleGanObjective:
         for domain, pool in self._pools.items():
             pool.restore(state[f"pool_{domain}"].to(self._accelerator.device))
         restore_random_state(self._random, state["pool_random"])
-
-
-def _noting(groups: Iterable[dict[str, Tensor]], noted: dict[str, Tensor]) -> Iterator[Tensor]:
-    """Yields the sum of each group of losses, and notes the losses themselves, detached."""
-    for losses in groups:
-        noted |= {name: loss.detach() for name, loss in losses.items()}
-        yield total(losses)

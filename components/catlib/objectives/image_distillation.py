@@ -1,6 +1,7 @@
 """Distillation on paired or unpaired images: discriminator, reconstruction and the teacher's features."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,22 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.adversarial import generator_loss
-from components.catlib.objectives.optimisation import detached, frozen, update
+from components.catlib.objectives.frozen_teacher import Features
+from components.catlib.objectives.optimisation import detached, frozen, noting, update
+from components.catlib.objectives.parts import parts_of
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.pix2pix import patch_discriminator_losses
 from components.catlib.objectives.reconstruction import reconstruction_loss
 from components.catlib.objectives.student import StudentTraining
+
+
+class _Seen(NamedTuple):
+    """What teacher and student make of some images; the student's image and features have gradients."""
+
+    fake: Tensor
+    features: Features
+    teacher_image: Tensor | None
+    teacher_features: Features
 
 
 class ImageDistillation:
@@ -86,30 +98,54 @@ class ImageDistillation:
         Raises:
             UserError: The batch is too small for the distillation loss.
         """
-        config = self._config
         self._student.train()
-        source, real = (batch.source, batch.target) if self._forward else (batch.target, batch.source)
+        parts = parts_of(batch, self._config.images_per_pass)
+        seen = self._see(batch) if len(parts) == 1 else None
+        fakes = [self._student.image(self._source(part.images)) for part in parts] if seen is None else [seen.fake]
+        judging: dict[str, Tensor] = {}
+        losses = ((part.share, self._judge(part.images, fake)) for part, fake in zip(parts, fakes, strict=True))
+        update(self._accelerator, self.optimizers["discriminator"], noting(losses, judging, whole="discriminator"))
+
+        losses = ((part.share, self._generate(part.images, seen or self._see(part.images))) for part in parts)
+        return detached(judging | self._student.update(losses))
+
+    def _see(self, batch: Batch) -> _Seen:
+        """Returns what teacher and student make of the images."""
+        source = self._source(batch)
         teacher_image, teacher_features = self._teacher(source)
         with self._accelerator.autocast():
             fake, features = self._student.translate(source)
-        fake_shown, real_shown = (
-            torch.cat([source, image], dim=1) if self._paired else image for image in (fake, real)
-        )
-        with self._accelerator.autocast():
-            judging = patch_discriminator_losses(
-                config.adversarial, self._discriminator, fake=fake_shown, real=real_shown
-            )
-        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
+        return _Seen(fake, features, teacher_image, teacher_features)
 
+    def _judge(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Returns the discriminator's loss and its parts."""
+        fake_shown, real_shown = (self._shown(batch, image) for image in (fake, self._real(batch)))
+        with self._accelerator.autocast():
+            return patch_discriminator_losses(
+                self._config.adversarial, self._discriminator, fake=fake_shown, real=real_shown
+            )
+
+    def _generate(self, batch: Batch, seen: _Seen) -> dict[str, Tensor]:
+        """Returns the student's loss and its parts."""
+        config = self._config
         with frozen(self._discriminator), self._accelerator.autocast():
-            judgement = self._discriminator(fake_shown)
-            generating = {"adversarial": config.adversarial.weight * generator_loss(config.adversarial.kind, judgement)}
+            judgement = self._discriminator(self._shown(batch, seen.fake))
+            losses = {"adversarial": config.adversarial.weight * generator_loss(config.adversarial.kind, judgement)}
             if config.reconstruction.weight > 0:
-                wanted = real if self._paired else teacher_image
+                wanted = self._real(batch) if self._paired else seen.teacher_image
                 assert wanted is not None
-                generating["reconstruction"] = config.reconstruction.weight * self._reconstruction_loss(fake, wanted)
-        losses = self._student.update(generating, features, teacher_features)
-        return detached(judging | losses)
+                losses["reconstruction"] = config.reconstruction.weight * self._reconstruction_loss(seen.fake, wanted)
+        return self._student.with_distillation(losses, seen.features, seen.teacher_features)
+
+    def _source(self, batch: Batch) -> Tensor:
+        return batch.source if self._forward else batch.target
+
+    def _real(self, batch: Batch) -> Tensor:
+        return batch.target if self._forward else batch.source
+
+    def _shown(self, batch: Batch, image: Tensor) -> Tensor:
+        """Returns what the discriminator sees of an image."""
+        return torch.cat([self._source(batch), image], dim=1) if self._paired else image
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns nothing: networks and optimisers are the whole state."""

@@ -77,7 +77,8 @@ class LabelDistillation:
         with self._accelerator.autocast():
             fake, features = self._student.translate(batch.source)
             generating = self._adversary.generator_losses(batch, fake)
-        losses = self._student.update(generating, features, teacher_features)
+        generating = self._student.with_distillation(generating, features, teacher_features)
+        losses = self._student.update([(1.0, generating)])
 
         with self._accelerator.autocast():
             judging = self._adversary.discriminator_losses(batch, self._student.image(batch.source))

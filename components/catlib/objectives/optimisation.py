@@ -11,6 +11,9 @@ from torch.optim import Adam, Optimizer
 from components.catlib.config import TrainingConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.processes import average_gradients, check_norms
+from components.catlib.networks.generator import Generator
+from components.catlib.objectives.parts import check_parts
+from components.catlib.objectives.recomputing import recompute
 
 
 def build_optimizers(
@@ -48,15 +51,18 @@ def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig
     Args:
         accelerator: Device, precision and processes.
         network: Changed in place.
-        config: `channels_last` and `compile`.
+        config: `channels_last`, `compile`, `recompute_activations` and `images_per_pass`.
 
     Returns:
         The network to call in training. It shares all weights with the argument, which is never compiled itself.
 
     Raises:
-        UserError: Its norms cannot be trained by several processes on CPUs.
+        UserError: Its norms cannot be trained by several processes on CPUs, or not with parts of a batch.
     """
     check_norms(accelerator, [network])
+    check_parts(network, config)
+    if config.recompute_activations and isinstance(network, Generator):
+        recompute(network)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     prepared = accelerator.prepare(network)
@@ -82,6 +88,23 @@ def update(accelerator: Accelerator, optimizer: Optimizer, losses: Iterable[Tens
         accelerator.backward(loss)
     average_gradients(accelerator, optimizer)
     accelerator.step(optimizer)
+
+
+def noting(
+    groups: Iterable[tuple[float, dict[str, Tensor]]], noted: dict[str, Tensor], *, whole: str | None = None
+) -> Iterator[Tensor]:
+    """Yields for each group of losses the scalar to back-propagate, and notes the losses of the batch, detached.
+
+    Args:
+        groups: The losses of a part by name, with the share of the part in its batch.
+        noted: Gets the losses by name; those of one name add up over the parts.
+        whole: Name of the loss that holds the others of its group; None: the scalar is their sum.
+    """
+    for share, losses in groups:
+        shown = losses if share == 1 else {name: share * loss for name, loss in losses.items()}
+        for name, loss in shown.items():
+            noted[name] = noted[name] + loss.detach() if name in noted else loss.detach()
+        yield total(shown) if whole is None else shown[whole]
 
 
 @contextlib.contextmanager

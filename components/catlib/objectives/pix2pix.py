@@ -10,7 +10,8 @@ from components.catlib.config.losses import AdversarialConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
-from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, prepare, total, update
+from components.catlib.objectives.optimisation import build_optimizers, detached, frozen, noting, prepare, total, update
+from components.catlib.objectives.parts import parts_of
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.reconstruction import reconstruction_loss
 
@@ -64,27 +65,41 @@ class Pix2PixObjective:
             "discriminator_real" as `patch_discriminator_losses` describes. "generator" is the sum of "adversarial" and
             "reconstruction", which are weighted.
         """
-        adversarial = self._config.adversarial
         self._generator.train()
         self._discriminator.train()
-        with self._accelerator.autocast():
-            fake = self._generator(batch.source)
-        fake_pair = torch.cat([batch.source, fake], dim=1)
-        real_pair = torch.cat([batch.source, batch.target], dim=1)
-        with self._accelerator.autocast():
-            judging = patch_discriminator_losses(adversarial, self._discriminator, fake=fake_pair, real=real_pair)
-        update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
-
-        with frozen(self._discriminator), self._accelerator.autocast():
-            judgement = self._discriminator(fake_pair)
-            reconstruction = self._reconstruction_loss(fake, batch.target)
-        generating = {
-            "adversarial": adversarial.weight * generator_loss(adversarial.kind, judgement),
-            "reconstruction": self._config.reconstruction.weight * reconstruction,
-        }
-        generating["generator"] = total(generating)
-        update(self._accelerator, self.optimizers["generator"], [generating["generator"]])
+        parts = parts_of(batch, self._config.images_per_pass)
+        with self._accelerator.autocast(), torch.set_grad_enabled(len(parts) == 1):
+            fakes = [self._generator(part.images.source) for part in parts]
+        judging: dict[str, Tensor] = {}
+        losses = ((part.share, self._judge(part.images, fake)) for part, fake in zip(parts, fakes, strict=True))
+        update(self._accelerator, self.optimizers["discriminator"], noting(losses, judging, whole="discriminator"))
+        generating: dict[str, Tensor] = {}
+        losses = ((part.share, self._generate(part.images, fake)) for part, fake in zip(parts, fakes, strict=True))
+        update(self._accelerator, self.optimizers["generator"], noting(losses, generating, whole="generator"))
         return detached(judging | generating)
+
+    def _judge(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Returns the discriminator's loss and its parts."""
+        fake_pair, real_pair = (torch.cat([batch.source, image], dim=1) for image in (fake, batch.target))
+        with self._accelerator.autocast():
+            return patch_discriminator_losses(
+                self._config.adversarial, self._discriminator, fake=fake_pair, real=real_pair
+            )
+
+    def _generate(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Returns the generator's loss and its parts; an image without gradient is generated again."""
+        config = self._config
+        if not fake.requires_grad:
+            with self._accelerator.autocast():
+                fake = self._generator(batch.source)
+        with frozen(self._discriminator), self._accelerator.autocast():
+            judgement = self._discriminator(torch.cat([batch.source, fake], dim=1))
+            reconstruction = self._reconstruction_loss(fake, batch.target)
+        losses = {
+            "adversarial": config.adversarial.weight * generator_loss(config.adversarial.kind, judgement),
+            "reconstruction": config.reconstruction.weight * reconstruction,
+        }
+        return {**losses, "generator": total(losses)}
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns nothing: networks and optimisers are the whole state."""

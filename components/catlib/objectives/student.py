@@ -1,6 +1,6 @@
 """A student in training, whatever it translates: the student, its teacher and its discriminator."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.feature_distillation import build_feature_distillation
 from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher
-from components.catlib.objectives.optimisation import build_optimizers, prepare, total, update
+from components.catlib.objectives.optimisation import build_optimizers, noting, prepare, total, update
 
 
 class StudentTraining:
@@ -89,10 +89,10 @@ class StudentTraining:
         """Returns the student's image, without gradient."""
         return self._generator(source)
 
-    def update(
+    def with_distillation(
         self, generating: dict[str, Tensor], features: Features, teacher_features: Features
     ) -> dict[str, Tensor]:
-        """Adds the distillation loss to the others, takes a step, and returns all of them and their sum.
+        """Adds the distillation loss to the others; returns all of them, their sum "generator", and the figures.
 
         Args:
             generating: The other parts of the generator's loss, weighted scalars.
@@ -104,7 +104,16 @@ class StudentTraining:
         """
         per_layer: dict[str, Tensor] = {}
         if self._feature_distillation is not None:
-            generating["distillation"], per_layer = self._feature_distillation.losses(features, teacher_features)
-        generating["generator"] = total(generating)
-        update(self._accelerator, self.optimizers["generator"], [generating["generator"]])
-        return generating | per_layer
+            distillation, per_layer = self._feature_distillation.losses(features, teacher_features)
+            generating = {**generating, "distillation": distillation}
+        return {**generating, "generator": total(generating), **per_layer}
+
+    def update(self, parts: Iterable[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
+        """Takes a step down the losses of a batch, and returns them, detached.
+
+        Args:
+            parts: For each part of the batch its share, and what `with_distillation` returned.
+        """
+        noted: dict[str, Tensor] = {}
+        update(self._accelerator, self.optimizers["generator"], noting(parts, noted, whole="generator"))
+        return noted

@@ -15,6 +15,8 @@ from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.processes import from_main
+from components.catlib.footprint.of_training import savings, state_training
+from components.catlib.memory import telling_out_of_memory
 from components.catlib.metrics.statistics import OpenedStatistics
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator
@@ -106,18 +108,20 @@ def train_and_write(
             teachers=teachers,
         )
         watch = Watch(signs, config=config, stage=stage)
-        progress = train(
-            objective,
-            config=config,
-            batches=batches,
-            evaluate=validation,
-            folder=writer.folder,
-            accelerator=accelerator,
-            upkeep=upkeep,
-            checkpoints=beginning and beginning.checkpoints,
-            begin=beginning and beginning.state,
-            watch=watch if accelerator.is_main_process else None,
-        )
+        state_training(stage, config, objective.networks, dataset.crop_size, accelerator, teachers)
+        with telling_out_of_memory(stage, savings(stage, config, objective.networks)):
+            progress = train(
+                objective,
+                config=config,
+                batches=batches,
+                evaluate=validation,
+                folder=writer.folder,
+                accelerator=accelerator,
+                upkeep=upkeep,
+                checkpoints=beginning and beginning.checkpoints,
+                begin=beginning and beginning.state,
+                watch=watch if accelerator.is_main_process else None,
+            )
         watch.judge(progress.records)
         from_main(accelerator, lambda: give_up(watch))
         if place is not None and accelerator.is_main_process:

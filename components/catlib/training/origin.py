@@ -33,8 +33,13 @@ from components.catlib.networks.architecture_files import ARCHITECTURE_FILE
 from components.catlib.storage import local_copy
 from components.catlib.training.checkpoints import LENGTH
 
-UNRELATED_TO_WEIGHTS = {"patience", "stop_on", "time_limit_seconds"}
-"""Settings that end a training sooner or later; the weights after a step do not depend on them.
+UNRELATED_TO_WEIGHTS = {
+    *("patience", "stop_on", "time_limit_seconds"),
+    *("recompute_activations", "images_per_pass"),
+}
+"""Settings that end a training sooner or later, or that make it need less memory: weights differ by rounding at most.
+
+So a training that ran out of memory goes on with less.
 
 Every other setting changes weights, or the scores by which weights are chosen and which the result holds."""
 

@@ -117,6 +117,11 @@ class InceptionGenerator(Generator):
             nn.Conv2d(last, architecture.out_channels, kernel_size=7),
             nn.Tanh(),
         )
+        self.segments = (
+            "down_sampling",
+            *(f"features.{number}" for number in range(len(self.features))),
+            "up_sampling",
+        )
 
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Translates images.

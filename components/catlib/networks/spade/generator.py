@@ -173,6 +173,7 @@ class InceptionSpadeGenerator(Generator):
             self.add_module(name, SpadeInceptionBlock(name, architecture))
             width = out_channels
         self.conv_img = _same_size_convolution(width, architecture.out_channels, 3)
+        self.segments = tuple(architecture.block_widths)
 
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Paints label maps.

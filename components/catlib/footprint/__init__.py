@@ -1,0 +1,1 @@
+"""How much memory of a device a stage will need: arithmetic on the tables of layers, before anything is allocated."""

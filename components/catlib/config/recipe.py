@@ -128,9 +128,21 @@ class Recipe(Section):
                 f"teacher.family cyclegan translates both ways, but dataset.source_values.channels is {read} and "
                 f"dataset.target_values.channels {made} (3 where nothing is stated); make them equal"
             )
+        self._check_student_norm()
         for variation in self.sweep.variations:
             validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
         return self
+
+    def _check_student_norm(self) -> None:
+        norm, distill = self.prune.student_norm, self.distill
+        forward = self.prune.generator == "source_to_target"
+        file = getattr(distill.published, "generator" if forward else "generator_backward", None)
+        if norm is not None and norm.depends_on_batch and distill.trains and file is None:
+            raise ValueError(
+                f"prune.student_norm.kind is {norm.kind} without running statistics, so that every image of the "
+                "student would depend on what else is in its batch, even after training; set "
+                "prune.student_norm.track_running_stats: true"
+            )
 
     @property
     def report(self) -> ReportConfig:

@@ -19,7 +19,14 @@ from components.catlib.data.channels import described
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.exporting.onnx_file import OnnxModel, export_generator
-from components.catlib.exporting.parity import OnnxGenerator, Parity, compare, parity_batches, time_both
+from components.catlib.exporting.parity import (
+    OnnxGenerator,
+    Parity,
+    batch_dependence,
+    compare,
+    parity_batches,
+    time_both,
+)
 from components.catlib.fitting import check_channels
 from components.catlib.metrics.latency import Latency
 from components.catlib.networks.architecture import INPUT_DESCRIPTIONS, GeneratorArchitecture
@@ -46,7 +53,8 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
 
     Raises:
         UserError: The artifact holds no such generator, or the dataset does not fit it.
-        RuntimeError: ONNX Runtime's images differ from PyTorch's by more than the tolerance.
+        RuntimeError: ONNX Runtime's images differ from PyTorch's, or those of an image alone from those of the same
+            image in a batch, by more than the tolerance.
     """
     networks = open_networks(student, "distill|prune|teacher")
     inputs = {"student": networks.manifest}
@@ -54,7 +62,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
     generator = read_generator(networks, direction)
     if dataset is None:
         compared_on = "noise"
-        images = torch.from_numpy(generator.architecture.example_input(COMPARED_IMAGES, input_size))
+        images = _noise(generator.architecture, COMPARED_IMAGES, input_size)
     else:
         packed = PackedDataset.open(dataset)
         inputs["dataset"] = packed.manifest
@@ -77,8 +85,16 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
                 f"The ONNX model differs from PyTorch by up to {parity.largest:.2e} on {compared_on}, more than "
                 f"export.tolerance {config.tolerance:g} allows; try another export.opset than {config.opset}."
             )
+        dependence = batch_dependence(exported, images, _noise(generator.architecture, 1, _size(images), seed=1))
+        if dependence > config.tolerance:
+            raise RuntimeError(
+                f"The ONNX model's image of the same input changes by up to {dependence:.2e} with what else is in its "
+                f"batch, on {compared_on}, more than export.tolerance {config.tolerance:g} allows; norms without "
+                "running statistics do that: train a student whose prune.student_norm.track_running_stats is true."
+            )
         latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
+        facts["parity"]["batch_dependence"] = dependence
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
         facts |= _values_of_pictures(networks, direction)
         writer.write_json("export.json", facts)
@@ -93,6 +109,14 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         *(facts["bytes"] / 1e6, parity.largest, compared_on),
         *(1e3 * latency["onnxruntime"].median, 1e3 * latency["torch"].median),
     )
+
+
+def _noise(architecture: GeneratorArchitecture, count: int, size: tuple[int, int], *, seed: int = 0) -> Tensor:
+    return torch.from_numpy(architecture.example_input(count, size, seed=seed))
+
+
+def _size(images_NCHW: Tensor) -> tuple[int, int]:
+    return images_NCHW.shape[2], images_NCHW.shape[3]
 
 
 def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:

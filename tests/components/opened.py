@@ -21,8 +21,8 @@ def has_weights(folder: Path, direction: Any) -> bool:
     return opened(folder).has_weights(direction)
 
 
-def read_generator(folder: Path, direction: Any) -> Generator:
-    return model_files.read_generator(opened(folder), direction)
+def read_generator(folder: Path, direction: Any, *, alone: bool = True) -> Generator:
+    return model_files.read_generator(opened(folder), direction, alone=alone)
 
 
 def read_discriminator(folder: Path, domain: Any) -> Discriminator:

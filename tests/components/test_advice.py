@@ -452,6 +452,13 @@ FOLLOWED_ELSEWHERE = {
     ),
     "set teacher.family={}, or leave teacher.start_from out.": "tests/components/catlib/training/test_starting.py",
     "set teacher.{}.{}={}": "tests/components/catlib/training/test_starting.py",
+    "set teacher.generator.norm.track_running_stats: true": "tests/components/catlib/test_config.py",
+    "set prune.student_norm.track_running_stats: true": "tests/components/catlib/test_config.py",
+    "set teacher.generator.norm.track_running_stats: true and start from weights with them, or from none": (
+        "tests/components/catlib/training/test_building.py"
+    ),
+    "set prune.student_norm.track_running_stats: true with prune.student_init: fresh, prune again, and start from "
+    "weights with them, or from none": "tests/components/catlib/training/test_building.py",
     "set {}.stop_on: [] to go on from here.": "tests/components/catlib/training/test_watching.py",
     "set compile: false.": "tests/components/catlib/distributed/test_devices.py",
     "set resources.profile to cpu.": "tests/components/catlib/distributed/test_devices.py",

@@ -19,7 +19,10 @@ class NormConfig(Section):
         "syncbatch: of the images in all processes",
     )
     affine: bool = Field(default=True, description="learn a scale and a bias per channel; pruning needs the scales")
-    track_running_stats: bool = Field(default=False, description="normalise with running statistics at evaluation")
+    track_running_stats: bool = Field(
+        default=False,
+        description="normalise with running statistics at evaluation; the batch norms of a trained generator must",
+    )
     momentum: float = Field(default=0.1, gt=0, le=1, description="weight of the newest batch in running statistics")
     epsilon: float = Field(default=1e-5, gt=0, description="constant added to the variance")
 
@@ -33,6 +36,11 @@ class NormConfig(Section):
             yield f"{setting}.kind {self.kind} normalises an image by the whole batch"
         elif self.track_running_stats:
             yield f"{setting}.track_running_stats counts batches"
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether it normalises an image with the others of its batch even outside of training."""
+        return self.kind != "instance" and not self.track_running_stats
 
 
 class _GeneratorBase(Section):

@@ -131,6 +131,7 @@ class Recipe(Section):
             )
         if self.distill.splits_batches and (reason := next(self._undivided_students(), None)):
             raise ValueError(f"distill.images_per_pass: {self.distill.images_per_pass} {cannot_split(reason)}")
+        self._check_student_norm()
         for variation in self.sweep.variations:
             validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
         return self
@@ -143,6 +144,17 @@ class Recipe(Section):
             yield from norm.undivided("prune.student_norm")
         yield from generator.undivided("teacher.generator")
         yield from teacher.discriminator.undivided("teacher.discriminator")
+
+    def _check_student_norm(self) -> None:
+        norm, distill = self.prune.student_norm, self.distill
+        forward = self.prune.generator == "source_to_target"
+        file = getattr(distill.published, "generator" if forward else "generator_backward", None)
+        if norm is not None and norm.depends_on_batch and distill.trains and file is None:
+            raise ValueError(
+                f"prune.student_norm.kind is {norm.kind} without running statistics, so that every image of the "
+                "student would depend on what else is in its batch, even after training; set "
+                "prune.student_norm.track_running_stats: true"
+            )
 
     @property
     def report(self) -> ReportConfig:

@@ -23,6 +23,7 @@ from components.catlib.config.networks import (
     InceptionSpadeConfig,
     LabelGeneratorConfig,
     MultiscaleConfig,
+    NormConfig,
     PatchConfig,
     PublishedConfig,
     PublishedCycleGanConfig,
@@ -53,6 +54,18 @@ class _Teaching(TrainingConfig):
     def _check_start(self) -> _Teaching:
         if self.start_from is not None and getattr(self, "published", None) is not None:
             raise ValueError("start_from and published both name the networks to start with; leave out one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _check_norm(self) -> _Teaching:
+        published = getattr(self, "published", None)  # a published file decides about its own norms
+        files = [value for name, value in published or () if name.startswith("generator")]
+        norm: NormConfig = self.generator.norm  # pyright: ignore[reportAttributeAccessIssue]  # of every family
+        if self.trains and norm.depends_on_batch and (not files or None in files):
+            raise ValueError(
+                f"generator.norm.kind is {norm.kind} without running statistics, so that every image would depend on "
+                "what else is in its batch, even after training; set teacher.generator.norm.track_running_stats: true"
+            )
         return self
 
 

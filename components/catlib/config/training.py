@@ -124,6 +124,11 @@ class TrainingConfig(Section):
         default=GanConfig(), description="objective of generator against discriminator"
     )
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained: without epochs, published or earlier networks are used unchanged."""
+        return self.epochs + self.decay_epochs > 0
+
     @model_validator(mode="after")
     def _check_compile(self) -> TrainingConfig:
         if self.compile and self.adversarial.kind == "wgangp":

@@ -79,6 +79,19 @@ def compare(generator: Generator, exported: OnnxGenerator, batches: Sequence[Ten
     return Parity(values.max().item(), values.mean().item(), tuple(tuple(batch.shape) for batch in batches))
 
 
+def batch_dependence(exported: OnnxGenerator, images_NCHW: Tensor, other_NCHW: Tensor) -> float:
+    """Returns how much a file's image of each input changes when others are in its batch, at most, in [-1, 1] values.
+
+    Args:
+        exported: The generator after export.
+        images_NCHW: The inputs, float32, at least one.
+        other_NCHW: Further ones of the same size that come with them in the batch, unlike them, at least one.
+    """
+    within = exported(torch.cat([images_NCHW, other_NCHW]))
+    alone = torch.cat([exported(image[None]) for image in images_NCHW])
+    return (within[: len(alone)] - alone).abs().max().item()
+
+
 def parity_batches(images_NCHW: Tensor, *, size_step: int | None) -> list[Tensor]:
     """Returns the batches on which an export is checked: one image, several, and other sizes if the network takes them.
 

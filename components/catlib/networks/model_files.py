@@ -20,6 +20,7 @@ from components.catlib.networks.architecture_files import (
     generator_file,
     write_architectures,
 )
+from components.catlib.networks.batch_dependence import one_at_a_time
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import build_generator
@@ -58,20 +59,25 @@ def write_networks(
     write_architectures(folder, NetworkArchitectures.model_validate({"input_size": input_size, **described}))
 
 
-def read_generator(networks: OpenedNetworks, direction: Direction, device: torch.device | str = "cpu") -> Generator:
+def read_generator(
+    networks: OpenedNetworks, direction: Direction, device: torch.device | str = "cpu", *, alone: bool = True
+) -> Generator:
     """Reads a generator with its weights, in eval mode.
 
     Args:
         networks: An opened folder.
         direction: The generator's direction.
         device: The device that it is put on.
+        alone: Whether it shall compute every image as if it came alone, even if its norms would mix a batch; False
+            where it will be trained, or only its weights are wanted.
 
     Raises:
         UserError: The folder has no such generator, or its weights do not fit its architecture or are not finite; the
             message names the first wrong tensor.
     """
     architecture, path = networks.architectures.generator(direction), generator_file(networks.folder, direction)
-    return build_with_state(lambda: build_generator(architecture), _read_state(path), where=str(path)).to(device)
+    generator = build_with_state(lambda: build_generator(architecture), _read_state(path), where=str(path)).to(device)
+    return one_at_a_time(generator, where=str(path)) if alone else generator
 
 
 def read_discriminator(networks: OpenedNetworks, domain: Domain, device: torch.device | str = "cpu") -> Discriminator:

@@ -23,6 +23,7 @@ from components.catlib.config import (
 )
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
+from components.catlib.networks.batch_dependence import settle_norms
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
@@ -34,7 +35,7 @@ from components.catlib.networks.published.generators import load_generator
 from components.catlib.objectives.cyclegan import CycleGanObjective
 from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.catlib.objectives.spade import SpadeObjective
-from components.catlib.storage import local_copy
+from components.catlib.storage import local_copy, shown
 from components.catlib.training.perceptual_weights import wanted_perceptual_loss
 from components.catlib.training.starting import EarlierTeacher
 
@@ -117,7 +118,8 @@ def build_teacher_networks(
         earlier: The teacher of `config.start_from`.
 
     Raises:
-        UserError: The family has no such direction, sizes or channels do not fit, or weights cannot be read.
+        UserError: The family has no such direction, sizes or channels do not fit, weights cannot be read, or the
+            generator's batch norms keep no running statistics though it is trained.
     """
     directions = DIRECTIONS[config.family]
     if direction not in directions:
@@ -145,6 +147,13 @@ def build_teacher_networks(
         generator = _teacher_generator(
             config.generator, published_generator, channels=(in_channels, out_channels), crop_size=crop_size, seed=seed
         )
+    start = published_generator or config.start_from
+    settle_norms(
+        generator,
+        trains=config.trains,
+        where="The teacher" if start is None else shown(start.uri),
+        advice="set teacher.generator.norm.track_running_stats: true and start from weights with them, or from none",
+    )
     if discriminator is None:
         discriminator = _teacher_discriminator(
             config.discriminator, published_discriminator, in_channels=seen_channels, seed=seed + 1

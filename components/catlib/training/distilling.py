@@ -11,6 +11,7 @@ from components.catlib.config import DistillConfig, WeightsConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
+from components.catlib.networks.batch_dependence import settle_norms
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.discriminators import Discriminator, build_discriminator
 from components.catlib.networks.families import build_generator
@@ -21,7 +22,7 @@ from components.catlib.networks.published.discriminators import load_discriminat
 from components.catlib.networks.published.generators import load_generator
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
 from components.catlib.objectives.feature_distillation import own_networks
-from components.catlib.storage import local_copy
+from components.catlib.storage import local_copy, shown
 from components.catlib.training.building import SEEDS_PER_RUN, check_judged_channels, published_weights
 from components.catlib.training.perceptual_weights import wanted_perceptual_loss
 
@@ -46,7 +47,8 @@ def build_distillation_objective(
         accelerator: Device, precision and processes.
 
     Raises:
-        UserError: A network is missing, the student does not fit the teacher, or weights cannot be read.
+        UserError: A network is missing, the student does not fit the teacher, weights cannot be read, or the student's
+            batch norms keep no running statistics though it is trained.
     """
     direction = student.only_direction
     perceptual = wanted_perceptual_loss(config, accelerator.device)
@@ -59,6 +61,13 @@ def build_distillation_objective(
     published_student, published_discriminator = published_weights(config.published, direction)
     learning = _student(published_student, student, direction, fresh)
     _check_student(learning, teaching)
+    settle_norms(
+        learning,
+        trains=config.trains,
+        where=f"The student of {shown(published_student.uri) if published_student else student.folder}",
+        advice="set prune.student_norm.track_running_stats: true with prune.student_init: fresh, prune again, and "
+        "start from weights with them, or from none",
+    )
     networks: dict[str, nn.Module] = {
         f"generator_{direction}": learning,
         f"discriminator_{direction.output}": _student_discriminator(
@@ -95,7 +104,7 @@ def _student(
             local_copy(published.uri), like=architecture, input_size=networks.input_size, sha256=published.sha256
         )
     if networks.has_weights(direction):
-        return read_generator(networks, direction)
+        return read_generator(networks, direction, alone=False)
     student = build_generator(architecture)
     fresh.draw(student, number=0)
     return student

@@ -73,7 +73,7 @@ class EarlierTeacher:
         else:
             found = self.networks.architectures.generator(direction)
             check_alike("generator", found, wanted, like, address=self.address, earlier=self._settings("generator"))
-            earlier = read_generator(self.networks, direction)
+            earlier = read_generator(self.networks, direction, alone=False)
         return build_with_state(lambda: build_generator(wanted), earlier.state_dict(), where=str(self.place))
 
     def discriminator(

@@ -1,6 +1,7 @@
 """Recipes: what is accepted, and what a mistake is answered with."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,3 +246,56 @@ def test_recipes_of_street_scenes_say_how_to_get_miou(name: str, tmp_path: Path)
 def test_numbers_that_are_not_finite_are_refused(setting: str, value: str):
     with pytest.raises(UserError, match=setting):
         load_recipe("smoke", [f"{setting}={value}"])
+
+
+UNTRACKED = {"kind": "syncbatch"}
+FILE = {"uri": "weights/generator.pth"}
+SPADE_NORM = {"family": "spade", "perceptual": 0, "generator": {"family": "inception_spade", "norm": {"kind": "batch"}}}
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"generator": {"norm": {"kind": "batch"}}},
+        {"family": "cyclegan", "generator": {"norm": UNTRACKED}},
+        SPADE_NORM,
+        {"generator": {"norm": UNTRACKED}, "start_from": "runs/earlier/teacher"},
+        {"generator": {"norm": UNTRACKED}, "published": {"discriminator": FILE}},
+        {"family": "cyclegan", "generator": {"norm": UNTRACKED}, "published": {"generator": FILE}},
+    ],
+)
+def test_a_teacher_whose_images_would_depend_on_their_batch_is_refused(teacher: dict[str, Any]) -> None:
+    with pytest.raises(
+        UserError, match=r"without running statistics.*set teacher\.generator\.norm\.track_running_stats: true\.$"
+    ):
+        validate(TeacherConfig, teacher, where="It")
+    norm = {"norm": {**teacher["generator"]["norm"], "track_running_stats": True}}
+    assert validate(TeacherConfig, teacher | {"generator": {**teacher["generator"], **norm}}, where="It")
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"discriminator": {"norm": {"kind": "batch"}}},
+        {"generator": {"norm": UNTRACKED}, "published": {"generator": FILE}},
+        {"generator": {"norm": UNTRACKED}, "published": {"generator": FILE}, "epochs": 0, "decay_epochs": 0},
+        {"generator": {"norm": UNTRACKED}, "start_from": "generator.pth", "epochs": 0, "decay_epochs": 0},
+    ],
+)
+def test_discriminators_and_files_may_keep_no_running_statistics(teacher: dict[str, Any]) -> None:
+    assert validate(TeacherConfig, teacher, where="It")
+
+
+def test_a_student_whose_images_would_depend_on_their_batch_is_refused(tmp_path: Path) -> None:
+    setting = "prune.student_norm={kind: batch}"
+    sentence = r"prune\.student_norm\.kind is batch.*set prune\.student_norm\.track_running_stats: true\.$"
+    for recipe in ("smoke", "demo-unpaired", "demo-labels"):
+        with pytest.raises(UserError, match=sentence):
+            load_recipe(recipe, [setting])
+    assert load_recipe("smoke", ["prune.student_norm={kind: batch, track_running_stats: true}"])
+    file = "distill.published={generator: {uri: student.pth}}"
+    assert load_recipe("smoke", [setting, file]).prune.student_norm
+    backward = ["prune.generator=target_to_source", setting]
+    with pytest.raises(UserError, match=sentence):
+        load_recipe("demo-unpaired", [*backward, file])
+    assert load_recipe("demo-unpaired", [*backward, "distill.published={generator_backward: {uri: student.pth}}"])

@@ -1,3 +1,4 @@
+import functools
 import json
 from pathlib import Path
 
@@ -10,10 +11,19 @@ from PIL import Image
 
 from components.__main__ import main
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import DatasetConfig, ExportConfig, InceptionConfig, Pix2PixDistillConfig, PruneConfig
+from components.catlib.config import (
+    DatasetConfig,
+    ExportConfig,
+    InceptionConfig,
+    NormConfig,
+    Pix2PixDistillConfig,
+    PruneConfig,
+)
 from components.catlib.errors import UserError
+from components.catlib.networks import model_files
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import architecture_from_config, build_generator
+from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
@@ -103,6 +113,47 @@ def test_the_file_describes_itself(exported: Path, dataset: Path) -> None:
 def test_a_difference_above_the_tolerance_fails_and_leaves_nothing(student: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"differs from PyTorch by up to .* on noise, more than export\.tolerance"):
         run(ExportConfig(tolerance=1e-12), student=student, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def mixing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student, trained elsewhere, whose norms mix the images of a batch."""
+    folder = tmp_path_factory.mktemp("mixing") / "distilled"
+    network = build_generator(ARCHITECTURE.model_copy(update={"norm": NormConfig(kind="syncbatch")}))
+    initialise(network, kind="xavier", gain=1.0, seed=1)
+    with writing(folder, kind="distill", config=Pix2PixDistillConfig()) as writer:
+        write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
+    return folder
+
+
+def test_a_student_that_mixes_its_batch_is_exported_as_what_it_makes_of_one_image(
+    mixing: Path, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(ExportConfig(), student=mixing, dataset=dataset, output=tmp_path / "exported")
+    assert "every image is computed as if it came alone" in caplog.text
+    facts = json.loads((tmp_path / "exported/export.json").read_text())
+    assert facts["parity"]["batch_dependence"] < 1e-5
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 3, *SIZE)).astype(np.float32)
+    (made,) = onnxruntime.InferenceSession(tmp_path / "exported/model.onnx").run(["translated"], {"image": images})
+    with torch.no_grad():
+        alone = read_generator(mixing, "source_to_target", alone=False)(torch.from_numpy(images[:1]))
+    np.testing.assert_allclose(made[:1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("on", ["noise", "held-out images"])
+def test_a_file_whose_images_depend_on_their_batch_is_refused(
+    mixing: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str
+) -> None:
+    as_written = functools.partial(model_files.read_generator, alone=False)
+    monkeypatch.setattr("components.export.stage.read_generator", as_written)
+    with pytest.raises(RuntimeError, match=rf"changes by up to .* with what else is in its batch, on {on}, more than"):
+        run(
+            ExportConfig(),
+            student=mixing,
+            dataset=dataset if on == "held-out images" else None,
+            output=tmp_path / "exported",
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,11 +7,13 @@ those of the demos.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -20,6 +22,7 @@ from components.catlib.config import (
     DatasetConfig,
     DistillConfig,
     EvaluateConfig,
+    NormConfig,
     PruneConfig,
     RealStatsConfig,
     TeacherConfig,
@@ -230,14 +233,20 @@ def _write_pair(folder: Path, split: str, index: int, first: np.ndarray, second:
         Image.fromarray(np.asarray(pixels)).save(path)
 
 
+def mixing_batches() -> contextlib.AbstractContextManager[object]:
+    """Lets generators whose norms mix a batch be trained, which is refused otherwise."""
+    return mock.patch.object(NormConfig, "depends_on_batch", False)
+
+
 def train_teacher(folder: Path, name: str) -> Path:
     """Runs the teacher stage, once; returns the artifact."""
     run, output = (RUNS | TEACHERS_ONLY)[name], folder / name
     if not output.exists():
         settings = merged({**TEACHERS[run.data], "evaluations": 1}, run.settings)
         place = images(folder, run.data)
-        config = validate(TeacherConfig, settings, where="teacher")
-        teacher_stage.run(config, dataset=place / "dataset", real_stats=place / "real_stats", output=output)
+        with mixing_batches() if run.cause is BATCH_NORM else contextlib.nullcontext():
+            config = validate(TeacherConfig, settings, where="teacher")
+            teacher_stage.run(config, dataset=place / "dataset", real_stats=place / "real_stats", output=output)
     return output
 
 

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from components.catlib.exporting.parity import compare, time_both
-from tests.components.catlib.exporting.small_generators import RUNNING, example, inception
+from components.catlib.exporting.onnx_file import export_generator
+from components.catlib.exporting.parity import OnnxGenerator, batch_dependence, compare, time_both
+from tests.components.catlib.exporting.small_generators import NORMS, RUNNING, SIZE, example, inception
 
 
 class Fixed:
@@ -40,6 +42,15 @@ def test_compare_refuses_other_shapes_and_nan(image: torch.Tensor, message: str)
     images = example(generator, 1)
     with pytest.raises(RuntimeError, match=message):
         compare(generator, Fixed(image), [images])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "batch statistics"])
+def test_an_image_in_a_batch_is_compared_with_the_image_alone(norm: str, tmp_path: Path) -> None:
+    generator = inception(NORMS[norm])
+    model = export_generator(generator, tmp_path / "model.onnx", input_size=SIZE, opset=20, metadata={})
+    images, other = example(generator, 2), 0.1 * example(generator, 3)[2:]
+    found = batch_dependence(OnnxGenerator(model.path), images, other)
+    assert (found > 1e-2) if norm == "batch statistics" else (found < 1e-5)
 
 
 def test_both_are_timed() -> None:

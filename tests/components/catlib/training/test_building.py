@@ -11,6 +11,7 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.directions import Direction
+from components.catlib.networks.families import build_generator
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
@@ -217,3 +218,85 @@ def test_students_with_another_norm_than_the_teacher(tmp_path: Path) -> None:
     write_architecture(folder, "source_to_target", architecture, SIZE)
     losses = _distil("cyclegan", teacher_folder, folder).step(batch("cyclegan"))
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+MIXING = NormConfig(kind="batch")
+
+
+def _saved(path: Path, norm: NormConfig) -> Path:
+    architecture = _student("cyclegan").architecture.model_copy(update={"norm": norm})
+    generator = build_generator(architecture)  # pyright: ignore[reportArgumentType]
+    initialise(generator, kind="xavier", gain=1.0, seed=3)
+    torch.save(generator.state_dict(), path)
+    return path
+
+
+def test_published_weights_that_mix_a_batch_are_used_one_image_at_a_time_but_not_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = {"generator": {"uri": str(_saved(tmp_path / "weights.pth", MIXING))}}
+    made = {"in_channels": 3, "out_channels": 3, "crop_size": SIZE, "accelerator": Accelerator(cpu=True)}
+    with pytest.raises(
+        UserError,
+        match=r"^.*weights\.pth has batch norms without .*teacher\.generator\.norm\.track_running_stats: true",
+    ):
+        build_teacher_objective(teacher_config("pix2pix", published=file), **made)
+    assert caplog.records == []
+    unchanged = teacher_config("pix2pix", published=file, epochs=0, decay_epochs=0)
+    generator = build_teacher_objective(unchanged, **made).generators["source_to_target"].eval()
+    images = 2 * torch.rand(2, 3, *SIZE) - 1
+    torch.testing.assert_close(generator(images)[:1], generator(images[:1]))
+    assert [record.levelname for record in caplog.records if "running statistics" in record.message] == ["WARNING"]
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_students_that_mix_a_batch_are_not_trained(
+    inherited: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher_folder, folder = _teacher_folder(tmp_path / "t", "cyclegan"), tmp_path / "s"
+    folder.mkdir()
+    architecture = _student("cyclegan").architecture.model_copy(update={"norm": MIXING})
+    if inherited:
+        student = build_generator(architecture)  # pyright: ignore[reportArgumentType]
+        write_networks(folder, generators={"source_to_target": student}, discriminators={}, input_size=SIZE)
+    else:
+        write_architecture(folder, "source_to_target", architecture, SIZE)
+    with pytest.raises(
+        UserError, match=rf"^The student of {folder} has .*prune\.student_norm\.track_running_stats: true"
+    ):
+        _distil("cyclegan", teacher_folder, folder)
+    assert caplog.records == []
+
+
+def test_published_students_that_mix_a_batch_are_used_one_image_at_a_time_but_not_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher_folder, folder = _teacher_folder(tmp_path / "t", "cyclegan"), _student_folder(tmp_path / "s", "cyclegan")
+    published = {"generator": {"uri": str(_saved(tmp_path / "student.pth", MIXING))}}
+    # The architecture beside it says which kind of norm the file holds: its tensors do not.
+    with pytest.raises(UserError, match=r"student\.pth has batch norms without running statistics"):
+        _distil("cyclegan", teacher_folder, folder, published=published)
+    _distil("cyclegan", teacher_folder, folder, published=published, epochs=0, decay_epochs=0)
+    assert "student.pth: its batch norms keep no running statistics" in caplog.text
+
+
+def test_the_features_of_a_teacher_that_mixes_a_batch_are_those_of_each_image(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    objective = build_teacher("cyclegan")
+    wide = objective.generators["source_to_target"].architecture.model_copy(update={"norm": MIXING})
+    teacher = build_generator(wide)  # pyright: ignore[reportArgumentType]
+    initialise(teacher, kind="xavier", gain=1.0, seed=3)
+    write_networks(
+        folder,
+        generators={"source_to_target": teacher},
+        discriminators=objective.discriminators,
+        input_size=SIZE,
+    )
+    distillation = _distil("cyclegan", folder, _student_folder(tmp_path / "s", "cyclegan"))
+    images = 2 * torch.rand(3, 3, *SIZE) - 1
+    frozen = distillation.teachers["source_to_target"].eval()
+    _, features = frozen(images, return_features=True)
+    _, alone = teacher.eval()(images[:1], return_features=True)
+    for name, feature in features.items():
+        torch.testing.assert_close(feature[:1], alone[name], rtol=1e-4, atol=1e-4)

@@ -28,12 +28,12 @@ from components.catlib.exporting.parity import (
     time_both,
 )
 from components.catlib.fitting import check_channels
-from components.catlib.metrics.latency import Latency
 from components.catlib.networks.architecture import INPUT_DESCRIPTIONS, GeneratorArchitecture
 from components.catlib.networks.architecture_files import OpenedNetworks, open_networks
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_generator
+from components.catlib.timing import Measured
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def _cost(architecture: GeneratorArchitecture, input_size: tuple[int, int]) -> d
 
 
 def _facts(
-    model: OnnxModel, parity: Parity, latency: dict[str, Latency], *, compared_on: str, tolerance: float
+    model: OnnxModel, parity: Parity, latency: dict[str, Measured], *, compared_on: str, tolerance: float
 ) -> dict[str, Any]:
     return {
         "file": model.path.name,
@@ -189,7 +189,13 @@ def _facts(
             "tolerance": tolerance,
         },
         "latency": {
-            name: {"median": timed.median, "low": timed.low, "high": timed.high, "threads": timed.threads}
+            name: {
+                "median": timed.median,
+                "low": timed.low,
+                "high": timed.high,
+                "p95": timed.p95,
+                "threads": timed.threads,
+            }
             for name, timed in latency.items()
         }
         | {"unit": "seconds", "batch": 1, "repeats": TIMED_REPEATS},

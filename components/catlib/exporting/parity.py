@@ -14,9 +14,10 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from components.catlib.distributed.machines import torch_machine
 from components.catlib.exporting.onnx_file import INPUT, OUTPUT
-from components.catlib.metrics.latency import Latency, measure_latency
 from components.catlib.networks.generator import Generator
+from components.catlib.timing import Measured, measure
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def parity_batches(images_NCHW: Tensor, *, size_step: int | None) -> list[Tensor
     return batches
 
 
-def time_both(generator: Generator, exported: OnnxGenerator, image_NCHW: Tensor, *, repeats: int) -> dict[str, Latency]:
+def time_both(
+    generator: Generator, exported: OnnxGenerator, image_NCHW: Tensor, *, repeats: int
+) -> dict[str, Measured]:
     """Times PyTorch and ONNX Runtime on the same batch, in turn.
 
     Args:
@@ -121,6 +124,8 @@ def time_both(generator: Generator, exported: OnnxGenerator, image_NCHW: Tensor,
     """
     generator.eval()
     with torch.no_grad():
-        return measure_latency(
-            {"torch": lambda: generator(image_NCHW), "onnxruntime": lambda: exported(image_NCHW)}, repeats=repeats
+        return measure(
+            {"torch": lambda: generator(image_NCHW), "onnxruntime": lambda: exported(image_NCHW)},
+            repeats=repeats,
+            machine=torch_machine(),
         )

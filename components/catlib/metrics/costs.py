@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
+from components.catlib.distributed.machines import torch_machine
 from components.catlib.metrics.held_out import HeldOut, held_out_images
-from components.catlib.metrics.latency import Latency, measure_latency
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
+from components.catlib.timing import Measured, measure, ratio
 
 
-def costs(generator: Generator, size: tuple[int, int], latency: Latency) -> dict[str, Any]:
+def costs(generator: Generator, size: tuple[int, int], latency: Measured) -> dict[str, Any]:
     """Counts `paper_macs` and `true_macs` for one image and `parameters`; `latency_ms` is the time.
 
     Args:
@@ -30,22 +30,23 @@ def costs(generator: Generator, size: tuple[int, int], latency: Latency) -> dict
     }
 
 
-def time_generators(generators: Mapping[str, Generator], held_out: HeldOut, *, repeats: int) -> dict[str, Latency]:
+def time_generators(generators: Mapping[str, Generator], held_out: HeldOut, *, repeats: int) -> dict[str, Measured]:
     """Times generators on the CPU in turn, on the first held-out image; they return to their device afterwards."""
     image, _ = next(held_out_images(held_out.dataset, direction=held_out.direction, limit=1, batch_size=1))
     for generator in generators.values():
         generator.cpu()
     with torch.inference_mode():
-        latencies = measure_latency(
+        latencies = measure(
             {name: lambda generator=generator: generator(image) for name, generator in generators.items()},
             repeats=repeats,
+            machine=torch_machine(),
         )
     for generator in generators.values():
         generator.to(held_out.device)
     return latencies
 
 
-def cost_ratios(facts: Mapping[str, dict[str, Any]], latencies: Mapping[str, Latency]) -> dict[str, float]:
+def cost_ratios(facts: Mapping[str, dict[str, Any]], latencies: Mapping[str, Measured]) -> dict[str, float]:
     """Divides each cost of the teacher by the student's; empty without a teacher.
 
     Args:
@@ -56,5 +57,4 @@ def cost_ratios(facts: Mapping[str, dict[str, Any]], latencies: Mapping[str, Lat
         return {}
     counted = ("paper_macs", "true_macs", "parameters")
     ratios = {name: facts["teacher"][name] / facts["student"][name] for name in counted}
-    pairs = zip(latencies["teacher"].seconds, latencies["student"].seconds, strict=True)
-    return ratios | {"latency": float(np.median([teacher / student for teacher, student in pairs]))}
+    return ratios | {"latency": ratio(latencies["teacher"], latencies["student"])}

@@ -14,7 +14,7 @@ from components.catlib.data.channels import described, shown_as
 from components.catlib.metrics import confidence, kernel_distance
 from components.catlib.metrics.catalogue import METRICS, OF_ALL, Part, measured_among
 from components.catlib.metrics.held_out import HeldOut
-from components.catlib.metrics.latency import WARMUP, Latency
+from components.catlib.timing import WARMUP, Measured
 
 
 def _lpips(held_out: HeldOut) -> dict[str, Any]:
@@ -58,7 +58,7 @@ if _missing:
     raise ValueError(f"nothing describes these parts of the protocol: {', '.join(sorted(_missing))}")
 
 
-def protocol(held_out: HeldOut, figures: Collection[str], latency: Latency) -> dict[str, Any]:
+def protocol(held_out: HeldOut, figures: Collection[str], latency: Measured) -> dict[str, Any]:
     """Describes how numbers were made, so that they are compared with others only where that makes sense.
 
     Args:

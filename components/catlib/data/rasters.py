@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from components.catlib.config.dataset import ValuesConfig
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _PLAIN = {"1", "L", "LA", "RGB", "RGBA", "F", *WIDE_GREY}
 """Pillow's modes whose pixels are the numbers of the file."""
@@ -81,7 +81,7 @@ def decode_raster(file: SourceFile, *, channels: int) -> Raster:
     def by_kind(content: bytes) -> NDArray[Any]:
         if content.startswith(npy.MAGIC_PREFIX):
             return _from_npy(content, channels)
-        if content.startswith(_TIFF_STARTS):
+        if content.startswith(TIFF_STARTS):
             return _from_tiff(content, channels)
         if content.startswith(_PNG_START):
             return _with_pillow(content)

@@ -38,7 +38,9 @@ def picture_sizes(architecture: GeneratorArchitecture) -> dict[str, Any]:
 def serving_metadata(
     architecture: GeneratorArchitecture, values: Mapping[str, ValuesConfig], dataset: PackedDataset | None
 ) -> dict[str, str]:
-    """Returns what `translate` needs, as texts for the file's metadata; all but `normalisation` are JSON.
+    """Returns what `translate` needs, as texts for the file's metadata.
+
+    `input_kind` ("images" or "labels") and `normalisation` are words, all others JSON.
 
     Args:
         architecture: The exported generator.
@@ -49,7 +51,7 @@ def serving_metadata(
     texts = {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()}
     for end in ("input", "output") if architecture.input_kind == "images" else ("output",):
         texts[f"{end}_values"] = json.dumps(values.get(end, RGB).model_dump(mode="json"))
-    texts["input_kind"] = json.dumps(architecture.input_kind)
+    texts["input_kind"] = architecture.input_kind
     if architecture.input_kind == "labels" and dataset is not None:
         planes = {
             "num_labels": dataset.num_labels,

@@ -47,19 +47,32 @@ class Values:
         return f"{self.channels} channel{'s' * (self.channels > 1)} of {self.type}, {low:.9g} to {high:.9g}"
 
     def to_network(self, numbers: NDArray[Any]) -> NDArray[np.float32]:
-        """Returns float32 numbers in [-1, 1], rounded as trainings round them."""
+        """Returns float32 numbers in [-1, 1] in a new array, rounded as trainings round them."""
         low, high = self.range
         if (self.type, self.range) == (RGB.type, RGB.range):
-            return numbers.astype(np.float32) / np.float32(127.5) - np.float32(1)
-        return ((numbers - np.float64(low)) * (2 / (high - low)) - 1).astype(np.float32)
+            colours = numbers.astype(np.float32, order="C")
+            colours /= 127.5
+            colours -= 1
+            return colours
+        exact = np.subtract(numbers, low, dtype=np.float64, order="C")
+        exact *= 2 / (high - low)
+        exact -= 1
+        return exact.astype(np.float32)
 
     def from_network(self, made: NDArray[np.float32]) -> NDArray[Any]:
         """Returns numbers of `type`; whole ones are rounded to the nearest, and what leaves the range is clipped."""
         low, high = self.range
         if (self.type, self.range) == (RGB.type, RGB.range):
-            return np.rint((made + np.float32(1)) * np.float32(127.5)).clip(0, 255).astype(np.uint8)
-        numbers = ((made.astype(np.float64) + 1) * ((high - low) / 2) + low).clip(low, high)
-        return (numbers if self.type == "float32" else np.rint(numbers)).astype(self.type)
+            numbers = made + np.float32(1)
+            numbers *= 127.5
+        else:
+            numbers = made.astype(np.float64)
+            numbers += 1
+            numbers *= (high - low) / 2
+            numbers += low
+        if self.type != "float32":
+            np.rint(numbers, out=numbers)
+        return np.clip(numbers, low, high, out=numbers).astype(self.type)
 
 
 RGB = Values("uint8", 3, (0.0, 255.0))
@@ -162,7 +175,7 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         )
     try:
         facts = {name: json.loads(texts[name]) for name in _FACTS}
-        reads = _planes(texts, path) if facts["input_kind"] == "labels" else _values(json.loads(texts["input_values"]))
+        reads = _planes(texts, path) if texts["input_kind"] == "labels" else _values(json.loads(texts["input_values"]))
         model = Model(
             where=str(path),
             session=session,
@@ -183,7 +196,7 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
     return model
 
 
-_FACTS = ("size_step", "smallest_size", "fixed_size", "receptive_radius", "input_kind", "output_values")
+_FACTS = ("size_step", "smallest_size", "fixed_size", "receptive_radius", "output_values")
 
 
 def _values(facts: Mapping[str, Any]) -> Values:

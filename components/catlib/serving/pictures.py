@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from components.catlib.data.decoding import (
@@ -29,7 +30,7 @@ from components.catlib.data.decoding import (
     read_labels,
 )
 from components.catlib.data.files import SourceFile
-from components.catlib.data.rasters import decode_raster
+from components.catlib.data.rasters import TIFF_STARTS, decode_raster
 from components.catlib.data.samples import DONT_CARE
 from components.catlib.errors import UserError
 from components.catlib.serving.model import RGB, Model, Planes, Values
@@ -82,6 +83,11 @@ class Picture:
             return self.pixels.height, self.pixels.width
         return self.pixels.shape[0], self.pixels.shape[1]
 
+    @property
+    def bytes(self) -> int:
+        """Memory that its pixels take, in bytes."""
+        return _bytes(self.pixels)
+
     def region(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.float32]:
         """Returns a part of it as the network reads it, float32 [C, H, W]."""
         if isinstance(self.pixels, Image.Image):
@@ -89,7 +95,7 @@ class Picture:
         else:
             numbers = self.pixels[top:bottom, left:right]
         if isinstance(self.reads, Values):
-            return np.ascontiguousarray(np.moveaxis(self.reads.to_network(numbers), -1, 0))
+            return self.reads.to_network(np.moveaxis(numbers, -1, 0))
         classes = [*range(self.reads.num_labels), *[DONT_CARE] * self.reads.dont_care_plane]
         return (numbers == np.array(classes, dtype=np.uint8)[:, None, None]).astype(np.float32)
 
@@ -113,6 +119,11 @@ class Canvas:
     values: Values
     pixels: Image.Image | NDArray[Any]
 
+    @property
+    def bytes(self) -> int:
+        """Memory that its pixels take, in bytes."""
+        return _bytes(self.pixels)
+
     def put(self, top: int, left: int, made_CHW: NDArray[np.float32]) -> None:
         """Fills in a part that the network has made, in [-1, 1].
 
@@ -121,11 +132,17 @@ class Canvas:
         """
         if not np.isfinite(made_CHW).all():
             raise UserError("The model makes values that are not finite; train it again.")
-        numbers = self.values.from_network(np.moveaxis(made_CHW, 0, -1))
+        numbers = np.ascontiguousarray(np.moveaxis(self.values.from_network(made_CHW), 0, -1))
         if isinstance(self.pixels, Image.Image):
             self.pixels.paste(Image.fromarray(numbers), (left, top))
         else:
             self.pixels[top : top + numbers.shape[0], left : left + numbers.shape[1]] = numbers
+
+
+def _bytes(pixels: Image.Image | NDArray[Any]) -> int:
+    if isinstance(pixels, Image.Image):
+        return pixels.width * pixels.height * (1 if pixels.mode == "L" else 4)
+    return pixels.nbytes
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -143,26 +160,31 @@ def read(file: SourceFile, model: Model) -> Picture:
             generator reads.
         UserError: A file of its type cannot hold what the generator makes.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such pictures are refused
+        picture = _decoded(file, model)
+    _check_can_hold(picture, file.label)
+    return picture
+
+
+def _decoded(file: SourceFile, model: Model) -> Picture:
     content = decoded(file, lambda content: content)
     held = SourceFile(file.label, file.size, lambda: content)
     if isinstance(model.reads, Planes):
         labels = read_labels(held, num_labels=model.reads.num_labels)
-        picture = Picture(labels, None, model.reads, model.makes, decoded(held, _kind))
-    elif model.reads.colours:
-        picture = decoded(held, lambda content: _colours(held, content, model.makes))
-    else:
-        numbers = decode_raster(held, channels=model.reads.channels).numbers
-        numbers = decoded(held, lambda _: _checked(numbers, model.reads))
-        kind, layout = decoded(held, lambda content: (_kind(content), _layout(content, model.reads)))
-        picture = Picture(numbers, None, model.reads, model.makes, kind, layout)
-    _check_can_hold(picture, file.label)
-    return picture
+        return Picture(labels, None, model.reads, model.makes, decoded(held, _kind))
+    if model.reads.colours:
+        return decoded(held, lambda content: _colours(held, content, model.makes))
+    numbers = decode_raster(held, channels=model.reads.channels).numbers
+    numbers = decoded(held, lambda _: _checked(numbers, model.reads))
+    kind, layout = decoded(held, lambda content: (_kind(content), _layout(content, model.reads)))
+    return Picture(numbers, None, model.reads, model.makes, kind, layout)
 
 
 def _kind(content: bytes) -> str:
     if content.startswith(npy.MAGIC_PREFIX):
         return ARRAY
-    if content.startswith((b"II+\0", b"MM\0+")):  # big TIFF
+    if content.startswith(TIFF_STARTS):  # Pillow does not know all of them
         return "TIFF"
     with Image.open(io.BytesIO(content)) as image:
         return _SAVED_AS.get(image.format or "", image.format or "")
@@ -181,10 +203,14 @@ def _layout(content: bytes, reads: Values | Planes) -> ArrayLayout:
 def _colours(file: SourceFile, content: bytes, makes: Values) -> Picture:
     """Decodes colours or grey of 8 or 16 bits, with or without alpha."""
     kind = _kind(content)
-    if kind != ARRAY and not content.startswith((b"II+\0", b"MM\0+")):
-        with opened(content) as image:
-            if not _is_deep(image):
-                return _colours_8_bit(image, kind, makes)
+    if kind != ARRAY:
+        try:
+            with opened(content) as image:
+                if not _is_deep(image):
+                    return _colours_8_bit(image, kind, makes)
+        except UnidentifiedImageError:
+            if kind != "TIFF":
+                raise
     numbers = decode_raster(file, channels=RGB.channels).numbers
     alpha = None
     if numbers.shape[2] in (2, 4):

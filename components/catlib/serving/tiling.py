@@ -33,8 +33,11 @@ from components.catlib.timing import measure
 ALWAYS_WHOLE = 512 * 512
 """Pixels of a picture that is always translated at once."""
 
-TILE_MEMORY = 300 * 2**20
-"""Bytes that the network may take for a tile, beside the picture and its translation."""
+MEMORY = 750 * 10**6
+"""Bytes that picture, translation and a tile may take together: with Python and libraries less than 1 GB."""
+
+LEAST_FOR_TILE = 128 * 10**6
+"""Bytes that a tile may take in any case."""
 
 KEPT_FREE = 0.9
 """Share of the free memory that a picture may take."""
@@ -68,7 +71,8 @@ def translate(model: Model, picture: Picture) -> Canvas:
     height, width = picture.size
     check_size(model, height, width)
     canvas = picture.canvas()
-    rows, columns = plan(model, enlarged(height, model.size_step), enlarged(width, model.size_step))
+    sides = enlarged(height, model.size_step), enlarged(width, model.size_step)
+    rows, columns = plan(model, *sides, held=picture.bytes + canvas.bytes)
     for row in rows:
         for column in columns:
             made_CHW = model(_read(picture, row, column))
@@ -100,13 +104,14 @@ def enlarged(side: int, step: int) -> int:
     return -(-side // step) * step
 
 
-def plan(model: Model, height: int, width: int) -> tuple[list[Tile], list[Tile]]:
+def plan(model: Model, height: int, width: int, *, held: int) -> tuple[list[Tile], list[Tile]]:
     """Returns the rows and columns of tiles for an enlarged picture; one each if it is translated at once.
 
     Args:
         model: The generator.
         height: In pixels, whole size steps.
         width: In pixels, whole size steps.
+        held: Bytes that the picture and its translation take.
 
     Raises:
         UserError: The picture has to be translated at once, and memory does not suffice.
@@ -119,7 +124,8 @@ def plan(model: Model, height: int, width: int) -> tuple[list[Tile], list[Tile]]
     if model.receptive_radius is None:
         check_memory(height, width, per_pixel, free)
         return whole
-    allowed = TILE_MEMORY if free is None else min(TILE_MEMORY, KEPT_FREE * free)
+    allowed = max(LEAST_FOR_TILE, MEMORY - held)
+    allowed = allowed if free is None else min(allowed, KEPT_FREE * free)
     if height * width * per_pixel <= allowed:
         return whole
     context = enlarged(model.receptive_radius, model.size_step)
@@ -161,16 +167,21 @@ def _read(picture: Picture, row: Tile, column: Tile) -> NDArray[np.float32]:
 
 @functools.cache
 def bytes_per_pixel(model: Model) -> float:
-    """Measures how much memory the network takes per pixel: the rise from a small square to a larger one."""
+    """Returns how much memory a translation takes per pixel, beside the picture and its translation.
+
+    What the network takes is measured: the rise from a small square to a larger one. To that come the numbers that it
+    reads and makes, with a copy of each.
+    """
     sides = [enlarged(max(side, model.smallest_size), model.size_step) for side in _PROBES]
     channels = model.session.get_inputs()[0].shape[1]
+    own = 4 * 4 * (channels + model.makes.channels)
     images = {str(side): np.zeros((channels, side, side), np.float32) for side in sides}
     calls = {name: functools.partial(model, image) for name, image in images.items()}
     found = measure(calls, repeats=1, warmup=0, memory=True)
     small, large = (found[str(side)].host_bytes for side in sides)
     if small is None or large is None or large <= small:
         return float(_BYTES_PER_PIXEL)
-    return (large - small) / (sides[1] ** 2 - sides[0] ** 2)
+    return own + (large - small) / (sides[1] ** 2 - sides[0] ** 2)
 
 
 def check_memory(height: int, width: int, per_pixel: float, free: int | None) -> None:

@@ -44,7 +44,7 @@ def negative(
         reads: Values of its input.
         makes: Values of its output.
         planes: Planes of its input in place of values.
-        facts: Metadata to replace; None removes it.
+        facts: Metadata to replace; "absent" removes it.
     """
     count = planes["num_labels"] + planes["dont_care_plane"] if planes else reads["channels"]
     weights = -np.eye(count) if count == makes["channels"] else np.full((makes["channels"], count), -1 / count)
@@ -55,7 +55,11 @@ def negative(
     ends = (
         {"input_kind": "labels", "input_planes": planes} if planes else {"input_kind": "images", "input_values": reads}
     )
-    texts = {name: json.dumps(value) for name, value in (metadata | ends | facts).items() if value != "absent"}
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in (metadata | ends | facts).items()
+        if value != "absent"
+    }
     write(path, weights.astype(np.float32), texts)
     return path
 

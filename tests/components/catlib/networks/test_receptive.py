@@ -31,7 +31,7 @@ ARCHITECTURES = {
 
 
 def reached(architecture: InceptionArchitecture) -> int:
-    """Returns the largest distance of an input pixel whose change moves an output pixel, over all phases of the grid."""
+    """Returns the largest distance of an input pixel whose change moves an output pixel, at all places of the grid."""
     network = build_generator(architecture).eval().double()
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # no path is cancelled, switched off or saturated

@@ -11,6 +11,15 @@ if __name__ == "__main__":  # the imports below take a while
 
     quiet_ctrl_c()
 
+    import sys
+
+    from components.catlib.serving import commands as serving_commands
+
+    if sys.argv[1:2] and sys.argv[1] in serving_commands.COMMANDS:  # these start without what follows
+        from components.catlib.exits import leave
+
+        leave(lambda: serving_commands.main(sys.argv[1:]))
+
 import argparse
 import contextlib
 import functools
@@ -34,6 +43,7 @@ from components.catlib.errors import UserError
 from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, note
 from components.catlib.memory import telling_out_of_memory
 from components.catlib.recipes import load_recipe
+from components.catlib.serving import commands as serving
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
 from components.running import run_stage
@@ -47,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         note(f"error: {error}")
         return error.exit_code
+    if options.stage in serving.COMMANDS:
+        return serving.run(options)
     logging.basicConfig(
         level=logging.INFO,
         format=f"[{options.stage}] %(message)s",
@@ -169,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="stage")
     for name, stage in STAGES.items():
         _add_stage(commands, name, stage)
+
+    serving.add_commands(commands)
 
     bucket = commands.add_parser("make-bucket", help="Create a bucket in the object store, unless it exists.")
     bucket.add_argument("address", metavar="s3://BUCKET")

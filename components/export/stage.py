@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.channels import described
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
+from components.catlib.exporting.metadata import picture_sizes, serving_metadata
 from components.catlib.exporting.onnx_file import OnnxModel, export_generator
 from components.catlib.exporting.parity import (
     OnnxGenerator,
@@ -60,11 +60,11 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
     inputs = {"student": networks.manifest}
     direction, input_size = networks.direction, networks.input_size
     generator = read_generator(networks, direction)
-    if dataset is None:
+    packed = None if dataset is None else PackedDataset.open(dataset)
+    if packed is None:
         compared_on = "noise"
         images = _noise(generator.architecture, COMPARED_IMAGES, input_size)
     else:
-        packed = PackedDataset.open(dataset)
         inputs["dataset"] = packed.manifest
         check_channels(networks, packed, direction)
         compared_on = "held-out images"
@@ -75,7 +75,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
             writer.folder / "model.onnx",
             input_size=input_size,
             opset=config.opset,
-            metadata=_metadata(generator.architecture, direction, networks, inputs),
+            metadata=_metadata(generator.architecture, direction, networks, inputs, packed),
         )
         exported = OnnxGenerator(model.path)
         step = generator.architecture.size_step if model.any_size else None
@@ -96,7 +96,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
         facts["parity"]["batch_dependence"] = dependence
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
-        facts |= _values_of_pictures(networks, direction)
+        facts |= {"sizes": picture_sizes(generator.architecture)} | _values_of_pictures(networks, direction)
         writer.write_json("export.json", facts)
         writer.summary["metrics"] = {
             "onnx_bytes": facts["bytes"],
@@ -139,7 +139,11 @@ def _values_of_pictures(networks: OpenedNetworks, direction: Direction) -> dict[
 
 
 def _metadata(
-    architecture: GeneratorArchitecture, direction: Direction, networks: OpenedNetworks, inputs: dict[str, Manifest]
+    architecture: GeneratorArchitecture,
+    direction: Direction,
+    networks: OpenedNetworks,
+    inputs: dict[str, Manifest],
+    dataset: PackedDataset | None = None,
 ) -> dict[str, str]:
     """Returns what a user of the file needs to know, kept within it."""
     input_size = networks.input_size
@@ -150,11 +154,12 @@ def _metadata(
         "input_size": f"{input_size[0]}x{input_size[1]} (height x width)",
         "student": inputs["student"].digest(),
     }
-    for name, values in _values_of_pictures(networks, direction).items():
-        metadata[name.removesuffix("_values")] = (
-            f"float32, NCHW, -1 to 1: {described(ValuesConfig.model_validate(values))}"
-        )
-        metadata[name] = json.dumps(values)
+    values = {
+        name.removesuffix("_values"): ValuesConfig.model_validate(each)
+        for name, each in _values_of_pictures(networks, direction).items()
+    }
+    metadata |= {end: f"float32, NCHW, -1 to 1: {described(each)}" for end, each in values.items()}
+    metadata |= serving_metadata(architecture, values, dataset)
     if "dataset" in inputs:
         settings = inputs["dataset"].config
         metadata["dataset"] = f"{settings.get('source')}, {settings.get('direction')}"

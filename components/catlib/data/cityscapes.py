@@ -23,7 +23,8 @@ from PIL import Image
 
 from components.catlib.data.decoding import read_labels
 from components.catlib.data.files import FileTree, SourceFile
-from components.catlib.data.packed import DONT_CARE, ImageRole
+from components.catlib.data.packed import ImageRole
+from components.catlib.data.samples import DONT_CARE
 from components.catlib.errors import UserError
 
 PHOTOS, ANNOTATIONS = "leftImg8bit", "gtFine"

@@ -11,12 +11,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from components.catlib.data.files import SourceFile
-from components.catlib.data.packed import DONT_CARE
-from components.catlib.data.samples import DecodedImage, UnusableImageError
-from components.catlib.data.suspicions import ALPHA, SCALED
+from components.catlib.data.samples import DONT_CARE, DecodedImage, UnusableImageError
 
 LARGEST_FILE = 2**28
 """Size of the largest image file that is read, in bytes: 256 MiB."""
+
+ALPHA = "alpha histogram"
+"""Where decoding leaves the histogram of a picture's fourth channel (`Image.info`)."""
+
+SCALED = "scaled to 8 bits"
+"""Where decoding notes that a picture had more than 8 bits: then few grey values mean a dark picture."""
 
 BACKGROUND = (255, 255, 255, 255)
 """Colour behind transparent pixels, RGBA: opaque white."""

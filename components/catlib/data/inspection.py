@@ -32,8 +32,8 @@ from components.catlib.config.dataset import RGB, ValuesConfig
 from components.catlib.data.channels import as_colours, channel_names, to_8_bits
 from components.catlib.data.colours import label_colours
 from components.catlib.data.duplicates import find_duplicates, thumbnail
-from components.catlib.data.packed import DONT_CARE, SPLITS, ImageRole, LeftOut, Pairing, SplitName
-from components.catlib.data.samples import DecodedImage, Raster
+from components.catlib.data.packed import SPLITS, ImageRole, LeftOut, Pairing, SplitName
+from components.catlib.data.samples import DONT_CARE, DecodedImage, Raster
 from components.catlib.data.suspicions import Marks, Pictures, about_channels, about_numbers
 from components.catlib.errors import UserError
 

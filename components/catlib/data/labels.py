@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from components.catlib.data.packed import DONT_CARE
+from components.catlib.data.samples import DONT_CARE
 
 
 def semantic_planes(

@@ -50,9 +50,6 @@ ImageRole = Literal["source", "target", "instances", "ground_truth"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 NAMES = "names.json"
 
-DONT_CARE = 255
-"""Label of pixels that belong to no class."""
-
 
 class LeftOut(BaseModel):
     """An unusable image that was left out (`on_error: skip`)."""

@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from components.catlib.config.dataset import ValuesConfig
 from components.catlib.data.decoding import WIDE_GREY, OtherPixels, check_pages, check_pixels, decoded, opened
 from components.catlib.data.files import SourceFile
 from components.catlib.data.samples import Raster, UnusableImageError
 
+if TYPE_CHECKING:
+    from components.catlib.config.dataset import ValuesConfig
+
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _PLAIN = {"1", "L", "LA", "RGB", "RGBA", "F", *WIDE_GREY}
 """Pillow's modes whose pixels are the numbers of the file."""
@@ -79,7 +81,7 @@ def decode_raster(file: SourceFile, *, channels: int) -> Raster:
     def by_kind(content: bytes) -> NDArray[Any]:
         if content.startswith(npy.MAGIC_PREFIX):
             return _from_npy(content, channels)
-        if content.startswith(_TIFF_STARTS):
+        if content.startswith(TIFF_STARTS):
             return _from_tiff(content, channels)
         if content.startswith(_PNG_START):
             return _with_pillow(content)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.catlib.config.dataset import DatasetDirection, PictureRole
-from components.catlib.data.packed import ImageRole, LeftOut, Pairing
 from components.catlib.errors import one_line
 
+if TYPE_CHECKING:  # commands that only decode pictures start without the models of settings
+    from components.catlib.config.dataset import DatasetDirection, PictureRole
+    from components.catlib.data.packed import ImageRole, LeftOut, Pairing
+
 DomainLetter = Literal["A", "B"]
+
+DONT_CARE = 255
+"""Label of pixels that belong to no class."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.catlib.data.decoding import ALPHA, SCALED
 from components.catlib.data.packed import ImageRole, Pairing, SplitName
-
-ALPHA = "alpha histogram"
-"""Where decoding leaves the histogram of a picture's fourth channel (`Image.info`)."""
-
-SCALED = "scaled to 8 bits"
-"""Where decoding notes that a picture had more than 8 bits: then few grey values mean a dark picture."""
 
 MOST_LEVELS = 32
 """Pictures of no more grey values look like maps of classes."""

@@ -73,6 +73,7 @@ def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("file", f"{facts['file']}, {file_size(facts['bytes'])}, opset {facts['opset']}"),
         *((end, _tensor(facts[end]) + _values(facts.get(f"{end}_values"))) for end in ("input", "output")),
+        *_sizes(facts.get("sizes")),
         (
             "largest difference to PyTorch",
             f"{short_number(parity['largest_difference'])} on {parity['compared_on']}, images in [−1, 1]; "
@@ -89,6 +90,19 @@ def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _values(values: Mapping[str, Any] | None) -> str:
     return f"; −1 to 1 are {described(ValuesConfig.model_validate(values))}" if values else ""
+
+
+def _sizes(sizes: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Returns a row about the sizes of pictures; none for a file of version 0.1.0, which does not state them."""
+    if sizes is None:
+        return []
+    if sizes["fixed_size"] is not None:
+        height, width = sizes["fixed_size"]
+        return [("pictures", f"{height}×{width} pixels alone; {sizes['normalisation']}")]
+    radius = sizes["receptive_radius"]
+    reach = "all pixels" if radius is None else f"those at most {radius} pixels away"
+    text = f"multiples of {sizes['size_step']} pixels, at least {sizes['smallest_size']}; {sizes['normalisation']}"
+    return [("pictures", f"{text}: a pixel depends on {reach}")]
 
 
 def _tensor(value: Mapping[str, Any]) -> str:

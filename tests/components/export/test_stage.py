@@ -1,5 +1,7 @@
 import functools
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +21,21 @@ from components.catlib.config import (
     Pix2PixDistillConfig,
     PruneConfig,
 )
+from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
+from components.catlib.exporting.metadata import picture_sizes, serving_metadata
 from components.catlib.networks import model_files
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
+from components.catlib.reporting import origins
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
+from tests.components.catlib.exporting.small_generators import spade
 from tests.components.opened import read_generator
 
+ROOT = Path(__file__).parents[3]
 SIZE = (16, 20)
 ARCHITECTURE = architecture_from_config(
     InceptionConfig(base_channels=2, num_blocks=1, channels_reduction_factor=4, kernel_sizes=(3,)),
@@ -108,6 +115,53 @@ def test_the_file_describes_itself(exported: Path, dataset: Path) -> None:
     assert metadata["input_size"] == "16x20 (height x width)"
     assert metadata["dataset"].endswith(", AtoB")
     assert int(metadata["paper_macs"]) > 0
+    colours = {"type": "uint8", "channels": 3, "range": [0.0, 255.0]}
+    assert json.loads(metadata["input_values"]) == json.loads(metadata["output_values"]) == colours
+    sizes = json.loads((exported / "export.json").read_text())["sizes"]
+    assert sizes == {
+        "size_step": 4,
+        "smallest_size": 8,
+        "fixed_size": None,
+        "receptive_radius": None,
+        "normalisation": "instance norm, statistics of the image",
+    }
+    assert all(metadata[name] == (fact if isinstance(fact, str) else json.dumps(fact)) for name, fact in sizes.items())
+    assert origins._sizes(sizes) == [
+        ("pictures", "multiples of 4 pixels, at least 8; instance norm, statistics of the image: a pixel depends on all "
+         "pixels")
+    ]  # fmt: skip
+    assert origins._sizes(sizes | {"receptive_radius": 28})[0][1].endswith(
+        "a pixel depends on those at most 28 pixels away"
+    )
+    assert origins._sizes(None) == []
+
+
+def test_the_file_of_label_maps_states_its_size_and_planes(exported: Path) -> None:
+    architecture = spade().architecture
+    packed = PackedDataset.open(ROOT / "tests/kept/labels/dataset")
+    metadata = serving_metadata(architecture, {}, packed)
+    assert (metadata["fixed_size"], metadata["input_kind"]) == ("[32, 64]", "labels")
+    assert json.loads(metadata["input_planes"]) == {"num_labels": 32, "dont_care_plane": True, "instances": False}
+    assert "input_values" not in metadata
+    assert origins._sizes(picture_sizes(architecture)) == [
+        ("pictures", "32×64 pixels alone; batch norm, running statistics")
+    ]
+
+
+def test_the_snippet_of_the_readme_translates_a_picture_as_the_command_does(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Use the result")[1].split("\n## ")[0]
+    (snippet,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    colours = np.random.default_rng(4).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "photo.png")
+    shutil.copy(exported / "model.onnx", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert main(["translate", "--model", str(exported), "--input", "photo.png", "--output", "out"]) == 0
+    found = [np.asarray(Image.open(name)).astype(int) for name in ("translated.png", "out/photo.png")]
+    assert found[0].std() > 0
+    assert np.abs(found[0] - found[1]).max() <= 1
 
 
 def test_a_difference_above_the_tolerance_fails_and_leaves_nothing(student: Path, tmp_path: Path) -> None:

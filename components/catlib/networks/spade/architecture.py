@@ -107,6 +107,11 @@ class InceptionSpadeArchitecture(Section):
         return 2**self.num_upsamplings
 
     @property
+    def smallest_size(self) -> int:
+        """The shorter side of its images in pixels, because they have one size."""
+        return min(self.image_size)
+
+    @property
     def fixed_size(self) -> ImageSize:
         """Height and width of its images in pixels."""
         return self.image_size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +12,9 @@ from components.catlib.config.losses import AdversarialConfig, GanConfig
 from components.catlib.config.measuring import SegmenterConfig
 from components.catlib.config.schedules import LinearConfig, ScheduleConfig
 from components.catlib.config.sections import Count, Positive, Section
+
+FAST = {"precision": "bf16", "tf32": True, "channels_last": True, "compile": True, "cudnn_benchmark": True}
+"""The settings that `speed: fast` stands for."""
 
 
 class TrainingConfig(Section):
@@ -85,6 +89,11 @@ class TrainingConfig(Section):
         description="share of a moving average of each generator's weights that stays in every step, such as 0.999; "
         "the averaged weights are then evaluated and kept; 0: no average",
     )
+    speed: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="fast: for CUDA GPUs; changes the defaults of five settings: precision to bf16, and tf32, "
+        "channels_last, compile and cudnn_benchmark to true; exact: leaves them",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32",
         description="number format in which networks compute; weights, losses and statistics are always float32; fp16 "
@@ -97,16 +106,30 @@ class TrainingConfig(Section):
     compile: bool = Field(
         default=False, description="compile the trained networks (torch.compile); the first steps take long"
     )
+    cudnn_benchmark: bool = Field(
+        default=False,
+        description="let cuDNN try its algorithms for each size of image and take the fastest, which may differ from "
+        "run to run",
+    )
     adversarial: AdversarialConfig = Field(
         default=GanConfig(), description="objective of generator against discriminator"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_speed(cls, settings: Any) -> Any:
+        """Fills in what `speed: fast` stands for, so that everything behind reads the five settings alone."""
+        if isinstance(settings, Mapping) and settings.get("speed") == "fast":
+            return {**FAST, **settings}
+        return settings
 
     @model_validator(mode="after")
     def _check_compile(self) -> TrainingConfig:
         if self.compile and self.adversarial.kind == "wgangp":
             raise ValueError(
-                "compile: true cannot train with adversarial: wgangp, because its gradient penalty differentiates "
-                "twice and compiled networks cannot; set compile: false"
+                f"compile: true{' (of speed: fast)' if self.speed == 'fast' else ''} cannot train with adversarial: "
+                "wgangp, because its gradient penalty differentiates twice and compiled networks cannot; set "
+                "compile: false"
             )
         return self
 

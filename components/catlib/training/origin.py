@@ -33,8 +33,9 @@ from components.catlib.networks.architecture_files import ARCHITECTURE_FILE
 from components.catlib.storage import local_copy
 from components.catlib.training.checkpoints import LENGTH
 
-UNRELATED_TO_WEIGHTS = {"patience", "stop_on", "time_limit_seconds"}
-"""Settings that end a training sooner or later; the weights after a step do not depend on them.
+UNRELATED_TO_WEIGHTS = {"patience", "stop_on", "time_limit_seconds", "speed", "cudnn_benchmark"}
+"""Settings that end a training sooner or later, a name for others, and one that changes no more than the order of sums,
+which varies on GPUs anyway; the weights after a step do not depend on them.
 
 Every other setting changes weights, or the scores by which weights are chosen and which the result holds."""
 

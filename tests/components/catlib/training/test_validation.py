@@ -12,6 +12,7 @@ from components.catlib.config import RealStatsConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import label_colours
 from components.catlib.errors import UserError
+from components.catlib.metrics import statistics
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.directions import Direction
 from components.catlib.training.validation import Validation, translate
@@ -122,3 +123,16 @@ def test_with_a_segmenter_weights_are_chosen_by_miou(tmp_path: Path, paired: Pat
     assert evaluation.shortfalls() == {"source_to_target": 100 - score}
     with pytest.raises(UserError, match="has no true classes"):
         validation(paired, ["source_to_target"], segmenter=segmenter)
+
+
+def test_directions_share_a_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """CycleGAN scores two directions with one network; the same scores as with one each."""
+    data = make_dataset(tmp_path, "unpaired")
+    read: list[object] = []
+    load = statistics.load_feature_network
+    monkeypatch.setattr(statistics, "load_feature_network", lambda *given: (read.append(given), load(*given))[1])
+    generators = {"source_to_target": Inverting(), "target_to_source": Inverting()}
+    both = validation(data, [*generators])
+    assert len(read) == 1
+    alone = [validation(data, [name])(generators).scores[name] for name in generators]
+    assert [*both(generators).scores.values()] == alone

@@ -7,7 +7,9 @@ import datetime
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from types import MethodType
 from typing import Any, Literal, TypeVar
 
@@ -263,11 +265,17 @@ def _check_compiler(device: torch.device) -> None:
     """Refuses to compile networks where nothing can compile the kernels: the first step would fail in a long trace.
 
     Raises:
-        UserError: There is no compiler.
+        UserError: There is no compiler, or Python's headers are not there.
     """
     variable, usual = ("CC", ("gcc", "clang", "cc")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
     if not any(shutil.which(command) for command in (os.environ.get(variable), *usual) if command):
         raise UserError(
             f"compile: true needs a compiler ({' or '.join(usual[:2])}), and there is none here; install one, name it "
             f"in {variable}, or set compile: false."
+        )
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not headers.is_file():
+        raise UserError(
+            f"compile: true needs Python's headers, and {headers} does not exist; install them (python3-dev), or set "
+            "compile: false."
         )

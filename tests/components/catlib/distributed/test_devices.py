@@ -1,5 +1,6 @@
 import copy
 import re
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,9 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("CXX", "mine")
     open_accelerator(config)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(UserError, match=r"needs Python's headers, and .*/Python\.h does not exist.*compile: false"):
+        open_accelerator(config)
 
 
 @pytest.fixture

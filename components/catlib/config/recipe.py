@@ -16,7 +16,7 @@ from components.catlib.config.resources import ResourcesConfig
 from components.catlib.config.sections import Section, spelled_out
 from components.catlib.config.student import ExportConfig, PruneConfig
 from components.catlib.config.teacher import Pix2PixConfig, TeacherConfig
-from components.catlib.config.training import cannot_split
+from components.catlib.config.training import FAST, cannot_split
 
 
 class SweepConfig(Section):
@@ -37,11 +37,14 @@ class SweepConfig(Section):
 def varied(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings after changes. Settings of a loss change one by one, unless the loss becomes another kind.
 
+    A change of `speed` is one of all settings that it stands for.
+
     Args:
         settings: A section as JSON values.
         changes: The changes, in the form of a recipe.
     """
-    result = {**settings, **changes}
+    kept = {name: value for name, value in settings.items() if "speed" not in changes or name not in FAST}
+    result = {**kept, **changes}
     for key in changes:
         before, after = settings.get(key), spelled_out(changes[key])
         if not (isinstance(before, dict) and isinstance(after, dict)):

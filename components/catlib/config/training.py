@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,9 @@ from components.catlib.config.losses import AdversarialConfig, GanConfig
 from components.catlib.config.measuring import SegmenterConfig
 from components.catlib.config.schedules import LinearConfig, ScheduleConfig
 from components.catlib.config.sections import Count, Positive, Section
+
+FAST = {"precision": "bf16", "tf32": True, "channels_last": True, "compile": True, "cudnn_benchmark": True}
+"""The settings that `speed: fast` stands for."""
 
 
 def cannot_split(reason: str) -> str:
@@ -98,6 +101,11 @@ class TrainingConfig(Section):
         description="share of a moving average of each generator's weights that stays in every step, such as 0.999; "
         "the averaged weights are then evaluated and kept; 0: no average",
     )
+    speed: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="fast: for CUDA GPUs; changes the defaults of five settings: precision to bf16, and tf32, "
+        "channels_last, compile and cudnn_benchmark to true; exact: leaves them",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32",
         description="number format in which networks compute; weights, losses and statistics are always float32; fp16 "
@@ -120,9 +128,22 @@ class TrainingConfig(Section):
         description="images that go through the networks at once; the gradients of a batch's parts add up to those of "
         "the batch; null: the whole batch; refused where images of a batch depend on each other, as with batch norm",
     )
+    cudnn_benchmark: bool = Field(
+        default=False,
+        description="let cuDNN try its algorithms for each size of image and take the fastest, which may differ from "
+        "run to run",
+    )
     adversarial: AdversarialConfig = Field(
         default=GanConfig(), description="objective of generator against discriminator"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_speed(cls, settings: Any) -> Any:
+        """Fills in what `speed: fast` stands for, so that everything behind reads the five settings alone."""
+        if isinstance(settings, Mapping) and settings.get("speed") == "fast":
+            return {**FAST, **settings}
+        return settings
 
     @property
     def trains(self) -> bool:
@@ -133,17 +154,21 @@ class TrainingConfig(Section):
     def _check_compile(self) -> TrainingConfig:
         if self.compile and self.adversarial.kind == "wgangp":
             raise ValueError(
-                "compile: true cannot train with adversarial: wgangp, because its gradient penalty differentiates "
-                "twice and compiled networks cannot; set compile: false"
+                f"compile: true{self._of_speed()} cannot train with adversarial: "
+                "wgangp, because its gradient penalty differentiates twice and compiled networks cannot; set "
+                "compile: false"
             )
         return self
+
+    def _of_speed(self) -> str:
+        return " (of speed: fast)" if self.speed == "fast" else ""
 
     @model_validator(mode="after")
     def _check_recomputing(self) -> TrainingConfig:
         if self.compile and self.recompute_activations:
             raise ValueError(
-                "compile: true cannot train with recompute_activations: true, because the compiler itself chooses what "
-                "to keep; set one of the two to false"
+                f"compile: true{self._of_speed()} cannot train with recompute_activations: true, because the compiler "
+                "itself chooses what to keep; set one of the two to false"
             )
         return self
 

@@ -7,7 +7,9 @@ import datetime
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from types import MethodType
 from typing import Any, Literal, TypeVar
 
@@ -38,7 +40,7 @@ class Accelerator:
     NCCL, on CPUs by Gloo.
 
     Attributes:
-        device: The GPU of the local rank, or the CPU.
+        device: The GPU of the local rank; Apple's GPU (MPS), which one process alone uses; or the CPU.
         precision: `fp32`: networks compute as they are; `bf16`, `fp16`: networks compute in the short type, and their
             weights, outputs and losses stay float32.
         num_processes: Number of processes that train together.
@@ -91,14 +93,26 @@ class Accelerator:
 
         So scores during a training are those that the stages compute of the same weights.
         """
-        tf32 = torch.backends.cudnn.allow_tf32
+        tf32, benchmark = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
         self._measures = True
-        _allow_tf32(False)
+        _set_up_gpus(tf32=False, benchmark=False)
         try:
             yield
         finally:
             self._measures = False
-            _allow_tf32(tf32)
+            _set_up_gpus(tf32=tf32, benchmark=benchmark)
+
+    def random_state(self) -> Tensor | None:
+        """Returns the state of the device's random numbers, for a checkpoint; None on a CPU."""
+        if self.device.type == "cpu":
+            return None
+        return torch.get_device_module(self.device).get_rng_state(self.device)
+
+    def restore_random_state(self, state: Tensor | None) -> None:
+        """Restores what `random_state` returned; that of another kind of device changes nothing."""
+        own = self.random_state()
+        if own is not None and state is not None and own.shape == state.shape:
+            torch.get_device_module(self.device).set_rng_state(state, self.device)
 
     def prepare(self, network: _Network) -> _Network:
         """Moves a network to the device and makes its calls compute in the precision and return float32.
@@ -151,29 +165,27 @@ def _widened(outputs: Any) -> Any:
 
 
 def open_accelerator(config: TrainingConfig) -> Accelerator:
-    """Takes this process's device: a GPU if there is one; with `torchrun`, the GPU of its local rank.
+    """Takes what there is: the CUDA GPU of this process's local rank, else Apple's GPU (MPS), else the CPU.
 
     Of several processes, only the first logs below the level of warnings.
 
     Args:
-        config: Supplies `precision` and `tf32`.
+        config: Supplies `precision`, `tf32`, `cudnn_benchmark`, `compile` and `speed`.
 
     Raises:
-        UserError: The precision is fp16, and there is no GPU.
+        UserError: The task has reserved more accelerators than there are, or the device cannot do what is asked.
     """
-    _allow_tf32(config.tf32)
-    if config.precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("precision fp16 needs a GPU, and there is none; use bf16 or fp32.")
-    accelerator = Accelerator(precision=config.precision)
-    if config.compile:
-        _check_compiler(accelerator.device)
+    _set_up_gpus(tf32=config.tf32, benchmark=config.cudnn_benchmark)
+    device = _device()
+    _check_speed(config, device)
+    accelerator = Accelerator(cpu=device.type == "cpu", precision=config.precision)
     if not accelerator.is_main_process:
         logging.getLogger("components").setLevel(logging.WARNING)
     logger.info(
         "trains on %s, in %s%s, by %d process%s",
-        _described(accelerator.device),
+        _described(device),
         config.precision,
-        " with TF32" if config.tf32 and accelerator.device.type == "cuda" else "",
+        " with TF32" if config.tf32 and device.type == "cuda" else "",
         accelerator.num_processes,
         "es" if accelerator.num_processes > 1 else "",
     )
@@ -186,14 +198,20 @@ def measuring_device() -> str:
     Raises:
         UserError: The task has reserved more accelerators than there are.
     """
-    _allow_tf32(False)
-    device = _device()
+    _set_up_gpus(tf32=False, benchmark=False)
+    device = measures_on(_device())
     logger.info("measures on %s", _described(device))
     return device.type
 
 
+def measures_on(device: torch.device | str) -> torch.device:
+    """Returns where images that a device makes are measured: there, but on the CPU for MPS, which lacks float64."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def _device() -> torch.device:
-    """Returns the GPU of this process's local rank, or the CPU of a machine without GPUs."""
+    """Returns the GPU of this process's local rank, Apple's GPU, or the CPU of a machine without GPUs."""
     reserved, found = int(os.environ.get(ACCELERATORS_VARIABLE) or 0), torch.cuda.device_count()
     if reserved > found:
         for_gpus = torch.version.cuda or torch.version.hip
@@ -202,29 +220,62 @@ def _device() -> torch.device:
             f"{'built for GPUs' if for_gpus else 'built for CPUs alone'}, finds {found}; use the image of flavour "
             "cuda, on a node whose driver serves it, or set resources.profile to cpu."
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if found else torch.device("cpu")
+    if found:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # torch has no collective operations for MPS
+    return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
 
 
 def _described(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} ({device})"
-    return f"the CPU ({torch.get_num_threads()} threads)"
+    match device.type:
+        case "cuda":
+            return f"{torch.cuda.get_device_name(device)} ({device})"
+        case "mps":
+            return "Apple's GPU (mps)"
+        case _:
+            return f"the CPU ({torch.get_num_threads()} threads)"
 
 
-def _allow_tf32(allowed: bool) -> None:
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+def _set_up_gpus(*, tf32: bool, benchmark: bool) -> None:
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def _check_speed(config: TrainingConfig, device: torch.device) -> None:
+    """Refuses what a device cannot do, before anything is built.
+
+    Raises:
+        UserError: `speed: fast` or fp16 without CUDA, or `compile` on MPS or without a compiler.
+    """
+    if device.type != "cuda" and config.speed == "fast":
+        raise UserError(
+            f"speed: fast is for CUDA GPUs, and training runs on {_described(device)}; set speed: exact, or use a "
+            "machine with such a GPU."
+        )
+    if device.type != "cuda" and config.precision == "fp16":
+        raise UserError("precision fp16 needs a GPU of CUDA, and there is none; use bf16 or fp32.")
+    if device.type == "mps" and config.compile:
+        raise UserError("compile: true does not work on Apple's GPU (mps); set compile: false.")
+    if config.compile:
+        _check_compiler(device)
 
 
 def _check_compiler(device: torch.device) -> None:
     """Refuses to compile networks where nothing can compile the kernels: the first step would fail in a long trace.
 
     Raises:
-        UserError: There is no compiler.
+        UserError: There is no compiler, or Python's headers are not there.
     """
     variable, usual = ("CC", ("gcc", "clang", "cc")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
     if not any(shutil.which(command) for command in (os.environ.get(variable), *usual) if command):
         raise UserError(
             f"compile: true needs a compiler ({' or '.join(usual[:2])}), and there is none here; install one, name it "
             f"in {variable}, or set compile: false."
+        )
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not headers.is_file():
+        raise UserError(
+            f"compile: true needs Python's headers, and {headers} does not exist; install them (python3-dev), or set "
+            "compile: false."
         )

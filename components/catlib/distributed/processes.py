@@ -82,7 +82,8 @@ def _average(accelerator: Accelerator, tensors: list[Tensor]) -> None:
     distributed.all_reduce(values)
     values /= accelerator.num_processes
     parts = values.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(tensors, [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
+    means = [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
+    torch._foreach_copy_(tensors, means)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
+from components.catlib.distributed.devices import measures_on
 from components.catlib.errors import UserError
 from components.catlib.fitting import check_segmentable
 from components.catlib.metrics import confidence
@@ -125,7 +126,8 @@ def score_images(
 
     `networks` gives the similarities that are measured by a network, by their keys; the others are measured without.
     """
-    network = statistics.network.to(device)
+    measuring = measures_on(device)
+    network = statistics.network.to(measuring)
     measures = _similarities(networks or {}) if dataset.test_is_paired else {}
     similarities: dict[str, list[Tensor]] = {name: [] for name in measures}
     features: list[Tensor] = []
@@ -138,7 +140,7 @@ def score_images(
     try:
         with torch.inference_mode():
             for inputs, targets in held_out_images(dataset, direction=direction, limit=limit, batch_size=batch_size):
-                generated = generator(inputs.to(device)).float()
+                generated = generator(inputs.to(device)).float().to(measuring)
                 _check_generated(generated, targets)
                 rounded = to_uint8(generated)
                 if segmenter is not None and truth is not None:
@@ -147,7 +149,7 @@ def score_images(
                     confusions.append(segmenter.confusions(rounded, labels))
                 features.append(features_of(network, rounded).cpu())
                 for name, values in similarities.items():
-                    values.append(measures[name](generated, targets.to(device)).double().cpu())
+                    values.append(measures[name](generated, targets.to(measuring)).cpu().double())
     finally:
         generator.train(was_training)
     count = sum(map(len, features))

@@ -46,6 +46,6 @@ def ssim(generated: Tensor, target: Tensor) -> Tensor:
     """
     from skimage.metrics import structural_similarity  # only scoring needs it, not every page that names the metric
 
-    pairs = zip(generated.double().cpu().numpy(), target.double().cpu().numpy(), strict=True)
+    pairs = zip(generated.cpu().double().numpy(), target.cpu().double().numpy(), strict=True)
     values = [structural_similarity(image, true, **SSIM) for image, true in pairs]
     return generated.new_tensor(values)

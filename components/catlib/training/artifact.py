@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from torch import nn
 
@@ -92,7 +92,8 @@ def train_and_write(
         beginning = None
         if place is not None and accelerator.is_main_process:
             beginning = _beginning(origin, place, keep=upkeep.keep_checkpoints)
-        if config.evaluations:
+        # What scores images lies in the main process alone: a feature network on every GPU would be memory for nothing.
+        if config.evaluations and accelerator.is_main_process:
             validation = Validation(
                 dataset,
                 statistics,
@@ -114,7 +115,7 @@ def train_and_write(
                 objective,
                 config=config,
                 batches=batches,
-                evaluate=validation,
+                evaluate=validation or (_in_main if config.evaluations else None),
                 folder=writer.folder,
                 accelerator=accelerator,
                 upkeep=upkeep,
@@ -171,6 +172,10 @@ def write_result(
         values=values,
     )
     writer.summary = _summary(progress, config)
+
+
+def _in_main(_: Mapping[str, nn.Module]) -> NoReturn:
+    raise AssertionError("only the main process scores images")
 
 
 def _beginning(origin: Origin, place: Place, *, keep: int) -> Beginning:

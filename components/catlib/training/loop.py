@@ -241,11 +241,11 @@ def _state(
 
     Only the main process gets what the others hold.
     """
-    device, scaler = accelerator.device, accelerator.scaler
+    scaler = accelerator.scaler
     own = {
         "objective": objective.extra_state(),
         "random": torch.get_rng_state(),
-        "device_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "device_random": accelerator.random_state(),
     }
     return {
         "networks": {name: network.state_dict() for name, network in objective.networks.items()},
@@ -288,8 +288,7 @@ def _resume(
     objective.load_extra_state(own["objective"])
     if len(owners) == accelerator.num_processes:
         torch.set_rng_state(own["random"])
-        if accelerator.device.type == "cuda" and own["device_random"] is not None:
-            torch.cuda.set_rng_state(own["device_random"], accelerator.device)
+        accelerator.restore_random_state(own["device_random"])
     else:
         logger.warning("%d processes continue what %d began", accelerator.num_processes, len(owners))
     logger.info("resumed from the checkpoint of step %d", progress.step)

@@ -40,9 +40,12 @@ class MovingAverages:
         self._step += 1
         decay = min(self._decay, self._step / (self._step + 10))
         if self._decay:
-            weights = [parameter for network in self._networks.values() for parameter in network.parameters()]
+            weights: list[Tensor] = [
+                parameter for network in self._networks.values() for parameter in network.parameters()
+            ]
             averages = [average for of_network in self._averages.values() for average in of_network.values()]
-            torch._foreach_lerp_(averages, weights, 1 - decay)  # a few kernels for all, not one for each
+            # A few kernels for all, not one for each.
+            torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

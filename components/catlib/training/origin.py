@@ -36,8 +36,10 @@ from components.catlib.training.checkpoints import LENGTH
 UNRELATED_TO_WEIGHTS = {
     *("patience", "stop_on", "time_limit_seconds"),
     *("recompute_activations", "images_per_pass"),
+    *("speed", "cudnn_benchmark"),
 }
-"""Settings that end a training sooner or later, or that make it need less memory: weights differ by rounding at most.
+"""Settings that end a training sooner or later, that make it need less memory, or that change no more than the order of
+sums (`speed` is a name for others): weights differ by rounding at most.
 
 So a training that ran out of memory goes on with less.
 

@@ -13,11 +13,13 @@ from components.catlib.data.enough import check_held_out
 from components.catlib.data.image_conversion import as_pictures
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import labels_in_colour, strip
+from components.catlib.distributed.devices import measures_on
 from components.catlib.fitting import check_segmentable
 from components.catlib.metrics.catalogue import measured_among
+from components.catlib.metrics.features import FeatureIdentity
 from components.catlib.metrics.scoring import score_generator
 from components.catlib.metrics.segmenters import read_segmenter
-from components.catlib.metrics.statistics import OpenedStatistics
+from components.catlib.metrics.statistics import OpenedStatistics, RealStatistics
 from components.catlib.networks.directions import Direction, Domain
 from components.catlib.training.progress import Evaluation
 
@@ -58,16 +60,16 @@ class Validation:
         self._dataset = dataset
         self._config = config
         self._device = device
-        self._statistics = {direction: statistics.read(direction) for direction in directions}
+        self._statistics = _sharing_networks({direction: statistics.read(direction) for direction in directions})
         inputs = {direction.input for direction in directions}
         check_held_out(dataset, sorted(domain.value for domain in inputs))
         for measured in self._statistics.values():
-            measured.network.to(device)
+            measured.network.to(measures_on(device))
         self._segmenter = None
         if config.segmenter is not None:
             for direction in directions:
                 check_segmentable(dataset, direction=direction)
-            self._segmenter = read_segmenter(config.segmenter, device)
+            self._segmenter = read_segmenter(config.segmenter, measures_on(device))
         self._samples = next(evaluation_batches(dataset, batch_size=NUM_SAMPLES, limit=NUM_SAMPLES))
         shown = [domain for domain in Domain if domain in inputs or dataset.test_is_paired]
         self.rows = [name.value for name in (*shown, *directions)]
@@ -99,6 +101,15 @@ class Validation:
         if domain is Domain.SOURCE and self._dataset.num_labels is not None:
             return labels_in_colour(images[domain], self._dataset.num_labels)
         return as_pictures(images[domain])
+
+
+def _sharing_networks(statistics: dict[Direction, RealStatistics]) -> dict[Direction, RealStatistics]:
+    """Returns statistics that use one feature network where they name the same, and not one each."""
+    first: dict[FeatureIdentity, RealStatistics] = {}
+    for each in statistics.values():
+        same = first.setdefault(each.identity, each)
+        vars(each)["network"] = same.network  # where `cached_property` keeps it
+    return statistics
 
 
 @torch.inference_mode()

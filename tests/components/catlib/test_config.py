@@ -102,6 +102,11 @@ def _integers_to_floats(value: object) -> object:
             "teacher.discriminator.family: .*'patch' or 'pixel' .*'multiscale'",
         ),
         ("teacher={compile: true, adversarial: wgangp}", "compile: true cannot train with adversarial: wgangp"),
+        (
+            "teacher={speed: fast, adversarial: wgangp}",
+            r"compile: true \(of speed: fast\) cannot train .* compile: false",
+        ),
+        ("distill.speed=quick", r"distill\.speed: .*'exact' or 'fast'"),
         ("teacher={epochs: 0, decay_epochs: 0, published: {discriminator: {uri: d}}}", "both 0.*published.generator"),
         ("teacher.epochs", "is not of the form SECTION.KEY=VALUE"),
         ("budgets=[]", "budgets: .*at least 1"),
@@ -299,3 +304,30 @@ def test_a_student_whose_images_would_depend_on_their_batch_is_refused(tmp_path:
     with pytest.raises(UserError, match=sentence):
         load_recipe("demo-unpaired", [*backward, file])
     assert load_recipe("demo-unpaired", [*backward, "distill.published={generator_backward: {uri: student.pth}}"])
+
+
+EXACT = {"precision": "fp32", "tf32": False, "channels_last": False, "compile": False, "cudnn_benchmark": False}
+SPEED = {"precision": "bf16", "tf32": True, "channels_last": True, "compile": True, "cudnn_benchmark": True}
+
+
+def test_one_name_stands_for_the_settings_of_speed_and_each_may_differ():
+    """What is behind reads the five settings alone; once resolved, they stay as they are."""
+    sections = [
+        load_recipe("map2sat", overrides).section("teacher")
+        for overrides in ([], ["teacher.speed=fast"], ["teacher.speed=fast", "teacher.compile=false"])
+    ]
+    found = [{name: section[name] for name in SPEED} for section in sections]
+    assert found == [EXACT, SPEED, SPEED | {"compile": False}]
+    for section in sections:
+        assert validate(TeacherConfig, section, where="teacher").model_dump(mode="json", exclude_none=True) == section
+    allowed = ["teacher.speed=fast", "teacher.compile=false", "teacher.adversarial=wgangp"]
+    assert load_recipe("map2sat", allowed).teacher.adversarial.kind == "wgangp"
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [("exact", "fast", SPEED), ("fast", "exact", EXACT)])
+def test_a_variation_of_speed_is_one_of_all_its_settings(before: str, after: str, expected: dict[str, Any]):
+    section = load_recipe("map2sat", [f"distill.speed={before}"]).section("distill")
+    changed = validate(DistillConfig, varied(section, {"speed": after}), where="distill")
+    assert {name: getattr(changed, name) for name in SPEED} == expected
+    partly = validate(DistillConfig, varied(section, {"speed": after, "precision": "fp16"}), where="distill")
+    assert {name: getattr(partly, name) for name in SPEED} == expected | {"precision": "fp16"}

@@ -9,7 +9,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.catlib.config import RGB, ValuesConfig
-from components.catlib.data.batches import TrainingBatches, evaluation_batches, images_to_tensor, to_unit_range
+from components.catlib.data.batches import (
+    Batch,
+    PackedBatch,
+    TrainingBatches,
+    evaluation_batches,
+    images_to_tensor,
+    to_unit_range,
+)
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from tests.components.catlib.data.image_folders import coordinates, pack_folder, write
@@ -283,6 +290,23 @@ class Copies(TorchDispatchMode):
         if func is torch.ops.aten._to_copy.default and torch.device(given.get("device") or "cpu").type == "cuda":
             self.found.append((args[0].dtype, given.get("non_blocking", False)))
         return func(*args, **given)
+
+
+@pytest.mark.parametrize("values", [RANGES["colours"], RANGES["12 bits"]])
+def test_batches_for_apples_gpu_become_floats_before(
+    paired: PackedDataset, values: ValuesConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """It lacks float64, in which ranges are computed; only floats of 32 bits travel."""
+    summary = paired.summary.model_copy(update={"values": {"source": values, "target": values}})
+    images = torch.zeros((2, values.channels, 4, 4), dtype=getattr(torch, values.type))
+    packed = PackedBatch(images, images, None, summary)
+    expected, travelled = packed.to("cpu"), list[tuple[Batch, str]]()
+    monkeypatch.setattr(Batch, "to", lambda self, device, **_: (travelled.append((self, str(device))), self)[1])
+    packed.to("mps")
+    ((batch, device),) = travelled
+    assert device == "mps"
+    assert torch.equal(batch.source, expected.source)
+    assert batch.target.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["paired", "unpaired", "labelled"])

@@ -1,12 +1,15 @@
 import copy
 import re
+import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from components.catlib.distributed.devices import Accelerator, measuring_device, open_accelerator
+from components.catlib.distributed import devices
+from components.catlib.distributed.devices import Accelerator, measures_on, measuring_device, open_accelerator
 from components.catlib.errors import UserError
 from tests.components.small_trainings import teacher_config
 
@@ -149,6 +152,99 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("CXX", "mine")
     open_accelerator(config)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(UserError, match=r"needs Python's headers, and .*/Python\.h does not exist.*compile: false"):
+        open_accelerator(config)
+
+
+@pytest.fixture
+def apple(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this machine look like one with Apple's GPU; nothing is computed there."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+
+@pytest.mark.usefixtures("apple")
+def test_apples_gpu_trains_and_the_cpu_measures(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO"):
+        accelerator = open_accelerator(teacher_config("pix2pix"))
+        assert (accelerator.device.type, accelerator.runs_behind, accelerator.scaler) == ("mps", True, None)
+        assert measuring_device() == "cpu"
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "trains on Apple's GPU (mps), in fp32, by 1 process"
+    assert said[1].startswith("measures on the CPU (")
+    assert measures_on("mps") == torch.device("cpu")
+    assert measures_on("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.usefixtures("apple")
+def test_cuda_comes_before_apples_gpu_and_several_processes_stay_on_cpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert devices._device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert devices._device() == torch.device("cuda", 1)
+
+
+@pytest.mark.usefixtures("apple")
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"precision": "fp16"}, "precision fp16 needs a GPU of CUDA, and there is none; use bf16 or fp32."),
+        ({"compile": True}, "compile: true does not work on Apple's GPU (mps); set compile: false."),
+        ({"speed": "fast"}, "speed: fast is for CUDA GPUs, and training runs on Apple's GPU (mps); set speed: exact"),
+    ],
+)
+def test_what_apples_gpu_cannot_do_is_refused(settings: dict[str, Any], sentence: str):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        open_accelerator(teacher_config("pix2pix", **settings))
+
+
+def test_speed_fast_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for settings in ({}, {"compile": False, "precision": "fp32"}):
+        with pytest.raises(
+            UserError, match=r"^speed: fast is for CUDA GPUs, and training runs on the CPU \(.*exact, or"
+        ):
+            open_accelerator(teacher_config("pix2pix", speed="fast", **settings))
+
+
+def test_cudnn_tries_its_algorithms_where_asked_but_not_while_measuring():
+    accelerator = open_accelerator(teacher_config("pix2pix", cudnn_benchmark=True))
+    assert torch.backends.cudnn.benchmark
+    with accelerator.measuring():
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark
+    measuring_device()
+    assert not torch.backends.cudnn.benchmark
+    open_accelerator(teacher_config("pix2pix"))
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_random_numbers_of_a_device_are_kept_and_those_of_another_kind_are_not_taken(monkeypatch: pytest.MonkeyPatch):
+    class Device:
+        state = torch.arange(16, dtype=torch.uint8)
+
+        @classmethod
+        def get_rng_state(cls, device: torch.device) -> Tensor:
+            return cls.state.clone()
+
+        @classmethod
+        def set_rng_state(cls, state: Tensor, device: torch.device) -> None:
+            cls.state = state
+
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.random_state() is None
+    accelerator.restore_random_state(torch.zeros(16, dtype=torch.uint8))  # of a GPU
+    monkeypatch.setattr(torch, "get_device_module", lambda _: Device)
+    accelerator.device = torch.device("mps")
+    kept = accelerator.random_state()
+    assert kept is not None
+    accelerator.restore_random_state(torch.zeros(24, dtype=torch.uint8))  # of another kind of GPU
+    accelerator.restore_random_state(None)  # of a CPU
+    assert torch.equal(Device.state, kept)
+    accelerator.restore_random_state(kept.flip(0))
+    assert torch.equal(Device.state, kept.flip(0))
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])

@@ -39,9 +39,16 @@ def test_the_place_is_named_after_the_stage_a_digest_and_the_length() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"patience": 1}, {"time_limit_seconds": 5.0}, {"patience": 2, "time_limit_seconds": None}]
+    "settings",
+    [
+        {"patience": 1},
+        {"time_limit_seconds": 5.0},
+        {"patience": 2, "time_limit_seconds": None},
+        {"cudnn_benchmark": True},
+        {"speed": "fast", "precision": "fp32", "tf32": False, "channels_last": False, "compile": False},
+    ],
 )
-def test_what_ends_a_training_sooner_changes_no_place(settings: dict[str, Any]) -> None:
+def test_what_changes_no_weight_changes_no_place(settings: dict[str, Any]) -> None:
     assert place(**settings) == place()
 
 

@@ -8,12 +8,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from components.catlib.artifacts import writing
 from components.catlib.config import RealStatsConfig
 from components.catlib.data.packed import PackedDataset
 from components.catlib.data.pictures import label_colours
+from components.catlib.distributed.devices import Accelerator
 from components.catlib.errors import UserError
+from components.catlib.metrics import statistics
 from components.catlib.metrics.statistics import open_statistics
 from components.catlib.networks.directions import Direction
+from components.catlib.training import artifact
+from components.catlib.training.artifact import train_and_write
+from components.catlib.training.building import build_teacher_objective
 from components.catlib.training.validation import Validation, translate
 from components.real_stats import stage as real_stats_stage
 from tests.components.catlib.data.image_folders import cityscapes, pack_folder
@@ -122,3 +128,57 @@ def test_with_a_segmenter_weights_are_chosen_by_miou(tmp_path: Path, paired: Pat
     assert evaluation.shortfalls() == {"source_to_target": 100 - score}
     with pytest.raises(UserError, match="has no true classes"):
         validation(paired, ["source_to_target"], segmenter=segmenter)
+
+
+def test_directions_share_a_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """CycleGAN scores two directions with one network; the same scores as with one each."""
+    data = make_dataset(tmp_path, "unpaired")
+    read: list[object] = []
+    load = statistics.load_feature_network
+    monkeypatch.setattr(statistics, "load_feature_network", lambda *given: (read.append(given), load(*given))[1])
+    generators = {"source_to_target": Inverting(), "target_to_source": Inverting()}
+    both = validation(data, [*generators])
+    assert len(read) == 1
+    alone = [validation(data, [name])(generators).scores[name] for name in generators]
+    assert [*both(generators).scores.values()] == alone
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_only_the_main_process_reads_feature_networks(
+    paired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: bool
+):
+    """The others evaluate at the same steps, but nothing of their own."""
+    read, found = [], []
+    load = statistics.load_feature_network
+    monkeypatch.setattr(statistics, "load_feature_network", lambda *given: (read.append(given), load(*given))[1])
+
+    def train(*_: object, evaluate: object, **__: object) -> None:
+        found.append(evaluate)
+        raise Stop
+
+    monkeypatch.setattr(artifact, "train", train)
+    dataset, real = PackedDataset.open(paired / "dataset"), open_statistics(paired / "real_stats")
+    accelerator, config = Accelerator(cpu=True), teacher_config("pix2pix")
+    monkeypatch.setattr(accelerator, "process_index", 0 if main else 1)
+    objective = build_teacher_objective(
+        config, in_channels=3, out_channels=3, crop_size=dataset.crop_size, accelerator=accelerator
+    )
+    with pytest.raises(Stop), writing(tmp_path / "out", kind="teacher", config=config, inputs={}) as writer:
+        train_and_write(
+            objective,
+            config=config,
+            stage="teacher",
+            dataset=dataset,
+            statistics=real,
+            inputs={"dataset": dataset.manifest, "real_stats": real.manifest},
+            accelerator=accelerator,
+            checkpoint=None,
+            writer=writer,
+        )
+    assert len(read) == main
+    assert found[0] is not None
+    assert isinstance(found[0], Validation) is main

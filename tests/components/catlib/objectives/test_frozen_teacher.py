@@ -8,7 +8,8 @@ from torch import nn
 
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.frozen_teacher import FrozenTeacher
-from tests.components.catlib.objectives.tiny import batch, tiny_generator
+from tests.components.catlib.objectives.test_distillation import build
+from tests.components.catlib.objectives.tiny import batch, distill_config, tiny_generator
 
 
 def _modules_that_run(network: nn.Module, run: Any) -> list[str]:
@@ -59,3 +60,49 @@ def test_teacher_gives_what_is_wanted_and_does_no_more(family: str) -> None:
             else:
                 assert ran == []
             assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("wants_image", [False, True])
+def test_a_teacher_is_prepared_as_what_is_trained(wants_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the format of the images and compiled, it answers as before; traced as for any compiler, but run by torch."""
+    compiled: list[Any] = []
+    compile_network = torch.compile
+
+    def without_kernels(network: Any) -> Any:
+        compiled.append(network)
+        return compile_network(network, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", without_kernels)
+    source, given = batch("pix2pix").source.contiguous(memory_format=torch.channels_last), []
+    plain = tiny_generator("pix2pix")
+    for settings in ({}, {"channels_last": True}, {"channels_last": True, "compile": True}):
+        network = tiny_generator("pix2pix")
+        network.load_state_dict(plain.state_dict())
+        teacher = FrozenTeacher(
+            network,
+            Accelerator(cpu=True),
+            distill_config("pix2pix", **settings),
+            wants_image=wants_image,
+            wants_features=True,
+        )
+        given.append(teacher(source))
+        convolution = next(
+            parameter for parameter in network.parameters() if parameter.dim() == 4 and parameter.shape[1] > 1
+        )
+        assert convolution.is_contiguous(memory_format=torch.channels_last) == bool(settings)
+    assert len(compiled) == 2, "whole, and for features alone"
+    (image, features), *others = given
+    for other_image, other_features in others:
+        assert other_features.keys() == features.keys()
+        for name, feature in features.items():
+            torch.testing.assert_close(other_features[name], feature, rtol=1e-4, atol=1e-5)
+        if wants_image:
+            torch.testing.assert_close(other_image, image, rtol=1e-4, atol=1e-5)
+        else:
+            assert other_image is None
+
+
+def test_a_distillation_prepares_its_teacher() -> None:
+    objective = build("pix2pix", channels_last=True)
+    weights = [weight for weight in objective._teacher._network.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)

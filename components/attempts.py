@@ -86,7 +86,8 @@ class Attempt:
         damaged = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError)
         with self._tolerating("read"), contextlib.suppress(NotThere, *damaged):
             note = json.loads(self._store.read(self._name))
-            return (OutOfMemory if note.get("memory") else UserError)(str(note["sentence"]))
+            sentence = str(note["sentence"])
+            return OutOfMemory(sentence) if note.get("memory") else UserError(sentence)
         return None
 
     @property

@@ -7,23 +7,32 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from components.catlib.config import DatasetConfig, Recipe
+from components.catlib.config.budgets import parse_budget
 from components.catlib.data.builtin import PREFIX, open_builtin
 from components.catlib.data.known_datasets import KNOWN
 from components.catlib.data.locating import open_source
 from components.catlib.data.packed import ImageRole
 from components.catlib.data.samples import Collection
 from components.catlib.data.sources import open_tree
+from components.catlib.errors import UserError
+from components.catlib.footprint.measuring import measuring_footprint
+from components.catlib.footprint.networks import generator_activations
+from components.catlib.footprint.students import evenly_pruned
+from components.catlib.footprint.trainings import student_footprint, teacher_footprint
+from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.networks.macs import paper_macs, parameters
 from components.catlib.pruning.search import check_budget
 from components.catlib.reporting.formatting import quantity
 from components.catlib.storage import is_remote, is_web
 from pipelines.preflight import Plan
+from pipelines.resources import stage_resources
+from pipelines.step_costs import gpu_hours, step_costs
 
 BYTES_PER_PARAMETER = 12
 """Bytes of a parameter in a checkpoint: its value and two moments of Adam, as 4-byte floats."""
@@ -39,6 +48,9 @@ class Forecast:
         teacher_macs: MACs of the teacher for one image.
         budgets: MACs that a student may have at most, by budget.
         disk_bytes: Bytes of the packed images, and of the checkpoints of each training's generators.
+        memory_bytes: Bytes of a device's memory that each stage with networks needs, by stage; of students the largest.
+        memory: The same for people.
+        gpu_hours: Sentences on the time of trainings on GPUs whose steps were measured.
         notes: Sentences on what is unknown.
     """
 
@@ -47,6 +59,9 @@ class Forecast:
     teacher_macs: int | None = None
     budgets: dict[str, int] = field(default_factory=dict)
     disk_bytes: dict[str, int] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, str] = field(default_factory=dict)
+    gpu_hours: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
@@ -62,6 +77,9 @@ class Forecast:
             yield f"steps of {stage}: {steps}" + (" for each student" if stage == "distill" else "")
         for what, size in self.disk_bytes.items():
             yield f"disk for {what}: about {size / 1e6:.1f} MB"
+        for stage, needed in self.memory.items():
+            yield f"memory of {stage}: about {needed}"
+        yield from self.gpu_hours
         yield from self.notes
 
 
@@ -74,11 +92,21 @@ def forecast(plan: Plan) -> Forecast:
     recipe, made = plan.recipe, Forecast()
     if plan.trains:
         _macs(recipe, made, with_teacher=plan.pipeline in ("compress", "sweep"))
+        try:
+            _memory(plan, made)
+        except UserError:
+            if plan.pipeline in ("compress", "sweep"):
+                raise
+            made.notes.append("The memory follows from the teacher, which is not the one that the recipe describes.")
     with _collection(recipe.dataset) as collection:
         if collection is None:
-            made.notes.append("The number of training steps follows from the number of images, which are not here yet.")
+            made.notes.append(
+                "The number of training steps, and so the GPU-hours, follow from the number of images, which are not "
+                "here yet."
+            )
         else:
             _steps(plan, collection, made)
+    _gpu_hours(plan, made)
     return made
 
 
@@ -99,6 +127,56 @@ def _macs(recipe: Recipe, made: Forecast, *, with_teacher: bool) -> None:
     made.disk_bytes["checkpoints of the teacher's generators"] = (
         parameters(teacher) * directions * BYTES_PER_PARAMETER * kept
     )
+
+
+def _memory(plan: Plan, made: Forecast) -> None:
+    """Adds what each stage with networks needs, with the teacher that the recipe describes and evenly cut students."""
+    recipe, size = plan.recipe, plan.recipe.dataset.crop_size
+    channels = _channels(recipe.dataset)
+    teacher: Any = architecture_from_config(recipe.teacher.generator, **channels, crop_size=size)
+    seen = channels["out_channels"] + (0 if recipe.teacher.family == "cyclegan" else channels["in_channels"])
+    judge = discriminator_from_config(recipe.teacher.discriminator, in_channels=seen)
+    inception = recipe.real_stats.features == "inception"
+    needed = {"real-stats": measuring_footprint(recipe.real_stats.batch_size, size, inception=inception)}
+    if plan.pipeline in ("compress", "sweep"):
+        processes = _processes(plan, "teacher")
+        needed["teacher"] = teacher_footprint(recipe.teacher, teacher, judge, size, processes=processes)
+    whole = paper_macs(teacher, *size)
+    budgets = [number * whole if relative else number for number, relative in map(parse_budget, recipe.budgets)]
+    student = evenly_pruned(teacher, size, min(round(max(budgets)), whole))
+    processes = _processes(plan, "distill")
+    needed["distill"] = student_footprint(recipe.distill, student, teacher, judge, size, processes=processes)
+    needed["evaluate"] = measuring_footprint(
+        recipe.evaluate.batch_size,
+        size,
+        inception=inception,
+        weights=parameters(teacher) + parameters(student),
+        passing=generator_activations(teacher, size).passing,
+        channels=sum(channels.values()),
+    )
+    made.memory_bytes = {stage: footprint.total for stage, footprint in needed.items()}
+    made.memory = {stage: str(footprint) for stage, footprint in needed.items()}
+
+
+def _channels(config: DatasetConfig) -> dict[Literal["in_channels", "out_channels"], int]:
+    """Returns what a generator reads and makes; label maps as if they had the plane of instances' edges."""
+    if config.num_labels is None:
+        return config.channels
+    return {**config.channels, "in_channels": config.num_labels + config.dont_care_plane + 1}
+
+
+def _processes(plan: Plan, stage: Literal["teacher", "distill"]) -> int:
+    """Returns the number of processes that share a training's batches: one per accelerator of its pod."""
+    return max(1, stage_resources(plan.recipe.resources, stage).gpus or 0) if plan.in_pods else 1
+
+
+def _gpu_hours(plan: Plan, made: Forecast) -> None:
+    costs = step_costs()
+    for stage, steps in made.steps.items():
+        known = list(gpu_hours(plan.recipe, stage, steps, costs))
+        made.gpu_hours += known
+        if not known:
+            made.notes.append(f"GPU-hours of {stage} are not known: no GPU has been measured with such steps.")
 
 
 def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:

@@ -46,7 +46,7 @@ def out_of_memory(error: BaseException, stage: str, savings: str | None = None) 
     if named or _ON_ACCELERATOR.search(text):
         return OutOfMemory(
             f"Stage {stage} ran out of memory of the accelerator ({_first_line(error)}); take an accelerator with more "
-            f"memory{_or(savings, stage)}."
+            f"memory{_or(savings or _accelerator_savings(_section(stage)), _section(stage))}."
         )
     if isinstance(error, MemoryError) or _ON_HOST.search(text):
         return OutOfMemory(
@@ -96,19 +96,21 @@ def memory_advice(stage: str, *, on_cluster: bool = False, savings: str | None =
     section = _section(stage)
     key = f"resources.stages.{section if section in SECTIONS else 'other'}.memory"
     more = f"raise {key}{'' if on_cluster else ' on a cluster, free memory on this machine'}"
-    return f"{more}{_or(savings, stage)}"
+    return f"{more}{_or(savings, section)}"
 
 
-def _or(savings: str | None, stage: str) -> str:
-    """Returns how the stage needs less, to follow how it gets more."""
-    section = _section(stage)
-    if savings is None and section in TRAININGS:
-        savings = (
-            f"set {section}.recompute_activations: true, {section}.images_per_pass or {section}.precision: bf16, or "
-            f"lower {section}.batch_size"
-        )
-    elif savings is None and section in BATCHED:
-        savings = f"lower {section}.batch_size"
+def _accelerator_savings(section: str) -> str | None:
+    if section not in TRAININGS:
+        return None
+    return (
+        f"set {section}.recompute_activations: true, {section}.images_per_pass or {section}.precision: bf16, or lower "
+        f"{section}.batch_size"
+    )
+
+
+def _or(savings: str | None, section: str) -> str:
+    """Returns how a stage needs less, to follow how it gets more."""
+    savings = savings or (f"lower {section}.batch_size" if section in BATCHED else "")
     return f", or {savings}" if savings else ""
 
 

@@ -106,7 +106,17 @@ def test_code_that_the_image_lacks_is_refused_once(
     assert len(list(place.rglob("*.json"))) == 1
 
 
-@pytest.mark.parametrize("error", [Unavailable("The store is away."), OutOfMemory("No memory."), Ended(), None])
+@pytest.mark.parametrize("of_torch", [False, True])
+def test_memory_that_ran_out_is_not_tried_again(place: Path, of_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next attempt ends with the same sentence and exit code, and its stage does not run."""
+    error = RuntimeError("CUDA out of memory.") if of_torch else OutOfMemory("No memory.")
+    assert attempt(monkeypatch, 0, error) == (1, True)
+    assert attempt(monkeypatch, 1, None) == (1, False)
+    assert attempt(monkeypatch, 2, None) == (1, False)
+    assert attempt(monkeypatch, 0, None) == (0, True), "a task that somebody starts again runs"
+
+
+@pytest.mark.parametrize("error", [Unavailable("The store is away."), Ended(), None])
 def test_only_refusals_are_passed_on(place: Path, error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt(monkeypatch, 0, error)
     assert attempt(monkeypatch, 1, None) == (0, True)

@@ -38,9 +38,10 @@ class Footprint:
         return self.weights + self.activations
 
     def __str__(self) -> str:
-        """Returns it for people: "27.3 GiB (weights 0.4, activations 26.9)"."""
-        whole, weights, activations = (_gibibytes(size) for size in (self.total, self.weights, self.activations))
-        return f"{whole} GiB (weights and optimisers {weights}, activations {activations})"
+        """Returns it for people: "27.3 GiB (weights and optimisers 0.3, activations 27.0)"."""
+        unit, name = (2**30, "GiB") if self.total >= 2**30 else (2**20, "MiB")
+        whole, weights, activations = (f"{size / unit:.1f}" for size in (self.total, self.weights, self.activations))
+        return f"{whole} {name} (weights and optimisers {weights}, activations {activations})"
 
 
 def state(stage: str, needed: Footprint, device: torch.device, *, savings: str) -> None:
@@ -67,7 +68,3 @@ def memory_of(device: torch.device) -> int:
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     limits += [int(text) for path in CGROUP_LIMITS if path.exists() and (text := path.read_text().strip()).isdigit()]
     return min(limits)
-
-
-def _gibibytes(size: float) -> str:
-    return f"{size / 2**30:.1f}" if size >= 2**30 / 10 else f"{size / 2**30:.2g}"

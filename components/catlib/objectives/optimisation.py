@@ -63,10 +63,21 @@ def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig
     check_parts(network, config)
     if config.recompute_activations and isinstance(network, Generator):
         recompute(network)
+    prepared = laid_out(accelerator, network, config)
+    return cast("nn.Module", torch.compile(prepared)) if config.compile else prepared
+
+
+def laid_out(accelerator: Accelerator, network: nn.Module, config: TrainingConfig) -> nn.Module:
+    """Returns a network on the accelerator's device, in its precision, and in the memory format of the images.
+
+    Args:
+        accelerator: Device and precision.
+        network: Changed in place.
+        config: `channels_last`.
+    """
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    prepared = accelerator.prepare(network)
-    return cast("nn.Module", torch.compile(prepared)) if config.compile else prepared
+    return accelerator.prepare(network)
 
 
 def total(parts: Mapping[str, Tensor]) -> Tensor:

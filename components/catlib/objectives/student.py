@@ -71,6 +71,7 @@ class StudentTraining:
         self.teacher = FrozenTeacher(
             teacher,
             accelerator,
+            config,
             wants_image=wants_image,
             wants_features=self._feature_distillation is not None,
         )

@@ -50,6 +50,21 @@ def test_it_is_recognised_and_the_setting_named(error: Exception, of: str, stage
     assert told.value.__cause__ is error
 
 
+@pytest.mark.parametrize("stage", ["teacher", "distill"])
+def test_a_training_names_what_lowers_its_memory(stage: str) -> None:
+    """All such settings; where it is known which are open to the training, those."""
+    error = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    told, section = out_of_memory(error, stage), getattr(Recipe(name="r", description="d", budgets=("0.5x",)), stage)
+    assert told is not None
+    for setting in ("recompute_activations: true", "images_per_pass", "precision: bf16", "batch_size"):
+        assert f"{stage}.{setting}" in str(told)
+        assert setting.partition(":")[0] in section.model_dump()
+    savings = f"lower {stage}.batch_size"
+    with pytest.raises(OutOfMemory) as exact, telling_out_of_memory(stage), telling_out_of_memory(stage, savings):
+        raise error
+    assert str(exact.value).endswith(f"take an accelerator with more memory, or {savings}.")
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -1,14 +1,18 @@
 """A teacher that answers and does no more than it is asked for."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.objectives.frozen_teacher import FrozenTeacher
-from tests.components.catlib.objectives.tiny import batch, tiny_generator
+from tests.components.catlib.objectives.test_distillation import build
+from tests.components.catlib.objectives.tiny import batch, distill_config, tiny_generator
 
 
 def _modules_that_run(network: nn.Module, run: Any) -> list[str]:
@@ -59,3 +63,45 @@ def test_teacher_gives_what_is_wanted_and_does_no_more(family: str) -> None:
             else:
                 assert ran == []
             assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("wants_image", "settings"), [(True, {"channels_last": True}), (False, {"channels_last": True, "compile": True})]
+)
+def test_a_teacher_is_prepared_as_what_is_trained(
+    wants_image: bool, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers as before. Compiled, it does no more than before either; the compiled graph is run by torch itself."""
+    convolutions: list[int] = []
+
+    def counted(graph: Any, _inputs: Any) -> Any:
+        convolutions.append(sum("convolution" in str(node.target) for node in graph.graph.nodes))
+        return make_boxed_func(graph.forward)
+
+    backend = partial(torch.compile, backend=aot_autograd(fw_compiler=counted, inference_compiler=counted))
+    monkeypatch.setattr(torch, "compile", backend)
+    source, plain = batch("pix2pix").source.contiguous(memory_format=torch.channels_last), tiny_generator("pix2pix")
+    given = []
+    for config in (None, distill_config("pix2pix", **settings)):
+        network = tiny_generator("pix2pix")
+        network.load_state_dict(plain.state_dict())
+        teacher = FrozenTeacher(network, Accelerator(cpu=True), config, wants_image=wants_image, wants_features=True)
+        given.append(teacher(source))
+        weight = network.get_parameter("down_sampling.4.weight")
+        assert weight.is_contiguous(memory_format=torch.channels_last) == (config is not None)
+    (image, features), (other_image, other_features) = given
+    assert other_features.keys() == features.keys()
+    for name, feature in features.items():
+        torch.testing.assert_close(other_features[name], feature, rtol=1e-4, atol=1e-5)
+    if wants_image:
+        torch.testing.assert_close(other_image, image, rtol=1e-4, atol=1e-5)
+    else:
+        assert other_image is None
+        names = [name for name, module in plain.named_modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+        assert convolutions == [sum(not name.startswith("up_sampling") for name in names)]
+
+
+def test_a_distillation_prepares_its_teacher() -> None:
+    objective = build("pix2pix", channels_last=True)
+    weights = [weight for weight in objective._teacher._network.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)

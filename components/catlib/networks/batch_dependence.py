@@ -1,8 +1,8 @@
 """Generators whose images depend on what else is in their batch, even outside of training.
 
-A batch norm without running statistics normalises with the batch in every mode. Such a generator computes one
-function where it is trained (a batch), another where it is scored (another batch), a third where it is used (one image).
-So it is not trained here. One that was trained elsewhere is taken for what it computes of one image at a time.
+A batch norm without running statistics normalises with the batch in every mode. Such a generator computes one function
+where it is trained (a batch), another where it is scored (another batch), a third where it is used (one image). So none
+is trained here. One that was trained elsewhere is taken for what it computes of one image at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.catlib.errors import UserError
 from components.catlib.networks.generator import Generator
+from components.catlib.networks.modules import InstanceNorm
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,6 @@ def one_at_a_time(generator: _Network, *, where: str) -> _Network:
 
 
 def _of_each_image(norm: _BatchNorm) -> nn.InstanceNorm2d:
-    instance = nn.InstanceNorm2d(norm.num_features, eps=norm.eps, affine=norm.affine)
+    instance = InstanceNorm(norm.num_features, eps=norm.eps, affine=norm.affine)
     instance.weight, instance.bias = norm.weight, norm.bias
     return instance.train(norm.training)

@@ -15,7 +15,7 @@ from components.catlib.networks.discriminator_architecture import (
     PatchArchitecture,
     PixelArchitecture,
 )
-from components.catlib.networks.modules import make_norm
+from components.catlib.networks.modules import InstanceNorm, make_activation, make_norm
 
 NEGATIVE_SLOPE = 0.2
 """Negative slope of every leaky ReLU in a discriminator."""
@@ -45,7 +45,7 @@ class PatchDiscriminator(nn.Module):
             layers += [
                 nn.Conv2d(widths[layer - 1], widths[layer], kernel_size=4, stride=stride, padding=1, bias=middle_bias),
                 make_norm(architecture.norm, widths[layer]),
-                nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+                make_activation("leaky_relu", after=architecture.norm.kind, slope=NEGATIVE_SLOPE),
             ]
         layers.append(nn.Conv2d(widths[-1], 1, kernel_size=4, stride=1, padding=1))
         self.model = nn.Sequential(*layers)
@@ -79,7 +79,7 @@ class PixelDiscriminator(nn.Module):
             nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
             nn.Conv2d(width, 2 * width, kernel_size=1, bias=bias),
             make_norm(architecture.norm, 2 * width),
-            nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+            make_activation("leaky_relu", after=architecture.norm.kind, slope=NEGATIVE_SLOPE),
             nn.Conv2d(2 * width, 1, kernel_size=1, bias=bias),
         )
 
@@ -113,8 +113,8 @@ class SpectralPatchDiscriminator(nn.Sequential):
             stride = 2 if layer < architecture.num_layers - 1 else 1
             convolution = nn.Conv2d(width, wider, kernel_size=4, stride=stride, padding=2, bias=False)
             stages[f"model{layer}"] = nn.Sequential(
-                nn.Sequential(spectral_norm(convolution), nn.InstanceNorm2d(wider, affine=False)),
-                nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+                nn.Sequential(spectral_norm(convolution), InstanceNorm(wider, affine=False)),
+                make_activation("leaky_relu", after="instance", slope=NEGATIVE_SLOPE),
             )
             width = wider
         stages[f"model{architecture.num_layers}"] = nn.Sequential(

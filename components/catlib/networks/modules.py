@@ -10,9 +10,47 @@ from functools import reduce
 from operator import add
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from components.catlib.config import NormConfig
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """torch's instance norm, which also keeps images in NHWC memory there (`channels_last`).
+
+    torch's own returns NCHW whatever it gets, so that every convolution behind it transposes the tensor back. It still
+    normalises NCHW tensors, bit by bit. torch's group norm, with a group per channel, keeps NHWC on CPUs, but not on
+    GPUs.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # torch: "input"
+        """Normalises [N, C, H, W]; in NHWC memory within rounding of what it computes in NCHW memory."""
+        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(x)
+        if self.track_running_stats and not self.training:
+            mean, var = self.running_mean, self.running_var
+            return functional.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
+        if self.track_running_stats:
+            self._track(mean, var, values=x.shape[2] * x.shape[3])
+        scale = torch.rsqrt(var + self.eps)
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight[:, None, None], shift * self.weight[:, None, None]
+            shift = shift + self.bias[:, None, None]
+        return torch.addcmul(shift, wide, scale).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean_NC11: Tensor, var_NC11: Tensor, *, values: int) -> None:
+        """Updates the running statistics as torch does: by the means of the images' statistics, variances unbiased."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean_NC11.mean(dim=(0, 2, 3)), self.momentum)
+        self.running_var.lerp_(var_NC11.mean(dim=(0, 2, 3)) * values / (values - 1), self.momentum)
 
 
 def make_norm(config: NormConfig, num_channels: int, *, affine: bool | None = None) -> nn.Module:
@@ -23,7 +61,7 @@ def make_norm(config: NormConfig, num_channels: int, *, affine: bool | None = No
         num_channels: The number of channels C.
         affine: Overrides `config.affine` in layers whose place in the network decides it.
     """
-    classes = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d, "syncbatch": nn.SyncBatchNorm}
+    classes = {"instance": InstanceNorm, "batch": nn.BatchNorm2d, "syncbatch": nn.SyncBatchNorm}
     return classes[config.kind](
         num_channels,
         eps=config.epsilon,
@@ -33,17 +71,24 @@ def make_norm(config: NormConfig, num_channels: int, *, affine: bool | None = No
     )
 
 
-def make_activation(name: Literal["relu", "leaky_relu"]) -> nn.Module:
-    """Makes an activation that overwrites its input; the input must be the fresh output of a norm.
+def make_activation(
+    name: Literal["relu", "leaky_relu"], *, after: Literal["instance", "batch", "syncbatch"], slope: float = 0.01
+) -> nn.Module:
+    """Makes the activation behind a norm; it overwrites its input unless that is the output of an instance norm.
+
+    What torch's instance norm returns is a view. Autograd answers an overwritten view with zeroes and copies.
 
     Args:
-        name: Kind of activation; `leaky_relu` has a negative slope of 0.01.
+        name: Kind of activation.
+        after: Kind of the norm.
+        slope: The negative slope of `leaky_relu`.
     """
+    inplace = after != "instance"
     match name:
         case "relu":
-            return nn.ReLU(inplace=True)
+            return nn.ReLU(inplace)
         case "leaky_relu":
-            return nn.LeakyReLU(0.01, inplace=True)
+            return nn.LeakyReLU(slope, inplace)
 
 
 def sum_of_branches(x: Tensor, *kinds: nn.ModuleList) -> Tensor:

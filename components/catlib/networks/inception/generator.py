@@ -8,6 +8,7 @@ without branches is the identity.
 """
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -73,7 +74,7 @@ class InceptionBlock(nn.Module):
         )
 
     def _norm_and_activation(self, channels: int) -> tuple[nn.Module, nn.Module]:
-        return make_norm(self._architecture.norm, channels), make_activation(self._architecture.activation)
+        return _norm_and_activation(self._architecture.norm, channels, self._architecture.activation)
 
     def summed_into_norm(self) -> tuple[str, list[nn.Conv2d]]:
         """Returns the name of the output norm, and the convolutions whose sum it normalises."""
@@ -100,19 +101,19 @@ class InceptionGenerator(Generator):
         self.down_sampling = nn.Sequential(
             nn.ReflectionPad2d(3),
             nn.Conv2d(architecture.in_channels, first, kernel_size=7, bias=bias),
-            *_norm_and_relu(norm, first),
+            *_norm_and_activation(norm, first),
             nn.Conv2d(first, second, kernel_size=3, stride=2, padding=1, bias=bias),
-            *_norm_and_relu(norm, second),
+            *_norm_and_activation(norm, second),
             nn.Conv2d(second, width, kernel_size=3, stride=2, padding=1, bias=bias),
-            *_norm_and_relu(norm, width),
+            *_norm_and_activation(norm, width),
         )
         self.features = nn.Sequential(*(InceptionBlock(width, block, architecture) for block in architecture.blocks))
         third, last = architecture.up
         self.up_sampling = nn.Sequential(
             nn.ConvTranspose2d(width, third, kernel_size=3, stride=2, padding=1, output_padding=1, bias=bias),
-            *_norm_and_relu(norm, third),
+            *_norm_and_activation(norm, third),
             nn.ConvTranspose2d(third, last, kernel_size=3, stride=2, padding=1, output_padding=1, bias=bias),
-            *_norm_and_relu(norm, last),
+            *_norm_and_activation(norm, last),
             nn.ReflectionPad2d(3),
             nn.Conv2d(last, architecture.out_channels, kernel_size=7),
             nn.Tanh(),
@@ -148,5 +149,7 @@ class InceptionGenerator(Generator):
         return (image, features) if return_features else image
 
 
-def _norm_and_relu(norm: NormConfig, channels: int) -> tuple[nn.Module, nn.Module]:
-    return make_norm(norm, channels), nn.ReLU(inplace=True)
+def _norm_and_activation(
+    norm: NormConfig, channels: int, activation: Literal["relu", "leaky_relu"] = "relu"
+) -> tuple[nn.Module, nn.Module]:
+    return make_norm(norm, channels), make_activation(activation, after=norm.kind)

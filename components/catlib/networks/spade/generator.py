@@ -67,7 +67,8 @@ class SpadeNorm(nn.Module):
 
     def _hidden(self, convolution: nn.Conv2d) -> nn.Sequential:
         norm = make_norm(self._architecture.norm, convolution.out_channels)
-        return nn.Sequential(OrderedDict(conv=convolution, norm=norm, activation=nn.ReLU(inplace=True)))
+        activation = make_activation("relu", after=self._architecture.norm.kind)
+        return nn.Sequential(OrderedDict(conv=convolution, norm=norm, activation=activation))
 
     def forward(self, x: Tensor, semantics: Tensor) -> Tensor:
         """Normalises and modulates.
@@ -96,7 +97,7 @@ class SpadeInceptionBlock(nn.Module):
         in_channels, out_channels = architecture.block_widths[name]
         branches = architecture.blocks[name].branches
         self.spade = None if branches.vanished else SpadeNorm(in_channels, name, architecture)
-        self.activation = make_activation(architecture.activation)
+        self.activation = make_activation(architecture.activation, after=architecture.spade_norm)
         self.res_ops = nn.ModuleList()
         self.dw_ops = nn.ModuleList()
         for branch in existing_branches(branches, architecture.kernel_sizes, prefix=""):
@@ -128,7 +129,7 @@ class SpadeInceptionBlock(nn.Module):
 
     def _hidden(self, convolution: nn.Conv2d, *, affine: bool) -> nn.Sequential:
         norm = make_norm(self._architecture.norm, convolution.out_channels, affine=affine)
-        activation = make_activation(self._architecture.activation)
+        activation = make_activation(self._architecture.activation, after=self._architecture.norm.kind)
         return nn.Sequential(OrderedDict(conv=self._spectral(convolution), norm=norm, activation=activation))
 
     def _last(self, convolution: nn.Conv2d) -> nn.Sequential:

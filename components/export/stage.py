@@ -129,13 +129,11 @@ def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:
 
 
 def _values_of_pictures(networks: OpenedNetworks, direction: Direction) -> dict[str, dict[str, Any]]:
-    """Returns `input_values` and `output_values`: what numbers mean where they are pictures, but no 8-bit colours."""
-    ends = {"input": networks.values.get(direction.input.value), "output": networks.values.get(direction.output.value)}
-    return {
-        f"{end}_values": values.model_dump(mode="json")
-        for end, values in ends.items()
-        if values is not None and values != RGB
-    }
+    """Returns `input_values` and `output_values`: what numbers mean where they are pictures."""
+    values = {"output": networks.values.get(direction.output.value, RGB)}
+    if networks.architectures.generator(direction).input_kind == "images":
+        values["input"] = networks.values.get(direction.input.value, RGB)
+    return {f"{end}_values": each.model_dump(mode="json") for end, each in values.items()}
 
 
 def _metadata(
@@ -158,7 +156,7 @@ def _metadata(
         name.removesuffix("_values"): ValuesConfig.model_validate(each)
         for name, each in _values_of_pictures(networks, direction).items()
     }
-    metadata |= {end: f"float32, NCHW, -1 to 1: {described(each)}" for end, each in values.items()}
+    metadata |= {end: f"float32, NCHW, -1 to 1: {described(each)}" for end, each in values.items() if each != RGB}
     metadata |= serving_metadata(architecture, values, dataset)
     if "dataset" in inputs:
         settings = inputs["dataset"].config

@@ -117,7 +117,9 @@ def test_the_file_describes_itself(exported: Path, dataset: Path) -> None:
     assert int(metadata["paper_macs"]) > 0
     colours = {"type": "uint8", "channels": 3, "range": [0.0, 255.0]}
     assert json.loads(metadata["input_values"]) == json.loads(metadata["output_values"]) == colours
-    sizes = json.loads((exported / "export.json").read_text())["sizes"]
+    facts = json.loads((exported / "export.json").read_text())
+    assert facts["input_values"] == facts["output_values"] == colours
+    sizes = facts["sizes"]
     assert sizes == {
         "size_step": 4,
         "smallest_size": 8,
@@ -126,10 +128,11 @@ def test_the_file_describes_itself(exported: Path, dataset: Path) -> None:
         "normalisation": "instance norm, statistics of the image",
     }
     assert all(metadata[name] == (fact if isinstance(fact, str) else json.dumps(fact)) for name, fact in sizes.items())
-    assert origins._sizes(sizes) == [
-        ("pictures", "multiples of 4 pixels, at least 8; instance norm, statistics of the image: a pixel depends on all "
-         "pixels")
-    ]  # fmt: skip
+    ((_, row),) = origins._sizes(sizes)
+    assert (
+        row
+        == "multiples of 4 pixels, at least 8; instance norm, statistics of the image: a pixel depends on all pixels"
+    )
     assert origins._sizes(sizes | {"receptive_radius": 28})[0][1].endswith(
         "a pixel depends on those at most 28 pixels away"
     )

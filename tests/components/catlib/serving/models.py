@@ -18,17 +18,26 @@ from components.catlib.networks.generator import Generator
 RGB = {"type": "uint8", "channels": 3, "range": [0, 255]}
 
 
-def exported(generator: Generator, path: Path) -> Path:
-    """Writes a generator with its metadata; the exporter of the stage would take half a minute for the same file."""
-    example = torch.from_numpy(generator.architecture.example_input(1, (64, 64)))
+def exported(generator: Generator, path: Path, **planes: Any) -> Path:
+    """Writes a generator with its metadata; the exporter of the stage would take half a minute for the same file.
+
+    Args:
+        generator: The network.
+        path: The file.
+        planes: What its planes mean, if it reads label maps.
+    """
+    fixed = generator.architecture.fixed_size
+    example = torch.from_numpy(generator.architecture.example_input(1, fixed or (64, 64)))
+    free = [0] if fixed else [0, 2, 3]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             inference_copy(generator), (example,), path, dynamo=False, opset_version=18, input_names=["image"],
-            output_names=["translated"], dynamic_axes={"image": [0, 2, 3], "translated": [0, 2, 3]},
+            output_names=["translated"], dynamic_axes={"image": free, "translated": free},
         )  # fmt: skip
     model = onnx.load(path)
-    helper.set_model_props(model, serving_metadata(generator.architecture, {}, None))
+    texts = serving_metadata(generator.architecture, {}, None)
+    helper.set_model_props(model, texts | ({"input_planes": json.dumps(planes)} if planes else {}))
     onnx.save(model, path)
     return path
 

@@ -7,12 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from components.catlib.data.files import SourceFile
+from components.catlib.data.labels import semantic_planes
 from components.catlib.errors import UserError
 from components.catlib.networks.generator import Generator
 from components.catlib.serving import tiling
 from components.catlib.serving.model import RGB, Model, open_model
-from components.catlib.serving.pictures import Picture
+from components.catlib.serving.pictures import Picture, read
 from components.catlib.serving.tiling import Tile, check_memory, check_size, plan, tiles, translate
+from tests.components.catlib.exporting.small_generators import spade
+from tests.components.catlib.serving.models import exported
 
 Student = tuple[Generator, Path]
 
@@ -73,6 +77,21 @@ def test_the_translation_is_that_of_pytorch_on_the_reflected_picture(local: Mode
         made = local_student[0](images)[0, :, :31, :47].permute(1, 2, 0)
     expected = ((made + 1) * 127.5).round().clamp(0, 255).numpy()
     assert np.abs(numbers(local, given) - expected).max() <= 1
+
+
+def test_a_label_map_is_painted_as_pytorch_paints_it(tmp_path: Path) -> None:
+    generator = spade()
+    planes = {"num_labels": 3, "dont_care_plane": True, "instances": False}
+    model = open_model(exported(generator, tmp_path / "model.onnx", **planes), threads=1)
+    labels = np.random.default_rng(2).choice(np.array([0, 1, 2, 255], np.uint8), (4, 8)).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    file = SourceFile("map.png", 1, (tmp_path / "map.png").read_bytes)
+    semantics = semantic_planes(torch.from_numpy(labels)[None], None, num_labels=3, dont_care_plane=True)
+    with torch.no_grad():
+        expected = ((generator(semantics)[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
+    found = numbers(model, read(file, model))
+    assert expected.std() > 1
+    assert np.abs(found - expected).max() <= 1
 
 
 def test_tiles_cover_an_axis_and_keep_their_context() -> None:

@@ -18,12 +18,14 @@ from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.channels import described
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
+from components.catlib.exporting.choosing import Choice, choose_rewrites
 from components.catlib.exporting.onnx_file import OnnxModel, export_generator
 from components.catlib.exporting.parity import OnnxGenerator, Parity, compare, parity_batches, time_both
 from components.catlib.fitting import check_channels
 from components.catlib.networks.architecture import INPUT_DESCRIPTIONS, GeneratorArchitecture
 from components.catlib.networks.architecture_files import OpenedNetworks, open_networks
 from components.catlib.networks.directions import Direction, Domain
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_generator
 from components.catlib.timing import Measured
@@ -38,7 +40,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
     """Exports a generator and checks that the file computes the same images.
 
     Args:
-        config: Operator set and tolerance.
+        config: Operator set, tolerance and rewrites.
         student: A distill artifact, a prune artifact with inherited weights, or a teacher. Of two generators (CycleGAN)
             source_to_target is exported.
         output: Where the artifact goes: `model.onnx` and `export.json`.
@@ -61,6 +63,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         check_channels(networks, packed, direction)
         compared_on = "held-out images"
         images = _held_out_images(packed, direction)
+    choice = choose_rewrites(generator, config.rewrites, image_NCHW=_crop(generator, input_size), opset=config.opset)
     with writing(output, kind="export", config=config, inputs=inputs) as writer:
         model = export_generator(
             generator,
@@ -68,6 +71,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
             input_size=input_size,
             opset=config.opset,
             metadata=_metadata(generator.architecture, direction, networks, inputs),
+            rewrites=choice.rewrites,
         )
         exported = OnnxGenerator(model.path)
         step = generator.architecture.size_step if model.any_size else None
@@ -80,7 +84,7 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
-        facts |= _values_of_pictures(networks, direction)
+        facts |= _values_of_pictures(networks, direction) | {"rewrites": _rewrites(choice)}
         writer.write_json("export.json", facts)
         writer.summary["metrics"] = {
             "onnx_bytes": facts["bytes"],
@@ -93,6 +97,21 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         *(facts["bytes"] / 1e6, parity.largest, compared_on),
         *(1e3 * latency["onnxruntime"].median, 1e3 * latency["torch"].median),
     )
+
+
+def _crop(generator: Generator, input_size: tuple[int, int]) -> Tensor:
+    """Returns one noise image of the size the network is made for, [1, C, H, W]: it is timed, not compared."""
+    return torch.from_numpy(generator.architecture.example_input(1, input_size))
+
+
+def _rewrites(choice: Choice) -> dict[str, Any]:
+    """Returns which rewrites the file has, and how many times faster than the plain graph it was in ONNX Runtime."""
+    return {
+        "used": list(choice.rewrites),
+        "times_faster": choice.times_faster,
+        "measured": {", ".join(names) or "none": ratio for names, ratio in choice.measured.items()},
+        "threads": 1,
+    }
 
 
 def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:

@@ -47,10 +47,20 @@ class PruneConfig(Section):
         return self
 
 
+Rewrite = Literal["transposed_branches", "output_phases", "merged_depthwise", "shared_padding", "padded_channels"]
+"""An exact rewrite of the exported graph (`components.catlib.exporting.rewriting`)."""
+
+
 class ExportConfig(Section):
     """The ONNX file."""
 
     opset: int = Field(default=20, ge=18, le=23, description="version of the ONNX operator set")
     tolerance: Positive = Field(
         default=1e-4, description="largest allowed difference to PyTorch, for images in [-1, 1]"
+    )
+    rewrites: Literal["all", "auto", "none"] | tuple[Rewrite, ...] = Field(
+        default="all",
+        description="other operators for the same images, which ONNX Runtime computes faster; all: every one that the "
+        "family has; auto: those that are fastest on the machine that exports; none: the operators of the network; or "
+        "a list of transposed_branches, output_phases, merged_depthwise, shared_padding, padded_channels",
     )

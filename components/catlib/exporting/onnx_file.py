@@ -8,17 +8,20 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 import torch
 from onnx.helper import set_model_props
 
+from components.catlib.config.student import Rewrite
 from components.catlib.exporting.folding import inference_copy
+from components.catlib.exporting.inception_graph import inception_model
 from components.catlib.networks.generator import Generator
+from components.catlib.networks.inception.generator import InceptionGenerator
 
 INPUT = "image"
 OUTPUT = "translated"
@@ -49,7 +52,13 @@ class OnnxModel:
 
 
 def export_generator(
-    generator: Generator, path: Path, *, input_size: tuple[int, int], opset: int, metadata: Mapping[str, str]
+    generator: Generator,
+    path: Path,
+    *,
+    input_size: tuple[int, int],
+    opset: int,
+    metadata: Mapping[str, str],
+    rewrites: Collection[Rewrite] = (),
 ) -> OnnxModel:
     """Writes a generator as one ONNX file with the input `image` and the output `translated`, float32 [N, C, H, W].
 
@@ -62,13 +71,53 @@ def export_generator(
         input_size: Height and width in pixels of the images it is made for.
         opset: Version of the ONNX operator set.
         metadata: Texts to keep in the file, by name.
+        rewrites: The rewrites to use (`components.catlib.exporting.rewriting`), some of those that the family has.
 
     Raises:
         onnx.checker.ValidationError: The file is not valid ONNX.
     """
-    network = inference_copy(generator)
+    model = generator_model(generator, input_size=input_size, opset=opset, rewrites=rewrites)
+    set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    written = next(item.version for item in model.opset_import if not item.domain)
+    assert written == opset, f"the file has opset {written}, not {opset}"
+    return OnnxModel(
+        path=path,
+        opset=written,
+        input_shape=_shape(model.graph.input[0]),
+        output_shape=_shape(model.graph.output[0]),
+        operators=dict(sorted(collections.Counter(node.op_type for node in model.graph.node).items())),
+    )
+
+
+def family_rewrites(generator: Generator) -> tuple[Rewrite, ...]:
+    """Returns the rewrites that a generator's family has: all or none."""
+    return get_args(Rewrite) if isinstance(generator, InceptionGenerator) else ()
+
+
+def generator_model(
+    generator: Generator, *, input_size: tuple[int, int], opset: int, rewrites: Collection[Rewrite]
+) -> onnx.ModelProto:
+    """Returns a generator as an ONNX model, without metadata; the arguments are those of `export_generator`."""
+    network, architecture = inference_copy(generator), generator.architecture
+    if isinstance(network, InceptionGenerator):
+        sides = (f"{architecture.size_step}*height", f"{architecture.size_step}*width")
+        return inception_model(
+            network,
+            opset=opset,
+            rewrites=rewrites,
+            inputs=(INPUT, ("batch", architecture.in_channels, *sides)),
+            outputs=(OUTPUT, ("batch", architecture.out_channels, *sides)),
+        )
+    assert not rewrites, f"the family {architecture.family} has no rewrites"
+    return _traced(network, input_size=input_size, opset=opset)
+
+
+def _traced(network: Generator, *, input_size: tuple[int, int], opset: int) -> onnx.ModelProto:
+    """Returns the model that torch's exporter makes, which takes seconds and knows every family."""
+    architecture = network.architecture
     # Two images: the exporter takes a dimension of 1 for a constant.
-    architecture = generator.architecture
     example_NCHW = torch.zeros(2, architecture.in_channels, *input_size)
     sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if architecture.fixed_size is None:
@@ -86,18 +135,8 @@ def export_generator(
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
-    _remove_traces(model)
-    set_model_props(model, dict(metadata))
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return OnnxModel(
-        path=path,
-        opset=next(item.version for item in model.opset_import if not item.domain),
-        input_shape=_shape(model.graph.input[0]),
-        output_shape=_shape(model.graph.output[0]),
-        operators=dict(sorted(collections.Counter(node.op_type for node in model.graph.node).items())),
-    )
+    _remove_traces(program.model_proto)
+    return program.model_proto
 
 
 @contextlib.contextmanager

@@ -36,14 +36,19 @@ class Parity:
 
 
 class OnnxGenerator:
-    """An exported generator run by ONNX Runtime on the CPU, with PyTorch's number of threads."""
+    """An exported generator run by ONNX Runtime on the CPU.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        model: The file, or its content.
+        threads: Number of threads; None: as many as PyTorch uses.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors
         self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            model, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:

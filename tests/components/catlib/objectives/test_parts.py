@@ -18,7 +18,8 @@ from tests.components.catlib.objectives.test_distillation import build as build_
 from tests.components.catlib.objectives.test_teachers import build as build_teacher
 from tests.components.catlib.objectives.tiny import batch, distill_config, teacher_config
 
-BATCH_NORM = {"norm": {"kind": "batch"}}
+BATCH_NORM = {"norm": {"kind": "batch", "track_running_stats": True}}
+SYNCHRONISED = {"kind": "syncbatch", "track_running_stats": True}
 
 
 def test_parts_have_their_share_of_the_batch() -> None:
@@ -77,7 +78,7 @@ def test_no_pass_sees_more_images(family: str) -> None:
     ("family", "settings", "reason"),
     [
         ("pix2pix", {"generator": BATCH_NORM}, "generator.norm.kind batch normalises"),
-        ("pix2pix", {"generator": {"norm": {"kind": "syncbatch"}}}, "generator.norm.kind syncbatch"),
+        ("pix2pix", {"generator": {"norm": SYNCHRONISED}}, "generator.norm.kind syncbatch"),
         ("cyclegan", {"discriminator": BATCH_NORM}, "discriminator.norm.kind batch"),
         ("cyclegan", {"discriminator": {"family": "pixel", **BATCH_NORM}}, "discriminator.norm.kind batch"),
         ("pix2pix", {"generator": {"norm": {"track_running_stats": True}}}, "generator.norm.track_running_stats"),
@@ -107,7 +108,7 @@ def test_a_recipe_whose_teacher_depends_on_the_batch_is_refused(
     ("sections", "reason"),
     [
         ({"distill": {"distiller": "kernel_alignment"}}, "distiller: kernel_alignment compares the images"),
-        ({"prune": {"student_norm": {"kind": "syncbatch"}}}, "prune.student_norm.kind syncbatch"),
+        ({"prune": {"student_norm": SYNCHRONISED}}, "prune.student_norm.kind syncbatch"),
         ({"teacher": {"generator": BATCH_NORM}}, "teacher.generator.norm.kind batch"),
         ({"teacher": {"discriminator": BATCH_NORM}}, "teacher.discriminator.norm.kind batch"),
         ({"teacher": {"generator": {"dropout": 0.5}}}, "teacher.generator.dropout"),

@@ -225,12 +225,37 @@ def _secret(plan: Plan) -> Iterator[Finding]:
             yield wrong(f"{what}; give --set resources.store_secret=cat-store, or the name of your own Secret.")
 
 
+def _trainings(plan: Plan) -> list[str]:
+    return [stage for stage in TRAININGS if any(each.name == stage for each in PARAMETERS[plan.pipeline])]
+
+
+def _speed(plan: Plan) -> Iterator[Finding]:
+    """Looks for trainings whose settings need a GPU that they do not get."""
+    for stage in _trainings(plan):
+        config = getattr(plan.recipe, stage)
+        asked = "speed: fast" if config.speed == "fast" else "precision: fp16" if config.precision == "fp16" else ""
+        if asked and plan.in_pods and not stage_resources(plan.recipe.resources, stage).gpus:  # type: ignore[arg-type]
+            yield wrong(
+                f"{stage}.{asked} needs a GPU, and the stage {stage} gets no accelerator; set resources.profile to gpu."
+            )
+        elif asked and not plan.in_pods and plan.image is None and not _gpus_here():
+            yield doubtful(
+                f"{stage}.{asked} needs a GPU of CUDA, and this machine has none, so the stage {stage} is refused "
+                "unless an earlier result is reused; run the recipe where there is a GPU."
+            )
+
+
+def _gpus_here() -> int:
+    import torch  # takes seconds, and few recipes ask
+
+    return torch.cuda.device_count()
+
+
 def _checkpoints(plan: Plan) -> Iterator[Finding]:
     resources = plan.recipe.resources
     if not plan.in_pods or not plan.trains or resources.checkpoints:
         return
-    used = [stage for stage in TRAININGS if any(each.name == stage for each in PARAMETERS[plan.pipeline])]
-    if any(stage_resources(resources, stage).gpus for stage in used):  # type: ignore[arg-type]  # names of stages
+    if any(stage_resources(resources, stage).gpus for stage in _trainings(plan)):  # type: ignore[arg-type]
         yield doubtful(
             "Trainings use accelerators but keep no checkpoints, so a lost pod loses all of its training; give --set "
             "resources.checkpoints=s3://BUCKET/FOLDER."
@@ -389,6 +414,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     _image,
     _local_paths,
     _secret,
+    _speed,
     _checkpoints,
     _root,
     _content,

@@ -287,6 +287,27 @@ def test_checkpoints_on_a_pods_disk_are_lost_with_it() -> None:
     assert "lost with the pod" in one(found("resources.checkpoints=/tmp/x"), certain=True)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("setting", ["speed=fast", "precision=fp16"])
+def test_what_needs_a_gpu_is_refused_where_the_stage_gets_none(
+    stage: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, value = setting.split("=")
+    sentence = one(found(f"{stage}.{setting}"), certain=True)
+    assert sentence == (
+        f"{stage}.{name}: {value} needs a GPU, and the stage {stage} gets no accelerator; set resources.profile to gpu."
+    )
+    assert found(f"{stage}.{setting}", f"resources.stages={{{stage}: {{gpus: 1}}}}")[0] == []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    here = one(found(f"{stage}.{setting}", in_pods=False, image=None), certain=False)
+    assert here.startswith(f"{stage}.{name}: {value} needs a GPU of CUDA, and this machine has none")
+    assert found(f"{stage}.{setting}", in_pods=False) == ([], []), (
+        "a container may see a GPU that this process does not"
+    )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert found(f"{stage}.{setting}", in_pods=False, image=None) == ([], [])
+
+
 @pytest.mark.parametrize("profile", ["gpu", "multi-gpu"])
 def test_accelerators_without_checkpoints_are_doubtful(profile: str) -> None:
     gpus = f"resources.profile={profile}"

@@ -259,7 +259,12 @@ class TrainingBatches:
 
 
 def evaluation_batches(
-    dataset: PackedDataset, *, batch_size: int, split: SplitName = "test", limit: int | None = None
+    dataset: PackedDataset,
+    *,
+    batch_size: int,
+    split: SplitName = "test",
+    limit: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
     """Yields the images of a split in order, neither cropped nor mirrored.
 
@@ -271,6 +276,7 @@ def evaluation_batches(
         batch_size: Images per batch; the last batch may be smaller.
         split: The split to read.
         limit: Read at most this many images of each side (the first ones); None reads all.
+        device: Where the batches go.
     """
     images = dataset.split(split)
     count = max(len(images.source), len(images.target))
@@ -282,7 +288,7 @@ def evaluation_batches(
             for part in (images.source, images.target, images.instances)
         )
         assert source is not None and target is not None
-        yield PackedBatch(source, target, instances, dataset.summary).to("cpu")
+        yield PackedBatch(source, target, instances, dataset.summary).to(device)
 
 
 def crop_and_flip(images: NDArray, chosen: NDArray[np.int64], crops: Crops, size: tuple[int, int]) -> NDArray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from components.catlib.data.batches import evaluation_batches
@@ -54,7 +55,12 @@ def is_labelled(dataset: PackedDataset) -> bool:
 
 
 def held_out_images(
-    dataset: PackedDataset, *, direction: Direction, limit: int | None, batch_size: int
+    dataset: PackedDataset,
+    *,
+    direction: Direction,
+    limit: int | None,
+    batch_size: int,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches of a generator's input images and of the images it should make of them.
 
@@ -63,6 +69,7 @@ def held_out_images(
         direction: Direction in which the generator translates.
         limit: At most this many images.
         batch_size: Images per batch.
+        device: Where the images go.
 
     Yields:
         Inputs [N, C, H, W] and targets [N, 3, H, W]; targets belong to the inputs when `dataset.test_is_paired`, else
@@ -73,7 +80,7 @@ def held_out_images(
     """
     if direction.input is Domain.TARGET and dataset.pairing != "unpaired":
         raise UserError(f"Dataset {dataset.folder} is {dataset.pairing}; only unpaired data is translated {direction}.")
-    for batch in evaluation_batches(dataset, batch_size=batch_size, limit=limit):
+    for batch in evaluation_batches(dataset, batch_size=batch_size, limit=limit, device=device):
         inputs, targets = (
             (batch.source, batch.target) if direction.input is Domain.SOURCE else (batch.target, batch.source)
         )

@@ -139,8 +139,10 @@ def score_images(
     generator.eval()
     try:
         with torch.inference_mode():
-            for inputs, targets in held_out_images(dataset, direction=direction, limit=limit, batch_size=batch_size):
-                generated = generator(inputs.to(device)).float().to(measuring)
+            for inputs, targets in held_out_images(
+                dataset, direction=direction, limit=limit, batch_size=batch_size, device=device
+            ):
+                generated = generator(inputs).float().to(measuring)
                 _check_generated(generated, targets)
                 rounded = to_uint8(generated)
                 if segmenter is not None and truth is not None:

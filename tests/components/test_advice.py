@@ -460,6 +460,13 @@ FOLLOWED_ELSEWHERE = {
     "set prune.student_norm.track_running_stats: true with prune.student_init: fresh, prune again, and start from "
     "weights with them, or from none": "tests/components/catlib/training/test_building.py",
     "set {}.stop_on: [] to go on from here.": "tests/components/catlib/training/test_watching.py",
+    "set one of the two to false": "tests/components/catlib/objectives/test_recomputing.py",
+    "set it to null, and where memory is short set recompute_activations: true or a smaller batch_size": (
+        "tests/components/catlib/objectives/test_parts.py"
+    ),
+    "set {}.recompute_activations: true, {}.images_per_pass or {}.precision: bf16, or lower {}.batch_size": (
+        "tests/components/catlib/test_memory.py"
+    ),
     "set compile: false.": "tests/components/catlib/distributed/test_devices.py",
     "set resources.profile to cpu.": "tests/components/catlib/distributed/test_devices.py",
     "set dataset.dont_care_plane: true": "tests/components/catlib/diagnosis/test_datasets.py",

@@ -15,15 +15,17 @@ class Generator(nn.Module):
     Attributes:
         architecture: The architecture that it was built from.
         distillation_layers: Paths of the modules whose outputs are compared with another generator's.
-        segments: Paths of the modules that `forward` calls one after the other and that make most of the activations.
     """
-
-    segments: tuple[str, ...]
 
     def __init__(self, architecture: GeneratorArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         self.distillation_layers: tuple[str, ...] = tuple(architecture.feature_widths)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Paths of the modules that `forward` calls one after the other and that make most of the activations."""
+        return tuple(name for name, _ in self.named_children())
 
     @abstractmethod
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:

@@ -16,8 +16,10 @@ from PIL import Image
 
 from components.catlib.artifacts import read_manifest, verify_checksums
 from components.catlib.config import DatasetConfig, PublishedConfig, TeacherConfig, WeightsConfig, validate
-from components.catlib.errors import Interrupted, UserError
+from components.catlib.data.batches import Batch
+from components.catlib.errors import Interrupted, OutOfMemory, UserError
 from components.catlib.networks.architecture_files import read_architectures
+from components.catlib.objectives.pix2pix import Pix2PixObjective
 from components.dataset import stage as dataset_stage
 from tests.components.opened import read_discriminator, read_generator
 from tests.components.small_trainings import (
@@ -323,3 +325,31 @@ def test_a_stopped_stage_leaves_no_artifact(paired: Path, tmp_path: Path, monkey
         patched.setattr(TrainingBatches, "batch", terminating)
         make_teacher(paired, tmp_path / "teacher", config, tmp_path / "checkpoint")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_a_training_that_runs_out_of_memory_names_its_settings_and_goes_on_with_less(
+    paired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It says before what it needs; the place of its checkpoints does not depend on settings of memory."""
+    usual, steps = Pix2PixObjective.step, iter(range(100))
+
+    def step(objective: Pix2PixObjective, batch: Batch) -> dict[str, torch.Tensor]:
+        if next(steps) == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return usual(objective, batch)
+
+    caplog.set_level("INFO")
+    with monkeypatch.context() as patched, pytest.raises(OutOfMemory) as told:
+        patched.setattr(Pix2PixObjective, "step", step)
+        config = teacher_config("pix2pix", precision="bf16")
+        make_teacher(paired, tmp_path / "teacher", config, checkpoint=tmp_path / "checkpoints")
+    assert str(told.value).endswith(
+        "take an accelerator with more memory, or set teacher.recompute_activations: true or set "
+        "teacher.images_per_pass below 2 or lower teacher.batch_size."
+    )
+    assert any(line.startswith("teacher needs about ") and "; cpu has " in line for line in caplog.messages)
+    caplog.clear()
+    less = config.model_copy(update={"recompute_activations": True, "images_per_pass": 1})
+    make_teacher(paired, tmp_path / "teacher", less, checkpoint=tmp_path / "checkpoints")
+    assert any("resum" in line for line in caplog.messages), caplog.messages
+    assert lines(tmp_path / "teacher")[-1]["step"] == 12

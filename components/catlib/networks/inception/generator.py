@@ -118,11 +118,12 @@ class InceptionGenerator(Generator):
             nn.Conv2d(last, architecture.out_channels, kernel_size=7),
             nn.Tanh(),
         )
-        self.segments = (
-            "down_sampling",
-            *(f"features.{number}" for number in range(len(self.features))),
-            "up_sampling",
-        )
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Down-sampling, every block, up-sampling."""
+        blocks = (f"features.{number}" for number in range(len(self.features)))
+        return ("down_sampling", *blocks, "up_sampling")
 
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Translates images.

@@ -174,7 +174,11 @@ class InceptionSpadeGenerator(Generator):
             self.add_module(name, SpadeInceptionBlock(name, architecture))
             width = out_channels
         self.conv_img = _same_size_convolution(width, architecture.out_channels, 3)
-        self.segments = tuple(architecture.block_widths)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Every block."""
+        return tuple(self._upsampled_before)
 
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Paints label maps.

@@ -98,7 +98,7 @@ def test_a_recipe_whose_teacher_depends_on_the_batch_is_refused(
             recipe | {"teacher": section, "distill": {"perceptual": 0} if family == "spade" else {}},
             where="recipe",
         )
-    whole = section | {"batch_size": 2}  # one pass per batch
+    whole = section | {"images_per_pass": None, "recompute_activations": True}
     validate(
         Recipe, recipe | {"teacher": whole, "distill": {"perceptual": 0} if family == "spade" else {}}, where="recipe"
     )

@@ -115,3 +115,5 @@ def test_networks_are_not_recomputed_unless_it_is_asked_for(monkeypatch: pytest.
 def test_a_compiler_chooses_itself() -> None:
     with pytest.raises(UserError, match="compile: true cannot train with recompute_activations: true"):
         teacher_config("pix2pix", compile=True, recompute_activations=True)
+    for name in ("compile", "recompute_activations"):
+        teacher_config("pix2pix", **({"compile": True, "recompute_activations": True} | {name: False}))

@@ -22,6 +22,12 @@ class Generator(nn.Module):
         self.architecture = architecture
         self.distillation_layers: tuple[str, ...] = tuple(architecture.feature_widths)
 
+    def fuse_branches(self, fuse: bool = True) -> None:
+        """Chooses whether the parallel branches of each block run together (`fusing.py`); weights stay as they are."""
+        for module in self.modules():
+            if "fuses" in vars(module):
+                module.fuses = fuse
+
     @abstractmethod
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Makes images.

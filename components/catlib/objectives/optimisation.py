@@ -11,6 +11,7 @@ from torch.optim import Adam, Optimizer
 from components.catlib.config import TrainingConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.distributed.processes import average_gradients, check_norms
+from components.catlib.networks.generator import Generator
 
 
 def build_optimizers(
@@ -48,7 +49,7 @@ def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig
     Args:
         accelerator: Device, precision and processes.
         network: Changed in place.
-        config: `channels_last` and `compile`.
+        config: `channels_last`, `fuse_branches` and `compile`.
 
     Returns:
         The network to call in training. It shares all weights with the argument, which is never compiled itself.
@@ -57,6 +58,8 @@ def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig
         UserError: Its norms cannot be trained by several processes on CPUs.
     """
     check_norms(accelerator, [network])
+    if config.fuse_branches and isinstance(network, Generator):
+        network.fuse_branches()
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     prepared = accelerator.prepare(network)

@@ -68,6 +68,7 @@ class StudentTraining:
             teacher.distillation_layers,
             {name: prepare(accelerator, network, config) for name, network in own.items()},
         )
+        teacher.fuse_branches(config.fuse_branches)
         self.teacher = FrozenTeacher(
             teacher,
             accelerator,

@@ -38,6 +38,23 @@ class BranchLayers(NamedTuple):
     dropout: nn.Module | None
     out: nn.Conv2d
 
+    @property
+    def first(self) -> nn.Conv2d:
+        """The convolution that reads the branch's input."""
+        convolution = self.hidden[0]
+        assert isinstance(convolution, nn.Conv2d)
+        return convolution
+
+    @classmethod
+    def of(
+        cls, hidden: nn.Module, *, depthwise: nn.Module | None, dropout: nn.Module | None, out: nn.Module
+    ) -> BranchLayers:
+        """Takes the modules of a branch, which are of these types."""
+        assert isinstance(hidden, nn.Sequential)
+        assert isinstance(depthwise, nn.Sequential | None)
+        assert isinstance(out, nn.Conv2d)
+        return cls(hidden, depthwise, dropout, out)
+
 
 def sum_together(x: Tensor, branches: Sequence[BranchLayers]) -> Tensor:
     """Returns the sum of the outputs of all branches, within rounding of the sum of their single outputs.
@@ -46,9 +63,9 @@ def sum_together(x: Tensor, branches: Sequence[BranchLayers]) -> Tensor:
         x: The input of every branch, [N, C, H, W].
         branches: At least one.
     """
-    groups = _by_kernel(branches, lambda branch: branch.hidden[0])
+    groups = _by_kernel(branches, lambda branch: branch.first)
     branches = [branch for group in groups for branch in group]
-    hidden = torch.cat([_convolved(x, [branch.hidden[0] for branch in group]) for group in groups], dim=1)
+    hidden = torch.cat([_convolved(x, [branch.first for branch in group]) for group in groups], dim=1)
     pieces = _normalised(hidden, [branch.hidden for branch in branches])
     deep = [(place, branch.depthwise) for place, branch in enumerate(branches) if branch.depthwise is not None]
     if deep:

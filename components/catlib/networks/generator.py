@@ -26,7 +26,7 @@ class Generator(nn.Module):
         """Chooses whether the parallel branches of each block run together (`fusing.py`); weights stay as they are."""
         for module in self.modules():
             if "fuses" in vars(module):
-                module.fuses = fuse
+                module.fuses = fuse  # pyright: ignore[reportArgumentType]  # a plain attribute
 
     @abstractmethod
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:

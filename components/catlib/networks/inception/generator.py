@@ -96,8 +96,8 @@ class InceptionBlock(nn.Module):
             (branch, "0", "2", "3") for branch in self.dw_ops
         ]
         return [
-            BranchLayers(
-                hidden=branch.get_submodule(hidden),
+            BranchLayers.of(
+                branch.get_submodule(hidden),
                 depthwise=branch.get_submodule(depthwise) if depthwise else None,
                 dropout=branch.get_submodule(dropout),
                 out=branch.get_submodule("4"),

@@ -161,8 +161,8 @@ def _summed(parent: SpadeNorm | SpadeInceptionBlock, x: Tensor) -> Tensor:
         hidden, *depthwise, last = branch.children()
         in_block = isinstance(last, nn.Sequential)
         layers.append(
-            BranchLayers(
-                hidden=hidden,
+            BranchLayers.of(
+                hidden,
                 depthwise=depthwise[0] if depthwise else None,
                 dropout=last[0] if in_block else None,
                 out=last[1] if in_block else last,

@@ -115,6 +115,10 @@ class TrainingConfig(Section):
         default=False, description="let GPUs round the inputs of float32 products to 10 bits, which is faster"
     )
     channels_last: bool = Field(default=False, description="keep images as NHWC in memory, which suits tensor cores")
+    fuse_branches: bool = Field(
+        default=False,
+        description="run the parallel branches of generators' blocks together, by fewer and larger kernels; for GPUs",
+    )
     compile: bool = Field(
         default=False, description="compile the trained networks (torch.compile); the first steps take long"
     )

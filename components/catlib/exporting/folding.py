@@ -28,6 +28,7 @@ def inference_copy(generator: Generator) -> Generator:
     - spectral norm becomes plain weights.
     """
     network = copy.deepcopy(generator).eval()
+    network.fuse_branches(False)
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and hasattr(module, "weight_orig"):
             nn.utils.remove_spectral_norm(module)

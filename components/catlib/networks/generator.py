@@ -27,6 +27,12 @@ class Generator(nn.Module):
         """Paths of the modules that `forward` calls one after the other and that make most of the activations."""
         return tuple(name for name, _ in self.named_children())
 
+    def fuse_branches(self, fuse: bool = True) -> None:
+        """Chooses whether the parallel branches of each block run together (`fusing.py`); weights stay as they are."""
+        for module in self.modules():
+            if "fuses" in vars(module):
+                module.fuses = fuse  # pyright: ignore[reportArgumentType]  # a plain attribute
+
     @abstractmethod
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Makes images.

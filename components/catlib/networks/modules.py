@@ -27,11 +27,14 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # torch: "input"
         """Normalises [N, C, H, W]; in NHWC memory within rounding of what it computes in NCHW memory."""
+        running = self.running_mean, self.running_var
+        by_image = self.training or not self.track_running_stats
         if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x)
-        if self.track_running_stats and not self.training:
-            mean, var = self.running_mean, self.running_var
-            return functional.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+            return functional.instance_norm(
+                x, *running, self.weight, self.bias, by_image, self.momentum or 0.0, self.eps
+            )
+        if not by_image:
+            return functional.batch_norm(x, *running, self.weight, self.bias, eps=self.eps)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         var, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
         if self.track_running_stats:

@@ -51,7 +51,7 @@ def prepare(accelerator: Accelerator, network: nn.Module, config: TrainingConfig
     Args:
         accelerator: Device, precision and processes.
         network: Changed in place.
-        config: `channels_last`, `compile`, `recompute_activations` and `images_per_pass`.
+        config: `channels_last`, `fuse_branches`, `compile`, `recompute_activations` and `images_per_pass`.
 
     Returns:
         The network to call in training. It shares all weights with the argument, which is never compiled itself.
@@ -73,8 +73,10 @@ def laid_out(accelerator: Accelerator, network: nn.Module, config: TrainingConfi
     Args:
         accelerator: Device and precision.
         network: Changed in place.
-        config: `channels_last`.
+        config: `channels_last` and `fuse_branches`.
     """
+    if config.fuse_branches and isinstance(network, Generator):
+        network.fuse_branches()
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return accelerator.prepare(network)

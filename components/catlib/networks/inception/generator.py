@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from components.catlib.config import NormConfig
+from components.catlib.networks.fusing import BranchLayers, sum_together
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import Branch, BranchChannels, existing_branches
@@ -30,6 +31,7 @@ class InceptionBlock(nn.Module):
     def __init__(self, channels: int, branches: BranchChannels, architecture: InceptionArchitecture) -> None:
         super().__init__()
         self._architecture = architecture
+        self.fuses = False
         self.res_ops = nn.ModuleList()
         self.dw_ops = nn.ModuleList()
         for branch in existing_branches(branches, architecture.kernel_sizes, prefix=""):
@@ -85,7 +87,23 @@ class InceptionBlock(nn.Module):
         """Maps features [N, C, H, W] to features of the same shape; never changes its input."""
         if self.pw_bn is None:
             return x
+        if self.fuses:
+            return x + self.pw_bn(sum_together(x, self._branch_layers()))
         return x + self.pw_bn(sum_of_branches(x, self.res_ops, self.dw_ops))
+
+    def _branch_layers(self) -> list[BranchLayers]:
+        places = [(branch, "1", None, "2") for branch in self.res_ops] + [
+            (branch, "0", "2", "3") for branch in self.dw_ops
+        ]
+        return [
+            BranchLayers.of(
+                branch.get_submodule(hidden),
+                depthwise=branch.get_submodule(depthwise) if depthwise else None,
+                dropout=branch.get_submodule(dropout),
+                out=branch.get_submodule("4"),
+            )
+            for branch, hidden, depthwise, dropout in places
+        ]
 
 
 class InceptionGenerator(Generator):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
 from components.catlib.config import NormConfig
+from components.catlib.networks.fusing import BranchLayers, sum_together
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.layers import Branch, existing_branches
 from components.catlib.networks.modules import make_activation, make_norm, sum_of_branches
@@ -35,6 +36,7 @@ class SpadeNorm(nn.Module):
     def __init__(self, channels: int, block: str, architecture: InceptionSpadeArchitecture) -> None:
         super().__init__()
         self._architecture = architecture
+        self.fuses = False
         norm = architecture.norm
         tracks = architecture.spade_norm_tracks
         self.param_free_norm = make_norm(
@@ -84,7 +86,7 @@ class SpadeNorm(nn.Module):
         if not len(self.res_ops) + len(self.dw_ops):
             return normalised
         resized = functional.interpolate(semantics, size=x.shape[-2:], mode="nearest")
-        scale, shift = sum_of_branches(resized, self.res_ops, self.dw_ops).chunk(2, dim=1)
+        scale, shift = _summed(self, resized).chunk(2, dim=1)
         return normalised * (1 + scale) + shift
 
 
@@ -94,6 +96,7 @@ class SpadeInceptionBlock(nn.Module):
     def __init__(self, name: str, architecture: InceptionSpadeArchitecture) -> None:
         super().__init__()
         self._architecture = architecture
+        self.fuses = False
         in_channels, out_channels = architecture.block_widths[name]
         branches = architecture.blocks[name].branches
         self.spade = None if branches.vanished else SpadeNorm(in_channels, name, architecture)
@@ -146,7 +149,26 @@ class SpadeInceptionBlock(nn.Module):
         if self.spade is None:
             return shortcut
         modulated = self.activation(self.spade(x, semantics))
-        return shortcut + sum_of_branches(modulated, self.res_ops, self.dw_ops)
+        return shortcut + _summed(self, modulated)
+
+
+def _summed(parent: SpadeNorm | SpadeInceptionBlock, x: Tensor) -> Tensor:
+    """Returns the sum of the branches of a SPADE norm or block, fused if it fuses them."""
+    if not parent.fuses:
+        return sum_of_branches(x, parent.res_ops, parent.dw_ops)
+    layers = []
+    for branch in (*parent.res_ops, *parent.dw_ops):
+        hidden, *depthwise, last = branch.children()
+        in_block = isinstance(last, nn.Sequential)
+        layers.append(
+            BranchLayers.of(
+                hidden,
+                depthwise=depthwise[0] if depthwise else None,
+                dropout=last[0] if in_block else None,
+                out=last[1] if in_block else last,
+            )
+        )
+    return sum_together(x, layers)
 
 
 class InceptionSpadeGenerator(Generator):

@@ -300,3 +300,13 @@ def test_the_features_of_a_teacher_that_mixes_a_batch_are_those_of_each_image(tm
     _, alone = teacher.eval()(images[:1], return_features=True)
     for name, feature in features.items():
         torch.testing.assert_close(feature[:1], alone[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+def test_teacher_student_and_frozen_teacher_fuse_their_branches_if_asked(fuses: bool, tmp_path: Path) -> None:
+    objective = build_teacher("pix2pix", fuse_branches=fuses)
+    teacher_folder, folder = _teacher_folder(tmp_path / "t", "pix2pix"), _student_folder(tmp_path / "s", "pix2pix")
+    distillation = _distil("pix2pix", teacher_folder, folder, fuse_branches=fuses)
+    for networks in (objective.generators, distillation.generators, distillation.teachers):
+        (generator,) = networks.values()
+        assert {module.fuses for module in generator.modules() if hasattr(module, "fuses")} == {fuses}

@@ -16,7 +16,6 @@ import torch
 from components.catlib.distributed.machines import device_name, torch_machine
 from components.catlib.timing import Machine, Measured, busy, measure, ratio
 from tests.benchmarks.cases import CASES
-from tests.benchmarks.forms import Forms
 from tests.benchmarks.peaks import measure_peaks
 
 STEP_COSTS = Path(__file__).parents[2] / "pipelines" / "step_costs.json"

@@ -23,19 +23,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{chosen.output}: {size / 1e6:.1f} MB; on the machine: tar xf {chosen.output.name}, then, in campaign/,")
         print("PYTHONPATH=.:site python3 -m tests.campaign --part PART --folder results")
         return 0
-    from tests.campaign.parts import PARTS, Campaign, run_part
+    from tests.campaign import parts
+
+    known = parts.PARTS
 
     if chosen.command == "list":
-        print("\n".join(f"{name:17} {part.what}" for name, part in PARTS.items()))
+        print("\n".join(f"{name:17} {part.what}" for name, part in known.items()))
         return 0
     if chosen.command == "summary":
         from tests.campaign.summary import summary
 
         print(summary(chosen.folder), end="")
         return 0
-    names = chosen.part or list(PARTS)
-    if unknown := [name for name in names if name not in PARTS]:
-        print(f"There is no part {unknown[0]}; choose among {', '.join(PARTS)}.", file=sys.stderr)
+    names = chosen.part or list(known)
+    if unknown := [name for name in names if name not in known]:
+        print(f"There is no part {unknown[0]}; choose among {', '.join(known)}.", file=sys.stderr)
         return 2
     import torch
 
@@ -44,11 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
             "The campaign needs a GPU, and torch finds none; --device cpu --tiny tries its commands.", file=sys.stderr
         )
         return 2
-    campaign = Campaign(device=chosen.device, folder=chosen.folder.resolve(), tiny=chosen.tiny)
+    campaign = parts.Campaign(device=chosen.device, folder=chosen.folder.resolve(), tiny=chosen.tiny)
     failed = []
     for name in names:
         try:
-            print(run_part(name, campaign))
+            print(parts.run_part(name, campaign))
         except Exception as error:  # the other parts go on
             failed.append(name)
             print(f"{name} failed: {error}", file=sys.stderr)

@@ -98,7 +98,17 @@ def _bench(only: str, campaign: Campaign, *options: str) -> dict[str, Any]:
     output = campaign.folder / f"bench{name}.json"
     scale = ("--scale", "tiny", "--repeats", "3", "--threads", "1") if campaign.tiny else ()
     campaign.command(
-        *("-m", "tests.benchmarks", "--device", campaign.device, "--only", only, "--output", str(output.resolve())),
+        *(
+            "-m",
+            "tests.benchmarks",
+            "--device",
+            campaign.device,
+            "--only",
+            only,
+            "--output",
+            str(output.resolve()),
+            "--resume",
+        ),
         *(*options, *scale),
     )
     return json.loads(output.read_text())

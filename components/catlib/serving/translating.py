@@ -69,7 +69,12 @@ def translate_files(address: str, source: Path, output: Path, *, threads: int | 
         UserError: There is no such generator or no picture, or nothing can be written to the output, or it would
             replace a picture of the input.
     """
-    jobs = find_jobs(source, output)
+    try:
+        jobs = find_jobs(source, output)
+    except OSError as error:
+        raise UserError(
+            f"--input {source} cannot be read ({error.strerror}); check its name and permissions."
+        ) from error
     with local_model(address) as path:
         model = open_model(path, threads=threads)
     check_writable(output)
@@ -106,7 +111,8 @@ def find_jobs(source: Path, output: Path) -> list[Job]:
         found = [
             Job(as_text(relative.as_posix()), _file(path, as_text(relative.as_posix())), output / relative)
             for path in walk(source)
-            if is_image_path(PurePosixPath(relative := path.relative_to(source)))
+            if (path.is_file() or path.is_symlink())
+            and is_image_path(PurePosixPath(relative := path.relative_to(source)))
             and below not in path.resolve().parents
         ]
         if not found:

@@ -156,6 +156,7 @@ def test_inputs_are_never_replaced(
     [
         ("nothing", "out", "There is no file or folder .*nothing"),
         ("empty", "out", "There is no picture in .*empty"),
+        ("n" * 300, "out", "--input .* cannot be read .*File name too long"),
         ("pictures", "file", "--output .*file is a file; give a folder"),
         ("pictures", "file/below", "--output .*file/below"),
         ("pictures", "locked/out", "--output .*locked/out"),

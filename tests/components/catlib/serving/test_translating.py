@@ -61,7 +61,10 @@ def test_a_folder_is_translated_in_the_order_of_its_numbers(
     printed = capsys.readouterr()
     facts = json.loads(printed.out)
     assert facts == {"output": str(tmp_path / "out"), "translated": order, "enlarged": order, "errors": {}}
-    assert printed.err == "4 of 4 pictures were enlarged by reflection to the size step of the model, and cut back.\n"
+    assert (
+        printed.err
+        == "4 of 4 translated pictures were enlarged by reflection to the size step of the model, and cut back.\n"
+    )
     assert names(tmp_path / "out") == sorted(order)
     with Image.open(tmp_path / "out/deep/frame1.png") as made:
         assert (made.size, made.getpixel((0, 0))) == ((12, 9), (255, 155, 0))

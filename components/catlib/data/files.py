@@ -156,7 +156,7 @@ def folder_tree(folder: Path, *, where: str) -> FileTree:
     """
     found: dict[PurePosixPath, SourceFile] = {}
     texts: dict[PurePosixPath, SourceFile] = {}
-    for path in _walk(folder):
+    for path in walk(folder):
         relative = PurePosixPath(as_text(path.relative_to(folder).as_posix()))
         lost = path.is_symlink() and not path.exists()
         if is_image_path(relative) and (path.is_file() or lost):
@@ -193,7 +193,8 @@ def merged(trees: list[FileTree], *, where: str) -> FileTree:
     return FileTree(where, dict(sorted(files.items())), dict(sorted(texts.items())))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
+    """Yields all files below a folder, without hidden folders; links are followed, and each folder is visited once."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         status = Path(place).stat()

@@ -89,8 +89,8 @@ def _translate(options: argparse.Namespace) -> None:
     )
     if outcome.enlarged:
         note(
-            f"{len(outcome.enlarged)} of {len(outcome.translated)} pictures were enlarged by reflection to the size "
-            "step of the model, and cut back."
+            f"{len(outcome.enlarged)} of {len(outcome.translated)} translated pictures were enlarged by reflection to "
+            "the size step of the model, and cut back."
         )
     facts = {
         "output": options.output,

@@ -53,6 +53,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 """Number of channels -> PNG's colour type."""
 
+_STRIP = 256
+"""Rows that are blended at once."""
+
 ArrayLayout = Literal["HW", "HWC", "CHW"]
 
 
@@ -241,15 +244,23 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _colours_8_bit(image: Image.Image, kind: str, makes: Values) -> Picture:
-    """Converts an opened image as for a training: transparent pixels lie on white; copies nothing that is mode RGB."""
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+    """Converts an opened image as for a training: transparent pixels lie on white."""
+    image = ImageOps.exif_transpose(image)  # a copy, which does not hold the content of the file
     alpha = None
     if image.has_transparency_data:
-        with_alpha = image.convert("RGBA")
-        alpha = with_alpha.getchannel("A") if makes.colours else None
-        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), with_alpha)
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        alpha = image.getchannel("A") if makes.colours else None
+        image = _on_background(image)
     return Picture(image if image.mode == "RGB" else image.convert("RGB"), alpha, RGB, makes, kind)
+
+
+def _on_background(image: Image.Image) -> Image.Image:
+    """Blends an RGBA image with the background, in strips, so that large ones are in memory only twice."""
+    blended = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        blended.paste(Image.alpha_composite(Image.new("RGBA", strip.size, BACKGROUND), strip).convert("RGB"), (0, top))
+    return blended
 
 
 def _checked(numbers: NDArray[Any], reads: Values | Planes) -> NDArray[Any]:

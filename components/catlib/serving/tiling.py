@@ -18,7 +18,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,12 +58,15 @@ class Tile(NamedTuple):
     kept_end: int
 
 
-def translate(model: Model, picture: Picture) -> Canvas:
+def translate(
+    model: Model, picture: Picture, *, shown: Callable[[list[tuple[Tile, Tile]]], Iterable[tuple[Tile, Tile]]] = iter
+) -> Canvas:
     """Translates a picture at its own size.
 
     Args:
         model: The generator.
         picture: The picture, at least as large as the model's smallest.
+        shown: Yields the rows and columns of the tiles, and may show how many are done.
 
     Raises:
         UserError: The model cannot take this size, or memory does not suffice for it.
@@ -73,14 +76,13 @@ def translate(model: Model, picture: Picture) -> Canvas:
     canvas = picture.canvas()
     sides = enlarged(height, model.size_step), enlarged(width, model.size_step)
     rows, columns = plan(model, *sides, held=picture.bytes + canvas.bytes)
-    for row in rows:
-        for column in columns:
-            made_CHW = model(_read(picture, row, column))
-            top, left = row.kept_start, column.kept_start
-            bottom, right = min(row.kept_end, height), min(column.kept_end, width)
-            if bottom > top and right > left:
-                canvas.put(top, left, made_CHW[:, top - row.start : bottom - row.start,
-                                               left - column.start : right - column.start])  # fmt: skip
+    for row, column in shown([(row, column) for row in rows for column in columns]):
+        made_CHW = model(_read(picture, row, column))
+        top, left = row.kept_start, column.kept_start
+        bottom, right = min(row.kept_end, height), min(column.kept_end, width)
+        if bottom > top and right > left:  # else it is the enlarged edge alone
+            kept = slice(top - row.start, bottom - row.start), slice(left - column.start, right - column.start)
+            canvas.put(top, left, made_CHW[:, kept[0], kept[1]])
     return canvas
 
 

@@ -6,17 +6,20 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-from components.catlib.data.files import SourceFile, folder_tree
+from components.catlib.data.files import SourceFile, as_text, is_image_path, walk
 from components.catlib.data.samples import UnusableImageError
 from components.catlib.disk import writing_to
 from components.catlib.errors import UserError, one_line
 from components.catlib.serving.model import Model, local_model, open_model
 from components.catlib.serving.pictures import read, write
 from components.catlib.serving.tiling import enlarged, translate
+
+Item = TypeVar("Item")
 
 _NUMBERS = re.compile(r"(\d+)")
 
@@ -66,14 +69,19 @@ def translate_files(address: str, source: Path, output: Path, *, threads: int | 
         UserError: There is no such generator or no picture, or nothing can be written to the output, or it would
             replace a picture of the input.
     """
-    jobs = find_jobs(source, output)
+    try:
+        jobs = find_jobs(source, output)
+    except OSError as error:
+        raise UserError(
+            f"--input {source} cannot be read ({error.strerror}); check its name and permissions."
+        ) from error
     with local_model(address) as path:
         model = open_model(path, threads=threads)
     check_writable(output)
     outcome = Outcome([], [], {})
-    for job in _shown(jobs):
+    for job in _shown(jobs, "picture"):
         try:
-            was_enlarged = _translate_one(model, job)
+            was_enlarged = _translate_one(model, job, show_tiles=len(jobs) == 1)
         except UnusableImageError as error:
             outcome.errors[job.name] = f"{error.reason}; {error.advice or 'repair or remove the file'}."
         except UserError as error:
@@ -101,9 +109,11 @@ def find_jobs(source: Path, output: Path) -> list[Job]:
             )
         below = output.resolve()
         found = [
-            Job(str(path), SourceFile(str(path), file.size, file.read), output.joinpath(*path.parts))
-            for path, file in folder_tree(source, where=str(source)).files.items()
-            if below not in source.joinpath(*path.parts).resolve().parents
+            Job(as_text(relative.as_posix()), _file(path, as_text(relative.as_posix())), output / relative)
+            for path in walk(source)
+            if (path.is_file() or path.is_symlink())
+            and is_image_path(PurePosixPath(relative := path.relative_to(source)))
+            and below not in path.resolve().parents
         ]
         if not found:
             raise UserError(f"There is no picture in {source}; their names end in .png, .jpg, .tif, .npy or the like.")
@@ -112,7 +122,12 @@ def find_jobs(source: Path, output: Path) -> list[Job]:
         raise UserError(f"There is no file or folder {source}; give a picture or a folder of pictures with --input.")
     if _same(source.parent, output):
         raise UserError(f"--output {output} is the folder of {source}, which would be replaced; choose another.")
-    return [Job(source.name, SourceFile(source.name, source.stat().st_size, source.read_bytes), output / source.name)]
+    return [Job(as_text(source.name), _file(source, as_text(source.name)), output / source.name)]
+
+
+def _file(path: Path, label: str) -> SourceFile:
+    """Returns a file that is read later; a broken link is one, too, so that reading it reports the missing file."""
+    return SourceFile(label, path.stat().st_size if path.exists() else 0, path.read_bytes)
 
 
 def check_writable(output: Path) -> None:
@@ -126,10 +141,10 @@ def check_writable(output: Path) -> None:
         trial.unlink()
 
 
-def _translate_one(model: Model, job: Job) -> bool:
+def _translate_one(model: Model, job: Job, *, show_tiles: bool) -> bool:
     """Translates one picture; returns whether it had to be enlarged to whole size steps."""
     picture = read(job.file, model)
-    canvas = translate(model, picture)
+    canvas = translate(model, picture, shown=(lambda tiles: _shown(tiles, "tile")) if show_tiles else iter)
     partial = job.target.with_name(f".{job.target.name[:200]}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with writing_to(job.target, partial=partial):
@@ -147,13 +162,13 @@ def _translate_one(model: Model, job: Job) -> bool:
     return any(side != enlarged(side, model.size_step) for side in picture.size)
 
 
-def _shown(jobs: list[Job]) -> Iterable[Job]:
-    """Yields the jobs, with a bar of progress on a terminal."""
-    if len(jobs) < 2 or not sys.stderr.isatty():
-        return jobs
+def _shown(items: Sequence[Item], unit: str) -> Iterable[Item]:
+    """Yields the items, with a bar of progress on a terminal if there are several."""
+    if len(items) < 2 or not sys.stderr.isatty():
+        return items
     from tqdm import tqdm  # only where it is seen
 
-    return tqdm(jobs, unit="picture", dynamic_ncols=True)
+    return tqdm(items, unit=unit, dynamic_ncols=True)
 
 
 def _same(one: Path, other: Path) -> bool:

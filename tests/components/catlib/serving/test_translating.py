@@ -15,6 +15,7 @@ from components.catlib import storage
 from components.catlib.artifacts import writing
 from components.catlib.config import ExportConfig, Pix2PixDistillConfig
 from components.catlib.errors import UserError
+from components.catlib.serving import tiling
 from components.catlib.serving.model import open_model
 from components.catlib.serving.translating import find_jobs, translate_files
 from tests.components.catlib.serving.models import RGB, negative, science, write
@@ -60,10 +61,28 @@ def test_a_folder_is_translated_in_the_order_of_its_numbers(
     printed = capsys.readouterr()
     facts = json.loads(printed.out)
     assert facts == {"output": str(tmp_path / "out"), "translated": order, "enlarged": order, "errors": {}}
-    assert printed.err == "4 of 4 pictures were enlarged by reflection to the size step of the model, and cut back.\n"
+    assert (
+        printed.err
+        == "4 of 4 translated pictures were enlarged by reflection to the size step of the model, and cut back.\n"
+    )
     assert names(tmp_path / "out") == sorted(order)
     with Image.open(tmp_path / "out/deep/frame1.png") as made:
         assert (made.size, made.getpixel((0, 0))) == ((12, 9), (255, 155, 0))
+
+
+def test_names_stay_as_they_are_and_links_that_lead_nowhere_are_told(
+    negative_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    odd = ["cafe\u0301.PNG", "caf\u00e9.png", os.fsdecode(b"latin\xe9.png"), "two\nlines.png"]
+    for name in odd:
+        Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+        (tmp_path / "one.png").rename(folder / name)
+    (folder / "link.png").symlink_to(tmp_path / "gone")
+    assert run(negative_file, folder, tmp_path / "out") == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(odd)
+    assert capsys.readouterr().err == "error: link.png: No such file or directory; repair or remove the file.\n"
 
 
 def test_torch_and_settings_are_never_loaded(pictures: Path, negative_file: Path, tmp_path: Path) -> None:
@@ -140,6 +159,7 @@ def test_inputs_are_never_replaced(
     [
         ("nothing", "out", "There is no file or folder .*nothing"),
         ("empty", "out", "There is no picture in .*empty"),
+        ("n" * 300, "out", "--input .* cannot be read .*File name too long"),
         ("pictures", "file", "--output .*file is a file; give a folder"),
         ("pictures", "file/below", "--output .*file/below"),
         ("pictures", "locked/out", "--output .*locked/out"),
@@ -255,6 +275,9 @@ def test_the_bar_is_for_terminals_alone(
     assert "picture/s" not in capsys.readouterr().err
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run(negative_file, pictures, tmp_path / "out") == 0
+    assert "4/4" in capsys.readouterr().err
+    monkeypatch.setattr(tiling, "plan", lambda *given, **held: ([tiling.Tile(0, 12, 0, 12)] * 2,) * 2)
+    assert run(negative_file, pictures / "frame2.png", tmp_path / "out") == 0
     assert "4/4" in capsys.readouterr().err
 
 

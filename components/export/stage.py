@@ -79,7 +79,8 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         if parity.largest > config.tolerance:
             raise RuntimeError(
                 f"The ONNX model differs from PyTorch by up to {parity.largest:.2e} on {compared_on}, more than "
-                f"export.tolerance {config.tolerance:g} allows; try another export.opset than {config.opset}."
+                f"export.tolerance {config.tolerance:g} allows; try export.rewrites=none, or another export.opset than "
+                f"{config.opset}."
             )
         latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)

@@ -13,7 +13,12 @@ ALL: tuple[Rewrite, ...] = get_args(Rewrite)
 
 @pytest.mark.parametrize(
     ("setting", "chosen"),
-    [("all", ALL), (("padded_channels", "output_phases"), ("output_phases", "padded_channels")), ("none", ()), ((), ())],
+    [
+        ("all", ALL),
+        (("padded_channels", "output_phases"), ("output_phases", "padded_channels")),
+        ("none", ()),
+        ((), ()),
+    ],
 )
 def test_the_setting_alone_decides(setting, chosen: tuple[Rewrite, ...]) -> None:
     generator = inception(NORMS["batch"])
@@ -44,5 +49,7 @@ def test_a_family_without_rewrites_takes_none_and_refuses_a_list() -> None:
     generator = spade()
     image = example(generator, 1, (32, 64))
     assert choose_rewrites(generator, "auto", image_NCHW=image, opset=20).rewrites == ()
-    with pytest.raises(UserError, match=r"export\.rewrites lists output_phases, but .*inception_spade have no rewrites"):
+    with pytest.raises(
+        UserError, match=r"export\.rewrites lists output_phases, but .*inception_spade have no rewrites"
+    ):
         choose_rewrites(generator, ("output_phases",), image_NCHW=image, opset=20)

@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data"), "paired")
 
 
-CONFIG = teacher_config("pix2pix", epochs=20, decay_epochs=20, evaluations=8)
+CONFIG = teacher_config("pix2pix", epochs=8, decay_epochs=8, evaluations=4)
 
 
 @pytest.fixture(scope="module")

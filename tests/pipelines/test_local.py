@@ -168,9 +168,8 @@ def test_a_dry_run_says_what_would_come_from_the_cache(
 
 
 def test_a_stage_runs_anew_on_request(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    arguments = ["--budget", "0.5x", "0.3x", "--no-cache", "export-student"]
-    answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
-    assert Counter(answer["executed"]) == {"export-student": 2, "write-report": 1}
+    answer = answer_of(run(workspace, "--budget", "0.3x", "--no-cache", "evaluate-student", output=tmp_path / "out"))
+    assert Counter(answer["executed"]) == {"evaluate-student": 1, "write-report": 1}
     assert set(answer["cached"]) == TASKS - set(answer["executed"])
 
 
@@ -227,8 +226,7 @@ def test_a_stages_refusal_reaches_the_user(workspace: Path, tmp_path: Path) -> N
     assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_child(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_run_leaves_no_child(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(tmp_path)]
 
     def heed_ctrl_c() -> None:
@@ -240,7 +238,7 @@ def test_an_interrupted_run_leaves_no_child(tmp_path: Path, number: signal.Signa
             if line.startswith("prepare-dataset: started"):
                 break
         time.sleep(0.5)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 75, rest
     assert "interrupted: " in rest
@@ -272,17 +270,6 @@ def artifact(workspace: Path, kind: str) -> Path:
 def answer_of(finished: subprocess.CompletedProcess[str]) -> dict:
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
-
-
-def test_distill_only_makes_students_of_an_earlier_teacher(first_run: dict, workspace: Path, tmp_path: Path) -> None:
-    teacher = artifact(workspace, "teacher")
-    arguments = ["--pipeline", "distill-only", "--budget", "0.2x", "--argument", f"teacher={teacher}"]
-    answer = answer_of(run(workspace, *arguments, output=tmp_path / "out"))
-    assert "train-teacher" not in answer["executed"] + answer["cached"]
-    assert "fetch-teacher" in answer["executed"]
-    (metrics,) = (tmp_path / "out").rglob("metrics.json")
-    ratio = json.loads(metrics.read_text())["ratio"]["paper_macs"]
-    assert ratio >= 5
 
 
 @pytest.mark.parametrize("with_teacher", [True, False])

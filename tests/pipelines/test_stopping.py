@@ -26,10 +26,12 @@ WATCHDOG_SECONDS = 120.0
 
 
 class Run:
-    """A run whose teacher trains for days."""
+    """A run whose teacher, one of its own, trains for days."""
 
     def __init__(self, workspace: Path, *, ignoring: tuple[int, ...] = ()) -> None:
         command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace)]
+        self.earlier = set(_trainings(workspace))
+        command += ["--set", f"teacher.seed={len(self.earlier)}"]
 
         def dispositions() -> None:
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -43,10 +45,18 @@ class Run:
     def wait_for_checkpoint(self) -> None:
         """Waits until the teacher trains and has saved its state."""
         deadline = time.monotonic() + WATCHDOG_SECONDS
-        while not list(self.workspace.glob("checkpoints/**/step-*.json")):
+        while not self.step():
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.05)
+
+    def step(self) -> int:
+        """Returns the step of the newest checkpoint; 0 without one."""
+        found = [path.stem for path in self.workspace.glob("checkpoints/**/step-*.json") if not self._is_earlier(path)]
+        return max((int(stem.removeprefix("step-").partition(".")[0]) for stem in found), default=0)
+
+    def _is_earlier(self, checkpoint: Path) -> bool:
+        return any(checkpoint.is_relative_to(training) for training in self.earlier)
 
     def end(self) -> tuple[int, str]:
         """Returns the exit code and stderr."""
@@ -84,9 +94,15 @@ def _command(entry: Path) -> bytes:
         return b""
 
 
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the images that the first run packs and measures, for all that follow."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    started = Run(tmp_path)
+def run(workspace: Path) -> Iterator[Run]:
+    started = Run(workspace)
     try:
         yield started
     finally:
@@ -127,10 +143,10 @@ def test_a_second_ctrl_c_kills_at_once(run: Run) -> None:
 def test_a_killed_command_leaves_no_stage(run: Run) -> None:
     run.wait_for_checkpoint()
     group = run.group()
-    before = _steps(run.workspace)
+    before = run.step()
     run.process.kill()
     _gone(run, group)
-    assert _steps(run.workspace) >= before
+    assert run.step() >= before
 
 
 def test_a_stage_that_the_kernel_kills_ran_out_of_memory(run: Run) -> None:
@@ -169,9 +185,9 @@ def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
         group = run.group()
         run.process.send_signal(signal.SIGHUP)
         os.killpg(group, signal.SIGHUP)
-        saved = _steps(tmp_path)
+        saved = run.step()
         deadline = time.monotonic() + WATCHDOG_SECONDS
-        while _steps(tmp_path) <= saved:
+        while run.step() <= saved:
             assert run.process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -195,10 +211,9 @@ def _members(group: int) -> list[int]:
     return found
 
 
-def _steps(workspace: Path) -> int:
-    """Returns the step of the newest checkpoint."""
-    found = [path.stem for path in workspace.glob("checkpoints/**/step-*.json")]
-    return max(int("".join(filter(str.isdigit, name.rpartition("step-")[2]))) for name in found)
+def _trainings(workspace: Path) -> list[Path]:
+    """Returns the folders of checkpoints, one per training."""
+    return [path for path in workspace.glob("checkpoints/*/*") if path.is_dir()]
 
 
 def _gone(run: Run, group: int) -> None:

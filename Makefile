@@ -42,12 +42,12 @@ define CHECK_PYTHON
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run test test-slow test-faults check format compile lock clean \
+.PHONY: help setup setup-dev demo run test test-slow test-faults bench gpu-campaign gpu-campaign-pack check format compile lock clean \
 	docker-image docker-push docker-base docker-store pin-base test-docker compose-up compose-smoke compose-run compose-down \
 	cluster-smoke
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment from the lock files (other targets do this when they need it)
 
@@ -98,6 +98,20 @@ test-faults: $(READY_DEV) build/atheris ## Damage files, break stores, kill proc
 	$(BIN)/python -m pytest -m faults tests/faults
 	PYTHONPATH=build/atheris $(BIN)/python -m tests.faults.fuzz --minutes 30
 	$(BIN)/python -m tests.faults.mutants
+
+DEVICE ?= cpu
+ONLY ?= *
+BENCH ?=
+bench: $(READY) ## Time plain PyTorch beside ours: DEVICE=cpu|cuda, ONLY='teacher-*', BENCH='--growth', BENCH='--list'
+	$(BIN)/python -m tests.benchmarks --device $(DEVICE) --only '$(ONLY)' --output build/bench-$(DEVICE).json $(BENCH)
+
+PART ?=
+CAMPAIGN ?=
+gpu-campaign: $(READY_DEV) ## Measure all parts on a GPU, or go on where it stopped: PART=tests, CAMPAIGN='--device cpu --tiny'
+	$(BIN)/python -m tests.campaign $(if $(PART),--part $(PART)) $(CAMPAIGN)
+
+gpu-campaign-pack: $(READY) ## Pack the campaign for a bare machine with PyTorch and no network: build/campaign.tar.xz
+	$(BIN)/python -m tests.campaign pack
 
 check: $(READY_DEV) ## Run the linters, the type checker and the check of import directions
 	$(BIN)/ruff format --check .

@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=20, help="timed rounds of a case at most (default: 20)")
     parser.add_argument("--seconds", type=float, default=20, help="time for the rounds of a case (default: 20)")
     parser.add_argument("--growth", action="store_true", help="also time steps at other sizes, batches and widths")
-    parser.add_argument("--output", type=Path, help="JSON file of the results; cases in it are not run again")
+    parser.add_argument("--output", type=Path, help="JSON file of the results")
+    parser.add_argument("--resume", action="store_true", help="do not run cases again that the file of --output holds")
     parser.add_argument(
         "--step-costs", action="store_true", help=f"write the costs of steps to {STEP_COSTS}, which estimates use"
     )
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         seconds=chosen.seconds if chosen.repeats else math.inf,
         growth=chosen.growth,
         output=chosen.output,
+        resume=chosen.resume,
     )
     print(table(results))
     if chosen.step_costs:

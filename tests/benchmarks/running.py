@@ -16,7 +16,6 @@ import torch
 from components.catlib.distributed.machines import device_name, torch_machine
 from components.catlib.timing import Machine, Measured, busy, measure, ratio
 from tests.benchmarks.cases import CASES
-from tests.benchmarks.forms import Forms
 from tests.benchmarks.peaks import measure_peaks
 
 STEP_COSTS = Path(__file__).parents[2] / "pipelines" / "step_costs.json"
@@ -37,12 +36,16 @@ def run_all(
     seconds: float,
     growth: bool,
     output: Path | None,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Runs cases and returns the JSON; with a file, every case is written when it ends, and none is run twice."""
+    """Runs cases and returns the JSON; with a file, every case is written to it when it ends.
+
+    With `resume`, cases that the file holds are not run again.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("DEVICE=cuda needs a GPU, and torch finds none; leave DEVICE out to measure the CPU.")
     machine = _machine(device, threads)
-    results = _begin(output, device=device, scale=scale, threads=threads)
+    results = _begin(output if resume else None, device=device, scale=scale, threads=threads)
     torch.set_num_threads(threads)
     if "peaks" not in results:
         results["peaks"] = measure_peaks(device, scale, machine)
@@ -131,7 +134,7 @@ def _possible(name: str, axis: str, factor: float, scale: str) -> bool:
     """SPADE's images must fit its up-sampling, and kernel alignment needs two images."""
     from tests.benchmarks.steps import EXTENTS
 
-    stage, family = name.split("-")
+    _, family = name.split("-")
     extent = EXTENTS[scale][family].grown(axis, factor)
     smallest = {"normal": 32, "more": 64, "most": 128}[extent.upsampling] if family == "spade" else 32
     return min(extent.size) >= smallest and extent.batch >= 2 and extent.width >= 4
@@ -165,7 +168,9 @@ def _begin(output: Path | None, *, device: str, scale: str, threads: int) -> dic
         earlier = json.loads(output.read_text())
         if {name: earlier.get(name) for name in about} == about:
             return earlier
-        sys.exit(f"{output} holds results of another machine, torch or scale; give another --output, or remove it.")
+        sys.exit(
+            f"{output} holds results of another machine, torch or scale; give another --output, or leave out --resume."
+        )
     return {**about, "date": datetime.date.today().isoformat(), "load": busy(), "cases": {}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -101,7 +101,7 @@ EXTENTS = {
         "spade": Extent((256, 512), 4, 64, labels=36, upsampling="more"),
     },
 }
-"""Scale -> family -> extent. "full" is the published width and size, with a batch of which the plain form fits a card."""
+"""Scale -> family -> extent; "full" has the published width and size, and a batch that the plain form can hold."""
 
 BATCH_NORM = {"kind": "batch", "affine": True, "track_running_stats": True}
 INSTANCE_NORM = {"kind": "instance", "affine": True, "track_running_stats": False}

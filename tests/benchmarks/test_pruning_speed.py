@@ -1,14 +1,12 @@
 """How long the threshold search takes at full size, on one core: a few numbers in milliseconds, printed with `-s`."""
 
-import statistics
-import time
-
 import numpy as np
 import pytest
 
 from components.catlib.config import GeneratorConfig, InceptionConfig, InceptionSpadeConfig, NormConfig, PruneConfig
 from components.catlib.networks.families import architecture_from_config
-from components.catlib.pruning.search import prune
+from components.catlib.pruning.search import Pruning, prune
+from components.catlib.timing import measure
 
 REPEATS = 9
 SLACK = 5
@@ -36,15 +34,14 @@ def test_search_time(
         norm.name: (random.normal(size=norm.channels) * random.uniform(0.15, 1)).astype(np.float32)
         for norm in teacher.prunable_norms()
     }
-    wall, core = [], []
-    for _ in range(REPEATS):
-        wall_start, core_start = time.perf_counter(), time.process_time()
-        pruning = prune(teacher, scales, input_size=size, budget=budget, config=PruneConfig())
-        wall.append(1e3 * (time.perf_counter() - wall_start))
-        core.append(1e3 * (time.process_time() - core_start))
-    median = statistics.median(wall)
+    found: list[Pruning] = []
+
+    def search() -> None:
+        found.append(prune(teacher, scales, input_size=size, budget=budget, config=PruneConfig()))
+
+    times = measure({"search": search}, repeats=REPEATS, warmup=1)["search"].milliseconds()
     print(
-        f"{config.family}: {median:.1f} ms (median of {REPEATS}, {min(wall):.1f} to {max(wall):.1f}), of which "
-        f"{statistics.median(core):.1f} ms computing, for {len(pruning.steps)} steps; target {limit_ms} ms"
+        f"{config.family}: {times['median']:.1f} ms (median of {REPEATS}, {times['low']:.1f} to {times['high']:.1f}), "
+        f"for {len(found[-1].steps)} steps; target {limit_ms} ms"
     )
-    assert median < SLACK * limit_ms
+    assert times["median"] < SLACK * limit_ms

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -140,6 +139,8 @@ class _OnnxNetwork:
     """A network in an ONNX file."""
 
     def __init__(self, path: Path, *, sha256: str | None) -> None:
+        import onnxruntime  # most runs need no segmenter, and some machines that train have no ONNX Runtime
+
         check_file(path, sha256=sha256)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors come as exceptions

@@ -88,7 +88,8 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         if parity.largest > config.tolerance:
             raise RuntimeError(
                 f"The ONNX model differs from PyTorch by up to {parity.largest:.2e} on {compared_on}, more than "
-                f"export.tolerance {config.tolerance:g} allows; try another export.opset than {config.opset}."
+                f"export.tolerance {config.tolerance:g} allows; try export.rewrites=none, or another export.opset than "
+                f"{config.opset}."
             )
         dependence = batch_dependence(exported, images, _noise(generator.architecture, 1, _size(images), seed=1))
         if dependence > config.tolerance:

@@ -6,6 +6,7 @@ from functools import partial
 
 from tests.benchmarks import others
 from tests.benchmarks.forms import Case, Forms
+from tests.benchmarks.rewrites import rewrite_forms
 from tests.benchmarks.steps import step_forms
 
 _EAGER = "one branch after the other, one loss, one backward pass, Adam over a list of weights"
@@ -59,6 +60,16 @@ CASES: dict[str, Case] = {
         plain="Pillow and numpy.save, one picture after the other",
         make=others.packing_forms,
         heavy=True,
+    ),
+    "export-instance": Case(
+        what="an exported student with instance norm, one thread",
+        plain="the graph without rewrites",
+        make=partial(rewrite_forms, norm="instance"),
+    ),
+    "export-batch": Case(
+        what="an exported student with batch norm, one thread",
+        plain="the graph without rewrites",
+        make=partial(rewrite_forms, norm="batch"),
     ),
 } | {
     f"start-{stage}": Case(

@@ -84,8 +84,19 @@ def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{milliseconds(1e3 * runtime['median'])} in ONNX Runtime, {milliseconds(1e3 * torch['median'])} in "
             f"PyTorch; threads: {runtime['threads']}",
         ),
+        *_rewrites(facts.get("rewrites")),
         ("operators", ", ".join(f"{count} {name}" for name, count in facts["operators"].items())),
     ]
+
+
+def _rewrites(rewrites: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Returns the line about rewrites; files of version 0.2.0 have none."""
+    if rewrites is None:
+        return []
+    if not rewrites["used"]:
+        return [("rewrites", "none")]
+    names = ", ".join(rewrites["used"]).replace("_", " ")
+    return [("rewrites", f"{names}; together {rewrites['times_faster']:.2f} times faster with one thread")]
 
 
 def _values(values: Mapping[str, Any] | None) -> str:

@@ -2,13 +2,16 @@ import functools
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from PIL import Image
 
 from components.__main__ import main
@@ -20,13 +23,17 @@ from components.catlib.config import (
     NormConfig,
     Pix2PixDistillConfig,
     PruneConfig,
+    validate,
 )
+from components.catlib.config.student import Rewrite
 from components.catlib.data.packed import PackedDataset
 from components.catlib.errors import UserError
 from components.catlib.exporting.metadata import picture_sizes, serving_metadata
+from components.catlib.exporting.onnx_file import OnnxModel, export_generator
 from components.catlib.networks import model_files
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import architecture_from_config, build_generator
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
 from components.catlib.reporting import origins
@@ -95,6 +102,69 @@ def test_export_json_says_what_was_checked(exported: Path) -> None:
     assert 0 < facts["parity"]["largest_difference"] < 1e-5
     assert facts["latency"]["onnxruntime"]["median"] > 0 < facts["latency"]["torch"]["median"]
     assert facts["paper_macs"] > facts["true_macs"] > 0
+    rewrites = facts["rewrites"]
+    assert rewrites["used"] == list(get_args(Rewrite))
+    assert rewrites["measured"] == {", ".join(rewrites["used"]): rewrites["times_faster"]}
+    assert rewrites["times_faster"] > 0
+    assert facts["operators"]["DepthToSpace"] == 1
+
+
+def test_an_export_is_reproducible(exported: Path, student: Path, dataset: Path, tmp_path: Path) -> None:
+    run(ExportConfig(), student=student, dataset=dataset, output=tmp_path / "again")
+    assert (tmp_path / "again/model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("opset", range(18, 24))
+def test_the_plain_form_in_every_operator_set(opset: int, student: Path, tmp_path: Path) -> None:
+    run(ExportConfig(opset=opset, rewrites="none"), student=student, output=tmp_path / "plain")
+    facts = json.loads((tmp_path / "plain/export.json").read_text())
+    assert facts["rewrites"] == {"used": [], "times_faster": None, "measured": {}, "threads": 1}
+    assert "DepthToSpace" not in facts["operators"]
+    model = onnx.load(tmp_path / "plain/model.onnx", load_external_data=False)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", opset)]
+    assert facts["opset"] == opset
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+def _change_weight(model: onnx.ModelProto) -> None:
+    weight = next(each for each in model.graph.initializer if each.name.startswith("features.0.dw_ops"))
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] += 0.1
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+
+def _change_norm(model: onnx.ModelProto) -> None:
+    norm = next(node for node in model.graph.node if node.op_type == "InstanceNormalization")
+    next(each for each in norm.attribute if each.name == "epsilon").f = 0.1
+
+
+def _change_pad(model: onnx.ModelProto) -> None:
+    pad = [node for node in model.graph.node if node.op_type == "Pad"][-1]
+    next(each for each in pad.attribute if each.name == "mode").s = b"edge"
+
+
+@pytest.mark.parametrize("change", [_change_weight, _change_norm, _change_pad])
+@pytest.mark.parametrize("rewrites", ["all", "none"])
+def test_a_broken_file_is_refused_and_leaves_nothing(
+    change: Callable[[onnx.ModelProto], None],
+    rewrites: str,
+    student: Path,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(generator: Generator, path: Path, **settings: Any) -> OnnxModel:
+        written = export_generator(generator, path, **settings)
+        model = onnx.load(path)
+        change(model)
+        onnx.save(model, path)
+        return written
+
+    monkeypatch.setattr("components.export.stage.export_generator", broken)
+    config = validate(ExportConfig, {"rewrites": rewrites}, where="export")
+    with pytest.raises(RuntimeError, match=r"The ONNX model differs from PyTorch by up to"):
+        run(config, student=student, dataset=dataset, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_manifest_names_the_origin_and_the_headline(exported: Path, student: Path, dataset: Path) -> None:

@@ -43,6 +43,19 @@ class NormConfig(Section):
         return self.kind != "instance" and not self.track_running_stats
 
 
+def undivided(network: Section, setting: str) -> Iterator[str]:
+    """Yields why a batch cannot go through a network in parts, as far as its settings say so.
+
+    The layers of every network are looked at once it is built, so a family may leave this out.
+
+    Args:
+        network: Settings of a generator or discriminator.
+        setting: Where they stand in a recipe.
+    """
+    said = getattr(network, "undivided", None)
+    yield from said(setting) if said else ()
+
+
 class _GeneratorBase(Section):
     """What generators of every family have in common, before pruning (paper section 3.1)."""
 

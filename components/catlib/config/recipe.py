@@ -12,6 +12,7 @@ from components.catlib.config.complaints import validate
 from components.catlib.config.dataset import DatasetConfig
 from components.catlib.config.distill import DistillConfig, Pix2PixDistillConfig
 from components.catlib.config.measuring import EvaluateConfig, RealStatsConfig, SegmenterConfig
+from components.catlib.config.networks import undivided
 from components.catlib.config.resources import ResourcesConfig
 from components.catlib.config.sections import Section, spelled_out
 from components.catlib.config.student import ExportConfig, PruneConfig
@@ -145,8 +146,8 @@ class Recipe(Section):
         generator = teacher.generator.model_copy(update={"norm": norm}) if norm else teacher.generator
         if norm:
             yield from norm.undivided("prune.student_norm")
-        yield from generator.undivided("teacher.generator")
-        yield from teacher.discriminator.undivided("teacher.discriminator")
+        yield from undivided(generator, "teacher.generator")
+        yield from undivided(teacher.discriminator, "teacher.discriminator")
 
     def _check_student_norm(self) -> None:
         norm, distill = self.prune.student_norm, self.distill

@@ -28,6 +28,7 @@ from components.catlib.config.networks import (
     PublishedConfig,
     PublishedCycleGanConfig,
     StartConfig,
+    undivided,
 )
 from components.catlib.config.sections import default_kind
 from components.catlib.config.training import TrainingConfig
@@ -48,7 +49,7 @@ class _Teaching(TrainingConfig):
         """Yields why parts of a batch would not give the gradients of the whole."""
         yield from super().undivided()
         for name in ("generator", "discriminator"):
-            yield from getattr(self, name).undivided(name)
+            yield from undivided(getattr(self, name), name)
 
     @model_validator(mode="after")
     def _check_start(self) -> _Teaching:

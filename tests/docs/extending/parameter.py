@@ -3,7 +3,6 @@
 import pytest
 
 from pipelines.compiling import PIPELINES
-from tests.pipelines.conftest import _callers_without_source  # noqa: F401  # for pytest
 from tests.pipelines.test_compiling import all_tasks
 from tests.pipelines.test_golden import compiled
 

@@ -71,23 +71,11 @@ def pack(target: Path) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         site = Path(scratch) / "campaign" / "site"
         wheels = Path(scratch) / "wheels"
-        for name in CARRIED:
-            wanted = f"{name}=={versions[name]}"
-            platforms = [option for platform in PLATFORMS for option in ("--platform", platform)]
-            download = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                *TARGET,
-                *platforms,
-                "-d",
-                str(wheels),
-                wanted,
-            ]
-            if subprocess.run(download).returncode:
-                sys.exit(f"{wanted} has no wheel for Python 3.12 on Linux that pip can fetch.")
+        wanted = [f"{name}=={versions[name]}" for name in CARRIED]
+        platforms = [option for platform in PLATFORMS for option in ("--platform", platform)]
+        download = [sys.executable, "-m", "pip", "download", "--quiet", *TARGET, *platforms, "-d", str(wheels), *wanted]
+        if subprocess.run(download).returncode:
+            sys.exit("Not every package has a wheel for Python 3.12 on Linux that pip can fetch; pip names it above.")
         for wheel in sorted(wheels.iterdir()):
             unpack(wheel, site)
         add_pictures(site)

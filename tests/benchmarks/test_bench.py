@@ -28,7 +28,7 @@ def test_plain_steps_compute_what_ours_compute(family: str, stage: str, monkeypa
     assert forms.flops > 2 * forms.facts["work_macs"], "a step needs at least a forward pass"
 
 
-@pytest.mark.parametrize("name", ["loader-images", "loader-labels", "features", "frechet", "packing"])
+@pytest.mark.parametrize("name", ["loader-images", "loader-labels", "features", "frechet", "packing", "export-batch"])
 def test_other_forms_compute_the_same(name: str):
     forms = CASES[name].make("cpu", "tiny")
     assert forms.difference() <= forms.tolerance

@@ -26,13 +26,13 @@ from components.catlib.footprint.students import evenly_pruned
 from components.catlib.footprint.trainings import student_footprint, teacher_footprint
 from components.catlib.networks.discriminator_architecture import discriminator_from_config
 from components.catlib.networks.families import architecture_from_config
-from components.catlib.networks.macs import paper_macs, parameters
+from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.pruning.search import check_budget
 from components.catlib.reporting.formatting import quantity
 from components.catlib.storage import is_remote, is_web
 from pipelines.preflight import Plan
 from pipelines.resources import stage_resources
-from pipelines.step_costs import gpu_hours, step_costs
+from pipelines.step_costs import gpu_hours, step_costs, student_work, teacher_work
 
 BYTES_PER_PARAMETER = 12
 """Bytes of a parameter in a checkpoint: its value and two moments of Adam, as 4-byte floats."""
@@ -50,7 +50,8 @@ class Forecast:
         disk_bytes: Bytes of the packed images, and of the checkpoints of each training's generators.
         memory_bytes: Bytes of a device's memory that each stage with networks needs, by stage; of students the largest.
         memory: The same for people.
-        gpu_hours: Sentences on the time of trainings on GPUs whose steps were measured.
+        work_macs: What an optimisation step of each training grows with, by stage; of students the largest.
+        gpu_hours: Sentences on the time of trainings on a GPU.
         notes: Sentences on what is unknown.
     """
 
@@ -61,6 +62,7 @@ class Forecast:
     disk_bytes: dict[str, int] = field(default_factory=dict)
     memory_bytes: dict[str, int] = field(default_factory=dict)
     memory: dict[str, str] = field(default_factory=dict)
+    work_macs: dict[str, int] = field(default_factory=dict)
     gpu_hours: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -156,6 +158,11 @@ def _memory(plan: Plan, made: Forecast) -> None:
     )
     made.memory_bytes = {stage: footprint.total for stage, footprint in needed.items()}
     made.memory = {stage: str(footprint) for stage, footprint in needed.items()}
+    passing = true_macs(teacher, *size)
+    made.work_macs = {
+        "teacher": teacher_work(recipe.teacher.batch_size, passing),
+        "distill": student_work(recipe.distill.batch_size, passing, true_macs(student, *size)),
+    }
 
 
 def _channels(config: DatasetConfig) -> dict[Literal["in_channels", "out_channels"], int]:
@@ -172,11 +179,11 @@ def _processes(plan: Plan, stage: Literal["teacher", "distill"]) -> int:
 
 def _gpu_hours(plan: Plan, made: Forecast) -> None:
     costs = step_costs()
-    for stage, steps in made.steps.items():
-        known = list(gpu_hours(plan.recipe, stage, steps, costs))
-        made.gpu_hours += known
-        if not known:
-            made.notes.append(f"GPU-hours of {stage} are not known: no GPU has been measured with such steps.")
+    made.gpu_hours = [
+        gpu_hours(plan.recipe, stage, steps=steps, work_macs=made.work_macs[stage], costs=costs)
+        for stage, steps in made.steps.items()
+        if stage in made.work_macs
+    ]
 
 
 def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:

@@ -3,67 +3,87 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+import json
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from components.catlib.config import Recipe
 from components.catlib.config.sections import Positive
 
-FILE = Path(__file__).with_name("step_costs.yaml")
-"""The measurements; the file says how they are written."""
+FILE = Path(__file__).with_name("step_costs.json")
+"""What `make bench BENCH='--step-costs'` measured; docs/benchmarks.md describes it."""
 
 
 class StepCost(BaseModel):
-    """The measured cost of a step of one training.
+    """The measured cost of one optimisation step.
 
     Attributes:
-        recipe: Name of the recipe.
-        stage: "teacher" or "distill".
-        batch_size: Images per step.
-        precision: As in the recipe.
-        seconds: Seconds per step, the median.
-        device: Name of the GPU.
+        device: "cpu" or "cuda".
+        machine: Name of the GPU, or processor and number of threads.
+        precision: As in a recipe.
+        torch: Version of torch.
         date: When it was measured.
+        family: Family of the teacher: "pix2pix", "cyclegan" or "spade".
+        stage: "teacher" or "distill".
+        batch_size: Images of the step.
+        size: Their height and width in pixels.
+        work_macs: What the cost grows with: as `teacher_work` or `student_work` of that step.
+        seconds: Seconds of the step, the median.
+        flops: Floating-point operations of the step.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    recipe: str
+    device: str
+    machine: str
+    precision: str
+    torch: str
+    date: datetime.date
+    family: str
     stage: str
     batch_size: int
-    precision: str
+    size: tuple[int, int]
+    work_macs: int
     seconds: Positive
-    device: str
-    date: datetime.date
-
-    def fits(self, recipe: Recipe, stage: str) -> bool:
-        """Returns whether it was measured with what decides the cost of a recipe's step."""
-        section = getattr(recipe, stage)
-        settings = (recipe.name, stage, section.batch_size, section.precision)
-        return (self.recipe, self.stage, self.batch_size, self.precision) == settings
+    flops: int
 
 
 def step_costs(file: Path = FILE) -> list[StepCost]:
     """Reads the measurements."""
-    return [StepCost.model_validate(entry) for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["steps"]]
+    return [StepCost.model_validate(entry) for entry in json.loads(file.read_text(encoding="utf-8"))["measured"]]
 
 
-def gpu_hours(recipe: Recipe, stage: str, steps: int, costs: list[StepCost]) -> Iterator[str]:
-    """Yields a sentence for every GPU on which a step of this training was measured.
+def teacher_work(batch_size: int, teacher_macs: int) -> int:
+    """Returns what a teacher's step grows with: MACs of one of its generators, of all images of the batch."""
+    return batch_size * teacher_macs
+
+
+def student_work(batch_size: int, teacher_macs: int, student_macs: int) -> int:
+    """Returns what a distillation's step grows with: the teacher runs forwards, the student backwards, too."""
+    return batch_size * (teacher_macs + 3 * student_macs)
+
+
+def gpu_hours(recipe: Recipe, stage: str, *, steps: int, work_macs: int, costs: list[StepCost]) -> str:
+    """Returns a sentence on the time that a training takes on the GPU that was measured last.
 
     Args:
         recipe: The recipe.
         stage: "teacher" or "distill".
         steps: Number of its steps.
+        work_macs: What one of them grows with.
         costs: The measurements.
     """
-    for cost in costs:
-        if cost.fits(recipe, stage):
-            hours = steps * cost.seconds / 3600
-            yield (
-                f"GPU-hours of {stage}: about {hours:.3g} on one {cost.device} "
-                f"({cost.seconds:.3g} s per step, measured on {cost.date})"
-            )
+    alike = [cost for cost in costs if (cost.family, cost.stage) == (recipe.teacher.family, stage)]
+    precision = getattr(recipe, stage).precision
+    measured = [cost for cost in alike if (cost.device, cost.precision) == ("cuda", precision)]
+    if measured:
+        cost = measured[-1]
+        hours = steps * cost.seconds * work_macs / cost.work_macs / 3600
+        return (
+            f"GPU-hours of {stage}: about {hours:.3g} on one {cost.machine}, if they grow with the MACs of a step "
+            f"(measured on {cost.date}: {cost.seconds:.3g} s per step of {cost.batch_size} images of "
+            f"{cost.size[0]}x{cost.size[1]})"
+        )
+    counted = f"; it takes about {steps * alike[-1].flops * work_macs / alike[-1].work_macs:.2g} FLOPs" if alike else ""
+    return f"GPU-hours of {stage} are not known: no GPU has been measured with such steps{counted}."

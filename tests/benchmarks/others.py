@@ -107,7 +107,7 @@ def loader_forms(device: str, scale: str, *, labels: bool) -> Forms:
     """A batch on the device: from packed arrays, or from files that are decoded one by one."""
     dataset, root = packed(scale, labels=labels), pictures(scale, labels=labels)
     batch = min(IMAGES[scale][0], 16)
-    batches = TrainingBatches(dataset, batch_size=batch, flip=True, seed=0)
+    batches = TrainingBatches(dataset, batch_size=batch, flip=True, seed=0, pinned=device == "cuda")
     paths = sorted((root / "trainA").iterdir()), sorted((root / "trainB").iterdir())
     random = np.random.default_rng(0)
     steps = iter(range(10**9))
@@ -135,7 +135,7 @@ def loader_forms(device: str, scale: str, *, labels: bool) -> Forms:
     def difference() -> float:
         """Both forms see every image of an epoch, mirrored or not."""
         rounds = len(paths[0]) // batch
-        seen = [_rows(batches.batch(step).target) for step in range(rounds)]
+        seen = [_rows(batches.batch(step).to("cpu").target) for step in range(rounds)]
         with_flips = [_rows(tensor) for tensor in _decoded(paths[1])]
         return float((_in_order(torch.cat(seen)) - _in_order(torch.cat(with_flips))[: rounds * batch]).abs().max())
 

@@ -23,6 +23,7 @@ from components.catlib.networks.macs import true_macs
 from components.catlib.objectives.distillation import distillation_objective
 from components.catlib.pruning.search import prune
 from components.catlib.training.building import build_teacher_objective
+from pipelines.step_costs import student_work, teacher_work
 from tests.benchmarks.forms import Forms
 from tests.benchmarks.plain_networks import plain_discriminator, plain_generator
 from tests.benchmarks.plain_steps import PLAIN_STEPS
@@ -261,11 +262,12 @@ def step_forms(
 
 
 def work_macs(stage: str, objective: Any, extent: Extent) -> int:
-    """Returns the MACs that the cost of a step grows with, as `pipelines/step_costs.json` defines them."""
+    """Returns the MACs that the cost of a step grows with."""
     macs = true_macs(objective.generators["source_to_target"].architecture, *extent.size)
     if stage == "teacher":
-        return extent.batch * macs
-    return extent.batch * (true_macs(objective.teachers["source_to_target"].architecture, *extent.size) + 3 * macs)
+        return teacher_work(extent.batch, macs)
+    teacher_macs = true_macs(objective.teachers["source_to_target"].architecture, *extent.size)
+    return student_work(extent.batch, teacher_macs, macs)
 
 
 def _strict(step: Callable[[], Any]) -> Any:

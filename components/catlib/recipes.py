@@ -151,10 +151,23 @@ def _blamed(wrong: WrongSetting, settings: dict[str, Any], overrides: list[str],
     except WrongSetting as without:
         if without.complaint == wrong.complaint:
             return without
+    needed = [each for i, each in enumerate(overrides) if not _still_wrong(wrong, settings, overrides, without=i)]
     keys = {override: override.partition("=")[0].strip() for override in overrides}
     same = [each for each, key in keys.items() if f"{wrong.key}.".startswith(f"{key}.") or key.startswith(wrong.key)]
-    blamed = same[-1:] or overrides
+    blamed = needed[-1:] or same[-1:] or overrides
     return WrongSetting(" ".join(f"--set {each!r}" for each in blamed) or where, wrong.key, wrong.complaint)
+
+
+def _still_wrong(wrong: WrongSetting, settings: dict[str, Any], overrides: list[str], *, without: int) -> bool:
+    """Returns whether the same is wrong if one override, the one at an index, is left out."""
+    changed = copy.deepcopy(settings)
+    try:
+        for override in overrides[:without] + overrides[without + 1 :]:
+            _override(changed, override)
+        validate(Recipe, changed, where="")
+    except UserError as error:
+        return isinstance(error, WrongSetting) and error.complaint == wrong.complaint
+    return False
 
 
 def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:

@@ -42,8 +42,6 @@ def run_all(
 
     With `resume`, cases that the file holds are not run again.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        sys.exit("DEVICE=cuda needs a GPU, and torch finds none; leave DEVICE out to measure the CPU.")
     machine = _machine(device, threads)
     results = _begin(output if resume else None, device=device, scale=scale, threads=threads)
     torch.set_num_threads(threads)
@@ -59,7 +57,9 @@ def run_all(
         results["load"] = max(filter(None, (results["load"], busy())), default=None)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(results, indent=1) + "\n")
+            partial = output.with_name(f"{output.name}.partial")
+            partial.write_text(json.dumps(results, indent=1) + "\n")
+            partial.replace(output)  # whole or not at all: --resume reads it
     return results
 
 
@@ -165,7 +165,10 @@ def _begin(output: Path | None, *, device: str, scale: str, threads: int) -> dic
         "scale": scale,
     }
     if output is not None and output.exists():
-        earlier = json.loads(output.read_text())
+        try:
+            earlier = json.loads(output.read_text())
+        except ValueError:
+            sys.exit(f"{output} is not JSON; give another --output, or leave out --resume.")
         if {name: earlier.get(name) for name in about} == about:
             return earlier
         sys.exit(

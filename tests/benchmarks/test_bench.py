@@ -70,6 +70,12 @@ def test_a_resumed_bench_runs_what_is_missing(monkeypatch: pytest.MonkeyPatch, t
         running.run_all(["a"], **OPTIONS, output=output, resume=True)
 
 
+def test_a_damaged_file_is_not_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "bench.json").write_text('{"machine": ')
+    with pytest.raises(SystemExit, match=r"bench\.json is not JSON; give another --output"):
+        running.run_all(["a"], **OPTIONS, output=tmp_path / "bench.json", resume=True)
+
+
 def test_table_and_markdown_show_every_form(monkeypatch: pytest.MonkeyPatch):
     cases(monkeypatch)
     found = running.run_all(["a", "b-c"], **OPTIONS, output=None)
@@ -105,11 +111,36 @@ def test_the_committed_costs_cover_every_family_and_stage():
         assert min(cost["seconds"], cost["flops"], cost["work_macs"]) > 0
 
 
-def test_an_unknown_case_or_a_missing_card_is_refused(capsys: pytest.CaptureFixture[str]):
+def test_an_unknown_case_or_a_missing_card_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     assert command.main(["--only", "nothing-*"]) == 2
     assert "names none of the cases teacher-pix2pix" in capsys.readouterr().err
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert command.main(["--only", "frechet", "--device", "cuda"]) == 2
+    assert "needs a GPU" in capsys.readouterr().err
     assert command.main(["--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(CASES)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    (tmp_path / "file").touch()
+    for output in (tmp_path, tmp_path / "file" / "bench.json"):
+        assert command.main(["--only", "frechet", "--output", str(output)]) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(f"--output {output} cannot be written")
+        assert printed.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("option", ["--repeats=0", "--repeats=x", "--threads=0", "--seconds=-1", "--seconds=nan"])
+def test_numbers_that_measure_nothing_are_refused(option: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--only", "frechet", option])
+    assert end.value.code == 2
+    assert "is no " in capsys.readouterr().err
 
 
 def test_every_variant_is_one_that_recipes_can_set():

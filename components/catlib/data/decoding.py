@@ -131,6 +131,8 @@ def decoded(file: SourceFile, decode: Callable[[bytes], Decoded]) -> Decoded:
         raise UnusableImageError(file.label, f"has {file.size} bytes, more than the limit of {LARGEST_FILE}")
     try:
         return decode(file.read())
+    except UnusableImageError:  # of a `decode` that itself uses this function
+        raise
     except UnidentifiedImageError as error:
         advice = STATE_VALUES if file.label.lower().endswith((".npy", ".tif", ".tiff")) else ""
         reason = "not an image of a known kind, or its beginning is damaged"

@@ -233,7 +233,8 @@ def _described(device: torch.device) -> str:
         case "mps":
             return "Apple's GPU (mps)"
         case _:
-            return f"the CPU ({torch.get_num_threads()} threads)"
+            threads = torch.get_num_threads()
+            return f"the CPU ({threads} thread{'s' * (threads > 1)})"
 
 
 def _set_up_gpus(*, tf32: bool, benchmark: bool) -> None:

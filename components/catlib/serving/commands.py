@@ -87,10 +87,10 @@ def _translate(options: argparse.Namespace) -> None:
     outcome = translate_files(
         options.model, Path(options.input), Path(options.output), threads=options.threads or _cores()
     )
-    if outcome.enlarged:
+    if count := len(outcome.enlarged):
         note(
-            f"{len(outcome.enlarged)} of {len(outcome.translated)} translated pictures were enlarged by reflection to "
-            "the size step of the model, and cut back."
+            f"{count} of {len(outcome.translated)} translated pictures {'was' if count == 1 else 'were'} enlarged by "
+            "reflection to the size step of the model, and cut back."
         )
     facts = {
         "output": options.output,

@@ -144,6 +144,8 @@ def open_session(path: Path, *, threads: int | None) -> onnxruntime.InferenceSes
     Raises:
         UserError: There is no such file, or it is no ONNX model that ONNX Runtime can run.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the file in it, such as {path / 'model.onnx'}.")
     if not path.is_file():
         raise UserError(f"There is no file {path}; give an .onnx file, or the artifact that the export stage wrote.")
     options = onnxruntime.SessionOptions()

@@ -80,6 +80,7 @@ MINE = "name: a\ndescription: A.\nbudgets: [1x]\n"
         ("", ["teacher={epochs: -1}", "distill.epochs=1"], "--set 'teacher={epochs: -1}': teacher.epochs"),
         ("", ["dataset.load_size=8"], "--set 'dataset.load_size=8': dataset"),
         ("", ["teacher.epochs=0", "teacher.decay_epochs=0"], "--set 'teacher.decay_epochs=0': teacher"),
+        ("", ["teacher.speed=fast", "teacher.adversarial=wgangp", "teacher.epochs=1"], "--set 'teacher.adversarial="),
     ],
 )
 def test_who_is_wrong_is_blamed(written: str, overrides: list[str], blamed: str, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_wrong_files_and_sizes_end_with_one_sentence(
     assert "is no ONNX model" in printed.err
     assert bench(tmp_path / "nothing.onnx") == 2
     assert "There is no file" in capsys.readouterr().err
+    assert bench(tmp_path) == 2
+    assert f"{tmp_path} is a folder; give the file in it, such as {tmp_path}/model.onnx" in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         bench(negative_file, "--size", "big")
     assert end.value.code == 2

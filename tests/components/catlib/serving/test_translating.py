@@ -135,6 +135,19 @@ def test_one_picture_that_fails_is_one_sentence(
         "error: tiny.png has 9x7 pixels (height x width), but this model needs at least 8 each way; enlarge it.\n"
     )
     assert names(tmp_path / "out") == []
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    assert run(negative_file, tmp_path / "objects.npy", tmp_path / "out") == 2
+    assert capsys.readouterr().err == (
+        "error: objects.npy holds Python objects, which are never unpickled; save it with a type of numbers.\n"
+    )
+
+
+def test_one_enlarged_picture_is_named_in_the_singular(
+    negative_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (13, 11)).save(tmp_path / "odd.png")
+    assert run(negative_file, tmp_path / "odd.png", tmp_path / "out") == 0
+    assert "1 of 1 translated pictures was enlarged" in capsys.readouterr().err
 
 
 def test_inputs_are_never_replaced(

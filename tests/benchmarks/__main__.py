@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from components.catlib.errors import UserError
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.report import table
 from tests.benchmarks.running import STEP_COSTS, run_all, step_costs, write_step_costs
@@ -55,17 +56,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     logging.disable(logging.WARNING)  # stages log what they do
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    results = run_all(
-        names,
-        device=chosen.device,
-        scale=chosen.scale or ("full" if chosen.device == "cuda" else "normal"),
-        threads=chosen.threads or cores,
-        repeats=chosen.repeats,
-        seconds=chosen.seconds,
-        growth=chosen.growth,
-        output=chosen.output,
-        resume=chosen.resume,
-    )
+    try:
+        results = run_all(
+            names,
+            device=chosen.device,
+            scale=chosen.scale or ("full" if chosen.device == "cuda" else "normal"),
+            threads=chosen.threads or cores,
+            repeats=chosen.repeats,
+            seconds=chosen.seconds,
+            growth=chosen.growth,
+            output=chosen.output,
+            resume=chosen.resume,
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     print(table(results))
     if chosen.step_costs:
         write_step_costs(STEP_COSTS, step_costs(results))

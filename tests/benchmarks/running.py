@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from components.catlib.distributed.machines import device_name, torch_machine
+from components.catlib.errors import UserError
 from components.catlib.timing import Machine, Measured, busy, measure, ratio
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.peaks import measure_peaks
@@ -40,7 +41,7 @@ def run_all(
 ) -> dict[str, Any]:
     """Runs cases and returns the JSON; with a file, every case is written to it when it ends.
 
-    With `resume`, cases that the file holds are not run again.
+    With `resume`, cases that the file holds are not run again; raises UserError if it is of another machine.
     """
     machine = _machine(device, threads)
     results = _begin(output if resume else None, device=device, scale=scale, threads=threads)
@@ -168,10 +169,10 @@ def _begin(output: Path | None, *, device: str, scale: str, threads: int) -> dic
         try:
             earlier = json.loads(output.read_text())
         except ValueError:
-            sys.exit(f"{output} is not JSON; give another --output, or leave out --resume.")
+            raise UserError(f"{output} is not JSON; give another --output, or leave out --resume.") from None
         if {name: earlier.get(name) for name in about} == about:
             return earlier
-        sys.exit(
+        raise UserError(
             f"{output} holds results of another machine, torch or scale; give another --output, or leave out --resume."
         )
     return {**about, "date": datetime.date.today().isoformat(), "load": busy(), "cases": {}}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.catlib.errors import UserError
 from components.catlib.timing import Machine
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import report, running
@@ -66,14 +67,15 @@ def test_a_resumed_bench_runs_what_is_missing(monkeypatch: pytest.MonkeyPatch, t
     running.run_all(["a"], **OPTIONS, output=output)
     assert run == ["a", "b-c", "a"], "without resume, everything is measured again"
     output.write_text(output.read_text().replace('"torch": "', '"torch": "other '))
-    with pytest.raises(SystemExit, match="results of another machine"):
+    with pytest.raises(UserError, match="results of another machine"):
         running.run_all(["a"], **OPTIONS, output=output, resume=True)
 
 
 def test_a_damaged_file_is_not_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "bench.json").write_text('{"machine": ')
-    with pytest.raises(SystemExit, match=r"bench\.json is not JSON; give another --output"):
+    with pytest.raises(UserError, match=r"bench\.json is not JSON; give another --output"):
         running.run_all(["a"], **OPTIONS, output=tmp_path / "bench.json", resume=True)
+    assert command.main(["--only", "frechet", "--output", str(tmp_path / "bench.json"), "--resume"]) == 2
 
 
 def test_table_and_markdown_show_every_form(monkeypatch: pytest.MonkeyPatch):

@@ -165,14 +165,15 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("apple")
-def test_apples_gpu_trains_and_the_cpu_measures(caplog: pytest.LogCaptureFixture):
+def test_apples_gpu_trains_and_the_cpu_measures(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with caplog.at_level("INFO"):
         accelerator = open_accelerator(teacher_config("pix2pix"))
         assert (accelerator.device.type, accelerator.runs_behind, accelerator.scaler) == ("mps", True, None)
         assert measuring_device() == "cpu"
     said = [record.getMessage() for record in caplog.records]
     assert said[0] == "trains on Apple's GPU (mps), in fp32, by 1 process"
-    assert said[1].startswith("measures on the CPU (")
+    assert said[1] == "measures on the CPU (1 thread)"
     assert measures_on("mps") == torch.device("cpu")
     assert measures_on("cuda:1") == torch.device("cuda:1")
 

@@ -62,7 +62,7 @@ def about(results: dict[str, Any]) -> str:
     )
     busy = "" if results["load"] is None else f", load average up to {results['load']:.1f}"
     return (
-        f"{results['machine']}, {results['threads']} threads, torch {results['torch']}, {results['date']}, scale "
+        f"{results['machine']}, torch {results['torch']}, {results['date']}, scale "
         f"{results['scale']}{busy}; measured peaks {peaks}."
     )
 

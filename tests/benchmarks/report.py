@@ -61,10 +61,9 @@ def about(results: dict[str, Any]) -> str:
         for precision, rates in results["peaks"].items()
     )
     busy = "" if results["load"] is None else f", load average up to {results['load']:.1f}"
-    threads = f", {results['threads']} CPU threads" if results["device"] == "cuda" else ""  # a CPU's name has them
     return (
-        f"{results['machine']}{threads}, torch {results['torch']}, {results['date']}, scale {results['scale']}{busy}; "
-        f"measured peaks {peaks}."
+        f"{results['machine']}, torch {results['torch']}, {results['date']}, scale "
+        f"{results['scale']}{busy}; measured peaks {peaks}."
     )
 
 

@@ -71,6 +71,12 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        kept = (
+            "nothing is kept without --output" if chosen.output is None else "with --resume, the same command goes on"
+        )
+        print(f"interrupted: {kept}.", file=sys.stderr)
+        return 75
     print(table(results))
     if chosen.step_costs:
         write_step_costs(STEP_COSTS, step_costs(results))

@@ -137,6 +137,15 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def interrupted(*_: object, **__: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_all", interrupted)
+    assert command.main(["--only", "frechet", "--output", str(tmp_path / "bench.json")]) == 75
+    assert capsys.readouterr().err == "interrupted: with --resume, the same command goes on.\n"
+
+
 @pytest.mark.parametrize("option", ["--repeats=0", "--repeats=x", "--threads=0", "--seconds=-1", "--seconds=nan"])
 def test_numbers_that_measure_nothing_are_refused(option: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:

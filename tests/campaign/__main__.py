@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         except Exception as error:  # the other parts go on
             failed.append(name)
             print(f"{name} failed: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print(f"interrupted in {name}: what was finished is kept; the same command goes on.", file=sys.stderr)
+            return 75
     return 1 if failed else 0
 
 

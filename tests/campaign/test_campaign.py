@@ -137,6 +137,17 @@ def test_a_part_that_does_not_exist_and_a_missing_card_are_refused(
     assert "needs a GPU" in capsys.readouterr().err
 
 
+def test_ctrl_c_ends_the_campaign_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "run_part", interrupted)
+    assert command.main(["--device", "cpu", "--tiny", "--folder", str(tmp_path), "--part", "tests"]) == 75
+    assert capsys.readouterr().err == "interrupted in tests: what was finished is kept; the same command goes on.\n"
+
+
 def test_the_summary_names_what_has_not_run_and_shows_what_has(tmp_path: Path):
     about = {"machine": "NVIDIA X", "torch": "2.11.0", "python": "3.12.3", "date": "2026-12-01", "seconds": 61.4}
     results = {

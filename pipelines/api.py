@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,17 +214,31 @@ def validate(
     compiled = compile_pipeline(pipeline, settings, image=image)
     if connection is None:
         plan = _plan(compiled, settings, arguments or {})
-        report(findings(plan), say)
+        with _told_costs(plan, say):
+            report(findings(plan), say)
         made = forecast(plan)
         cached, executed = _from_local_cache(compiled, settings, plan, workspace, made)
         return Valid(compiled, made, cached, executed)
     check_pinned(image)
     place = {"image": image, "in_pods": True, "root": root, "service_account": service_account}
     plan = _plan(compiled, settings, arguments or {}, **place)
-    cluster = _checked_cluster(plan, connection, say)
+    with _told_costs(plan, say):
+        cluster = _checked_cluster(plan, connection, say)
     made = forecast(plan)
     reused = _from_clusters_cache(compiled, settings, plan, cluster, made, say)
     return Valid(compiled, made, reused.cached, reused.executed)
+
+
+@contextlib.contextmanager
+def _told_costs(plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+    """Says what a run would cost, as far as it is known, before it is refused: a missing file changes nothing there."""
+    try:
+        yield
+    except UserError:
+        with contextlib.suppress(UserError):
+            for line in forecast(plan).lines():
+                say(line)
+        raise
 
 
 def _from_clusters_cache(

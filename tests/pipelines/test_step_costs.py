@@ -9,6 +9,7 @@ import pytest
 
 from components.catlib.recipes import load_recipe
 from pipelines import forecasting
+from pipelines.__main__ import main
 from pipelines.forecasting import forecast
 from pipelines.preflight import Plan
 from pipelines.step_costs import StepCost, step_costs
@@ -58,3 +59,14 @@ def test_memory_is_foretold_without_torch() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "['distill', 'evaluate', 'real-stats', 'teacher'] False\n"
+
+
+def test_costs_are_told_though_a_file_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ["--set", "real_stats.features=inception", "--set", "real_stats.weights={uri: /nowhere/inception.pth}"]
+    assert main(["validate", "--recipe", "smoke", *missing]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "/nowhere/inception.pth" in said[-1]
+    assert [line.split(":")[0] for line in said if line.startswith("memory of")] == [
+        f"memory of {stage}" for stage in ("real-stats", "teacher", "distill", "evaluate")
+    ]
+    assert sum(line.startswith("GPU-hours of") for line in said) == 2

@@ -8,9 +8,11 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 # The networks are tiny: more threads only get into each other's way, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,11 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _callers_without_source() -> Iterator[None]:
-    """Lets Kubeflow ask who called it without looking for the source of every caller.
+def _quick_kubeflow() -> Iterator[None]:
+    """Spares the tests what Kubeflow's packages spend on every pipeline: seconds instead of a tenth of one.
 
-    It wants the name of one function, for every setting of every task. To find the sources of pytest's frames, some of
-    which have no file, Python searches all modules: seconds a pipeline instead of 0.2.
+    They ask who called them, once for every setting of every task, and want only the name of a function: to find the
+    source of pytest's frames as well, some of which have no file, Python searches all modules. And they read and write
+    YAML in Python, where libyaml does the same.
     """
 
     def stack(context: int = 1) -> list[inspect.FrameInfo]:
@@ -47,8 +50,14 @@ def _callers_without_source() -> Iterator[None]:
         return [inspect.FrameInfo(each, each.f_code.co_filename, each.f_lineno, each.f_code.co_name, None, None)
                 for each in frames]  # fmt: skip
 
+    def dump_all(documents: Any, stream: Any = None, Dumper: Any = yaml.Dumper, **named: Any) -> Any:
+        return written(documents, stream, yaml.CDumper if Dumper is yaml.Dumper else Dumper, **named)
+
+    written = yaml.dump_all
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inspect, "stack", stack)
+        patch.setattr(yaml, "SafeLoader", yaml.CSafeLoader)
+        patch.setattr(yaml, "dump_all", dump_all)
         yield
 
 

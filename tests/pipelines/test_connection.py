@@ -51,7 +51,7 @@ def secured(certificate: Path) -> Iterator[str]:
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield f"127.0.0.1:{server.server_address[1]}"
         server.shutdown()

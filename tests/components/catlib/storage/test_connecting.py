@@ -167,7 +167,7 @@ def test_any_answer_is_a_contact(status: int) -> None:
             """Says nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         assert not connecting.has_answered(endpoint)
         with pytest.raises(UserError):

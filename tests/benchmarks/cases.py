@@ -6,7 +6,6 @@ from functools import partial
 
 from tests.benchmarks import others
 from tests.benchmarks.forms import Case, Forms
-from tests.benchmarks.rewrites import rewrite_forms
 from tests.benchmarks.steps import step_forms
 
 _EAGER = "one branch after the other, one loss, one backward pass, Adam over a list of weights"
@@ -24,6 +23,12 @@ def _step(what: str, family: str, stage: str, plain: str = _EAGER) -> Case:
         grows=partial(_grown, family, stage),
         heavy=True,
     )
+
+
+def _rewritten(device: str, scale: str, *, norm: str) -> Forms:
+    from tests.benchmarks.rewrites import rewrite_forms  # needs onnx, which the other cases do without
+
+    return rewrite_forms(device, scale, norm=norm)
 
 
 _LEARNS = "the whole teacher, then as for a teacher"
@@ -64,12 +69,12 @@ CASES: dict[str, Case] = {
     "export-instance": Case(
         what="an exported student with instance norm, one thread",
         plain="the graph without rewrites",
-        make=partial(rewrite_forms, norm="instance"),
+        make=partial(_rewritten, norm="instance"),
     ),
     "export-batch": Case(
         what="an exported student with batch norm, one thread",
         plain="the graph without rewrites",
-        make=partial(rewrite_forms, norm="batch"),
+        make=partial(_rewritten, norm="batch"),
     ),
 } | {
     f"start-{stage}": Case(

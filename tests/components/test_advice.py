@@ -468,6 +468,9 @@ FOLLOWED_ELSEWHERE = {
         "tests/components/catlib/test_memory.py"
     ),
     "set compile: false.": "tests/components/catlib/distributed/test_devices.py",
+    "set speed: exact, or use a machine with such a GPU.": "tests/components/catlib/distributed/test_devices.py",
+    "set resources.profile to gpu.": "tests/pipelines/test_preflight.py",
+    "set it to all or none.": "tests/components/catlib/exporting/test_choosing.py",
     "set resources.profile to cpu.": "tests/components/catlib/distributed/test_devices.py",
     "set dataset.dont_care_plane: true": "tests/components/catlib/diagnosis/test_datasets.py",
     "set distill.distiller: mse": "tests/components/catlib/diagnosis/test_recorded.py",

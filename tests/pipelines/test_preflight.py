@@ -298,6 +298,7 @@ def test_what_needs_a_gpu_is_refused_where_the_stage_gets_none(
         f"{stage}.{name}: {value} needs a GPU, and the stage {stage} gets no accelerator; set resources.profile to gpu."
     )
     assert found(f"{stage}.{setting}", f"resources.stages={{{stage}: {{gpus: 1}}}}")[0] == []
+    assert found(f"{stage}.{setting}", "resources.profile=gpu")[0] == []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     here = one(found(f"{stage}.{setting}", in_pods=False, image=None), certain=False)
     assert here.startswith(f"{stage}.{name}: {value} needs a GPU of CUDA, and this machine has none")

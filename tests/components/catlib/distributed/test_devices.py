@@ -208,6 +208,7 @@ def test_speed_fast_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
             UserError, match=r"^speed: fast is for CUDA GPUs, and training runs on the CPU \(.*exact, or"
         ):
             open_accelerator(teacher_config("pix2pix", speed="fast", **settings))
+        assert open_accelerator(teacher_config("pix2pix", speed="exact", **settings)).device.type == "cpu"
 
 
 def test_cudnn_tries_its_algorithms_where_asked_but_not_while_measuring():

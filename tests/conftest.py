@@ -79,7 +79,11 @@ def heeded_signals() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_closed_streams() -> None:
-    """Takes away where commands of earlier tests, run in this process, logged to: it has been closed since."""
+    """Takes away where commands of earlier tests, run in this process, logged to: it has been closed since.
+
+    What such a command silenced is heard again.
+    """
+    logging.disable(logging.NOTSET)
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if type(handler) is logging.StreamHandler:  # pytest's own are of other kinds

@@ -77,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print(f"interrupted: {kept}.", file=sys.stderr)
         return 75
+    finally:
+        logging.disable(logging.NOTSET)
     print(table(results))
     if chosen.step_costs:
         write_step_costs(STEP_COSTS, step_costs(results))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.catlib.data.batches import Crops, crop_and_flip, images_to_tensor, to_unit_range
+from components.catlib.data.batches import Crops, channels_first, crop_and_flip, to_unit_range
 from components.catlib.data.cityscapes import cityscapes_train_ids
 from components.catlib.data.labels import instance_edges, semantic_planes
 from components.catlib.data.packed import PackedDataset
@@ -138,5 +138,5 @@ def test_no_last_image_is_dropped(case: Case, tmp_path: Path):
         "target": facts["unaligned_files"]["B"],
     }
     assert len(single.split("test").source) == facts["single_files"]
-    last: Tensor = images_to_tensor(single.split("test").source[-1:])
-    assert torch.equal(last, images_to_tensor(noise(facts["single_files"] - 1)[None]))
+    last: Tensor = to_unit_range(channels_first(single.split("test").source[-1:]))
+    assert torch.equal(last, to_unit_range(channels_first(noise(facts["single_files"] - 1)[None])))

@@ -284,7 +284,7 @@ def evaluation_batches(
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
         source, target, instances = (
-            None if part is None else _channels_first(_at_crop_size(part[rows], dataset.crop_size))
+            None if part is None else channels_first(_at_crop_size(part[rows], dataset.crop_size))
             for part in (images.source, images.target, images.instances)
         )
         assert source is not None and target is not None
@@ -330,13 +330,8 @@ def to_unit_range(images_NCHW: NDArray | Tensor, values: ValuesConfig = RGB) -> 
     return (numbers.to(torch.float64) - low).mul_(2 / (high - low)).sub_(1).to(torch.float32)
 
 
-def images_to_tensor(images: NDArray, values: ValuesConfig = RGB) -> Tensor:
-    """Converts whole packed images, [N, H, W, C], to float32 [N, C, H, W] in [-1, 1]."""
-    return to_unit_range(_channels_first(images), values)
-
-
-def _channels_first(images: NDArray) -> Tensor:
-    """Copies packed images, [N, H, W] or [N, H, W, C]; torch does not take read-only memory."""
+def channels_first(images: NDArray) -> Tensor:
+    """Copies packed images, [N, H, W] or [N, H, W, C], channels first; torch takes no read-only memory."""
     return torch.from_numpy((images.transpose(0, 3, 1, 2) if images.ndim == 4 else images).copy())
 
 

@@ -13,8 +13,8 @@ from components.catlib.data.batches import (
     Batch,
     PackedBatch,
     TrainingBatches,
+    channels_first,
     evaluation_batches,
-    images_to_tensor,
     to_unit_range,
 )
 from components.catlib.data.packed import PackedDataset
@@ -79,7 +79,7 @@ def crops(images: Tensor) -> list[tuple[int, int, bool]]:
 
 
 def test_images_are_float32_between_minus_one_and_one_channels_first():
-    tensor = images_to_tensor(np.array([[[[0, 255, 51]]]], dtype=np.uint8))
+    tensor = to_unit_range(channels_first(np.array([[[[0, 255, 51]]]], dtype=np.uint8)))
     assert (tensor.dtype, tensor.shape, tensor.is_contiguous()) == (torch.float32, (1, 3, 1, 1), True)
     torch.testing.assert_close(tensor.flatten(), torch.tensor([-1.0, 1.0, -0.6]))
 

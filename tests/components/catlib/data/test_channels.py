@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from components.catlib.config import RGB, ValuesConfig
-from components.catlib.data.batches import images_to_tensor
+from components.catlib.data.batches import channels_first, to_unit_range
 from components.catlib.data.channels import as_colours, described, shown_as, threes, to_8_bits
 from components.catlib.data.image_conversion import as_pictures, in_threes, mean_of_threes, to_uint8
 
@@ -33,11 +33,11 @@ def test_three_channels_are_seen_as_they_are():
 
 def test_networks_see_the_ends_of_the_range_as_the_ends_of_theirs():
     packed = np.array([0, 4095, 1000, 2047.5 * 2], np.uint16).reshape(1, 1, 1, 4)
-    seen = images_to_tensor(packed, TWELVE_BITS).ravel()
+    seen = to_unit_range(channels_first(packed), TWELVE_BITS).ravel()
     assert seen.tolist() == pytest.approx([-1, 1, 1000 / 2047.5 - 1, 1])
     low = ValuesConfig(type="float32", range=(-3, 5))
     numbers = np.array([-3, 1, 5], np.float32).reshape(1, 1, 3, 1)
-    assert images_to_tensor(numbers, low).ravel().tolist() == [-1, 0, 1]
+    assert to_unit_range(channels_first(numbers), low).ravel().tolist() == [-1, 0, 1]
     assert numbers.ravel().tolist() == [-3, 1, 5]
 
 
@@ -45,12 +45,12 @@ def test_8_bit_colours_keep_their_numbers():
     packed = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     assert to_8_bits(packed, RGB) is packed
     assert np.array_equal(as_colours(packed, RGB), packed)
-    assert torch.equal(images_to_tensor(packed, RGB), images_to_tensor(packed))
+    assert torch.equal(to_unit_range(channels_first(packed), RGB), to_unit_range(channels_first(packed)))
 
 
 def test_pictures_and_features_round_packed_and_generated_images_alike():
     packed = np.random.default_rng(0).integers(0, 4096, (2, 4, 4, 4), dtype=np.uint16)
-    tensor = images_to_tensor(packed, TWELVE_BITS)
+    tensor = to_unit_range(channels_first(packed), TWELVE_BITS)
     assert np.array_equal(to_uint8(tensor).permute(0, 2, 3, 1).numpy(), to_8_bits(packed, TWELVE_BITS))
     assert np.array_equal(as_pictures(tensor).permute(0, 2, 3, 1).numpy(), as_colours(packed, TWELVE_BITS))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.catlib.config import DistillConfig, PruneConfig, TeacherConfig, validate
+from components.catlib.config.training import FAST
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
@@ -46,11 +47,13 @@ class Variant:
 
 VARIANTS = {
     "ours": Variant({}, devices=("cpu", "cuda")),
-    "channels last": Variant({"channels_last": True}),
+    "channels last": Variant({"channels_last": True}, devices=("cpu", "cuda")),
+    "fused": Variant({"fuse_branches": True}, devices=("cpu", "cuda")),
+    "fused, channels last": Variant({"fuse_branches": True, "channels_last": True}, devices=("cpu", "cuda")),
     "TF32": Variant({"tf32": True}, exact=False),
     "bf16": Variant({"precision": "bf16", "tf32": True}, exact=False),
     "bf16, channels last": Variant({"precision": "bf16", "tf32": True, "channels_last": True}, exact=False),
-    "bf16, compiled": Variant({"precision": "bf16", "tf32": True, "compile": True}, exact=False),
+    "speed: fast": Variant(FAST, exact=False),
 }
 
 
@@ -241,11 +244,11 @@ def step_forms(
     plain = plain_step(family, stage, objectives["ours"], device)
     with FlopCounterMode(display=False) as counter:
         copy.deepcopy(plain).step(batch.source, batch.target)
-    calls: dict[str, Callable[[], Any]] = {"plain": partial(_strict, partial(plain.step, batch.source, batch.target))}
+    calls: dict[str, Callable[[], Any]] = {"plain": partial(_set_up, partial(plain.step, batch.source, batch.target))}
     for name, each in wanted.items():
         shown = batch.to(device, memory_format=torch.channels_last) if each.settings.get("channels_last") else batch
-        run = _rounding if each.settings.get("tf32") else _strict
-        calls[name] = partial(run, partial(objectives[name].step, shown))
+        tf32, benchmark = (each.settings.get(setting, False) for setting in ("tf32", "cudnn_benchmark"))
+        calls[name] = partial(_set_up, partial(objectives[name].step, shown), tf32=tf32, benchmark=benchmark)
     exact = [name for name, each in wanted.items() if each.exact]
     return Forms(
         calls=calls,
@@ -270,18 +273,11 @@ def work_macs(stage: str, objective: Any, extent: Extent) -> int:
     return student_work(extent.batch, teacher_macs, macs)
 
 
-def _strict(step: Callable[[], Any]) -> Any:
-    return _with_tf32(step, allowed=False)
-
-
-def _rounding(step: Callable[[], Any]) -> Any:
-    return _with_tf32(step, allowed=True)
-
-
-def _with_tf32(step: Callable[[], Any], *, allowed: bool) -> Any:
-    """A plain float32 step uses no TF32, though torch allows cuDNN's by default."""
-    torch.backends.cudnn.allow_tf32 = allowed
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
+def _set_up(step: Callable[[], Any], *, tf32: bool = False, benchmark: bool = False) -> Any:
+    """Takes a step; a plain float32 step uses no TF32, though torch allows cuDNN's by default."""
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     return step()
 
 

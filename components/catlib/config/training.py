@@ -114,10 +114,14 @@ class TrainingConfig(Section):
     tf32: bool = Field(
         default=False, description="let GPUs round the inputs of float32 products to 10 bits, which is faster"
     )
-    channels_last: bool = Field(default=False, description="keep images as NHWC in memory, which suits tensor cores")
+    channels_last: bool = Field(
+        default=False,
+        description="keep images as NHWC in memory, which suits tensor cores and, together with fuse_branches, CPUs",
+    )
     fuse_branches: bool = Field(
         default=False,
-        description="run the parallel branches of generators' blocks together, by fewer and larger kernels; for GPUs",
+        description="run the parallel branches of generators' blocks together, by fewer and larger kernels, which is "
+        "faster; the same weights within rounding",
     )
     compile: bool = Field(
         default=False, description="compile the trained networks (torch.compile); the first steps take long"

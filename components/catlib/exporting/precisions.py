@@ -177,9 +177,7 @@ def _control(judge: _Judge, quantiser: Quantiser, control: Tensor | None, worksp
 class _Judge:
     """Times files and compares them with `model.onnx`; collects notes about what could not be run."""
 
-    def __init__(
-        self, model: Path, pictures: Pictures, runtimes: list[Runtime], threads: tuple[int, ...]
-    ) -> None:
+    def __init__(self, model: Path, pictures: Pictures, runtimes: list[Runtime], threads: tuple[int, ...]) -> None:
         self.model, self.pictures, self.runtimes, self.threads = model, pictures, runtimes, threads
         self.notes = [] if any(runtime.name == "OpenVINO" for runtime in runtimes) else [INSTALL_OPENVINO]
         self.reference = runtimes[0].load(model, 1)
@@ -234,8 +232,7 @@ class _Judge:
         if not own:
             return f"no runtime can run {path.name}."
         worst = min(own, key=lambda row: row.decibels if row.decibels is not None else HIGHEST_PSNR)
-        # `not (… >= …)`, because values that are no numbers must fail.
-        if worst.decibels is None or not worst.decibels >= FEWEST_DECIBELS:
+        if worst.decibels is None or worst.decibels < FEWEST_DECIBELS:
             return (
                 f"{precision} is {worst.decibels or 0:.1f} dB close to float32 in {worst.runtime} on held-out images; "
                 f"{FEWEST_DECIBELS:.0f} dB are needed."
@@ -263,10 +260,10 @@ class _Judge:
 def decibels_between(made_NCHW: Tensor, expected_NCHW: Tensor) -> float:
     """Returns the PSNR of images against others in dB, over all values, for a range of 2; at most 100.
 
-    Images whose shapes differ, or with values that are no numbers, are infinitely far: -inf.
+    Images whose shapes differ, or with values that are no numbers, are as far as can be: -100.
     """
     if made_NCHW.shape != expected_NCHW.shape or not torch.isfinite(made_NCHW).all():
-        return -np.inf
+        return -HIGHEST_PSNR
     error = (made_NCHW.double() - expected_NCHW.double()).square().mean().item()
     return HIGHEST_PSNR if error == 0 else min(HIGHEST_PSNR, float(10 * np.log10(DATA_RANGE**2 / error)))
 

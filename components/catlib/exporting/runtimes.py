@@ -44,7 +44,7 @@ def installed_runtimes() -> list[Runtime]:
 
 
 def _load_openvino(path: Path, threads: int) -> Run:
-    import openvino  # an extra
+    import openvino  # an extra  # pyright: ignore[reportMissingImports]
 
     core = openvino.Core()
     settings = {

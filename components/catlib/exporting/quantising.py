@@ -50,7 +50,8 @@ class Quantiser:
 
     def __init__(self, model: onnx.ModelProto, calibration_NCHW: NDArray[np.float32], folder: Path) -> None:
         self._model, self._images = model, calibration_NCHW
-        self._made, self._ranges = folder / "quantised.onnx", folder / "ranges.json"
+        self._plain, self._made, self._ranges = (folder / name for name in ("plain.onnx", "made.onnx", "ranges.json"))
+        onnx.save(model, self._plain)
         self._pads: dict[str, list[str]] = {}
         made_by = {node.output[0]: node for node in model.graph.node}
         readers: dict[str, int] = {}
@@ -78,7 +79,7 @@ class Quantiser:
         values = [INPUT, *(node.output[0] for node in self._model.graph.node if node.op_type != "Relu")]
         with _without_advice():
             quantize_static(
-                self._model,
+                self._plain,  # the model itself would lose its weights to a file
                 self._made,
                 _Images(self._images),
                 quant_format=QuantFormat.QDQ,

@@ -144,8 +144,6 @@ def _teacher(folder: Path | None, inputs: dict[str, Manifest], networks: OpenedN
     opened = open_networks(folder, "teacher")
     if opened.manifest.digest() == networks.manifest.digest():
         return None
-    if opened.input_size != networks.input_size:
-        raise UserError(f"{folder} makes images of {opened.input_size}, the student of {networks.input_size}.")
     inputs["teacher"] = opened.manifest
     return read_generator(opened, networks.direction)
 

@@ -258,6 +258,7 @@ STAGES: dict[str, Stage] = {
                 "images on which the file is compared with PyTorch (default: noise)",
                 required=False,
             ),
+            Input("teacher", "teacher", "teacher to time beside the student in ONNX Runtime", required=False),
         ),
     ),
     "report": Stage(

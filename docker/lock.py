@@ -28,11 +28,12 @@ from pip._vendor.packaging.utils import canonicalize_name, parse_sdist_filename,
 
 ROOT = Path(__file__).parents[1]
 
-BUILD, TORCH, DEMO, MLFLOW, DEV = LOCKS = (
+BUILD, TORCH, DEMO, MLFLOW, OPENVINO, DEV = LOCKS = (
     "requirements-build.lock",  # builds the project and the packages that have no wheels
     "requirements-torch.lock",  # torch, torchvision and the GPU packages of their builds
     "requirements.lock",  # other packages that the demo needs
     "requirements-mlflow.lock",  # further packages of images
+    "requirements-openvino.lock",  # the extra [openvino], which no image has
     "requirements-dev.lock",  # further packages of tests and checks
 )
 TORCH_BUILD = re.compile(r"(torch|torchvision|triton)$|(nvidia|cuda)-")
@@ -201,7 +202,7 @@ def requirements_by_lock() -> tuple[dict[str, list[str]], list[Machine]]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project, extras = settings["project"], settings["project"]["optional-dependencies"]
     wanted = {BUILD: settings["build-system"]["requires"], DEMO: [*project["dependencies"], *extras["demo"]]}
-    wanted |= {MLFLOW: extras["mlflow"], DEV: extras["dev"]}
+    wanted |= {MLFLOW: extras["mlflow"], OPENVINO: extras["openvino"], DEV: extras["dev"]}
     return wanted, machines_served(project["requires-python"])
 
 

@@ -196,6 +196,7 @@ def make_student(
         config=given.export,
         code_digest=code_digest("export"),
         student=distilled.outputs["distilled"],
+        teacher=teacher,
         dataset=images.dataset,
     )
     _link_curves(placement, distilled.outputs["distilled"])

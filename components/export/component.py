@@ -10,6 +10,7 @@ def export_student(
     config: dict,
     code_digest: str,
     student: dsl.Input[dsl.Model],
+    teacher: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
     exported: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -21,8 +22,9 @@ def export_student(
         config: The recipe's `export` section.
         code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         student: The trained student.
+        teacher: The student's teacher, timed beside it in ONNX Runtime.
         dataset: Packed images to compare on.
-        exported: `model.onnx`, and the results of the check.
+        exported: `model.onnx`, the files of less precision that pass, and the results of the checks.
         metrics: File size, largest difference, latency.
         page: Figures and settings.
     """
@@ -37,6 +39,7 @@ def export_student(
         run(
             validate(ExportConfig, config, where="export"),
             student=Path(student.path),
+            teacher=Path(teacher.path),
             dataset=Path(dataset.path),
             output=Path(exported.path),
         )

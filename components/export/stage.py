@@ -9,17 +9,19 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
+from onnx.helper import set_model_props
 from torch import Tensor
 
 from components.catlib.artifacts import Manifest, writing
 from components.catlib.config import RGB, ExportConfig, ValuesConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.channels import described
-from components.catlib.data.packed import PackedDataset
+from components.catlib.data.packed import PackedDataset, SplitName
+from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
-from components.catlib.exporting.choosing import Choice, choose_rewrites
+from components.catlib.exporting.choosing import Choice, Rewrites, choose_rewrites
 from components.catlib.exporting.metadata import picture_sizes, serving_metadata
-from components.catlib.exporting.onnx_file import OnnxModel, export_generator
+from components.catlib.exporting.onnx_file import OnnxModel, export_generator, family_rewrites, generator_model
 from components.catlib.exporting.parity import (
     OnnxGenerator,
     Parity,
@@ -28,10 +30,14 @@ from components.catlib.exporting.parity import (
     parity_batches,
     time_both,
 )
+from components.catlib.exporting.precisions import Pictures, write_precisions
+from components.catlib.exporting.quantising import INT8_REWRITES
+from components.catlib.exporting.runtimes import installed_runtimes
 from components.catlib.fitting import check_channels
 from components.catlib.networks.architecture import INPUT_DESCRIPTIONS, GeneratorArchitecture
 from components.catlib.networks.architecture_files import OpenedNetworks, open_networks
 from components.catlib.networks.directions import Direction, Domain
+from components.catlib.networks.generator import Generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_generator
 from components.catlib.timing import Measured
@@ -41,19 +47,27 @@ logger = logging.getLogger(__name__)
 COMPARED_IMAGES = 4
 TIMED_REPEATS = 10
 
+CALIBRATION_IMAGES, CONTROL_IMAGES, JUDGED_IMAGES = 32, 8, 32
+"""Training images that give the ranges of INT8, further ones on which layers are chosen, held-out ones that judge."""
 
-def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | None = None) -> None:
+
+def run(
+    config: ExportConfig, *, student: Path, output: Path, dataset: Path | None = None, teacher: Path | None = None
+) -> None:
     """Exports a generator and checks that the file computes the same images.
 
     Args:
-        config: Operator set, tolerance and rewrites.
+        config: Operator set, tolerance, rewrites and precisions.
         student: A distill artifact, a prune artifact with inherited weights, or a teacher. Of two generators (CycleGAN)
             source_to_target is exported.
         output: Where the artifact goes: `model.onnx` and `export.json`.
-        dataset: A dataset artifact, on whose held-out images file and network are compared; None: on noise.
+        dataset: A dataset artifact, on whose held-out images file and network are compared; None: on noise. Its
+            training images calibrate INT8.
+        teacher: A teacher artifact whose generator is timed beside the student, if the config asks for precisions; its
+            ONNX file is not kept.
 
     Raises:
-        UserError: The artifact holds no such generator, or the dataset does not fit it.
+        UserError: An artifact holds no such generator, or the dataset does not fit it.
         RuntimeError: ONNX Runtime's images differ from PyTorch's, or those of an image alone from those of the same
             image in a batch, by more than the tolerance.
     """
@@ -104,6 +118,11 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
         facts |= {"sizes": picture_sizes(generator.architecture)} | _values_of_pictures(networks, direction)
         facts["rewrites"] = _rewrites(choice)
+        if config.precisions:
+            timed = _teacher(teacher, inputs, networks)
+            facts["runtimes"] = _precisions(
+                writer.folder, config, networks, generator, rewrites=choice.rewrites, packed=packed, teacher=timed
+            )
         writer.write_json("export.json", facts)
         writer.summary["metrics"] = {
             "onnx_bytes": facts["bytes"],
@@ -116,6 +135,75 @@ def run(config: ExportConfig, *, student: Path, output: Path, dataset: Path | No
         *(facts["bytes"] / 1e6, parity.largest, compared_on),
         *(1e3 * latency["onnxruntime"].median, 1e3 * latency["torch"].median),
     )
+
+
+def _teacher(folder: Path | None, inputs: dict[str, Manifest], networks: OpenedNetworks) -> Generator | None:
+    """Opens the student's teacher and enters it among the inputs; None if the student itself is a teacher."""
+    if folder is None:
+        return None
+    opened = open_networks(folder, "teacher")
+    if opened.manifest.digest() == networks.manifest.digest():
+        return None
+    inputs["teacher"] = opened.manifest
+    return read_generator(opened, networks.direction)
+
+
+def _precisions(
+    folder: Path,
+    config: ExportConfig,
+    networks: OpenedNetworks,
+    generator: Generator,
+    *,
+    rewrites: Rewrites,
+    packed: PackedDataset | None,
+    teacher: Generator | None,
+) -> dict[str, Any]:
+    """Writes files of less precision beside `model.onnx`; returns what stands about them in `export.json`."""
+    size, cores = networks.input_size, torch.get_num_threads()
+    fitting: Rewrites = tuple(name for name in rewrites if name in INT8_REWRITES)
+    plain = generator_model(generator, input_size=size, opset=config.opset, rewrites=fitting)
+    written = onnx.load(folder / "model.onnx")
+    set_model_props(plain, {each.key: each.value for each in written.metadata_props})
+    with temporary_folder("export-") as workspace:
+        timed = None
+        if teacher is not None:
+            timed = workspace / "teacher.onnx"
+            every = family_rewrites(teacher) if rewrites else ()
+            onnx.save(generator_model(teacher, input_size=size, opset=config.opset, rewrites=every), timed)
+        return write_precisions(
+            folder,
+            plain,
+            config.precisions,
+            pictures=_pictures(generator.architecture, packed, networks.direction, size),
+            runtimes=installed_runtimes(),
+            threads=(1, cores) if cores > 1 else (1,),
+            workspace=workspace,
+            teacher=timed,
+        )
+
+
+def _pictures(
+    architecture: GeneratorArchitecture, packed: PackedDataset | None, direction: Direction, size: tuple[int, int]
+) -> Pictures:
+    """Returns the images that files of less precision are made and judged with; noise alone without a dataset."""
+    if packed is None:
+        return Pictures(None, None, _noise(architecture, COMPARED_IMAGES, size))
+    training, _ = _both(packed, direction, "train", CALIBRATION_IMAGES + CONTROL_IMAGES)
+    held_out, targets = _both(packed, direction, "test", JUDGED_IMAGES)
+    kept = min(CALIBRATION_IMAGES, max(1, len(training) - CONTROL_IMAGES))  # of one image, it calibrates and controls
+    return Pictures(
+        training[:kept],
+        training[kept:] if len(training) > kept else training,
+        held_out,
+        targets if packed.test_is_paired else None,
+    )
+
+
+def _both(packed: PackedDataset, direction: Direction, split: SplitName, count: int) -> tuple[Tensor, Tensor]:
+    """Returns the first inputs of a split and the images of the other domain, [N, C, H, W] each."""
+    (batch,) = evaluation_batches(packed, batch_size=count, split=split, limit=count)
+    source_first = direction.input is Domain.SOURCE
+    return (batch.source, batch.target) if source_first else (batch.target, batch.source)
 
 
 def _noise(architecture: GeneratorArchitecture, count: int, size: tuple[int, int], *, seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 PAGE = "report.html"
 DELIVERED = {
     "evaluate": ("metrics.json",),
-    "export": ("model.onnx", "export.json"),
+    "export": ("model*.onnx", "export.json"),
     "distill": ("architecture.json", "generator_*.safetensors"),
 }
 """Files of a student that go into its folder, by the kind of artifact that holds them."""

@@ -50,6 +50,9 @@ class PruneConfig(Section):
 Rewrite = Literal["transposed_branches", "output_phases", "merged_depthwise", "shared_padding", "padded_channels"]
 """An exact rewrite of the exported graph (`components.catlib.exporting.rewriting`)."""
 
+Precision = Literal["fp16", "int8"]
+"""A precision below float32 (`components.catlib.exporting.precisions`)."""
+
 
 class ExportConfig(Section):
     """The ONNX file."""
@@ -63,4 +66,10 @@ class ExportConfig(Section):
         description="other operators for the same images, which ONNX Runtime computes faster; all: every one that the "
         "family has; auto: those that are fastest on the machine that exports; none: the operators of the network; or "
         "a list of transposed_branches, output_phases, merged_depthwise, shared_padding, padded_channels",
+    )
+    precisions: tuple[Precision, ...] = Field(
+        default=(),
+        description="files of less precision to try beside model.onnx, of fp16 and int8; each is published if it stays "
+        "within 40 dB of float32 and is faster on the machine that exports; then the report also has a table of "
+        "runtimes, and model.best.onnx is the fastest file",
     )

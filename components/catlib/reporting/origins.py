@@ -11,6 +11,7 @@ from components.catlib.data.channels import described, shown_as
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.formatting import as_text, as_yaml, file_size, milliseconds, short_number, words
 from components.catlib.reporting.lineage import Artifact, Lineage
+from components.catlib.reporting.runtimes import RuntimeTable, runtime_table
 from components.catlib.reporting.summary import figures
 
 PAIRINGS = {"paired": "paired images", "unpaired": "unpaired images", "labels": "label maps"}
@@ -53,18 +54,20 @@ def value_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A student's ONNX file and the facts about it."""
+    """A student's ONNX file, the facts about it, and the table of its precisions in runtimes, if there is one."""
 
     student: Contender
     facts: list[tuple[str, str]]
+    runtimes: RuntimeTable | None
 
 
 def exported_files(comparison: Comparison) -> list[ExportedFile]:
     """Returns the ONNX files that were given."""
+    exports = [
+        (student, student.exported.read_json("export.json")) for student in comparison.students if student.exported
+    ]
     return [
-        ExportedFile(student, _export_facts(student.exported.read_json("export.json")))
-        for student in comparison.students
-        if student.exported
+        ExportedFile(student, _export_facts(facts), runtime_table(facts.get("runtimes"))) for student, facts in exports
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from components.catlib.artifacts import Manifest
 from components.catlib.code_digest import code_digest
@@ -114,9 +116,21 @@ def _time_facts(student: Contender) -> list[Fact]:
     facts = [Fact("Time per image (CPU)", milliseconds(student.figures["latency_ms"]["median"]), beside, remark)]
     if student.exported is not None:
         exported = student.exported.read_json("export.json")
+        if exported.get("runtimes", {}).get("teacher"):
+            facts = [_runtime_fact(exported["runtimes"]["teacher"])]
         runtime = f"{milliseconds(1e3 * exported['latency']['onnxruntime']['median'])} per image in ONNX Runtime"
         facts.append(Fact("ONNX file", file_size(exported["bytes"]), None, runtime))
     return facts
+
+
+def _runtime_fact(timed: Mapping[str, Any]) -> Fact:
+    """Compares the times of student and teacher as ONNX files."""
+    return Fact(
+        f"Time per image ({timed['runtime']}, CPU)",
+        milliseconds(timed["student_milliseconds"]),
+        milliseconds(timed["teacher_milliseconds"]),
+        f"{factor(timed['times_faster'])}, measured in turn; threads: {timed['threads']}",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- table

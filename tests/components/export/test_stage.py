@@ -36,7 +36,9 @@ from components.catlib.networks.families import architecture_from_config, build_
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.initialisation import initialise
 from components.catlib.networks.model_files import write_networks
-from components.catlib.reporting import origins
+from components.catlib.reporting import origins, results
+from components.catlib.reporting.formatting import milliseconds
+from components.catlib.reporting.runtimes import runtime_table
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
 from tests.components.catlib.exporting.small_generators import spade
@@ -112,6 +114,32 @@ def test_export_json_says_what_was_checked(exported: Path) -> None:
 def test_an_export_is_reproducible(exported: Path, student: Path, dataset: Path, tmp_path: Path) -> None:
     run(ExportConfig(), student=student, dataset=dataset, output=tmp_path / "again")
     assert (tmp_path / "again/model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+
+
+def test_precisions_leave_the_file_as_it_is_and_time_the_teacher(
+    exported: Path, student: Path, dataset: Path, tmp_path: Path
+) -> None:
+    with writing(tmp_path / "teacher", kind="teacher", config=Pix2PixDistillConfig()) as writer:
+        network = build_generator(ARCHITECTURE)
+        write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
+    config = ExportConfig(precisions=("fp16", "int8"))
+    run(config, student=student, dataset=dataset, teacher=tmp_path / "teacher", output=tmp_path / "out")
+    assert (tmp_path / "out/model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+    facts = json.loads((tmp_path / "out/export.json").read_text())["runtimes"]
+    assert {row["precision"] for row in facts["rows"]} == {"float32", "fp16", "int8", "teacher"}
+    kept = {f"model.{name}.onnx" for name in ("fp16", "int8") if name not in facts["refused"]}
+    assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == {"model.onnx", "model.best.onnx", *kept}
+    assert facts["teacher"]["times_faster"] > 0
+    assert "teacher" in read_manifest(tmp_path / "out", "export").inputs
+    table = runtime_table(facts)
+    assert table is not None and len(table.rows) == len(facts["rows"])
+    assert facts["best"]["file"] in table.notes[0]
+    assert all(any(sentence in note for note in table.notes) for sentence in facts["refused"].values())
+    fact = results._runtime_fact(facts["teacher"])
+    assert (fact.label, fact.teacher) == (
+        "Time per image (ONNX Runtime, CPU)",
+        milliseconds(facts["teacher"]["teacher_milliseconds"]),
+    )
 
 
 @pytest.mark.parametrize("opset", range(18, 24))

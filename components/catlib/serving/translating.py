@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from components.catlib.data.files import SourceFile, as_text, is_image_path, walk
 from components.catlib.data.samples import UnusableImageError
-from components.catlib.disk import writing_to
+from components.catlib.disk import check_plain, writing_to
 from components.catlib.errors import UserError, one_line
 from components.catlib.serving.model import Model, local_model, open_model
 from components.catlib.serving.pictures import read, write
@@ -120,6 +120,7 @@ def find_jobs(source: Path, output: Path) -> list[Job]:
         return sorted(found, key=lambda job: _in_order(job.name))
     if not source.exists():
         raise UserError(f"There is no file or folder {source}; give a picture or a folder of pictures with --input.")
+    check_plain(source, what=f"--input {source}")
     if _same(source.parent, output):
         raise UserError(f"--output {output} is the folder of {source}, which would be replaced; choose another.")
     return [Job(as_text(source.name), _file(source, as_text(source.name)), output / source.name)]

@@ -7,7 +7,6 @@ if __name__ == "__main__":  # the imports below take a while
 
     quiet_ctrl_c()
 
-import argparse
 import json
 
 from components import __version__

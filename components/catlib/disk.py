@@ -49,11 +49,12 @@ def check_plain(path: Path, *, what: str = "") -> None:
     Raises:
         UserError: It is a named pipe, a device or a socket.
     """
-    with contextlib.suppress(OSError, ValueError):  # whoever opens it reports these
+    try:
         mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            kind = next((name for test, name in _NOT_PLAIN if test(mode)), "neither a file nor a folder")
-            raise UserError(f"{what or path} is {kind}, which is not read; give a plain file.")
+    except (OSError, ValueError):  # whoever opens it reports these
+        return
+    if kind := next((name for test, name in _NOT_PLAIN if test(mode)), None):
+        raise UserError(f"{what or path} is {kind}, which is not read; give a plain file.")
 
 
 _NOT_PLAIN = (

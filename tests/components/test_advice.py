@@ -169,7 +169,8 @@ def test_a_range_that_is_too_wide_is_set_to_that_of_the_files(tmp_path: Path, ca
     right = "dataset.target_values={range: [0, 4095]}"
     assert dataset(tmp_path, "dataset.source_values={range: [0, 65535]}", right) == 0
     said = capsys.readouterr().err
-    assert "of dataset.source_values.range [0, 65535]; set dataset.source_values.range to the lowest and highest value of all files" in said
+    setting = "dataset.source_values.range"
+    assert f"of {setting} [0, 65535]; set {setting} to the lowest and highest value of all files" in said
     assert "dataset.target_values" not in said
     assert dataset(tmp_path, "dataset.source_values={range: [0, 4095]}", right) == 0
     assert "a small part of" not in capsys.readouterr().err

@@ -159,7 +159,7 @@ def open_session(path: Path, *, threads: int | None) -> onnxruntime.InferenceSes
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # as above
         raise UserError(
-            f"{path} cannot be loaded by ONNX Runtime: {reason(error)}; give another file, or export it again."
+            f"{path} is no ONNX model that ONNX Runtime can load ({reason(error)}); give another, or export it again."
         ) from error
 
 
@@ -305,7 +305,10 @@ _CAUSES = (
     (r"Protobuf parsing failed|INVALID_PROTOBUF|ModelProto does not have a graph", "it is no ONNX model, or damaged"),
     (r"external data|External data|model_path|GetFileLength", "the file that holds its weights is not beside it"),
     (r"Unsupported model IR version|opset \d+ is under development|Opset \d+", "it is made for a newer ONNX Runtime"),
-    (r"not a registered function/op|NOT_IMPLEMENTED|Could not find an implementation", "it has an operation unknown here"),
+    (
+        r"not a registered function/op|NOT_IMPLEMENTED|Could not find an implementation",
+        "it has an operation unknown here",
+    ),
     (r"bad_alloc|Failed to allocate memory|out of memory", "memory ran out"),
     (r"Permission denied", "permission is denied"),
 )
@@ -318,7 +321,9 @@ def reason(error: Exception) -> str:
     known = next((cause for pattern, cause in _CAUSES if re.search(pattern, text)), None)
     if known:
         return known
-    plain = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.cc:\d+ .*?(?:\)|&&\)) ?|^Exception during \w+: ", "", text)
+    plain = re.sub(
+        r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.cc:\d+ .*?(?:\)|&&\)) ?|^Exception during \w+: ", "", text
+    )
     return one_line(plain.strip().partition("\n")[0])[:_LONGEST_REASON].rstrip(" .:") or type(error).__name__
 
 

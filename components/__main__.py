@@ -40,7 +40,7 @@ from components.catlib.config import Recipe
 from components.catlib.config.described import described
 from components.catlib.distributed.ending import ending_together
 from components.catlib.errors import UserError
-from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, note
+from components.catlib.exits import Parser, after_interruption, answer, exit_code, leave, parsed
 from components.catlib.memory import telling_out_of_memory
 from components.catlib.recipes import load_recipe
 from components.catlib.serving import commands as serving
@@ -52,11 +52,9 @@ from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 the user's mistake, 75 interrupted (run again to resume)."""
-    try:
-        options = _parser().parse_args(arguments)
-    except UserError as error:
-        note(f"error: {error}")
-        return error.exit_code
+    options = parsed(_parser(), arguments)
+    if isinstance(options, int):
+        return options
     if options.stage in serving.COMMANDS:
         return serving.run(options)
     logging.basicConfig(
@@ -164,7 +162,7 @@ def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------------- arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m components",
         description="Run one stage of the pipeline. A stage whose output already exists, made from the same inputs "

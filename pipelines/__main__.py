@@ -7,12 +7,10 @@ if __name__ == "__main__":  # the imports below take a while
 
     quiet_ctrl_c()
 
-import argparse
 import json
 
 from components import __version__
-from components.catlib.errors import UserError
-from components.catlib.exits import EXIT_CTRL_C, Parser, answer, exit_code, leave, note
+from components.catlib.exits import EXIT_CTRL_C, Parser, answer, exit_code, leave, note, parsed
 from components.kubeflow import DEFAULT_IMAGE
 from pipelines import collecting, completion
 from pipelines.commands import cluster, here, steering
@@ -21,11 +19,9 @@ from pipelines.failure import RunFailed
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 2 the user's mistake, 75 interrupted, 1 anything else."""
-    try:
-        options = _parser().parse_args(arguments)
-    except UserError as error:
-        note(f"error: {error}")
-        return error.exit_code
+    options = parsed(_parser(), arguments)
+    if isinstance(options, int):
+        return options
 
     failed = False
 
@@ -46,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="python -m pipelines", description=__doc__)
     parser.add_argument("--version", action="version", version=f"cat-pipeline {__version__}, image {DEFAULT_IMAGE}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,32 @@ _BROKEN_OFF = re.compile(
 _NUMBERED = re.compile(r"(?:\bos error |\[Errno )(\d+)")
 
 TEMPORARY_ADVICE = "set TMPDIR to another folder"
+
+
+def check_plain(path: Path, *, what: str = "") -> None:
+    """Refuses what is there but neither a file nor a folder, before it is opened: reading a pipe may never end.
+
+    Args:
+        path: A path that a user gave; nothing need be there.
+        what: What the message calls it; "": its path.
+
+    Raises:
+        UserError: It is a named pipe, a device or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it reports these
+        return
+    if kind := next((name for test, name in _NOT_PLAIN if test(mode)), None):
+        raise UserError(f"{what or path} is {kind}, which is not read; give a plain file.")
+
+
+_NOT_PLAIN = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 @contextlib.contextmanager

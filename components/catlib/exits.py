@@ -250,6 +250,15 @@ def exit_code(command: Callable[[], None], *, interrupted: str, code: int = EXIT
                 return code
 
 
+def parsed(parser: Parser, arguments: list[str] | None) -> argparse.Namespace | int:
+    """Returns the arguments that were read, or the exit code after a credential among them was refused."""
+    try:
+        return parser.parse_args(arguments)
+    except UserError as error:
+        note(f"error: {error}")
+        return error.exit_code
+
+
 def leave(main: Callable[[], int]) -> NoReturn:
     """Runs a program, and ends the process with its exit code whatever has become of its streams and threads."""
     _open_closed_streams()

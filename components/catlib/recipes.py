@@ -14,6 +14,7 @@ from components.catlib.config.complaints import WrongSetting, nearest, validate
 from components.catlib.config.recipe import Recipe
 from components.catlib.config.sections import addresses_in, spelled_out, takes_text
 from components.catlib.credentials import refuse_credentials, without_credentials
+from components.catlib.disk import check_plain
 from components.catlib.errors import UserError
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
@@ -180,6 +181,7 @@ def _read_recipe(name_or_file: str) -> tuple[dict[str, Any], str]:
                 f"There is no recipe {name_or_file!r}{nearest(name_or_file, recipe_names()) or '.'} Known recipes: "
                 f"{', '.join(recipe_names())}; or give the path of a .yaml file."
             )
+    check_plain(path, what=f"Recipe {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path

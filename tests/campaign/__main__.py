@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
+
+from components.catlib.disk import writing_to
+from components.catlib.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
-    parser.add_argument("command", choices=("run", "list", "pack", "summary"), nargs="?", default="run")
+    parser.add_argument(
+        "command",
+        choices=("run", "list", "pack", "summary"),
+        nargs="?",
+        default="run",
+        help="run: measure (the default); list: name the parts; pack: write all that a bare machine needs into one "
+        "archive; summary: print the results as Markdown",
+    )
     parser.add_argument("--part", action="append", help="run this part alone (repeatable; default: all in turn)")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to run (default: cuda)")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the commands")
-    parser.add_argument("--folder", type=Path, default=Path("build/campaign"), help="where the results land")
-    parser.add_argument("--output", type=Path, default=Path("build/campaign.tar.xz"), help="pack: the archive")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/campaign"), help="where the results land (default: build/campaign)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("build/campaign.tar.xz"),
+        help="pack: the archive to write (default: build/campaign.tar.xz)",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "pack":
         from tests.campaign.packing import pack
@@ -33,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "summary":
         from tests.campaign.summary import summary
 
+        if not any((chosen.folder / f"{name}.json").is_file() for name in known):
+            print(f"There is no result in {chosen.folder}; give the --folder of a campaign.", file=sys.stderr)
+            return 2
         print(summary(chosen.folder), end="")
         return 0
     names = chosen.part or list(known)
@@ -45,6 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             "The campaign needs a GPU, and torch finds none; --device cpu --tiny tries its commands.", file=sys.stderr
         )
+        return 2
+    try:
+        with writing_to(chosen.folder, what=f"--folder {chosen.folder}"):
+            chosen.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=chosen.folder):
+                pass
+    except UserError as error:
+        print(error, file=sys.stderr)
         return 2
     campaign = parts.Campaign(device=chosen.device, folder=chosen.folder.resolve(), tiny=chosen.tiny)
     failed = []

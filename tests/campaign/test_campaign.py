@@ -169,3 +169,25 @@ def test_the_summary_names_what_has_not_run_and_shows_what_has(tmp_path: Path):
     assert "| map2sat-teacher | 32 | 3.00 GiB | 500 ms |" in text
     assert "| horse2zebra-teacher | 32 | does not fit |  |" in text
     assert "| map2sat-teacher | fp32 | 1.0e-07 | 2.0e-06 |" in text
+
+
+def test_a_folder_without_results_is_no_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert command.main(["summary", "--folder", str(tmp_path / "nowhere")]) == 2
+    answered = capsys.readouterr()
+    assert answered.out == ""
+    assert answered.err.endswith("nowhere; give the --folder of a campaign.\n")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    assert command.main(["run", "--device", "cpu", "--tiny", "--folder", str(tmp_path / "file" / "results")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert command.main(["run", "--device", "cpu", "--tiny", "--folder", str(tmp_path / "file")]) == 2
+
+
+def test_every_argument_of_the_command_is_explained(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    shown = capsys.readouterr().out
+    for sentence in ("print the results as Markdown", "where to run", "the archive to write", "where the results land"):
+        assert sentence in " ".join(shown.split())

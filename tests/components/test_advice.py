@@ -169,7 +169,8 @@ def test_a_range_that_is_too_wide_is_set_to_that_of_the_files(tmp_path: Path, ca
     right = "dataset.target_values={range: [0, 4095]}"
     assert dataset(tmp_path, "dataset.source_values={range: [0, 65535]}", right) == 0
     said = capsys.readouterr().err
-    assert "of dataset.source_values.range [0, 65535]; set it to the lowest and highest value of all files" in said
+    setting = "dataset.source_values.range"
+    assert f"of {setting} [0, 65535]; set {setting} to the lowest and highest value of all files" in said
     assert "dataset.target_values" not in said
     assert dataset(tmp_path, "dataset.source_values={range: [0, 4095]}", right) == 0
     assert "a small part of" not in capsys.readouterr().err
@@ -401,7 +402,7 @@ FOLLOWED = {
     "set dataset.{}_values to {channels: {}, range: [0, {}]} with their largest value, else brighten them": (
         "test_the_range_that_is_named_keeps_every_level"
     ),
-    "set it to the lowest and highest value of all files": "test_a_range_that_is_too_wide_is_set_to_that_of_the_files",
+    "set {} to the lowest and highest value of all files": "test_a_range_that_is_too_wide_is_set_to_that_of_the_files",
     "set {}.channels to {} if all files have that many": "test_what_is_said_about_stated_numbers_leads_on",
     "set {}.range to the lowest and highest value of all files": "test_what_is_said_about_stated_numbers_leads_on",
     "set {}.type to another type, or save the files as {}": "test_what_is_said_about_stated_numbers_leads_on",
@@ -461,7 +462,10 @@ FOLLOWED_ELSEWHERE = {
     "weights with them, or from none": "tests/components/catlib/training/test_building.py",
     "set {}.stop_on: [] to go on from here.": "tests/components/catlib/training/test_watching.py",
     "set one of the two to false": "tests/components/catlib/objectives/test_recomputing.py",
-    "set it to null, and where memory is short set recompute_activations: true or a smaller batch_size": (
+    "set images_per_pass to a smaller number, or to null for the whole batch": (
+        "tests/components/catlib/objectives/test_parts.py"
+    ),
+    "set images_per_pass: null, and where memory is short set recompute_activations: true or a smaller batch_size": (
         "tests/components/catlib/objectives/test_parts.py"
     ),
     "set {}.recompute_activations: true, {}.images_per_pass or {}.precision: bf16, or lower {}.batch_size": (
@@ -470,7 +474,7 @@ FOLLOWED_ELSEWHERE = {
     "set compile: false.": "tests/components/catlib/distributed/test_devices.py",
     "set speed: exact, or use a machine with such a GPU.": "tests/components/catlib/distributed/test_devices.py",
     "set resources.profile to gpu.": "tests/pipelines/test_preflight.py",
-    "set it to all or none.": "tests/components/catlib/exporting/test_choosing.py",
+    "set export.rewrites to all or none.": "tests/components/catlib/exporting/test_choosing.py",
     "set resources.profile to cpu.": "tests/components/catlib/distributed/test_devices.py",
     "set dataset.dont_care_plane: true": "tests/components/catlib/diagnosis/test_datasets.py",
     "set distill.distiller: mse": "tests/components/catlib/diagnosis/test_recorded.py",
@@ -511,6 +515,10 @@ def test_every_advice_to_set_something_is_followed_by_a_test():
     assert known - found == set(), "no message says this any more"
     here = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in FOLLOWED.values() if f"def {name}(" not in here] == []
+
+
+def test_every_advice_names_its_setting():
+    assert [each for each in advice() if each.startswith(("set it ", "set them ", "set this "))] == []
 
 
 def test_an_advice_that_nobody_follows_is_noticed():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails
 
 from components.catlib.credentials import refuse_credentials
 
@@ -38,6 +39,43 @@ class Section(BaseModel):
     def _check_credentials(cls, settings: Any) -> Any:
         refuse_credentials(settings, "")
         return settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_numbers(cls, settings: Any) -> Any:
+        """Refuses true and false where a number belongs; they would count as 1 and 0."""
+        for name, value in settings.items() if isinstance(settings, Mapping) else ():
+            field = cls.model_fields.get(name)
+            expected = _number_type(field.annotation) if field is not None else None
+            for place, found in _booleans(value) if expected else ():
+                wrong = InitErrorDetails(type=expected, loc=(name, *place), input=found)
+                raise ValidationError.from_exception_data(cls.__name__, [wrong])
+        return settings
+
+
+def _number_type(annotation: Any) -> Literal["int_type", "float_type"] | None:
+    """Returns pydantic's name of the complaint that a setting is no number; None for settings of other types."""
+    leaves = set(_leaves(annotation))
+    if bool in leaves or not leaves & {int, float}:
+        return None
+    return "float_type" if float in leaves else "int_type"
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    parts = typing.get_args(annotation)
+    if not parts or typing.get_origin(annotation) is Literal:
+        yield annotation
+    for part in parts:
+        yield from _leaves(part)
+
+
+def _booleans(value: Any) -> Iterator[tuple[tuple[int, ...], bool]]:
+    """Yields every true and false in a value and in the lists within it, with its place in them."""
+    if isinstance(value, bool):
+        yield (), value
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from (((number, *place), found) for place, found in _booleans(part))
 
 
 def _as_height_width(value: Any) -> Any:

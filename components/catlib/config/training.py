@@ -24,8 +24,8 @@ def cannot_split(reason: str) -> str:
         reason: Why images of a batch depend on each other.
     """
     return (
-        f"cannot split batches with exact gradients, because {reason}; set it to null, and where memory is short set "
-        "recompute_activations: true or a smaller batch_size"
+        f"cannot split batches with exact gradients, because {reason}; set images_per_pass: null, and where memory is "
+        "short set recompute_activations: true or a smaller batch_size"
     )
 
 
@@ -134,7 +134,8 @@ class TrainingConfig(Section):
     images_per_pass: Count | None = Field(
         default=None,
         description="images that go through the networks at once; the gradients of a batch's parts add up to those of "
-        "the batch; null: the whole batch; refused where images of a batch depend on each other, as with batch norm",
+        "the batch; null: the whole batch; refused where it exceeds batch_size, and where images of a batch depend on "
+        "each other, as with batch norm",
     )
     cudnn_benchmark: bool = Field(
         default=False,
@@ -187,6 +188,11 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _check_images_per_pass(self) -> TrainingConfig:
+        if (self.images_per_pass or 0) > self.batch_size:
+            raise ValueError(
+                f"images_per_pass: {self.images_per_pass} is more than a batch holds with batch_size: "
+                f"{self.batch_size}; set images_per_pass to a smaller number, or to null for the whole batch"
+            )
         reason = next(self.undivided(), None) if self.splits_batches else None
         if reason is not None:
             raise ValueError(f"images_per_pass: {self.images_per_pass} {cannot_split(reason)}")

@@ -303,9 +303,10 @@ def _about_brightness(histogram: NDArray[np.int64], role: ImageRole, values: Val
     elif values != RGB and brightest - darkest <= DARK:
         low, high = values.range
         first, last = (low + (high - low) * step / 255 for step in (darkest, brightest))
+        setting = f"dataset.{role}_values.range"
         found.append(
             f"the {role} images for training hold values from about {first:.3g} to {last:.3g}, a small part of "
-            f"dataset.{role}_values.range [{low:.9g}, {high:.9g}]; set it to the lowest and highest value of all files"
+            f"{setting} [{low:.9g}, {high:.9g}]; set {setting} to the lowest and highest value of all files"
         )
     elif values == RGB and brightest <= DARK:
         in_16_bits = 2 ** math.ceil(math.log2((brightest - 0.5) * 257 + 1)) - 1

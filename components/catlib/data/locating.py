@@ -17,7 +17,7 @@ from components.catlib.credentials import refuse_credentials
 from components.catlib.data import archives
 from components.catlib.data.files import FileTree, folder_tree, is_image_path, is_text_path, merged
 from components.catlib.data.known_datasets import KNOWN, Dataset
-from components.catlib.disk import temporary_folder
+from components.catlib.disk import check_plain, temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.storage import Storage, is_in_object_store, is_remote, is_web, shown
 from components.catlib.storage.settings import store_out_of_sight
@@ -180,6 +180,7 @@ def _checked_digest(path: Path, name: str, expected: str | None) -> str:
 def _tree(path: Path, name: str, stack: contextlib.ExitStack) -> FileTree:
     if path.is_file():
         return stack.enter_context(archives.open_archive(path, where=name))
+    check_plain(path, what=f"dataset.source {name}")
     if not path.is_dir():
         known = f", or name a known dataset: {', '.join(KNOWN)}" if "/" not in name else ""
         raise UserError(f"dataset.source {name} is neither a folder nor an archive; correct it{known}.")

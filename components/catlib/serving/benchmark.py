@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from components.catlib.errors import UserError
-from components.catlib.serving.model import open_session
+from components.catlib.serving.model import open_session, reason
 from components.catlib.timing import Machine, Measured, cpu_name, measure
 
 REPEATS = 30
@@ -115,8 +115,7 @@ def _run(session: onnxruntime.InferenceSession, inputs: Mapping[str, NDArray[Any
     try:
         session.run(None, dict(inputs))
     except Exception as error:  # ONNX Runtime has classes of its own, which share no other parent
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-        raise UserError(f"{failed} ({reason}); give another --size.") from error
+        raise UserError(f"{failed} ({reason(error)}); give another --size.") from error
 
 
 def _inputs(session: onnxruntime.InferenceSession, size: tuple[int, int] | None, where: str) -> dict[str, NDArray[Any]]:

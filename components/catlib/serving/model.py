@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from components.catlib.errors import UserError
+from components.catlib.disk import check_plain
+from components.catlib.errors import UserError, one_line
 
 MODEL_FILE = "model.onnx"
 FLOAT32 = "tensor(float)"
@@ -127,7 +129,7 @@ class Model:
         except Exception as error:  # ONNX Runtime has classes of its own, which share no other parent
             height, width = images_CHW.shape[1:]
             raise UserError(
-                f"ONNX Runtime cannot run {self.where} on {height}x{width} pixels ({_first_line(error)})."
+                f"ONNX Runtime cannot run {self.where} on {height}x{width} pixels ({reason(error)})."
             ) from error
         return np.asarray(made)[0]
 
@@ -146,6 +148,7 @@ def open_session(path: Path, *, threads: int | None) -> onnxruntime.InferenceSes
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the file in it, such as {path / 'model.onnx'}.")
+    check_plain(path)
     if not path.is_file():
         raise UserError(f"There is no file {path}; give an .onnx file, or the artifact that the export stage wrote.")
     options = onnxruntime.SessionOptions()
@@ -155,7 +158,9 @@ def open_session(path: Path, *, threads: int | None) -> onnxruntime.InferenceSes
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # as above
-        raise UserError(f"{path} is no ONNX model that ONNX Runtime can load ({_first_line(error)}).") from error
+        raise UserError(
+            f"{path} is no ONNX model that ONNX Runtime can load ({reason(error)}); give another, or export it again."
+        ) from error
 
 
 def open_model(path: Path, *, threads: int | None = None) -> Model:
@@ -296,5 +301,30 @@ def _article(kind: str | None) -> str:
     return f"{'an' if kind and kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+_CAUSES = (
+    (r"Protobuf parsing failed|INVALID_PROTOBUF|ModelProto does not have a graph", "it is no ONNX model, or damaged"),
+    (r"external data|External data|model_path|GetFileLength", "the file that holds its weights is not beside it"),
+    (r"Unsupported model IR version|opset \d+ is under development|Opset \d+", "it is made for a newer ONNX Runtime"),
+    (
+        r"not a registered function/op|NOT_IMPLEMENTED|Could not find an implementation",
+        "it has an operation unknown here",
+    ),
+    (r"bad_alloc|Failed to allocate memory|out of memory", "memory ran out"),
+    (r"Permission denied", "permission is denied"),
+)
+"""What ONNX Runtime's own text holds -> the cause in a few words."""
+
+
+def reason(error: Exception) -> str:
+    """Returns why ONNX Runtime failed, in a few words: a known cause, or the first sentence of its text."""
+    text = str(error)
+    known = next((cause for pattern, cause in _CAUSES if re.search(pattern, text)), None)
+    if known:
+        return known
+    plain = re.sub(
+        r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.cc:\d+ .*?(?:\)|&&\)) ?|^Exception during \w+: ", "", text
+    )
+    return one_line(plain.strip().partition("\n")[0])[:_LONGEST_REASON].rstrip(" .:") or type(error).__name__
+
+
+_LONGEST_REASON = 160

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -13,8 +14,9 @@ from typing import TypeVar
 
 from components.catlib.data.files import SourceFile, as_text, is_image_path, walk
 from components.catlib.data.samples import UnusableImageError
-from components.catlib.disk import writing_to
+from components.catlib.disk import check_plain, writing_to
 from components.catlib.errors import UserError, one_line
+from components.catlib.exits import note
 from components.catlib.serving.model import Model, local_model, open_model
 from components.catlib.serving.pictures import read, write
 from components.catlib.serving.tiling import enlarged, translate
@@ -77,6 +79,7 @@ def translate_files(address: str, source: Path, output: Path, *, threads: int | 
         ) from error
     with local_model(address) as path:
         model = open_model(path, threads=threads)
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     check_writable(output)
     outcome = Outcome([], [], {})
     for job in _shown(jobs, "picture"):
@@ -91,13 +94,16 @@ def translate_files(address: str, source: Path, output: Path, *, threads: int | 
         else:
             outcome.translated.append(job.name)
             outcome.enlarged += [job.name] * was_enlarged
+    for folder in () if outcome.translated else made:  # nothing was translated: no empty folder is left behind
+        with contextlib.suppress(OSError):
+            folder.rmdir()
     return outcome
 
 
 def find_jobs(source: Path, output: Path) -> list[Job]:
     """Lists the pictures to translate, numbered ones in the order of their numbers.
 
-    What lies below the output is left out, so that no translation is translated again.
+    What lies below the output is left out, with a line that says so, so that no translation is translated again.
 
     Raises:
         UserError: There is no picture, or a translation would replace its picture.
@@ -108,18 +114,28 @@ def find_jobs(source: Path, output: Path) -> list[Job]:
                 f"--output {output} is the folder of the pictures, which would be replaced; choose another."
             )
         below = output.resolve()
+        pictures = [
+            path
+            for path in walk(source)
+            if (path.is_file() or path.is_symlink()) and is_image_path(PurePosixPath(path.relative_to(source)))
+        ]
+        kept = [path for path in pictures if below not in path.resolve().parents]
+        if left_out := len(pictures) - len(kept):
+            note(
+                f"{left_out} picture{'s lie' if left_out > 1 else ' lies'} below --output {output} and will not be "
+                "translated; to translate them too, choose an output outside --input."
+            )
         found = [
             Job(as_text(relative.as_posix()), _file(path, as_text(relative.as_posix())), output / relative)
-            for path in walk(source)
-            if (path.is_file() or path.is_symlink())
-            and is_image_path(PurePosixPath(relative := path.relative_to(source)))
-            and below not in path.resolve().parents
+            for path in kept
+            for relative in (path.relative_to(source),)
         ]
         if not found:
             raise UserError(f"There is no picture in {source}; their names end in .png, .jpg, .tif, .npy or the like.")
         return sorted(found, key=lambda job: _in_order(job.name))
     if not source.exists():
         raise UserError(f"There is no file or folder {source}; give a picture or a folder of pictures with --input.")
+    check_plain(source, what=f"--input {source}")
     if _same(source.parent, output):
         raise UserError(f"--output {output} is the folder of {source}, which would be replaced; choose another.")
     return [Job(as_text(source.name), _file(source, as_text(source.name)), output / source.name)]

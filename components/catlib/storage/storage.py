@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.catlib.artifacts import Manifest, check_replaceable, read_manifest, verify_checksums
 from components.catlib.credentials import refuse_credentials
-from components.catlib.disk import TEMPORARY_ADVICE, temporary_place, writing_to
+from components.catlib.disk import TEMPORARY_ADVICE, check_plain, temporary_place, writing_to
 from components.catlib.distributed.ending import joined
 from components.catlib.errors import UserError
 from components.catlib.storage import published, transfer
@@ -269,6 +269,7 @@ def local_copy(address: str) -> Path:
     if is_web(address):
         return Storage().cached(address)
     if not is_remote(address):
+        check_plain(Path(address))
         return Path(address)
     return _downloaded(address, Storage().fetch_files)
 

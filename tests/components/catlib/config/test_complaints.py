@@ -1,10 +1,13 @@
 """Wrong settings: what the sentence says, whom it blames, and what `--set` takes as it is typed."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from components.catlib.config import Recipe, validate
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
 
@@ -124,3 +127,37 @@ def test_what_is_no_text_is_yaml() -> None:
     assert recipe.budgets == ("1e+09", "0.5x")
     assert recipe.teacher.flip is False
     assert recipe.dataset.crop_size == (32, 32)
+
+
+def numbers(value: Any, key: str = "") -> Iterator[str]:
+    """Yields the keys of all numbers in settings, also of those in lists."""
+    if isinstance(value, dict | list | tuple):
+        for name, below in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(below, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key
+
+
+def with_value(value: Any, keys: list[str], new: Any) -> Any:
+    if not keys:
+        return new
+    first, *rest = keys
+    if isinstance(value, dict):
+        return value | {first: with_value(value[first], rest, new)}
+    return [with_value(each, rest, new) if str(i) == first else each for i, each in enumerate(value)]
+
+
+@pytest.mark.parametrize("wrong", [True, False, "true"])
+def test_no_number_of_a_recipe_may_be_true_or_false(wrong: bool | str) -> None:
+    settings = load_recipe("smoke").model_dump(mode="json")
+    keys = list(numbers(settings))
+    assert len(keys) > 50
+    for key in keys:
+        with pytest.raises(UserError, match=rf"{key}: must be a (whole )?number .found '?{wrong}'?"):
+            validate(Recipe, with_value(settings, key.split("."), wrong), where="recipe")
+
+
+def test_a_square_and_parts_of_lists_may_not_be_true() -> None:
+    for override in ("dataset.crop_size=true", "dataset.num_labels=true", "sweep.seeds=[0, true]"):
+        with pytest.raises(UserError, match=r"must be a whole number .found True"):
+            load_recipe("smoke", [override])

@@ -51,7 +51,8 @@ def test_a_family_without_rewrites_takes_none_and_refuses_a_list() -> None:
     assert choose_rewrites(generator, "auto", image_NCHW=image, opset=20).rewrites == ()
     with pytest.raises(
         UserError,
-        match=r"export\.rewrites lists output_phases, but .*inception_spade have no rewrites; set it to all or none",
+        match=r"export\.rewrites lists output_phases, but .*inception_spade have no rewrites; "
+        r"set export\.rewrites to all or none",
     ):
         choose_rewrites(generator, ("output_phases",), image_NCHW=image, opset=20)
     for advised in ("all", "none"):

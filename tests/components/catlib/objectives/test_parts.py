@@ -123,6 +123,13 @@ def test_a_recipe_whose_student_depends_on_the_batch_is_refused(sections: dict[s
     validate(Recipe, recipe | {"distill": {"distiller": "none", "images_per_pass": 2}}, where="recipe")
 
 
+def test_parts_larger_than_the_batch_are_refused() -> None:
+    with pytest.raises(UserError, match=r"images_per_pass: 5 is more than .* batch_size: 4; set images_per_pass to"):
+        teacher_config("pix2pix", images_per_pass=5, batch_size=4)
+    for allowed in (4, 3, None):
+        teacher_config("pix2pix", images_per_pass=allowed, batch_size=4)
+
+
 def test_label_maps_are_not_distilled_in_parts() -> None:
     with pytest.raises(UserError, match=r"images_per_pass: 2 cannot split.*always batch norm"):
         distill_config("spade", distiller="none", images_per_pass=2)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -307,3 +308,61 @@ def test_help_explains_it(capsys: pytest.CaptureFixture[str]) -> None:
         main(["translate", "--help"])
     assert end.value.code == 0
     assert "cut back" in capsys.readouterr().out
+
+
+def test_pictures_below_the_output_are_left_out_aloud(
+    pictures: Path, negative_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(negative_file, pictures, pictures / "deep") == 0
+    assert "1 picture lies below --output" in capsys.readouterr().err
+    assert run(negative_file, pictures, pictures / "new") == 0
+    assert "below --output" not in capsys.readouterr().err
+
+
+def test_what_cannot_be_translated_leaves_no_folder_behind(tmp_path: Path, negative_file: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert run(negative_file, tmp_path / "bad.png", tmp_path / "new" / "out") == 2
+    assert names(tmp_path) == ["bad.png", *names(tmp_path)[1:]]
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    assert run(negative_file, tmp_path / "bad.png", tmp_path / "there") == 2
+    assert (tmp_path / "there").is_dir()
+
+
+def test_pipes_and_devices_are_refused_by_every_command(
+    tmp_path: Path, negative_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pipe.png", "pipe.onnx", "pipe.yaml", "pipe.zip", "pipe.pth"):
+        os.mkfifo(tmp_path / name)
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    given, out = ["--output", str(tmp_path / "out")], str(tmp_path / "pipe")
+    for arguments in (
+        ["translate", "--model", str(negative_file), "--input", f"{out}.png", *given],
+        ["translate", "--model", f"{out}.onnx", "--input", str(tmp_path / "good.png"), *given],
+        ["bench-model", f"{out}.onnx"],
+        ["dataset", "--recipe", f"{out}.yaml", *given],
+        ["dataset", "--source", f"{out}.zip", *given],
+    ):
+        assert main(arguments) == 2, arguments
+        assert "is a named pipe, which is not read; give a plain file." in capsys.readouterr().err
+    assert run(negative_file, Path("/dev/null"), tmp_path / "out") == 2
+    assert "/dev/null is a device, which is not read" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is a named pipe"):
+        storage.local_copy(f"{out}.pth")
+
+
+def test_errors_of_onnx_runtime_are_one_short_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = onnx.load(negative(tmp_path / "whole.onnx"))
+    whole.graph.node[0].op_type = "NoSuchOperation"
+    (tmp_path / "unknown.onnx").write_bytes(whole.SerializeToString())
+    whole = onnx.load(tmp_path / "whole.onnx")
+    whole.opset_import[0].version = 999
+    (tmp_path / "newer.onnx").write_bytes(whole.SerializeToString())
+    (tmp_path / "text.onnx").write_text("text")
+    for name in ("unknown.onnx", "newer.onnx", "text.onnx"):
+        assert main(["bench-model", str(tmp_path / name)]) == 2
+        said = capsys.readouterr().err
+        print(said)
+        assert said.count("\n") == 1
+        assert "ONNXRuntimeError" not in said and ".cc:" not in said
+        assert len(said.replace(str(tmp_path), "")) < 220

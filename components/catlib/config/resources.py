@@ -9,7 +9,7 @@ from pydantic import Field
 from components.catlib.config.sections import Positive, Section
 
 StageName = Literal[
-    *("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "publish", "other")
+    "dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "publish", "other"
 ]
 """The stages; `other` is fetching earlier artifacts, planning a sweep and checking the images."""
 

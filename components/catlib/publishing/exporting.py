@@ -1,4 +1,4 @@
-"""Exports a student that is published without an export artifact; nothing is timed, so equal inputs give equal files."""
+"""Exports a student that is published without an export artifact; nothing is timed, so files are equal each time."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from components.catlib.publishing.modelpack import write_modelpack
 CARD = "README.md"
 CARD_FACTS = "model_card.json"
 
-TRITON_TYPES = {
+TRITON_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
     onnx.TensorProto.FLOAT16: "TYPE_FP16",
     onnx.TensorProto.UINT8: "TYPE_UINT8",
@@ -100,9 +100,9 @@ def _write_huggingface(content: Content, folder: Path) -> None:
 
 def _front_matter(card: Mapping[str, Any]) -> str:
     licence = card["licence"]["weights"]
-    known = licence is not None and licence.lower() in HUB_LICENCES
-    settings: dict[str, Any] = {"license": licence.lower() if known else "other"}
-    if not known:
+    identifier = (licence or "").lower()
+    settings: dict[str, Any] = {"license": identifier if identifier in HUB_LICENCES else "other"}
+    if identifier not in HUB_LICENCES:
         settings["license_name"] = licence or "not stated"
     metrics = [
         {"type": each["key"], "name": each["label"], "value": each["student"]["value"]} for each in card["metrics"]

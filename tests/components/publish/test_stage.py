@@ -61,7 +61,7 @@ def test_the_files_hold_the_card_the_weights_and_every_onnx_file_and_a_second_ti
 def test_a_version_with_other_content_is_refused_and_stays(tmp_path: Path) -> None:
     place = published(tmp_path, version="1.0")
     before = (place / "manifest.json").read_bytes()
-    with pytest.raises(UserError, match="other content.*choose another version"):
+    with pytest.raises(UserError, match=r"other content.*choose another version"):
         published(tmp_path, version="1.0", evaluations=[])
     assert (place / "manifest.json").read_bytes() == before
     assert not (place / versions.CLAIM).exists()
@@ -205,5 +205,5 @@ def test_a_pipeline_publishes_last_and_only_on_request() -> None:
     tasks = compile_pipeline("compress", asked, image="cat-pipeline:golden").spec["root"]["dag"]["tasks"]
     assert set(tasks) - set(plain["root"]["dag"]["tasks"]) == {"publish-students"}
     assert "write-report" in tasks["publish-students"]["dependentTasks"]
-    with pytest.raises(UserError, match="publish.to"):
+    with pytest.raises(UserError, match=r"publish\.to"):
         compile_pipeline("compress", load_recipe("smoke", ["publish.to=out/models"]), image="cat-pipeline:golden")

@@ -46,7 +46,7 @@ from components.catlib.recipes import load_recipe
 from components.catlib.serving import commands as serving
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
-from components.running import run_stage
+from components.running import add_versions, run_stage
 from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
 
@@ -97,13 +97,19 @@ def _stage_command(stage: Stage, options: argparse.Namespace) -> tuple[str, dict
         return text, {"preview": text.splitlines()}
     if options.output is None:
         raise UserError("--output is missing; say where to write the artifact, or add --dry-run to write nothing.")
+    inputs = {wanted.name: value if wanted.many else [value] for wanted, value in given.items() if value is not None}
+    if stage.adds_versions:
+        further = _further_options(stage, options, recipe)
+        added = add_versions(
+            stage, getattr(recipe, stage.section), inputs=inputs, options=further, output=options.output
+        )
+        addresses = [version.address for version in added]
+        return "\n".join(addresses), {"output": options.output, "versions": addresses}
     with handed_over(recipe.resources):
         outcome = run_stage(
             stage,
             getattr(recipe, stage.section),
-            inputs={
-                wanted.name: value if wanted.many else [value] for wanted, value in given.items() if value is not None
-            },
+            inputs=inputs,
             options=_further_options(stage, options, recipe),
             output=options.output,
             check=functools.partial(_check_later, stage, recipe, options.set or []),

@@ -81,14 +81,7 @@ def run_stage(
     Raises:
         UserError: An input, an option or the output's address is wrong, or the object store cannot be used.
     """
-    refuse_credentials({**inputs, **options, "output": output}, "")
-    sources = [
-        _Source(wanted, number, address)
-        for wanted in stage.inputs
-        for number, address in enumerate(inputs.get(wanted.name, ()))
-    ]
-    _check_buckets([*(address for several in inputs.values() for address in several), *options.values()], config)
-    _check_output(output, config, sources, options)
+    sources = _checked_sources(stage, config, inputs, options, output)
     store = storage.Storage()
     found: Manifest | None = None
 
@@ -124,6 +117,43 @@ def run_stage(
         if remote:
             store.publish(made, output)
         return Outcome(read_manifest(made), reused=False)
+
+
+def add_versions(
+    stage: Stage,
+    config: BaseModel,
+    *,
+    inputs: Mapping[str, Sequence[str]],
+    options: Mapping[str, str],
+    output: str,
+) -> list[Any]:
+    """Runs a stage that adds versions below its output; the arguments are those of `run_stage`.
+
+    Returns:
+        The versions, as the stage returns them.
+
+    Raises:
+        UserError: As `run_stage`.
+    """
+    sources = _checked_sources(stage, config, inputs, options, output)
+    with temporary_folder(f"{stage.section}-") as scratch:
+        folders = _fetch(sources, scratch, storage.Storage())
+        return stage.load()(config, output=output, **folders, **options)
+
+
+def _checked_sources(
+    stage: Stage, config: BaseModel, inputs: Mapping[str, Sequence[str]], options: Mapping[str, str], output: str
+) -> list[_Source]:
+    """Returns what a stage reads, once no address is wrong."""
+    refuse_credentials({**inputs, **options, "output": output}, "")
+    sources = [
+        _Source(wanted, number, address)
+        for wanted in stage.inputs
+        for number, address in enumerate(inputs.get(wanted.name, ()))
+    ]
+    _check_buckets([*(address for several in inputs.values() for address in several), *options.values()], config)
+    _check_output(output, config, sources, options)
+    return sources
 
 
 def _check_output(address: str, config: BaseModel, sources: Sequence[_Source], options: Mapping[str, str]) -> None:

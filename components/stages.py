@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,18 @@ class Stage:
         options: Further options.
         examples: Pairs for `--help`: the arguments of a command, and what the command does.
         preview: Imports the function of a dry run, which takes the section and the options by name, and returns text.
+        adds_versions: Whether it adds versions below its output, each for good, and replaces no artifact.
     """
 
     section: str
     help: str
     output: str
-    load: Callable[[], Callable[..., None]]
+    load: Callable[[], Callable[..., Any]]
     inputs: tuple[Input, ...] = ()
     options: tuple[Option, ...] = ()
     examples: tuple[tuple[str, str], ...] = ()
     preview: Callable[[], Callable[..., str]] | None = None
+    adds_versions: bool = False
 
     @property
     def trains(self) -> bool:
@@ -123,6 +126,12 @@ def _export() -> Callable[..., None]:
 
 def _report() -> Callable[..., None]:
     from components.report.stage import run
+
+    return run
+
+
+def _publish() -> Callable[..., Any]:
+    from components.publish.stage import run
 
     return run
 
@@ -277,6 +286,42 @@ STAGES: dict[str, Stage] = {
             Input("distilled", "distill", "output of the distill stage; repeatable", False, many=True),
             Input("exports", "export", "output of the export stage; repeatable", False, "export", many=True),
         ),
+    ),
+    "publish": Stage(
+        "publish",
+        "Add a student, with its model card, as a version to where people fetch models.",
+        "OUTPUT/VERSION with model card, ONNX, safetensors and a manifest of checksums, written last; a version never "
+        "changes",
+        _publish,
+        inputs=(
+            Input(
+                "students",
+                "distill|prune|teacher",
+                "generator to publish, from the distill, prune or teacher stage; repeatable",
+                option="student",
+                many=True,
+            ),
+            Input(
+                "exports", "export", "its ONNX files (default: exported here); repeatable", False, "export", many=True
+            ),
+            Input("evaluations", "evaluate", "its scores; repeatable", False, "evaluation", many=True),
+            Input("pruned", "prune", "the architecture that it was trained from; repeatable", False, many=True),
+            Input("dataset", "dataset", DATASET.help, required=False),
+            Input("teacher", "teacher", TEACHER.help, required=False),
+        ),
+        options=(
+            Option("layout", "files, triton, huggingface or oci; replaces publish.layout"),
+            Option("version", "name of the version (default: the beginning of the SHA-256 of its content)"),
+        ),
+        examples=(
+            (
+                "--student out/distill --export out/export --evaluation out/evaluate --dataset out/dataset "
+                "--teacher out/teacher",
+                "adds out/publish/VERSION; an address such as s3://models/NAME serves as well",
+            ),
+            ("--student out/distill --layout triton --version 1.0", "adds a model repository of Triton and KServe"),
+        ),
+        adds_versions=True,
     ),
 }
 """The stages by the names of their commands."""

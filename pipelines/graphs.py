@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,15 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
+from components.catlib.errors import UserError
+from components.catlib.storage import is_remote
 from components.check.component import check_images
 from components.dataset.component import prepare_dataset
 from components.distill.component import distill_student
 from components.evaluate.component import evaluate_student
 from components.export.component import export_student
 from components.prune.component import prune_teacher
+from components.publish.component import publish_students
 from components.real_stats.component import measure_real_images
 from components.report.component import write_report
 from components.teacher.component import train_teacher
@@ -47,6 +51,7 @@ def pipeline(name: str, *, description: str = "{description}", title: str = "CAT
     def decorate(graph: Graph) -> Build:
         def build(recipe: Recipe, placement: Placement, versions: Mapping[str, str] = _NONE) -> GraphComponent:
             def placed(given: SimpleNamespace) -> dsl.Artifact:
+                given.publish = _publishing(recipe, placement)
                 return graph(given, placement)
 
             placed.__doc__ = graph.__doc__
@@ -63,6 +68,20 @@ def pipeline(name: str, *, description: str = "{description}", title: str = "CAT
         return build
 
     return decorate
+
+
+def _publishing(recipe: Recipe, placement: Placement) -> dict[str, Any] | None:
+    """Returns the settings of the last task, which is compiled in; None if nothing is published.
+
+    Raises:
+        UserError: On a cluster, the place is a folder.
+    """
+    settings = recipe.publish
+    if settings.to is None or is_remote(settings.to):
+        return None if settings.to is None else recipe.section("publish")
+    if placement.resources is not None:
+        raise UserError(f"publish.to is {settings.to}, a folder that no pod has; give s3://BUCKET/NAME.")
+    return recipe.section("publish") | {"to": str(Path(settings.to).resolve())}
 
 
 @dataclass(frozen=True)
@@ -211,7 +230,7 @@ def make_student(
 def report_students(
     given: SimpleNamespace, placement: Placement, *, images: Images, student: StudentTasks, teacher: Given = None
 ) -> Given:
-    """Reports on all students of the loop that made `student`; returns the report's artifact."""
+    """Reports on all students of the loop that made `student`, and publishes them on request; returns the report."""
     written = write_report(
         config=given.report,
         code_digest=placement.code_digest("report"),
@@ -223,4 +242,18 @@ def report_students(
         exports=dsl.Collected(student.exported.outputs["exported"]),
         **({} if teacher is None else {"teacher": teacher}),
     )
-    return placement.place("report", written).outputs["report"]
+    placement.place("report", written)
+    if given.publish is not None:
+        published = publish_students(
+            config=given.publish,
+            code_digest=placement.code_digest("publish"),
+            dataset=images.dataset,
+            students=dsl.Collected(student.pruned.outputs["student"]),
+            distilled=dsl.Collected(student.distilled.outputs["distilled"]),
+            evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
+            exports=dsl.Collected(student.exported.outputs["exported"]),
+            **({} if teacher is None else {"teacher": teacher}),
+        )
+        # Of the same content it adds nothing, and a cached answer would not look whether the version is still there.
+        placement.place("publish", published).after(written).set_caching_options(enable_caching=False)
+    return written.outputs["report"]

@@ -33,6 +33,7 @@ _GPU: dict[StageName, StageResources] = {
     "evaluate": _EVALUATION,
     "export": _DATA,
     "report": _SMALL,
+    "publish": _SMALL,
     "other": _SMALL,
 }
 

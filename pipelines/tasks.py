@@ -9,6 +9,7 @@ STAGE_OF_TASK = {
     "evaluate-student": "evaluate",
     "export-student": "export",
     "write-report": "report",
+    "publish-students": "publish",
     "fetch-teacher": "fetch_teacher",
     "fetch-model": "fetch",
     "plan-sweep": "sweep",

@@ -34,6 +34,7 @@ STAGES: dict[str, str] = {
     "evaluate": "components.evaluate.stage",
     "export": "components.export.stage",
     "report": "components.report.stage",
+    "publish": "components.publish.stage",
     "fetch": "components.fetch.stage",
     "fetch_teacher": "components.fetch.teacher",
     "sweep": "components.sweep.stage",

@@ -14,7 +14,7 @@ BATCHED = ("real_stats", "teacher", "distill", "evaluate")
 TRAININGS = ("teacher", "distill")
 """Those of them that train."""
 
-SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report")
+SECTIONS = ("dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "publish")
 """Stages with a name of their own in `resources.stages`; the others are `other`."""
 
 _ON_ACCELERATOR = re.compile(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from components.catlib.artifacts import writing
 from components.catlib.config import ReportConfig
 from components.catlib.publishing.tracking import track
-from components.catlib.reporting.comparison import Comparison, Contender, budget_of, compare_generators
+from components.catlib.reporting.comparison import Comparison, Contender, compare_generators, folder_names
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
 
@@ -68,7 +67,7 @@ def run(
         exports=exports,
     )
     comparison = compare_generators(lineage)
-    folders = _folders(comparison.students)
+    folders = folder_names([student.pruned for student in comparison.students])
     page = render(config, lineage, comparison)
     inputs = {name: artifact.manifest for name, artifact in _named(lineage, comparison, folders).items()}
     with writing(output, kind="report", config=config, inputs=inputs) as writer:
@@ -80,12 +79,6 @@ def run(
     logger.info("%s: %d students, %.2f MB", PAGE, len(comparison.students), len(page.encode()) / 1e6)
     if config.tracking.uri is not None:
         track(comparison, lineage, output / PAGE, uri=config.tracking.uri, experiment=config.tracking.experiment)
-
-
-def _folders(students: Sequence[Contender]) -> list[str]:
-    """Returns a folder name per student: its budget if no other student has it, else its number."""
-    budgets = [re.sub(r"[^\w.+-]", "_", budget_of(student.pruned) or "") for student in students]
-    return [budget if budget and budgets.count(budget) == 1 else f"student-{i + 1}" for i, budget in enumerate(budgets)]
 
 
 def _named(lineage: Lineage, comparison: Comparison, folders: Sequence[str]) -> dict[str, Artifact]:

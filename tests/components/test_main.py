@@ -86,7 +86,7 @@ def run_command(*arguments: str, environment: dict[str, str]) -> subprocess.Comp
 
 
 def test_every_stage_of_a_recipe_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    sections = {"dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report"}
+    sections = {"dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "publish"}
     assert {stage.section for stage in STAGES.values()} == sections
     for name, stage in STAGES.items():
         with pytest.raises(SystemExit) as exit_:

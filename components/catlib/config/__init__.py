@@ -28,6 +28,7 @@ from components.catlib.config.networks import (
     StartConfig,
     WeightsConfig,
 )
+from components.catlib.config.publish import PublishConfig
 from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig, varied
 from components.catlib.config.resources import ResourcesConfig, StageName, StageResources, Toleration
 from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, default_kind
@@ -60,6 +61,7 @@ __all__ = [
     "PixelConfig",
     "Positive",
     "PruneConfig",
+    "PublishConfig",
     "PublishedConfig",
     "PublishedCycleGanConfig",
     "RealStatsConfig",

@@ -13,6 +13,7 @@ from components.catlib.config.dataset import DatasetConfig
 from components.catlib.config.distill import DistillConfig, Pix2PixDistillConfig
 from components.catlib.config.measuring import EvaluateConfig, RealStatsConfig, SegmenterConfig
 from components.catlib.config.networks import undivided
+from components.catlib.config.publish import PublishConfig
 from components.catlib.config.resources import ResourcesConfig
 from components.catlib.config.sections import Section, spelled_out
 from components.catlib.config.student import ExportConfig, PruneConfig
@@ -90,6 +91,7 @@ class Recipe(Section):
     distill: DistillConfig = Pix2PixDistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    publish: PublishConfig = PublishConfig()
     sweep: SweepConfig = SweepConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()

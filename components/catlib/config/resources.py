@@ -8,7 +8,9 @@ from pydantic import Field
 
 from components.catlib.config.sections import Positive, Section
 
-StageName = Literal["dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "other"]
+StageName = Literal[
+    "dataset", "real_stats", "teacher", "prune", "distill", "evaluate", "export", "report", "publish", "other"
+]
 """The stages; `other` is fetching earlier artifacts, planning a sweep and checking the images."""
 
 

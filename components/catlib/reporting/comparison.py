@@ -6,6 +6,7 @@ protocol). If that differs from the other evaluations, a number is withheld and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -189,6 +190,16 @@ def compare_generators(lineage: Lineage) -> Comparison:
 def budget_of(pruned: Artifact | None) -> str | None:
     """Returns the budget that a student was cut to, as the recipe gives it."""
     return pruned.read_json("pruning.json")["budget"] if pruned else None
+
+
+def folder_names(pruned: Sequence[Artifact | None]) -> list[str]:
+    """Returns a folder name per student: its budget if no other student has it, else its number.
+
+    Args:
+        pruned: Per student the artifact with its architecture.
+    """
+    budgets = [re.sub(r"[^\w.+-]", "_", budget_of(each) or "") for each in pruned]
+    return [budget if budget and budgets.count(budget) == 1 else f"student-{i + 1}" for i, budget in enumerate(budgets)]
 
 
 def _names(students: Sequence[EvaluatedStudent]) -> list[str]:

@@ -262,7 +262,7 @@ def local_model(address: str) -> Iterator[Path]:
             return
         manifest = path / "manifest.json"
         kind = _kind(manifest) if manifest.is_file() else None
-        if kind == "export" and (path / MODEL_FILE).is_file():
+        if kind in ("export", "publish") and (path / MODEL_FILE).is_file():
             yield path / MODEL_FILE
             return
         found = f"{address} is {_article(kind)} artifact" if kind else f"{address} is a folder without a manifest.json"
@@ -285,7 +285,7 @@ def _downloaded(address: str, stack: contextlib.ExitStack) -> Path:
     storage = Storage()
     if storage.is_file(address):
         return storage.fetch_files(address, folder)
-    return storage.fetch(address, folder, "export")
+    return storage.fetch(address, folder, "export|publish")
 
 
 def _kind(manifest: Path) -> str:

@@ -47,7 +47,7 @@ def digests(root: Path) -> dict[str, str]:
     ("file", "changed"),
     [
         ("catlib/reporting/report.css", {"report"}),
-        ("catlib/reporting/report.html", {"report"}),
+        ("catlib/reporting/report.html", {"report", "publish"}),
         ("catlib/reporting/glance.html", set()),
         ("catlib/reporting/page.py", {"report"}),
         ("report/stage.py", {"report"}),
@@ -63,7 +63,7 @@ def digests(root: Path) -> dict[str, str]:
         ("catlib/training/loop.py", TRAINING),
         ("catlib/data/packing.py", {"dataset"}),
         ("catlib/pruning/search.py", {"prune"}),
-        ("catlib/timing.py", {"evaluate", "export"}),
+        ("catlib/timing.py", {"evaluate", "export", "publish"}),
         ("catlib/metrics/perceptual_similarity.py", {*TRAINING, "evaluate"}),
         ("catlib/errors.py", EVERYTHING),
         ("catlib/__init__.py", EVERYTHING),
@@ -207,6 +207,7 @@ at = lambda *names: {name: folder / name for name in names}
 KINDS = {
     "dataset": "DatasetConfig", "real_stats": "RealStatsConfig", "teacher": "TeacherConfig", "prune": "PruneConfig",
     "distill": "DistillConfig", "evaluate": "EvaluateConfig", "export": "ExportConfig", "report": "ReportConfig",
+    "publish": "PublishConfig",
 }
 DATA = at("dataset", "real_stats")
 GIVEN = {
@@ -217,6 +218,8 @@ GIVEN = {
     "export": at("dataset") | {"student": folder / "distill"},
     "report": DATA | at("teacher") | {"students": [folder / "prune"], "distilled": [folder / "distill"],
                                       "evaluations": [folder / "evaluate"], "exports": [folder / "export"]},
+    "publish": at("dataset", "teacher") | {"students": [folder / "distill"], "exports": [folder / "export"],
+                                           "evaluations": [folder / "evaluate"], "pruned": [folder / "prune"]},
 }
 
 def go(stage):
@@ -312,7 +315,7 @@ def test_the_libraries_of_a_stage_are_those_that_compute() -> None:
     ("library", "stages"),
     [
         ("torch", EVERYTHING - {"sweep"}),
-        ("onnxscript", {"export"}),
+        ("onnxscript", {"export", "publish"}),
         ("pillow", EVERYTHING - {"prune", "fetch", "sweep"}),
         ("minio", set()),
     ],

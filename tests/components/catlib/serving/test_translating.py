@@ -251,7 +251,7 @@ def test_artifacts_and_addresses_of_models(
             tmp_path / "student",
             "is a distill artifact, not an exported generator; export it first: python -m components",
         ),
-        ("s3://cat/serving/student", "is a distill artifact, expected an export artifact"),
+        ("s3://cat/serving/student", "is a distill artifact, expected an export or publish artifact"),
         (pictures, "is a folder without a manifest.json, not an exported generator; give an .onnx file"),
         ("s3://cat/serving/nothing", "s3://cat/serving/nothing"),
         ("https://example.org/model.onnx", "A model has no https:// address"),

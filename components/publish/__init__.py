@@ -1,0 +1,1 @@
+"""The publish stage: adds students as versions to where people fetch models."""

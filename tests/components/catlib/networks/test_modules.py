@@ -84,7 +84,9 @@ def test_no_activation_overwrites_a_view(name: str, memory_format: torch.memory_
         network.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     found = recorded(total(network(x.to(memory_format=memory_format))))
     assert found["ConvolutionBackward0"] > 3
-    assert [kind for kind in found if any(word in kind for word in ("CopySlices", "AsStrided", "Clone"))] == []
+    assert [kind for kind in found if any(word in kind for word in ("CopySlices", "AsStrided"))] == []
+    instance_norms = sum(isinstance(module, InstanceNorm) for module in network.modules())  # back to NHWC, on CPUs
+    assert found["CloneBackward0"] == (instance_norms if memory_format == torch.channels_last else 0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

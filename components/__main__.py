@@ -36,6 +36,7 @@ from typing import Any
 from components import __version__
 from components.attempts import Attempt
 from components.catlib import storage
+from components.catlib.browser import commands as browser
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
 from components.catlib.distributed.ending import ending_together
@@ -205,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     link.set_defaults(command=_link)
 
-    for command in (bucket, link):
+    for command in (bucket, link, browser.add_command(commands)):
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser
 

@@ -231,11 +231,15 @@ def test_mistakes_are_told_in_one_sentence(opened: TryPage, tmp_path: Path) -> N
     Image.fromarray(picture(6, 40)).save(tmp_path / "<b>flat.png")
     Image.fromarray(picture(12, 9000)).save(tmp_path / "ribbon.png")
     for names, message in {
-        ("notes.png",): "notes.png cannot be read as a picture: it is damaged, too large, or of a type that browsers do "
+        (
+            "notes.png",
+        ): "notes.png cannot be read as a picture: it is damaged, too large, or of a type that browsers do "
         "not read; choose a PNG, JPEG or WebP file.",
         ("<b>flat.png",): "<b>flat.png has 6x40 pixels (height x width), but this model needs at least 12 each way; "
         "enlarge it.",
-        ("ribbon.png",): "ribbon.png has 12x9000 pixels (height x width), more than fit into a browser's memory, and is "
+        (
+            "ribbon.png",
+        ): "ribbon.png has 12x9000 pixels (height x width), more than fit into a browser's memory, and is "
         "too narrow to be scaled down; cut it into smaller pictures.",
     }.items():
         opened.choose(*(tmp_path / name for name in names))

@@ -72,7 +72,9 @@ def check_servable(model: Model, address: str) -> None:
             raise UserError(f"{address} {verb} {values}, but a browser's pictures are 8-bit colours; {other}.")
     if model.fixed_size is not None:
         height, width = model.fixed_size
-        raise UserError(f"{address} takes pictures of {height}x{width} pixels alone, but a page gets any size; {other}.")
+        raise UserError(
+            f"{address} takes pictures of {height}x{width} pixels alone, but a page gets any size; {other}."
+        )
     if size > LARGEST_MODEL:
         raise UserError(f"{address} has {size / 1e6:.0f} MB, and a page carries {LARGEST_MODEL / 1e6:.0f}; {other}.")
 

@@ -36,7 +36,6 @@ from typing import Any
 from components import __version__
 from components.attempts import Attempt
 from components.catlib import storage
-from components.catlib.browser import commands as browser
 from components.catlib.config import Recipe
 from components.catlib.config.described import described
 from components.catlib.distributed.ending import ending_together
@@ -47,6 +46,7 @@ from components.catlib.recipes import load_recipe
 from components.catlib.serving import commands as serving
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
+from components.catlib.try_page import commands as try_page
 from components.running import run_stage
 from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     link.set_defaults(command=_link)
 
-    for command in (bucket, link, browser.add_command(commands)):
+    for command in (bucket, link, try_page.add_command(commands)):
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser
 

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.catlib.browser import page
-from components.catlib.browser.runtime import load_runtime
 from components.catlib.errors import Unavailable
 from components.catlib.networks.generator import Generator
 from components.catlib.serving.translating import translate_files
+from components.catlib.try_page import page
+from components.catlib.try_page.runtime import load_runtime
 from tests.browser.chromium import SWITCHES, Tab, chromium_tab, find_chromium
 from tests.browser.test_report_page import FAINT_TEXT
 from tests.components.catlib.exporting.small_generators import RUNNING, inception

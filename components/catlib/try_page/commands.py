@@ -29,7 +29,7 @@ def add_command(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
 
 
 def _try_page(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    from components.catlib.browser.page import write_page  # only here: it takes a while
+    from components.catlib.try_page.page import write_page  # only here: it takes a while
 
     facts = write_page(options.model, Path(options.output))
     return options.output, facts

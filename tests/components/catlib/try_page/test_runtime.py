@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.catlib.browser import runtime
-from components.catlib.browser.runtime import FILE, fetch
 from components.catlib.errors import Unavailable, UserError
+from components.catlib.try_page import runtime
+from components.catlib.try_page.runtime import FILE, fetch
 
 CONTENT = b"the package"
 
@@ -46,7 +46,7 @@ def test_the_package_is_fetched_once_and_again_when_it_is_damaged(npm: Path, tmp
 
 def test_another_content_is_never_used(npm: Path, tmp_path: Path) -> None:
     does(npm, f"printf other > {FILE}")
-    with pytest.raises(UserError, match="another onnxruntime-web .* digest this project records") as raised:
+    with pytest.raises(UserError, match=r"another onnxruntime-web .* digest this project records") as raised:
         fetch(tmp_path / "kept")
     assert raised.value.exit_code == 2
     assert not (tmp_path / "kept").exists()
@@ -60,5 +60,5 @@ def test_a_registry_that_is_away_can_be_asked_again(npm: Path, tmp_path: Path) -
 
 def test_without_npm_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="npm is not installed.*install Node.js with npm"):
+    with pytest.raises(UserError, match=r"npm is not installed.*install Node.js with npm"):
         fetch(tmp_path / "kept")

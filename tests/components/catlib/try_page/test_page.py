@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from components.__main__ import main
-from components.catlib.browser import page
-from components.catlib.browser.runtime import Runtime
+from components.catlib.try_page import page
+from components.catlib.try_page.runtime import Runtime
 from tests.components.catlib.serving.models import RGB, negative, science
 
 

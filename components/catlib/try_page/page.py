@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 
 from components.catlib.artifacts import replacing
-from components.catlib.browser.runtime import VERSION, load_runtime, packed
 from components.catlib.disk import writing_to
 from components.catlib.errors import UserError, one_line
 from components.catlib.serving.model import Model, Planes, local_model, open_model
 from components.catlib.serving.tiling import bytes_per_pixel
+from components.catlib.try_page.runtime import VERSION, load_runtime, packed
 
 FOLDER = Path(__file__).parent
 

@@ -36,7 +36,7 @@ PARTS = {
     "gpu-script": "package/dist/ort.webgpu.bundle.min.mjs",
     "gpu-binary": "package/dist/ort-wasm-simd-threaded.asyncify.wasm",
 }
-"""Name in the page -> file of the package. The build with WebGPU takes 3 to 4 times as long on the CPU: both are needed."""
+"""Name in the page -> file of the package; both builds, because the one with WebGPU is slow on the CPU."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ define CHECK_PYTHON
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run test test-slow test-faults bench gpu-campaign gpu-campaign-pack check format compile lock clean \
+.PHONY: help setup setup-dev demo run try test test-slow test-faults bench gpu-campaign gpu-campaign-pack check format compile lock clean \
 	docker-image docker-push docker-base docker-store pin-base test-docker compose-up compose-smoke compose-run compose-down \
 	cluster-smoke
 
@@ -78,6 +78,11 @@ demo: $(READY) ## Run the whole pipeline on real images, on the CPU (about 6 min
 
 run: $(READY) ## Run another recipe: make run RECIPE=smoke
 	$(BIN)/python -m pipelines run --recipe $(RECIPE)
+
+MODEL ?= $(shell ls -t runs/$(RECIPE)/students/*/model.onnx 2>/dev/null | head -1)
+try: $(READY) ## Write build/try.html, which runs a student in the browser; needs npm: MODEL=FILE (default: the newest of RECIPE)
+	@test -n "$(MODEL)" || { echo "runs/$(RECIPE) has no student; run \`make run RECIPE=$(RECIPE)\` first, or name a file with MODEL=." >&2; exit 2; }
+	$(BIN)/python -m components try-page --model '$(MODEL)' --output build/try.html
 
 compile: $(READY) ## Write the pipeline for Kubeflow: build/RECIPE.yaml
 	$(BIN)/python -m pipelines compile --recipe $(RECIPE) --output build/$(RECIPE).yaml

@@ -46,6 +46,7 @@ from components.catlib.recipes import load_recipe
 from components.catlib.serving import commands as serving
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, VARIABLES, handed_over
+from components.catlib.try_page import commands as try_page
 from components.running import add_versions, run_stage
 from components.stages import ALIASES, CHECKPOINT, STAGES, TRAININGS, Stage
 
@@ -209,7 +210,7 @@ def _parser() -> Parser:
     )
     link.set_defaults(command=_link)
 
-    for command in (bucket, link):
+    for command in (bucket, link, try_page.add_command(commands)):
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser
 

@@ -1,5 +1,6 @@
 """What targets of the Makefile do to a checkout."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,3 +74,24 @@ def test_the_help_says_what_clean_removes_and_leaves() -> None:
     assert "virtual environment" in line
     assert "runs/" in line
     assert "stay" in line
+
+
+def test_try_without_a_student_says_what_to_run(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    command = ["make", "--silent", "--old-file=.venv/.ready", "try", "RECIPE=mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    message = "runs/mine has no student; run `make run RECIPE=mine` first, or name a file with MODEL=."
+    assert message in done.stderr.splitlines()
+
+
+def test_try_takes_the_newest_student(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for age, budget in enumerate(("0.1x", "0.2x")):
+        model = tmp_path / "runs" / "demo" / "students" / budget / "model.onnx"
+        model.parent.mkdir(parents=True)
+        model.touch()
+        os.utime(model, (1e9 - age, 1e9 - age))
+    command = ["make", "--dry-run", "--old-file=.venv/.ready", "try"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "try-page --model 'runs/demo/students/0.1x/model.onnx' --output build/try.html" in done.stdout

@@ -42,7 +42,7 @@ STAGES: dict[str, str] = {
 }
 """Where the code of each stage begins."""
 
-DATA_SUFFIXES = frozenset({".csv", ".css", ".html", ".json", ".yaml"})
+DATA_SUFFIXES = frozenset({".csv", ".css", ".html", ".js", ".json", ".yaml"})
 """Files of a package that are no code but decide what the code does; `pyproject.toml` installs them."""
 
 _WITHOUT_EFFECT = frozenset(

@@ -27,6 +27,7 @@ SWITCHES = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-features=IsolateSandboxedIframes",  # so that frames can be asked through their page
+    "--use-fake-device-for-media-stream",  # a camera with a test picture
     "--remote-debugging-port=0",
     "--remote-allow-origins=*",
 )
@@ -124,13 +125,18 @@ class Tab:
 
 
 @contextlib.contextmanager
-def chromium_tab(executable: str, profile: Path) -> Iterator[Tab]:
+def chromium_tab(executable: str, profile: Path, *, switches: tuple[str, ...] = SWITCHES) -> Iterator[Tab]:
     """Starts a browser with an empty profile and ends it afterwards.
+
+    Args:
+        executable: The browser.
+        profile: Empty folder for its settings.
+        switches: Arguments that it is started with.
 
     Raises:
         NoAnswerError: It did not start within half a minute.
     """
-    command = [executable, *SWITCHES, f"--user-data-dir={profile}", "about:blank"]
+    command = [executable, *switches, f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         try:
             port = _debugging_port(process)

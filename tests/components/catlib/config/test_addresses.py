@@ -17,6 +17,7 @@ NO_ADDRESSES = {
     "uri", "experiment",  # of a server, in `tracking`
     "cpu", "memory", "accelerator", "node_selector", "key", "value", "store_secret",  # of Kubernetes
     "checkpoints",  # a place where trainings write, with a check of its own
+    "to", "version", "licence",  # of `publish`: where it writes, and words
 }  # fmt: skip
 """Settings that are free texts and name nothing that a stage reads."""
 

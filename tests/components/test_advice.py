@@ -476,6 +476,7 @@ FOLLOWED_ELSEWHERE = {
     "set resources.profile to gpu.": "tests/pipelines/test_preflight.py",
     "set export.rewrites to all or none.": "tests/components/catlib/exporting/test_choosing.py",
     "set resources.profile to cpu.": "tests/components/catlib/distributed/test_devices.py",
+    "set publish.name, of letters, digits, dots, hyphens and underscores": "tests/components/publish/test_stage.py",
     "set dataset.dont_care_plane: true": "tests/components/catlib/diagnosis/test_datasets.py",
     "set distill.distiller: mse": "tests/components/catlib/diagnosis/test_recorded.py",
     "set teacher.generator.norm.track_running_stats: true (a student's: prune.student_norm) or norm.kind: instance": (

@@ -180,6 +180,12 @@ def test_hostile_names_are_refused(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_that_cannot_name_a_model_takes_a_name_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"set publish\.name, of letters, digits, dots, hyphens and underscores"):
+        PublishConfig(to="s3://models/my model")
+    assert PublishConfig(to="s3://models/my model", name="my-model").model_name == "my-model"
+
+
 def test_the_command_answers_and_refuses_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["publish", "--student", str(KEPT / "distill"), "--export", str(KEPT / "export")]
     assert main([*given, "--output", str(tmp_path / "m"), "--version", "1", "--json"]) == 0

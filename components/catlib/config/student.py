@@ -70,6 +70,6 @@ class ExportConfig(Section):
     precisions: tuple[Precision, ...] = Field(
         default=(),
         description="files of less precision to try beside model.onnx, of fp16 and int8; each is published if its "
-        "PSNR against float32 is at least 40 dB and it is faster on the machine that exports; then the report also has a table of "
-        "runtimes, and model.best.onnx is the fastest file",
+        "PSNR against float32 is at least 40 dB and it is faster on the machine that exports; then the report also has "
+        "a table of runtimes, and model.best.onnx is the fastest file",
     )

@@ -59,8 +59,8 @@ def runtime(seconds: dict[str, float], *, name: str = "OpenVINO", noise: float =
     return Runtime(name, load)
 
 
-SLOW = runtime({"": 0.008}, name="ONNX Runtime")
-FAST_INT8 = runtime({"int8": 0.001, "": 0.008})
+SLOW = runtime({"": 0.03}, name="ONNX Runtime")
+FAST_INT8 = runtime({"int8": 0.008, "": 0.03})
 
 
 def write(made: tuple[Path, onnx.ModelProto, Pictures], tmp_path: Path, *runtimes: Runtime, **changes: Any) -> Any:
@@ -86,7 +86,7 @@ def test_a_fast_and_close_file_is_published_and_is_the_best(
     shown = {(row["precision"], row["runtime"], row["threads"]) for row in facts["rows"]}
     assert shown == {(*pair, threads) for pair in (*both, ("teacher", "ONNX Runtime")) for threads in (1, 2)}
     assert all(row["milliseconds"]["p95"] >= row["milliseconds"]["median"] > 0 for row in facts["rows"])
-    assert facts["teacher"]["runtime"] == "ONNX Runtime" and 0.5 < facts["teacher"]["times_faster"] < 2
+    assert facts["teacher"]["runtime"] == "ONNX Runtime" and 0.2 < facts["teacher"]["times_faster"] < 5
     model = onnx.load(tmp_path / "out/model.int8.onnx")
     operators = [node.op_type for node in model.graph.node]
     assert operators.count("QuantizeLinear") > 5 and "DequantizeLinear" in operators
@@ -101,7 +101,7 @@ def test_a_fast_and_close_file_is_published_and_is_the_best(
 def test_a_file_that_is_no_faster_is_not_published(
     precision: str, made: tuple[Path, onnx.ModelProto, Pictures], tmp_path: Path
 ) -> None:
-    facts = write(made, tmp_path, SLOW, runtime({"": 0.008}), wanted=(precision,))
+    facts = write(made, tmp_path, SLOW, runtime({"fp16": 0.03, "int8": 0.03, "": 0.01}), wanted=(precision,))
     assert f"{precision} is " in facts["refused"][precision] and "1.05 times are needed" in facts["refused"][precision]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "model.best.onnx"}
     assert (tmp_path / "out/model.best.onnx").read_bytes() == (tmp_path / "out/model.onnx").read_bytes()
@@ -111,7 +111,7 @@ def test_a_file_that_is_no_faster_is_not_published(
 def test_a_file_that_one_runtime_computes_badly_is_not_published(
     made: tuple[Path, onnx.ModelProto, Pictures], tmp_path: Path
 ) -> None:
-    noisy = runtime({"int8": 0.001, "": 0.008}, noise=0.1)
+    noisy = runtime({"int8": 0.008, "": 0.03}, noise=0.1)
     facts = write(made, tmp_path, SLOW, noisy)
     assert facts["refused"]["int8"].endswith("dB close to float32 in OpenVINO on held-out images; 40 dB are needed.")
 

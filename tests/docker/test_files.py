@@ -19,6 +19,9 @@ from tests.docker.conftest import ROOT
 NEWEST_IMAGE = f"cat-pipeline:{__version__}"
 """What `make docker-image` also calls its image, for files that cannot know the digest of the code."""
 
+SERVICES = {name: stage for name, stage in STAGES.items() if name != "publish"}
+"""The stages of a run by compose, which publishes nothing."""
+
 ACCESS = {"STORE_ACCESS_KEY": "key", "STORE_SECRET_KEY": "secret"}
 
 
@@ -36,9 +39,9 @@ def compose_config(*overrides: str, **variables: str) -> dict:
 @pytest.mark.parametrize("variables", [{}, {"RECIPE": "demo", "BUDGET": "2e9"}])
 def test_every_stage_is_a_service_with_a_valid_command(variables: dict[str, str]) -> None:
     services = compose_config(**variables)
-    assert set(services) == {*STAGES, "store", "bucket"}
+    assert set(services) == {*SERVICES, "store", "bucket"}
     written = {}
-    for name, stage in STAGES.items():
+    for name, stage in SERVICES.items():
         options = _parser().parse_args(services[name]["command"])
         assert options.recipe == variables.get("RECIPE", "smoke")
         written[stage.section] = options.output
@@ -52,7 +55,7 @@ def test_every_stage_is_a_service_with_a_valid_command(variables: dict[str, str]
 def test_a_recipe_of_ones_own_is_shown_to_every_stage(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "mine.yaml"
     services = compose_config("compose.recipe.yaml", RECIPE="mine", RECIPE_FILE=str(file))
-    for name in STAGES:
+    for name in SERVICES:
         options = _parser().parse_args(services[name]["command"])
         (volume,) = services[name]["volumes"]
         assert (volume["source"], volume["target"]) == (str(file), "/recipes/mine.yaml")
@@ -76,7 +79,7 @@ def test_make_takes_a_name_or_a_file(recipe: str, own: bool) -> None:
 def test_stages_wait_for_each_other_and_have_no_privileges() -> None:
     services = compose_config()
     assert services["bucket"]["depends_on"]["store"]["condition"] == "service_healthy"
-    for name in STAGES:
+    for name in SERVICES:
         conditions = {wait["condition"] for wait in services[name]["depends_on"].values()}
         assert conditions == {"service_completed_successfully"}
         assert services[name]["read_only"] is True

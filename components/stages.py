@@ -301,9 +301,7 @@ STAGES: dict[str, Stage] = {
                 option="student",
                 many=True,
             ),
-            Input(
-                "exports", "export", "its ONNX files (default: exported here); repeatable", False, "export", many=True
-            ),
+            Input("exports", "export", "its ONNX files, from the export stage; repeatable", option="export", many=True),
             Input("evaluations", "evaluate", "its scores; repeatable", False, "evaluation", many=True),
             Input("pruned", "prune", "the architecture that it was trained from; repeatable", False, many=True),
             Input("dataset", "dataset", DATASET.help, required=False),
@@ -319,7 +317,10 @@ STAGES: dict[str, Stage] = {
                 "--teacher out/teacher",
                 "adds out/publish/VERSION; an address such as s3://models/NAME serves as well",
             ),
-            ("--student out/distill --layout triton --version 1.0", "adds a model repository of Triton and KServe"),
+            (
+                "--student out/distill --export out/export --layout triton --version 1.0",
+                "adds a model repository of Triton and KServe",
+            ),
         ),
         adds_versions=True,
     ),

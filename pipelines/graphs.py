@@ -231,29 +231,23 @@ def report_students(
     given: SimpleNamespace, placement: Placement, *, images: Images, student: StudentTasks, teacher: Given = None
 ) -> Given:
     """Reports on all students of the loop that made `student`, and publishes them on request; returns the report."""
+
+    def artifacts() -> dict[str, Any]:
+        """Returns them for one task; tasks cannot share what is collected."""
+        return {
+            "dataset": images.dataset,
+            "students": dsl.Collected(student.pruned.outputs["student"]),
+            "distilled": dsl.Collected(student.distilled.outputs["distilled"]),
+            "evaluations": dsl.Collected(student.evaluated.outputs["evaluation"]),
+            "exports": dsl.Collected(student.exported.outputs["exported"]),
+        } | ({} if teacher is None else {"teacher": teacher})
+
     written = write_report(
-        config=given.report,
-        code_digest=placement.code_digest("report"),
-        dataset=images.dataset,
-        real_stats=images.real_stats,
-        students=dsl.Collected(student.pruned.outputs["student"]),
-        distilled=dsl.Collected(student.distilled.outputs["distilled"]),
-        evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
-        exports=dsl.Collected(student.exported.outputs["exported"]),
-        **({} if teacher is None else {"teacher": teacher}),
+        config=given.report, code_digest=placement.code_digest("report"), real_stats=images.real_stats, **artifacts()
     )
     placement.place("report", written)
     if given.publish is not None:
-        published = publish_students(
-            config=given.publish,
-            code_digest=placement.code_digest("publish"),
-            dataset=images.dataset,
-            students=dsl.Collected(student.pruned.outputs["student"]),
-            distilled=dsl.Collected(student.distilled.outputs["distilled"]),
-            evaluations=dsl.Collected(student.evaluated.outputs["evaluation"]),
-            exports=dsl.Collected(student.exported.outputs["exported"]),
-            **({} if teacher is None else {"teacher": teacher}),
-        )
+        published = publish_students(config=given.publish, code_digest=placement.code_digest("publish"), **artifacts())
         # Of the same content it adds nothing, and a cached answer would not look whether the version is still there.
         placement.place("publish", published).after(written).set_caching_options(enable_caching=False)
     return written.outputs["report"]

@@ -99,19 +99,8 @@ def run(
         exported = OnnxGenerator(model.path)
         step = generator.architecture.size_step if model.any_size else None
         parity = compare(generator, exported, parity_batches(images, size_step=step))
-        if parity.largest > config.tolerance:
-            raise RuntimeError(
-                f"The ONNX model differs from PyTorch by up to {parity.largest:.2e} on {compared_on}, more than "
-                f"export.tolerance {config.tolerance:g} allows; try export.rewrites=none, or another export.opset than "
-                f"{config.opset}."
-            )
         dependence = batch_dependence(exported, images, _noise(generator.architecture, 1, _size(images), seed=1))
-        if dependence > config.tolerance:
-            raise RuntimeError(
-                f"The ONNX model's image of the same input changes by up to {dependence:.2e} with what else is in its "
-                f"batch, on {compared_on}, more than export.tolerance {config.tolerance:g} allows; norms without "
-                "running statistics do that: train a student whose prune.student_norm.track_running_stats is true."
-            )
+        _check_differences(parity.largest, dependence, config, compared_on=compared_on)
         latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
         facts["parity"]["batch_dependence"] = dependence
@@ -135,6 +124,21 @@ def run(
         *(facts["bytes"] / 1e6, parity.largest, compared_on),
         *(1e3 * latency["onnxruntime"].median, 1e3 * latency["torch"].median),
     )
+
+
+def _check_differences(parity: float, dependence: float, config: ExportConfig, *, compared_on: str) -> None:
+    """Refuses a file that computes other images than PyTorch, or whose images depend on each other."""
+    if parity > config.tolerance:
+        raise RuntimeError(
+            f"The ONNX model differs from PyTorch by up to {parity:.2e} on {compared_on}, more than export.tolerance "
+            f"{config.tolerance:g} allows; try export.rewrites=none, or another export.opset than {config.opset}."
+        )
+    if dependence > config.tolerance:
+        raise RuntimeError(
+            f"The ONNX model's image of the same input changes by up to {dependence:.2e} with what else is in its "
+            f"batch, on {compared_on}, more than export.tolerance {config.tolerance:g} allows; norms without running "
+            "statistics do that: train a student whose prune.student_norm.track_running_stats is true."
+        )
 
 
 def _teacher(folder: Path | None, inputs: dict[str, Manifest], networks: OpenedNetworks) -> Generator | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import ARCHITECTURE_FILE, generator_file
 from components.catlib.publishing.card import as_markdown, model_card
-from components.catlib.publishing.exporting import export_plainly
 from components.catlib.publishing.layouts import Content, write_layout
 from components.catlib.publishing.students import Student, gather
 from components.catlib.publishing.versions import DIGITS, add_version, content_digest
@@ -48,7 +46,7 @@ def run(
     *,
     students: Sequence[Path],
     output: str | Path,
-    exports: Sequence[Path] = (),
+    exports: Sequence[Path],
     evaluations: Sequence[Path] = (),
     pruned: Sequence[Path] = (),
     dataset: Path | None = None,
@@ -62,7 +60,7 @@ def run(
         config: Name, version, layout and licence.
         students: Artifacts with weights, from the distill, prune or teacher stage.
         output: The model's place, a folder or `s3://BUCKET/NAME`.
-        exports: Their export artifacts; a student without one is exported here, and no latency is stated.
+        exports: Their export artifacts, one per student.
         evaluations: Their evaluate artifacts.
         pruned: Their prune artifacts.
         dataset: The dataset artifact.
@@ -96,7 +94,7 @@ def _publish(student: Student, config: PublishConfig, place: str, label: str) ->
         version = f"{version}-{re.sub(r'[^A-Za-z0-9._-]', '', label)}"
     inputs = {kind: artifact.manifest for kind, artifact in student.artifacts.items()}
     with temporary_folder("publish-") as scratch:
-        content = _content(student, name=name, version=version, licence=config.licence, scratch=scratch)
+        content = _content(student, name=name, version=version, licence=config.licence)
         made = scratch / "made"
         with writing(made, kind="publish", config=config, inputs=inputs) as writer:
             write_layout(config.layout, content, writer.folder)
@@ -108,28 +106,19 @@ def _publish(student: Student, config: PublishConfig, place: str, label: str) ->
     return Version(store.address, version, added, as_markdown(content.card, {}))
 
 
-def _content(student: Student, *, name: str, version: str | None, licence: str | None, scratch: Path) -> Content:
+def _content(student: Student, *, name: str, version: str | None, licence: str | None) -> Content:
     networks = student.networks
     weights = generator_file(networks.folder, networks.direction)
     if not weights.is_file():
         raise UserError(f"{networks.folder} holds no weights, only an architecture; give the output of distill.")
     facts = {ARCHITECTURE_FILE: networks.folder / ARCHITECTURE_FILE}
-    if student.exported is None:
-        path = scratch / "model.onnx"
-        export, files = export_plainly(networks, path), {path.name: path}
-        facts["export.json"] = scratch / "export.json"
-        facts["export.json"].write_text(json.dumps(export, indent=1) + "\n", encoding="utf-8")
-    else:
-        export, files = student.exported.read_json("export.json"), _onnx_files(student)
-        facts["export.json"] = student.exported.folder / "export.json"
+    exported = student.exported
+    if exported is None:
+        raise UserError(f"No export artifact was made from {networks.folder}; also give the output of export.")
+    export = exported.read_json("export.json")
+    files = {name: exported.folder / name for name in sorted(exported.manifest.files) if name.endswith(".onnx")}
+    facts["export.json"] = exported.folder / "export.json"
     if student.evaluation is not None:
         facts["metrics.json"] = student.evaluation.folder / "metrics.json"
     card: Mapping[str, Any] = model_card(student, name=name, licence=licence, export=export)
     return Content(dict(card), files, export["file"], weights, facts, version)
-
-
-def _onnx_files(student: Student) -> dict[str, Path]:
-    """Returns every ONNX file of the export, the variants of other precisions and runtimes too."""
-    exported = student.exported
-    assert exported is not None
-    return {name: exported.folder / name for name in sorted(exported.manifest.files) if name.endswith(".onnx")}

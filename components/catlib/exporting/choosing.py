@@ -68,8 +68,7 @@ def choose_rewrites(
     if isinstance(setting, tuple) and (missing := [name for name in setting if name not in every]):
         raise UserError(
             f"export.rewrites lists {', '.join(missing)}, but generators of the family "
-            f"{generator.architecture.family} have no rewrites; set export.rewrites to all "
-            "or none."
+            f"{generator.architecture.family} have no rewrites; set export.rewrites to all or none."
         )
     chosen = () if setting == "none" else every if isinstance(setting, str) else _in_order(setting, every)
     if not chosen:

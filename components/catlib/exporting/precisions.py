@@ -126,12 +126,14 @@ def write_precisions(
     quantiser: Quantiser | None = None
     for precision in wanted:
         path = workspace / f"model.{precision}.onnx"
-        if precision == "int8":
-            if pictures.calibration is None:
-                refused[precision] = "int8 needs training images to calibrate on; give the export a dataset."
-                continue
+        if precision == "fp16":
+            onnx.save(to_float16(plain), path)
+        elif pictures.calibration is None:
+            refused[precision] = "int8 needs training images to calibrate on; give the export a dataset."
+            continue
+        else:
             quantiser = Quantiser(plain, pictures.calibration.numpy(), workspace)
-        onnx.save(to_float16(plain) if quantiser is None or precision == "fp16" else quantiser(), path)
+            onnx.save(quantiser(), path)
         files[precision] = path
     others = {} if teacher is None else {"teacher": teacher}
     rows = judge.rows(files | others)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -32,6 +31,7 @@ from components.catlib.reporting.lineage import Artifact, trace
 from components.catlib.reporting.origins import value_facts
 from components.catlib.reporting.pictures import Pictures
 from components.catlib.reporting.summary import TITLES, figures
+from components.catlib.reporting.templates import template
 
 MOST_PAIRS = 6
 """Largest number of training images of each domain on a dataset's page."""
@@ -187,15 +187,8 @@ _FILL: dict[str, Callable[[Path, Content], None]] = {
 
 
 def _render(content: Content) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(page.FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style = (page.FOLDER / "report.css").read_text(encoding="utf-8")
-    template = environment.get_template("glance.html")
-    text = template.render(content=content, style=style, sources=[""] * len(content.pictures))
+    glance = template(page.FOLDER / "glance.html")
+    text = glance.render(content=content, style=style, sources=[""] * len(content.pictures))
     sources = content.album.encode(page.LARGEST_PAGE - len(text.encode()))
-    return template.render(content=content, style=style, sources=sources)
+    return glance.render(content=content, style=style, sources=sources)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
-
 from components.catlib.config import ReportConfig
 from components.catlib.reporting import classes, curves, diagnoses, origins, pictures, results, survivors, variations
 from components.catlib.reporting.comparison import Comparison
 from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import Lineage
+from components.catlib.reporting.templates import template
 
 FOLDER = Path(__file__).parent
 
@@ -55,16 +54,9 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         "recipe": origins.recipe(config, lineage, comparison),
         "origins": origins.origins(lineage, comparison),
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["quantity"] = quantity
-    template = environment.get_template("report.html")
+    page = template(FOLDER / "report.html")
+    page.globals["quantity"] = quantity
     used: list[int] = []
-    text = template.render(**content, source=used.append)
+    text = page.render(**content, source=used.append)
     sources = album.encode(LARGEST_PAGE - len(text.encode()), used)
-    return template.render(**content, source=sources.__getitem__)
+    return page.render(**content, source=sources.__getitem__)

@@ -9,11 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from components.catlib.artifacts import replacing
 from components.catlib.disk import writing_to
 from components.catlib.errors import UserError, one_line
+from components.catlib.reporting.templates import template
 from components.catlib.serving.model import Model, Planes, local_model, open_model
 from components.catlib.serving.tiling import bytes_per_pixel
 from components.catlib.try_page.runtime import VERSION, load_runtime, packed
@@ -92,14 +91,7 @@ def render(model: Model, content: bytes) -> str:
     runtime = load_runtime()
     texts: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
     script = (FOLDER / "try.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("try.html").render(
+    return template(FOLDER / "try.html").render(
         title=_fact(texts, "dataset") or "student",
         facts=[(heading, shown) for name, heading in _FACTS.items() if (shown := _fact(texts, name))],
         settings={

@@ -164,10 +164,12 @@ def test_digests_lead_from_the_index_to_every_blob(tmp_path: Path) -> None:
     assert len(list((place / "blobs/sha256").iterdir())) == len(files) + 2
 
 
-def test_without_an_export_the_student_is_exported_and_equal_each_time(tmp_path: Path) -> None:
-    given = {"exports": [], "evaluations": [], "dataset": None, "teacher": None}
-    assert published(tmp_path / "a", **given).name == published(tmp_path / "b", **given).name
-    assert (next((tmp_path / "a/small-model").iterdir()) / "model.onnx").is_file()
+def test_a_student_alone_needs_its_export_and_nothing_else(tmp_path: Path) -> None:
+    alone: dict[str, Any] = {"evaluations": [], "dataset": None, "teacher": None}
+    with pytest.raises(UserError, match=r"No export artifact was made from .*distill; also give the output of export"):
+        published(tmp_path, exports=[], **alone)
+    assert not list(tmp_path.rglob("*"))
+    assert published(tmp_path / "a", **alone).name == published(tmp_path / "b", **alone).name
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "a\nlicense: mit", "-x", 'a"b', "ä", "a" * 97])

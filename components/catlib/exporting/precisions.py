@@ -236,8 +236,8 @@ class _Judge:
         worst = min(own, key=lambda row: row.decibels if row.decibels is not None else HIGHEST_PSNR)
         if worst.decibels is None or worst.decibels < FEWEST_DECIBELS:
             return (
-                f"{precision} is {worst.decibels or 0:.1f} dB close to float32 in {worst.runtime} on held-out images; "
-                f"{FEWEST_DECIBELS:.0f} dB are needed."
+                f"{precision} has a PSNR of {worst.decibels or 0:.1f} dB to float32 in {worst.runtime} on held-out "
+                f"images; {FEWEST_DECIBELS:.0f} dB are needed."
             )
         for (name, runtime), made in self._made.items():
             if name == precision and (lost := self._lost_metric(made)):

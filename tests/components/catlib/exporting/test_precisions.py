@@ -126,7 +126,7 @@ def test_a_file_that_one_runtime_computes_badly_is_not_published(
 ) -> None:
     noisy = runtime({"int8": 0.001, "": 0.008}, noise=0.1)
     facts = write(made, tmp_path, SLOW, noisy)
-    assert facts["refused"]["int8"].endswith("dB close to float32 in OpenVINO on held-out images; 40 dB are needed.")
+    assert facts["refused"]["int8"].endswith("dB to float32 in OpenVINO on held-out images; 40 dB are needed.")
 
 
 def test_a_file_that_loses_a_metric_is_not_published(

@@ -74,15 +74,16 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ports = SeaweedServer(folder)  # not started: it only knows free ports
     (folder / "data").mkdir()
     script = script_of(manifests)
-    for there, here in (
-        ("/opt/venv/bin/weed", weed_binary()),
-        ("/data", str(folder / "data")),
-        ("/tmp/", f"{folder}/"),
-        ("-ip.bind=0.0.0.0", "-ip.bind=127.0.0.1 -s3.port.iceberg=0 -s3.port.lance=0"),
-        ("-s3.port=9000", " ".join(ports._flags)),
-    ):
-        assert there in script
-        script = script.replace(there, here)
+    here = {
+        "/opt/venv/bin/weed": weed_binary(),
+        "/data": str(folder / "data"),
+        "/tmp/": f"{folder}/",
+        "-ip.bind=0.0.0.0": "-ip.bind=127.0.0.1 -s3.port.iceberg=0 -s3.port.lance=0",
+        "-s3.port=9000": " ".join(ports._flags),
+    }
+    assert [there for there in here if there not in script] == []
+    # In one pass: this machine's paths may hold /tmp/ or /data themselves.
+    script = re.sub("|".join(map(re.escape, here)), lambda found: here[found[0]], script)
     environment = {"PATH": os.environ["PATH"], **variables_of(manifests)}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(["/bin/sh", "-euc", script], env=environment, cwd=folder, stdout=log, stderr=log)

@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from components.catlib.artifacts import MANIFEST, read_manifest, verify_checksums
 from components.catlib.config import ReportConfig
 from components.catlib.errors import UserError
+from components.report import stage
 from components.report.stage import run as write_report
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
 
@@ -37,6 +39,7 @@ def test_the_artifact_holds_the_page_and_every_students_deliverables(report: Pat
     }
     assert set(manifest.files) == {
         "report.html",
+        "latency.json",
         *(f"students/{budget}/{file}" for budget in ("0.5x", "0.2x") for file in delivered),
     }
     for i, budget in enumerate(("0.5x", "0.2x")):
@@ -91,3 +94,28 @@ def test_students_of_one_budget_get_folders_of_their_own(tmp_path: Path) -> None
     folders = sorted(path.name for path in (tmp_path / "report" / "students").iterdir())
     assert folders == ["student-1", "student-2"]
     assert "Student 0.5× (2)" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_several_students_are_timed_together_and_the_page_names_the_load(
+    run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in run.exports:  # what each measured beside the others
+        assert json.loads((folder / "export.json").read_text())["latency"]["onnxruntime"]["median"] == 0.004
+    monkeypatch.setattr(stage, "busy", lambda: 7.25)
+    write_report(CONFIG, output=tmp_path / "report", **run.inputs())
+    found = json.loads((tmp_path / "report" / "latency.json").read_text())
+    assert set(found["milliseconds"]) == {"Student 0.5×", "Student 0.2×"}
+    assert all(0 < each < 4 for each in found["milliseconds"].values())
+    assert (found["threads"], found["load"]) == (1, 7.25)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "measured in turn by one task" in page
+    assert "7.2 processes for" in page
+    assert "4.0 ms" not in page.partition("largest difference")[0].partition("ONNX")[2]
+
+
+def test_a_single_student_is_timed_by_its_export_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "time_files", None)
+    single = write_small_run(tmp_path / "run", budgets=("0.5x",))
+    write_report(CONFIG, output=tmp_path / "report", **single.inputs())
+    assert not (tmp_path / "report" / "latency.json").exists()
+    assert "measured in turn by one task" not in (tmp_path / "report" / "report.html").read_text()

@@ -51,8 +51,8 @@ def run(
     Args:
         config: Heading and description of the page, and the registry that records the students.
         evaluations: Evaluate artifacts, at least one.
-        output: Where the artifact goes: `report.html`, `students/<budget>/` with metrics, ONNX file and weights, and, for
-            several ONNX files, `latency.json`: their times, measured here in turn.
+        output: Where the artifact goes: `report.html`, `students/<budget>/` with metrics, ONNX file and weights, and,
+            for several ONNX files, `latency.json`: their times, measured here in turn.
         dataset: The dataset artifact.
         real_stats: The real_stats artifact.
         teacher: The teacher artifact.
@@ -97,13 +97,13 @@ def _time_together(lineage: Lineage) -> Together | None:
     Exports of parallel students time their files beside each other's trainings. Whoever writes the report runs after
     all of them.
     """
-    exports = [student.exported for student in lineage.students if student.exported]
+    exports = {student.exported.digest: student.exported for student in lineage.students if student.exported}
     if len(exports) < 2:
         return None
     load = busy()
-    threads = min(each.read_json("export.json")["latency"]["onnxruntime"]["threads"] for each in exports)
-    timed = time_files([each.folder / "model.onnx" for each in exports], threads=threads)
-    seconds = {each.digest: file.measured.median for each, file in zip(exports, timed, strict=True)}
+    threads = min(each.read_json("export.json")["latency"]["onnxruntime"]["threads"] for each in exports.values())
+    timed = time_files([each.folder / "model.onnx" for each in exports.values()], threads=threads)
+    seconds = {digest: file.measured.median for digest, file in zip(exports, timed, strict=True)}
     return Together(seconds, threads=threads, cpu=cpu_name(), cores=os.cpu_count() or 1, load=load)
 
 

@@ -45,7 +45,19 @@ DATA_SUFFIXES = frozenset({".csv", ".css", ".html", ".json", ".yaml"})
 """Files of a package that are no code but decide what the code does; `pyproject.toml` installs them."""
 
 _WITHOUT_EFFECT = frozenset(
-    {"certifi", "filelock", "minio", "mlflow", "platformdirs", "pydantic", "tenacity", "tqdm", "urllib3", "yaml"}
+    {
+        "certifi",
+        "filelock",
+        "minio",
+        "mlflow",
+        "platformdirs",
+        "pydantic",
+        "pydantic_core",
+        "tenacity",
+        "tqdm",
+        "urllib3",
+        "yaml",
+    }
 )
 """Libraries that move or check data but compute nothing: another version of them gives the same result."""
 

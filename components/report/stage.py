@@ -17,7 +17,6 @@ from components.catlib.publishing.tracking import track
 from components.catlib.reporting.comparison import Comparison, Contender, Together, budget_of, compare_generators
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
-from components.catlib.serving.benchmark import time_files
 from components.catlib.timing import busy, cpu_name
 
 logger = logging.getLogger(__name__)
@@ -100,6 +99,8 @@ def _time_together(lineage: Lineage) -> Together | None:
     exports = {student.exported.digest: student.exported for student in lineage.students if student.exported}
     if len(exports) < 2:
         return None
+    from components.catlib.serving.benchmark import time_files  # a report without ONNX files needs no ONNX Runtime
+
     load = busy()
     threads = min(each.read_json("export.json")["latency"]["onnxruntime"]["threads"] for each in exports.values())
     timed = time_files([each.folder / "model.onnx" for each in exports.values()], threads=threads)

@@ -47,7 +47,9 @@ class Section(BaseModel):
         for name, value in settings.items() if isinstance(settings, Mapping) else ():
             field = cls.model_fields.get(name)
             expected = _number_type(field.annotation) if field is not None else None
-            for place, found in _booleans(value) if expected else ():
+            if expected is None:
+                continue
+            for place, found in _booleans(value):
                 wrong = InitErrorDetails(type=expected, loc=(name, *place), input=found)
                 raise ValidationError.from_exception_data(cls.__name__, [wrong])
         return settings

@@ -9,6 +9,7 @@ import pytest
 from components.catlib.artifacts import MANIFEST, read_manifest, verify_checksums
 from components.catlib.config import ReportConfig
 from components.catlib.errors import UserError
+from components.catlib.serving import benchmark
 from components.report import stage
 from components.report.stage import run as write_report
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
@@ -73,7 +74,7 @@ def test_the_order_of_the_artifacts_does_not_matter(
         seconds = {path: int(path.parent.name.rpartition("-")[2]) + 1.0 for path in paths}
         return [SimpleNamespace(measured=SimpleNamespace(median=seconds[path])) for path in paths]
 
-    monkeypatch.setattr(stage, "time_files", timed)
+    monkeypatch.setattr(benchmark, "time_files", timed)
     monkeypatch.setattr(stage, "busy", lambda: 0.5)
     write_report(CONFIG, output=tmp_path / "first", **run.inputs())
     inputs = {
@@ -125,7 +126,7 @@ def test_several_students_are_timed_together_and_the_page_names_the_load(
 
 
 def test_a_single_student_is_timed_by_its_export_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "time_files", None)
+    monkeypatch.setattr(benchmark, "time_files", None)
     single = write_small_run(tmp_path / "run", budgets=("0.5x",))
     write_report(CONFIG, output=tmp_path / "report", **single.inputs())
     assert not (tmp_path / "report" / "latency.json").exists()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from components.catlib.artifacts import writing
 from components.catlib.config import ReportConfig
 from components.catlib.publishing.tracking import track
-from components.catlib.reporting.comparison import Comparison, Contender, compare_generators, folder_names
+from components.catlib.reporting.comparison import Comparison, Contender, Together, compare_generators, folder_names
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
+from components.catlib.timing import busy, cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +49,8 @@ def run(
     Args:
         config: Heading and description of the page, and the registry that records the students.
         evaluations: Evaluate artifacts, at least one.
-        output: Where the artifact goes: `report.html` and `students/<budget>/` with metrics, ONNX file and weights.
+        output: Where the artifact goes: `report.html`, `students/<budget>/` with metrics, ONNX file and weights, and,
+            for several ONNX files, `latency.json`: their times, measured here in turn.
         dataset: The dataset artifact.
         real_stats: The real_stats artifact.
         teacher: The teacher artifact.
@@ -66,7 +71,8 @@ def run(
         distilled=distilled,
         exports=exports,
     )
-    comparison = compare_generators(lineage)
+    together = _time_together(lineage)
+    comparison = compare_generators(lineage, together=together)
     folders = folder_names([student.pruned for student in comparison.students])
     page = render(config, lineage, comparison)
     inputs = {name: artifact.manifest for name, artifact in _named(lineage, comparison, folders).items()}
@@ -75,10 +81,36 @@ def run(
         for student, name in zip(comparison.students, folders, strict=True):
             _deliver(student, writer.folder / "students" / name)
         writer.summary["students"] = dict(zip(folders, (student.name for student in comparison.students), strict=True))
+        if together is not None:
+            writer.write_json("latency.json", _times(comparison, together))
         writer.summary["metrics"] = _metrics(comparison, page)
     logger.info("%s: %d students, %.2f MB", PAGE, len(comparison.students), len(page.encode()) / 1e6)
     if config.tracking.uri is not None:
         track(comparison, lineage, output / PAGE, uri=config.tracking.uri, experiment=config.tracking.experiment)
+
+
+def _time_together(lineage: Lineage) -> Together | None:
+    """Times the ONNX files of several students in turn; None for a single one, which its export has timed alone.
+
+    Exports of parallel students time their files beside each other's trainings. Whoever writes the report runs after
+    all of them.
+    """
+    exports = {student.exported.digest: student.exported for student in lineage.students if student.exported}
+    if len(exports) < 2:
+        return None
+    from components.catlib.serving.benchmark import time_files  # a report without ONNX files needs no ONNX Runtime
+
+    load = busy()
+    threads = min(each.read_json("export.json")["latency"]["onnxruntime"]["threads"] for each in exports.values())
+    timed = time_files([each.folder / "model.onnx" for each in exports.values()], threads=threads)
+    seconds = {digest: file.measured.median for digest, file in zip(exports, timed, strict=True)}
+    return Together(seconds, threads=threads, cpu=cpu_name(), cores=os.cpu_count() or 1, load=load)
+
+
+def _times(comparison: Comparison, together: Together) -> dict[str, Any]:
+    students = {each.name: 1e3 * comparison.onnx_seconds(each) for each in comparison.students if each.exported}
+    facts = {name: value for name, value in asdict(together).items() if name != "seconds"}
+    return {"milliseconds": students, "runtime": "ONNX Runtime", **facts}
 
 
 def _named(lineage: Lineage, comparison: Comparison, folders: Sequence[str]) -> dict[str, Artifact]:

@@ -7,7 +7,7 @@ protocol). If that differs from the other evaluations, a number is withheld and 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,25 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Times of all students' ONNX files, measured by one process in turn, after all students were finished.
+
+    Attributes:
+        seconds: Median time of one image in ONNX Runtime, by the digest of the export artifact.
+        threads: CPU threads that each file used.
+        cpu: Name of the CPU.
+        cores: Number of the machine's cores.
+        load: Processes that wanted a core in the minute before; None where the system does not report it.
+    """
+
+    seconds: Mapping[str, float]
+    threads: int
+    cpu: str
+    cores: int
+    load: float | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All generators of a run.
 
@@ -97,6 +116,7 @@ class Comparison:
         metrics: The measured metrics, the headline first.
         withheld: (name of a contender, key of a metric) -> the parts of the protocol that differ.
         baseline: Scores of the baselines, as in `metrics.json`, measured like the teacher.
+        together: Times of the ONNX files where one process measured them all; None: each export measured its own.
     """
 
     teacher: Contender | None
@@ -104,6 +124,7 @@ class Comparison:
     metrics: tuple[Metric, ...]
     withheld: dict[tuple[str, str], list[str]]
     baseline: dict[str, Any]
+    together: Together | None = None
 
     @property
     def contenders(self) -> tuple[Contender, ...]:
@@ -124,6 +145,13 @@ class Comparison:
         """Returns a score that may be compared with the others; None when there is none or it is withheld."""
         return None if (contender.name, metric.key) in self.withheld else contender.score(metric)
 
+    def onnx_seconds(self, contender: Contender) -> float:
+        """Returns the time of one image in ONNX Runtime, of a student with an ONNX file."""
+        assert contender.exported is not None
+        if self.together is not None:
+            return self.together.seconds[contender.exported.digest]
+        return contender.exported.read_json("export.json")["latency"]["onnxruntime"]["median"]
+
     def notes(self) -> list[str]:
         """Returns a sentence for every withheld number."""
         return [
@@ -133,7 +161,7 @@ class Comparison:
         ]
 
 
-def compare_generators(lineage: Lineage) -> Comparison:
+def compare_generators(lineage: Lineage, *, together: Together | None = None) -> Comparison:
     """Reads every evaluation and puts the generators side by side."""
     evaluations = {
         student.evaluation.digest: student.evaluation.read_json("metrics.json") for student in lineage.students
@@ -184,6 +212,7 @@ def compare_generators(lineage: Lineage) -> Comparison:
         metrics=measured_among({key for each in contenders for key in each.figures}),
         withheld=_withheld(contenders, usual),
         baseline=reference_evaluation["baseline"],
+        together=together,
     )
 
 

@@ -71,7 +71,7 @@ def headline(comparison: Comparison) -> Headline:
             _cost_fact("Multiply-accumulates", "paper_macs", student, teacher),
             _cost_fact("Parameters", "parameters", student, teacher),
             *_quality_facts(comparison),
-            *_time_facts(student),
+            *_time_facts(comparison),
         ],
     )
 
@@ -110,7 +110,8 @@ def _quality_facts(comparison: Comparison) -> list[Fact]:
     return facts
 
 
-def _time_facts(student: Contender) -> list[Fact]:
+def _time_facts(comparison: Comparison) -> list[Fact]:
+    student = comparison.smallest
     beside = milliseconds(student.teacher_latency["median"]) if student.teacher_latency else None
     remark = f"{factor(student.ratio['latency'])}, measured in turn" if "latency" in student.ratio else ""
     facts = [Fact("Time per image (CPU)", milliseconds(student.figures["latency_ms"]["median"]), beside, remark)]
@@ -118,7 +119,7 @@ def _time_facts(student: Contender) -> list[Fact]:
         exported = student.exported.read_json("export.json")
         if exported.get("runtimes", {}).get("teacher"):
             facts = [_runtime_fact(exported["runtimes"]["teacher"])]
-        runtime = f"{milliseconds(1e3 * exported['latency']['onnxruntime']['median'])} per image in ONNX Runtime"
+        runtime = f"{milliseconds(1e3 * comparison.onnx_seconds(student))} per image in ONNX Runtime"
         facts.append(Fact("ONNX file", file_size(exported["bytes"]), None, runtime))
     return facts
 
@@ -194,7 +195,7 @@ def table(comparison: Comparison) -> Table:
                 *_cost_cells(contender),
                 *(_score_cell(comparison, contender, metric) for metric in comparison.metrics),
                 _time_cell(comparison, contender),
-                *([_onnx_cell(contender)] if any_exported else []),
+                *([_onnx_cell(comparison, contender)] if any_exported else []),
             ],
         )
         for contender in comparison.contenders
@@ -227,11 +228,11 @@ def _time_cell(comparison: Comparison, contender: Contender) -> Cell:
     return Cell(milliseconds(contender.figures["latency_ms"]["median"]), ratio + beside)
 
 
-def _onnx_cell(contender: Contender) -> Cell:
+def _onnx_cell(comparison: Comparison, contender: Contender) -> Cell:
     if contender.exported is None:
         return NOTHING
     facts = contender.exported.read_json("export.json")
-    return Cell(file_size(facts["bytes"]), milliseconds(1e3 * facts["latency"]["onnxruntime"]["median"]))
+    return Cell(file_size(facts["bytes"]), milliseconds(1e3 * comparison.onnx_seconds(contender)))
 
 
 def _baseline_rows(comparison: Comparison, columns: list[Column]) -> list[Row]:
@@ -285,7 +286,20 @@ def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
         if student.pruned:
             notes += [f"{student.name}: {note}" for note in student.pruned.read_json("pruning.json")["notes"]]
     notes += _of_other_code(lineage)
-    return notes
+    return notes + _measured_together(comparison)
+
+
+def _measured_together(comparison: Comparison) -> list[str]:
+    """States where and beside what the students' ONNX files were timed, if one process timed them all."""
+    found = comparison.together
+    if found is None:
+        return []
+    load = "unknown" if found.load is None else f"{found.load:.1f} processes for {found.cores} cores"
+    return [
+        "The times of the ONNX files beside MACs and scores were measured in turn by one task, after all students were "
+        f"finished, on {found.cpu} with {found.threads} thread{'s' * (found.threads > 1)}; load of that machine in the "
+        f"minute before: {load}. Times in PyTorch come from each student's own evaluation, beside whatever ran then."
+    ]
 
 
 def _of_other_code(lineage: Lineage) -> list[str]:

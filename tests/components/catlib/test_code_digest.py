@@ -63,7 +63,7 @@ def digests(root: Path) -> dict[str, str]:
         ("catlib/training/loop.py", TRAINING),
         ("catlib/data/packing.py", {"dataset"}),
         ("catlib/pruning/search.py", {"prune"}),
-        ("catlib/timing.py", {"evaluate", "export"}),
+        ("catlib/timing.py", {"evaluate", "export", "report"}),
         ("catlib/metrics/perceptual_similarity.py", {*TRAINING, "evaluate"}),
         ("catlib/errors.py", EVERYTHING),
         ("catlib/__init__.py", EVERYTHING),

@@ -31,6 +31,7 @@ from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import Architecture, architecture_from_config
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.pruning.search import describe, prune
+from tests.components.catlib.serving.models import write
 
 SIZE = (16, 24)
 DIRECTION = "source_to_target"
@@ -111,7 +112,7 @@ def _write_student(
            files={"metrics.json": evaluation}, then=_write_samples)  # fmt: skip
     _write(run.exports[-1], ExportConfig(), {"dataset": run.dataset, "student": trained},
            files={"export.json": _export_facts(number)},
-           then=lambda place: (place / "model.onnx").write_bytes(b"onnx" * (number + 1)))  # fmt: skip
+           then=lambda place: _write_onnx(place / "model.onnx", number))  # fmt: skip
 
 
 def _write(
@@ -217,6 +218,10 @@ def _write_samples(folder: Path) -> None:
     for i in range(len(SAMPLE_NAMES)):
         for shade, column in enumerate(COLUMNS):
             (folder / f"samples/{i}_{column}.webp").write_bytes(picture((24, 16), shade=60 * shade + i))
+
+
+def _write_onnx(path: Path, number: int) -> None:
+    write(path, np.full((3, 3), 0.1 * (number + 1), np.float32), {"input_size": "16x24"})
 
 
 def _export_facts(number: int) -> dict[str, Any]:

@@ -1,12 +1,16 @@
+import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from components.catlib.artifacts import MANIFEST, read_manifest, verify_checksums
 from components.catlib.config import ReportConfig
 from components.catlib.errors import UserError
+from components.catlib.serving import benchmark
+from components.report import stage
 from components.report.stage import run as write_report
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
 
@@ -37,6 +41,7 @@ def test_the_artifact_holds_the_page_and_every_students_deliverables(report: Pat
     }
     assert set(manifest.files) == {
         "report.html",
+        "latency.json",
         *(f"students/{budget}/{file}" for budget in ("0.5x", "0.2x") for file in delivered),
     }
     for i, budget in enumerate(("0.5x", "0.2x")):
@@ -61,13 +66,23 @@ def test_the_manifest_names_all_inputs_and_the_headline(report: Path, run: Small
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_the_order_of_the_artifacts_does_not_matter(report: Path, run: SmallRun, tmp_path: Path) -> None:
+def test_the_order_of_the_artifacts_does_not_matter(
+    run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(paths: list[Path], **_: object) -> list[SimpleNamespace]:
+        """Gives every file a time of its own; real ones differ from run to run."""
+        seconds = {path: int(path.parent.name.rpartition("-")[2]) + 1.0 for path in paths}
+        return [SimpleNamespace(measured=SimpleNamespace(median=seconds[path])) for path in paths]
+
+    monkeypatch.setattr(benchmark, "time_files", timed)
+    monkeypatch.setattr(stage, "busy", lambda: 0.5)
+    write_report(CONFIG, output=tmp_path / "first", **run.inputs())
     inputs = {
         name: folders[::-1] if name in ("students", "evaluations") else folders
         for name, folders in run.inputs().items()
     }
     write_report(CONFIG, output=tmp_path / "report", **inputs)
-    assert read_manifest(tmp_path / "report") == read_manifest(report)
+    assert read_manifest(tmp_path / "report") == read_manifest(tmp_path / "first")
 
 
 def test_an_evaluation_is_enough(run: SmallRun, tmp_path: Path) -> None:
@@ -91,3 +106,28 @@ def test_students_of_one_budget_get_folders_of_their_own(tmp_path: Path) -> None
     folders = sorted(path.name for path in (tmp_path / "report" / "students").iterdir())
     assert folders == ["student-1", "student-2"]
     assert "Student 0.5× (2)" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_several_students_are_timed_together_and_the_page_names_the_load(
+    run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in run.exports:  # what each measured beside the others
+        assert json.loads((folder / "export.json").read_text())["latency"]["onnxruntime"]["median"] == 0.004
+    monkeypatch.setattr(stage, "busy", lambda: 7.25)
+    write_report(CONFIG, output=tmp_path / "report", **run.inputs())
+    found = json.loads((tmp_path / "report" / "latency.json").read_text())
+    assert set(found["milliseconds"]) == {"Student 0.5×", "Student 0.2×"}
+    assert all(0 < each < 4 for each in found["milliseconds"].values())
+    assert (found["threads"], found["load"]) == (1, 7.25)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "measured in turn by one task" in page
+    assert "7.2 processes for" in page
+    assert "4.0 ms" not in page.partition("largest difference")[0].partition("ONNX")[2]
+
+
+def test_a_single_student_is_timed_by_its_export_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "time_files", None)
+    single = write_small_run(tmp_path / "run", budgets=("0.5x",))
+    write_report(CONFIG, output=tmp_path / "report", **single.inputs())
+    assert not (tmp_path / "report" / "latency.json").exists()
+    assert "measured in turn by one task" not in (tmp_path / "report" / "report.html").read_text()

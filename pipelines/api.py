@@ -18,7 +18,7 @@ from components.sweep.stage import plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
-from pipelines.preflight import Plan, findings, report
+from pipelines.preflight import Plan, findings, lost_places, report
 from pipelines.reuse import Reuse, compare
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
@@ -153,6 +153,7 @@ def compile_recipe(
     from pipelines.compiling import compile_pipeline
 
     settings = _recipe(recipe, overrides, budgets)
+    report(lost_places(Plan(pipeline, settings, {}, image=image, in_pods=True)), note)
     if not pin:
         return compile_pipeline(pipeline, settings, image=image)
     versions = {"source_version": dataset_version(settings)}

@@ -12,7 +12,6 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.catlib.config import Recipe
-from components.catlib.errors import UserError
 from components.catlib.storage import is_remote
 from components.check.component import check_images
 from components.dataset.component import prepare_dataset
@@ -71,17 +70,12 @@ def pipeline(name: str, *, description: str = "{description}", title: str = "CAT
 
 
 def _publishing(recipe: Recipe, placement: Placement) -> dict[str, Any] | None:
-    """Returns the settings of the last task, which is compiled in; None if nothing is published.
-
-    Raises:
-        UserError: On a cluster, the place is a folder.
-    """
-    settings = recipe.publish
-    if settings.to is None or is_remote(settings.to):
-        return None if settings.to is None else recipe.section("publish")
-    if placement.resources is not None:
-        raise UserError(f"publish.to is {settings.to}, a folder that no pod has; give s3://BUCKET/NAME.")
-    return recipe.section("publish") | {"to": str(Path(settings.to).resolve())}
+    """Returns the settings of the last task, which is compiled in; None if nothing is published."""
+    to = recipe.publish.to
+    if to is None:
+        return None
+    here = placement.resources is None and not is_remote(to)
+    return recipe.section("publish") | {"to": str(Path(to).resolve()) if here else to}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from components.catlib.disk import number_in, writing_to
 from components.catlib.errors import Interrupted, UserError
 from components.catlib.exits import dying_with_parent, interrupt, on_stop
 from components.catlib.memory import killed
-from components.catlib.storage import is_remote
 from components.catlib.storage.settings import WAIT_VARIABLE
 from components.catlib.training.upkeep import CHECKPOINTS_VARIABLE, variables
 from components.kubeflow import refusal
@@ -167,10 +166,6 @@ def run_locally(
     check_writable(output)
     if image:
         check_image_code(image)
-        if recipe.publish.to and not is_remote(recipe.publish.to):
-            raise UserError(
-                f"publish.to is {recipe.publish.to}, a folder that no container has; give s3://BUCKET/NAME."
-            )
     began = time.monotonic()
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     logs = workspace / "logs"

@@ -7,6 +7,7 @@ a run names; `pipelines.preflight_cluster` asks the cluster.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,14 @@ class Plan:
         """Returns what its stages read from outside, by setting: images, weights, and models of earlier runs."""
         return readings(self.recipe, self.pipeline, self.arguments)
 
+    def places(self) -> dict[str, str]:
+        """Returns the addresses to which its tasks write beside the artifacts, by setting."""
+        if not self.trains:
+            return {}
+        checkpoints = self.recipe.resources.checkpoints if self.in_pods else None
+        given = {"resources.checkpoints": checkpoints, "publish.to": self.recipe.publish.to}
+        return {setting: address for setting, address in given.items() if address}
+
     def addresses(self) -> dict[str, str]:
         """Returns the addresses of what its stages read, by setting."""
         return {setting: reading.address for setting, reading in self.readings().items()}
@@ -157,6 +166,11 @@ def _students(plan: Plan) -> Iterator[Finding]:
         )
 
 
+def _publishing(plan: Plan) -> Iterator[Finding]:
+    if plan.recipe.publish.to and not plan.trains:
+        yield doubtful(f"Pipeline {plan.pipeline} makes no students, so publish.to has no effect.")
+
+
 def _image(plan: Plan) -> Iterator[Finding]:
     if plan.in_pods and plan.image and "/" not in plan.image:
         yield doubtful(
@@ -166,7 +180,9 @@ def _image(plan: Plan) -> Iterator[Finding]:
 
 
 def _local_paths(plan: Plan) -> Iterator[Finding]:
-    """Pods see the files of their image and nothing else."""
+    """Pods, and containers here, see the files of their image and nothing else."""
+    if plan.in_pods or plan.image:
+        yield from lost_places(plan)
     if not plan.in_pods:
         return
     for setting, address in plan.addresses().items():
@@ -185,11 +201,16 @@ def _local_paths(plan: Plan) -> Iterator[Finding]:
                 f"{setting} {address} is a path on this machine, which pods do not see; upload it to the store and "
                 "give its address, s3://BUCKET/FOLDER."
             )
-    if (place := plan.recipe.resources.checkpoints) and plan.trains and not is_in_object_store(place):
-        yield wrong(
-            f"resources.checkpoints {place} is lost with the pod that writes it; give an address in the store, "
-            "s3://BUCKET/FOLDER."
-        )
+
+
+def lost_places(plan: Plan) -> Iterator[Finding]:
+    """Yields the folders that tasks in pods or containers would write to, which end with them."""
+    for setting, place in plan.places().items():
+        if not is_in_object_store(place):
+            yield wrong(
+                f"{setting} {place} is lost with the {'pod' if plan.in_pods else 'container'} that writes it; give an "
+                "address in the store, s3://BUCKET/FOLDER."
+            )
 
 
 def _is_elsewhere(address: str) -> bool:
@@ -211,10 +232,9 @@ def _secret(plan: Plan) -> Iterator[Finding]:
         )
     if not plan.in_pods or name:
         return
-    used = {setting: address for setting, address in plan.addresses().items() if is_in_object_store(address)}
-    if plan.recipe.resources.checkpoints and plan.trains and is_in_object_store(plan.recipe.resources.checkpoints):
-        used["resources.checkpoints"] = plan.recipe.resources.checkpoints
-    for setting, address in used.items():
+    for setting, address in (plan.addresses() | plan.places()).items():
+        if not is_in_object_store(address):
+            continue
         what = f"{setting} {address} lies in the object store, but resources.store_secret names no Secret with its keys"
         if plan.service_account:
             yield doubtful(
@@ -274,13 +294,17 @@ def _root(plan: Plan) -> Iterator[Finding]:
 
 
 def _content(plan: Plan) -> Iterator[Finding]:
-    """Looks at what every address holds, where that can be seen from here, and for the bucket of checkpoints."""
-    place = plan.recipe.resources.checkpoints
-    if plan.in_pods and place and plan.trains and is_in_object_store(place) and not store_out_of_sight():
+    """Looks at what every address holds, where that can be seen from here, and for the buckets that are written to."""
+    for setting, place in plan.places().items():
+        if not is_in_object_store(place):
+            yield from _folder_here(setting, Path(place), plan)
+            continue
         try:
-            Storage(patience=LOOKING_SECONDS).file_names(f"{place.rstrip('/')}/refused")
+            Location.parse(place)
+            if not (plan.in_pods and store_out_of_sight()):
+                Storage(patience=LOOKING_SECONDS).file_names(f"{place.rstrip('/')}/refused")
         except UserError as error:
-            yield Finding(type(error)(f"resources.checkpoints {place}: {error}"), certain=True)
+            yield Finding(type(error)(f"{setting} {place}: {error}"), certain=True)
     for setting, reading in plan.readings().items():
         address = reading.address
         if is_in_object_store(address):
@@ -295,6 +319,19 @@ def _content(plan: Plan) -> Iterator[Finding]:
             yield from _known(KNOWN[address])
         else:
             yield from _on_this_machine(setting, reading, plan)
+
+
+def _folder_here(setting: str, folder: Path, plan: Plan) -> Iterator[Finding]:
+    """Looks whether a folder of this machine can be written to."""
+    if plan.in_pods or plan.image:
+        return
+    try:
+        nearest = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+        usable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    except OSError:  # a name is too long, or a folder on the way may not be entered
+        usable = False
+    if not usable:
+        yield wrong(f"{setting} {folder} cannot be written on this machine; choose another folder.")
 
 
 def _known(dataset: Dataset) -> Iterator[Finding]:
@@ -411,6 +448,7 @@ def _in_store(setting: str, address: str, plan: Plan) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     _models,
     _students,
+    _publishing,
     _image,
     _local_paths,
     _secret,

@@ -16,11 +16,13 @@ import torch
 from components.catlib.artifacts import read_manifest
 from components.catlib.code_digest import ROOT, code_and_library_digest, code_digest
 from components.catlib.errors import UserError
+from components.catlib.storage import Storage
 from pipelines.__main__ import main
 from pipelines.failure import RunFailed
 from pipelines.local import NO_IMAGE, RunLog, _failure, _placement
 from tests.canaries import CANARIES, found_in, watched_processes
 from tests.components.opened import read_generator
+from tests.object_stores import seaweed_server
 from tests.small_disks import mounted
 
 TASKS = {
@@ -73,7 +75,7 @@ def test_a_disk_that_kubeflow_itself_cannot_write_to_is_a_sentence(line: str, wo
 
 
 def run(
-    workspace: Path, *further: str, output: Path | None = None, code: Path = ROOT
+    workspace: Path, *further: str, output: Path | None = None, code: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", "run", "--recipe", "smoke", "--workspace", str(workspace), "--json"]
     target = ["--output", str(output)] if output else []
@@ -81,7 +83,7 @@ def run(
     return subprocess.run(
         [*command, *target, *further],
         cwd=code,
-        env={**os.environ, **secrets, "CAT_WEB_HOST": "pictures.invalid", "PYTHONPATH": str(code)},
+        env={**os.environ, **secrets, "CAT_WEB_HOST": "pictures.invalid", "PYTHONPATH": str(code), **environment},
         capture_output=True,
         text=True,
         timeout=900,
@@ -165,6 +167,26 @@ def test_a_dry_run_says_what_would_come_from_the_cache(
     assert cached == Counter(once[:2])
     assert executed == Counter(["train-teacher", "check-images", *of_a_student, "write-report"])
     assert sorted(workspace.rglob("*")) == before, "a dry run writes nothing"
+
+
+def test_the_last_task_publishes_every_student_to_a_folder_or_a_bucket(
+    first_run: dict, workspace: Path, tmp_path: Path
+) -> None:
+    budgets = ["--budget", "0.5x", "0.3x", "--set", "publish.version=1.0"]
+    with seaweed_server(tmp_path) as store:
+        for to in (str(tmp_path / "models" / "small"), "s3://cat/models/small"):
+            again = run(workspace, *budgets, "--set", f"publish.to={to}", output=tmp_path / "out", **store.environment)
+            assert answer_of(again)["executed"] == ["publish-students"]
+        there = Storage(store.environment)
+        for version in ("1.0-0.5x", "1.0-0.3x"):
+            files = set(there.file_names(f"s3://cat/models/small/{version}"))
+            assert {"manifest.json", "model_card.json", "model.onnx"} <= files
+            here = read_manifest(tmp_path / "models" / "small" / version, "publish")
+            assert set(here.files) | {"manifest.json"} == files
+    away = run(workspace, *budgets, "--set", "publish.to=s3://cat/models/small", output=tmp_path / "out",
+               **store.environment)  # fmt: skip
+    assert away.returncode == 75
+    assert away.stderr.splitlines()[-1].startswith("error: publish.to s3://cat/models/small: The object store at ")
 
 
 def test_a_stage_runs_anew_on_request(first_run: dict, workspace: Path, tmp_path: Path) -> None:

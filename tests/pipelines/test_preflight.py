@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from components.catlib.artifacts import writing
+from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.families import architecture_from_config
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import Storage
 from pipelines.__main__ import main
+from pipelines.api import compile_recipe
 from pipelines.parameters import with_arguments
 from pipelines.preflight import Plan, findings
 from tests.object_stores import SeaweedServer, seaweed_server
@@ -270,6 +272,7 @@ def test_models_must_be_addresses(students: Any) -> None:
         (["dataset.source=s3://cat/images"], "dataset.source"),
         (["evaluate.lpips.weights.uri=s3://cat/w.pth"], "evaluate.lpips.weights.uri"),
         (["resources.checkpoints=s3://cat/checkpoints"], "resources.checkpoints"),
+        (["publish.to=s3://cat/models"], "publish.to"),
         (["dataset.source=minio://cat/images"], "dataset.source"),
     ],
 )
@@ -283,8 +286,33 @@ def test_addresses_in_the_store_need_its_secret(overrides: list[str], setting: s
     assert found(*overrides, SECRET)[0] == []
 
 
-def test_checkpoints_on_a_pods_disk_are_lost_with_it() -> None:
-    assert "lost with the pod" in one(found("resources.checkpoints=/tmp/x"), certain=True)
+@pytest.mark.parametrize("setting", ["resources.checkpoints", "publish.to"])
+def test_what_a_pod_writes_to_its_own_disk_is_lost_with_it(setting: str, tmp_path: Path) -> None:
+    sentence = one(found(f"{setting}=/tmp/x"), certain=True)
+    assert sentence == (
+        f"{setting} /tmp/x is lost with the pod that writes it; give an address in the store, s3://BUCKET/FOLDER."
+    )
+    asked = load_recipe("smoke", [f"{setting}={tmp_path / 'x'}"])
+    here = [list(findings(Plan("compress", asked, {}, image=image))) for image in (None, "cat-pipeline:1")]
+    in_containers = [str(finding.error) for finding in here[1]]
+    assert [len(each) for each in here] == [0, setting == "publish.to"]  # containers have checkpoints of their own
+    assert all("lost with the container that writes it" in each for each in in_containers)
+    with pytest.raises(UserError, match="lost with the pod"):
+        compile_recipe("smoke", overrides=[f"{setting}={tmp_path / 'x'}"], pin=False)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("place", ["/dev/null/models", "x" * 300])
+def test_a_folder_that_cannot_be_published_to_is_found_before_the_training(place: str) -> None:
+    (finding,) = findings(Plan("compress", load_recipe("smoke", [f"publish.to={place}", "publish.name=small"]), {}))
+    assert finding.certain
+    assert str(finding.error) == f"publish.to {place} cannot be written on this machine; choose another folder."
+
+
+def test_a_pipeline_without_students_does_not_publish() -> None:
+    students = {"students": ["s3://cat/a"]}
+    said = found("publish.to=s3://cat/models", SECRET, pipeline="evaluate-only", arguments=students)[1]
+    assert "Pipeline evaluate-only makes no students, so publish.to has no effect." in said
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -348,15 +376,18 @@ def test_a_secret_has_a_name_that_kubernetes_takes(name: str) -> None:
     assert "is no name that a Secret can have" in one(found(f"resources.store_secret={name}"), certain=True)
 
 
-def test_the_bucket_of_checkpoints_is_looked_for(object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = "resources.checkpoints=s3://dog/checkpoints"
+@pytest.mark.parametrize("setting", ["resources.checkpoints", "publish.to"])
+def test_the_buckets_that_are_written_to_are_looked_for(
+    setting: str, object_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{setting}=s3://dog/checkpoints"
     assert found(SECRET, place) == ([], []), "the store cannot be asked from here"
     for name, value in object_store.environment.items():
         monkeypatch.setenv(name, value)
     sentence = one(found(SECRET, place), certain=True)
-    assert sentence.startswith("resources.checkpoints s3://dog/checkpoints: The object store at ")
+    assert sentence.startswith(f"{setting} s3://dog/checkpoints: The object store at ")
     assert "has no bucket 'dog'" in sentence
-    assert found(SECRET, "resources.checkpoints=s3://cat/checkpoints") == ([], [])
+    assert found(SECRET, f"{setting}=s3://cat/checkpoints") == ([], [])
 
 
 @pytest.mark.parametrize("in_pods", [True, False])

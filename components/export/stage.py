@@ -31,6 +31,8 @@ from components.catlib.exporting.parity import (
     time_both,
 )
 from components.catlib.exporting.precisions import Pictures, write_precisions
+from components.catlib.exporting.profile_rules import check_profiles, missing_packages
+from components.catlib.exporting.profiles import Student, write_profiles
 from components.catlib.exporting.quantising import INT8_REWRITES
 from components.catlib.exporting.runtimes import installed_runtimes
 from components.catlib.fitting import check_channels
@@ -57,17 +59,17 @@ def run(
     """Exports a generator and checks that the file computes the same images.
 
     Args:
-        config: Operator set, tolerance, rewrites and precisions.
+        config: Operator set, tolerance, rewrites, precisions and profiles.
         student: A distill artifact, a prune artifact with inherited weights, or a teacher. Of two generators (CycleGAN)
             source_to_target is exported.
-        output: Where the artifact goes: `model.onnx` and `export.json`.
+        output: Where the artifact goes: `model.onnx`, the files of the other profiles, and `export.json`.
         dataset: A dataset artifact, on whose held-out images file and network are compared; None: on noise. Its
             training images calibrate INT8.
         teacher: A teacher artifact whose generator is timed beside the student, if the config asks for precisions; its
             ONNX file is not kept.
 
     Raises:
-        UserError: An artifact holds no such generator, or the dataset does not fit it.
+        UserError: An artifact holds no such generator, the dataset does not fit it, or a profile is not to be had.
         RuntimeError: ONNX Runtime's images differ from PyTorch's, or those of an image alone from those of the same
             image in a batch, by more than the tolerance.
     """
@@ -75,6 +77,9 @@ def run(
     inputs = {"student": networks.manifest}
     direction, input_size = networks.direction, networks.input_size
     generator = read_generator(networks, direction)
+    for sentence in missing_packages(config.profiles):
+        raise UserError(sentence)
+    check_profiles(config.profiles, generator.architecture.family, _values(networks, direction))
     packed = None if dataset is None else PackedDataset.open(dataset)
     if packed is None:
         compared_on = "noise"
@@ -87,13 +92,14 @@ def run(
     choice = choose_rewrites(
         generator, config.rewrites, image_NCHW=_noise(generator.architecture, 1, input_size), opset=config.opset
     )
+    metadata = _metadata(generator.architecture, direction, networks, inputs, packed)
     with writing(output, kind="export", config=config, inputs=inputs) as writer:
         model = export_generator(
             generator,
             writer.folder / "model.onnx",
             input_size=input_size,
             opset=config.opset,
-            metadata=_metadata(generator.architecture, direction, networks, inputs, packed),
+            metadata=metadata,
             rewrites=choice.rewrites,
         )
         exported = OnnxGenerator(model.path)
@@ -107,6 +113,18 @@ def run(
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
         facts |= {"sizes": picture_sizes(generator.architecture)} | _values_of_pictures(networks, direction)
         facts["rewrites"] = _rewrites(choice)
+        facts["profiles"] = write_profiles(
+            writer.folder,
+            config.profiles,
+            Student(
+                generator,
+                input_size,
+                images if _size(images) == input_size else _noise(generator.architecture, COMPARED_IMAGES, input_size),
+                config.opset,
+                metadata,
+            ),
+            tolerance=config.tolerance,
+        )
         if config.precisions:
             timed = _teacher(teacher, inputs, networks)
             facts["runtimes"] = _precisions(
@@ -239,10 +257,15 @@ def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:
 
 def _values_of_pictures(networks: OpenedNetworks, direction: Direction) -> dict[str, dict[str, Any]]:
     """Returns `input_values` and `output_values`: what numbers mean where they are pictures."""
+    return {f"{end}_values": each.model_dump(mode="json") for end, each in _values(networks, direction).items()}
+
+
+def _values(networks: OpenedNetworks, direction: Direction) -> dict[str, ValuesConfig]:
+    """Returns what numbers mean, by "input" and "output" where these are pictures."""
     values = {"output": networks.values.get(direction.output.value, RGB)}
     if networks.architectures.generator(direction).input_kind == "images":
         values["input"] = networks.values.get(direction.input.value, RGB)
-    return {f"{end}_values": each.model_dump(mode="json") for end, each in values.items()}
+    return values
 
 
 def _metadata(
@@ -261,10 +284,7 @@ def _metadata(
         "input_size": f"{input_size[0]}x{input_size[1]} (height x width)",
         "student": inputs["student"].digest(),
     }
-    values = {
-        name.removesuffix("_values"): ValuesConfig.model_validate(each)
-        for name, each in _values_of_pictures(networks, direction).items()
-    }
+    values = _values(networks, direction)
     metadata |= {end: f"float32, NCHW, -1 to 1: {described(each)}" for end, each in values.items() if each != RGB}
     metadata |= serving_metadata(architecture, values, dataset)
     if "dataset" in inputs:

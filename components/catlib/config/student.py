@@ -79,8 +79,8 @@ class ExportConfig(Section):
     )
     profiles: tuple[Profile, ...] = Field(
         default=("onnxruntime",),
-        description="files to write, each checked against the student; onnxruntime: model.onnx, which is always written; "
-        "static: ONNX with one size and one image; snapml: ONNX of few operators for Lens Studio, pixels of 0 to 255; "
-        "coreml: an .mlpackage with pictures as input and output (needs the extra [coreml]); litert: a .tflite file "
-        "(needs the extra [litert])",
+        description="files to write, each checked against the student; onnxruntime: model.onnx, which is always "
+        "written; static: the same for one image of one size; snapml: ONNX of few operators for Lens Studio, with "
+        "pixels of 0 to 255; coreml: an .mlpackage with pictures as input and output (needs the extra [coreml]); "
+        "litert: a .tflite file (needs the extra [litert])",
     )

@@ -111,7 +111,9 @@ class _Writer:
             self.graph.constant(f"{name}.{part}", np.array(value, np.float32))
             for part, value in (("scale", scale), ("shift", shift))
         )
-        return self.graph.add("Add", self.graph.add("Mul", x, scale_name, name=f"{name}.product"), shift_name, name=name)
+        return self.graph.add(
+            "Add", self.graph.add("Mul", x, scale_name, name=f"{name}.product"), shift_name, name=name
+        )
 
     def relu(self, x: str) -> str:
         return self.graph.add("Relu", x, name=f"{x}.activated")

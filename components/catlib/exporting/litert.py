@@ -1,8 +1,8 @@
 """Writes a portable graph as a LiteRT (TensorFlow Lite) file, reads it back, and runs it.
 
-The file holds float32 numbers, images laid out as [1, H, W, C]. GPU delegates take all its operators: reflection is slices
-put together, because some delegates have no reflecting pad; instance norm is means over height and width. Needs the
-package `ai-edge-litert` (extra [litert]).
+The file holds float32 numbers, images laid out as [1, H, W, C]. GPU delegates take all its operators: reflection is
+slices put together, because some delegates have no reflecting pad; instance norm is means over height and width. Needs
+the package `ai-edge-litert` (extra [litert]).
 
 Shape suffixes: H height, W width, C channels, O outputs, I inputs, K kernel.
 """
@@ -149,7 +149,9 @@ class _Writer:
             last = shape[axis] - 1
             before = range(edge, 0, -1) if mode == "reflect" else [0] * edge
             after = range(last - 1, last - 1 - edge, -1) if mode == "reflect" else [last] * edge
-            parts = {line: self._line(x, axis, line, f"{node.name}.{word}") for line in dict.fromkeys([*before, *after])}
+            parts = {
+                line: self._line(x, axis, line, f"{node.name}.{word}") for line in dict.fromkeys([*before, *after])
+            }
             lines = [*(parts[line] for line in before), x, *(parts[line] for line in after)]
             name = node.name if axis == 2 else f"{node.name}.{word}"
             x = self.add("CONCATENATION", lines, _resized(shape, axis, shape[axis] + 2 * edge), name=name,
@@ -181,7 +183,7 @@ class _Writer:
         return self.add("DEPTHWISE_CONV_2D", [x, weight, bias], shape, name=node.name, options=options)
 
     def _transposed(self, x: int, node: Node) -> int:
-        """Adds a transposed convolution, whose output loses `edge` pixels at the top and left, fewer at the other ends."""
+        """Adds a transposed convolution; `edge` pixels are cut off at the top and left, fewer at the other ends."""
         weight_IOKK, edge, stride, schema = node.constants[0], node.edge, node.stride, self._schema
         count, k = weight_IOKK.shape[1], weight_IOKK.shape[-1]
         (added,) = set(node.attributes["output_padding"])
@@ -223,7 +225,9 @@ class _Writer:
     def _mean(self, x: int, name: str) -> int:
         """Adds the mean over height and width."""
         options = self._schema.ReducerOptionsT(keepDims=True)
-        return self.add("MEAN", [x, np.array([1, 2], np.int32)], (1, 1, 1, self.shape(x)[3]), name=name, options=options)
+        return self.add(
+            "MEAN", [x, np.array([1, 2], np.int32)], (1, 1, 1, self.shape(x)[3]), name=name, options=options
+        )
 
     def finish(self, given: int, made: int) -> bytes:
         """Returns the file, whose input and output are these tensors."""
@@ -251,7 +255,7 @@ def _aligned_builder() -> Any:
     import flatbuffers  # comes with ai-edge-litert
 
     class Aligned(flatbuffers.Builder):
-        def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802: the library's name
+        def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802
             """Adds an array that begins at a multiple of 16 bytes."""
             self.StartVector(x.itemsize, x.size, ALIGNMENT)
             self.head -= x.nbytes

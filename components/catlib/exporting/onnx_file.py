@@ -108,12 +108,12 @@ def read_checked(path: Path, *, opset: int) -> onnx.ModelProto:
         RuntimeError: The file has another operator set, or keeps weights in another file.
     """
     model = onnx.load(path, load_external_data=False)
-    onnx.checker.check_model(model, full_check=True)
     found = [(item.domain, item.version) for item in model.opset_import]
     if found != [("", opset)]:
         raise RuntimeError(f"{path.name} has the operator sets {found}, not opset {opset} alone.")
     if any(weight.data_location != onnx.TensorProto.DEFAULT for weight in model.graph.initializer):
         raise RuntimeError(f"{path.name} keeps weights in another file.")
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 
@@ -133,19 +133,19 @@ def generator_model(
     input_size: tuple[int, int],
     opset: int,
     rewrites: Collection[Rewrite],
-    static: bool = False,
+    portable: bool = False,
     pixels: bool = False,
 ) -> onnx.ModelProto:
     """Returns a generator as an ONNX model, without metadata; the arguments are those of `export_generator`.
 
-    With `static` it takes one image of the input size. With `pixels`, which the inception family has, values are 0 to
-    255.
+    The inception family also has a `portable` graph for one image of the input size, with values of 0 to 255 if they
+    are `pixels`.
     """
     network, architecture = inference_copy(generator), generator.architecture
     if isinstance(network, InceptionGenerator):
         step = architecture.size_step
-        sides = input_size if static else (f"{step}*height", f"{step}*width")
-        count = 1 if static else "batch"
+        sides = input_size if portable else (f"{step}*height", f"{step}*width")
+        count = 1 if portable else "batch"
         return inception_model(
             network,
             opset=opset,
@@ -154,17 +154,17 @@ def generator_model(
             outputs=(OUTPUT, (count, architecture.out_channels, *sides)),
             pixels=pixels,
         )
-    assert not rewrites and not pixels, f"the family {architecture.family} has no rewrites and no other values"
-    return _traced(network, input_size=input_size, opset=opset, static=static)
+    assert not rewrites and not portable, f"the family {architecture.family} has one graph"
+    return _traced(network, input_size=input_size, opset=opset)
 
 
-def _traced(network: Generator, *, input_size: tuple[int, int], opset: int, static: bool) -> onnx.ModelProto:
+def _traced(network: Generator, *, input_size: tuple[int, int], opset: int) -> onnx.ModelProto:
     """Returns the model that torch's exporter makes, which takes seconds and knows every family."""
     architecture = network.architecture
     # Two images: the exporter takes a dimension of 1 for a constant.
-    example_NCHW = torch.zeros(1 if static else 2, architecture.in_channels, *input_size)
-    sizes: dict[int, Any] = {} if static else {0: torch.export.Dim("batch")}
-    if architecture.fixed_size is None and not static:
+    example_NCHW = torch.zeros(2, architecture.in_channels, *input_size)
+    sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if architecture.fixed_size is None:
         step = architecture.size_step
         sizes |= {2: step * torch.export.Dim("height"), 3: step * torch.export.Dim("width")}
     with torch.no_grad(), _quiet_exporter():
@@ -175,7 +175,7 @@ def _traced(network: Generator, *, input_size: tuple[int, int], opset: int, stat
             opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=(sizes,) if sizes else None,
+            dynamic_shapes=(sizes,),
             verbose=False,
         )
     assert program is not None

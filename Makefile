@@ -42,7 +42,7 @@ define CHECK_PYTHON
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run try test test-slow test-faults bench gpu-campaign gpu-campaign-pack check format compile lock clean \
+.PHONY: help setup setup-dev demo run try test test-converters test-slow test-faults bench gpu-campaign gpu-campaign-pack check format compile lock clean \
 	docker-image docker-push docker-base docker-store pin-base test-docker compose-up compose-smoke compose-run compose-down \
 	cluster-smoke
 

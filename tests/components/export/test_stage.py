@@ -23,6 +23,7 @@ from components.catlib.config import (
     NormConfig,
     Pix2PixDistillConfig,
     PruneConfig,
+    RealStatsConfig,
     validate,
 )
 from components.catlib.config.student import Rewrite
@@ -41,6 +42,7 @@ from components.catlib.reporting.formatting import milliseconds
 from components.catlib.reporting.runtimes import runtime_table
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
+from components.real_stats.stage import run as prepare_statistics
 from tests.components.catlib.exporting.small_generators import spade
 from tests.components.opened import read_generator
 
@@ -123,14 +125,16 @@ def test_precisions_leave_the_file_as_it_is_and_time_the_teacher(
         network = build_generator(ARCHITECTURE)
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
     config = ExportConfig(precisions=("fp16", "int8"))
-    run(config, student=student, dataset=dataset, teacher=tmp_path / "teacher", output=tmp_path / "out")
+    prepare_statistics(RealStatsConfig(features="random"), dataset=dataset, output=tmp_path / "real-stats")
+    given = {"student": student, "dataset": dataset, "teacher": tmp_path / "teacher"}
+    run(config, **given, real_stats=tmp_path / "real-stats", output=tmp_path / "out")
     assert (tmp_path / "out/model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
     facts = json.loads((tmp_path / "out/export.json").read_text())["runtimes"]
     assert {row["precision"] for row in facts["rows"]} == {"float32", "fp16", "int8", "teacher"}
     kept = {f"model.{name}.onnx" for name in ("fp16", "int8") if name not in facts["refused"]}
     assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == {"model.onnx", "model.best.onnx", *kept}
     assert facts["teacher"]["times_faster"] > 0
-    assert "teacher" in read_manifest(tmp_path / "out", "export").inputs
+    assert {"teacher", "real_stats"} < read_manifest(tmp_path / "out", "export").inputs.keys()
     table = runtime_table(facts)
     assert table is not None and len(table.rows) == len(facts["rows"])
     assert facts["best"]["file"] in table.notes[0]

@@ -64,7 +64,7 @@ def digests(root: Path) -> dict[str, str]:
         ("catlib/data/packing.py", {"dataset"}),
         ("catlib/pruning/search.py", {"prune"}),
         ("catlib/timing.py", {"evaluate", "export"}),
-        ("catlib/metrics/perceptual_similarity.py", {*TRAINING, "evaluate"}),
+        ("catlib/metrics/perceptual_similarity.py", {*TRAINING, "evaluate", "export"}),
         ("catlib/errors.py", EVERYTHING),
         ("catlib/__init__.py", EVERYTHING),
         ("fetch/teacher.py", {"fetch_teacher"}),

@@ -171,7 +171,7 @@ def test_a_runtime_that_cannot_run_a_file_gets_a_note(
 def _change_weight(model: onnx.ModelProto) -> None:
     weight = max(model.graph.initializer, key=lambda each: each.dims[0] if each.dims and "bias" in each.name else 0)
     values = numpy_helper.to_array(weight).copy()
-    values[0] = values[0] + values.dtype.type(1 if values.dtype.kind == "f" else 3000)
+    values[0] = values[0] + values.dtype.type(1 if values.dtype.kind == "f" else 10_000)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
 
@@ -215,6 +215,44 @@ def test_as_few_layers_as_suffice_stay_in_float(wanted: Collection[str]) -> None
         return -sum(error for layer, error in errors.items() if layer not in in_float)
 
     assert set(layers_to_keep(list(errors), decibels, wanted=decibels(wanted))) == set(wanted)
+
+
+def test_a_layer_that_hurts_stays_in_float_and_the_file_is_published(tmp_path: Path) -> None:
+    """One channel in front of the last convolution is 1000 times larger, and its weights as much smaller."""
+    torch.manual_seed(0)
+    generator = inception(NORMS["batch"])
+    norm, last = generator.get_submodule("up_sampling.4"), generator.get_submodule("up_sampling.7")
+    assert isinstance(norm, torch.nn.BatchNorm2d) and isinstance(last, torch.nn.Conv2d)
+    with torch.no_grad():
+        norm.weight[1] *= 1000
+        norm.bias[1] *= 1000
+        last.weight[:, 1] /= 1000
+    export_generator(generator, tmp_path / "model.onnx", input_size=(16, 24), opset=20, metadata=METADATA)
+    plain = generator_model(generator, input_size=(16, 24), opset=20, rewrites=INT8_REWRITES)
+    images = example(generator, 24)
+    pictures = Pictures(images[:8], images[8:16], images[16:])
+    facts = write((tmp_path, plain, pictures), tmp_path, SLOW, FAST_INT8)
+    assert facts["in_float"] == ["up_sampling.7.0"] and facts["refused"] == {}
+    (shown,) = {row["decibels"] for row in facts["rows"] if row["precision"] == "int8"}
+    published = ONNX_RUNTIME.load(tmp_path / "out/model.int8.onnx", 1)(pictures.held_out)
+    expected = ONNX_RUNTIME.load(tmp_path / "model.onnx", 1)(pictures.held_out)
+    assert decibels_between(published, expected) == shown > precisions.FEWEST_DECIBELS
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    onnx.save(Quantiser(plain, images[:8].numpy(), whole)(), whole / "model.onnx")
+    without_choice = ONNX_RUNTIME.load(whole / "model.onnx", 1)(pictures.held_out)
+    assert decibels_between(without_choice, expected) < precisions.FEWEST_DECIBELS
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_what_a_convolution_makes_for_a_norm_or_relu_stays_in_float(norm: str, tmp_path: Path) -> None:
+    """One step for all channels is coarse where a channel varies little and its norm makes it as large as others."""
+    generator = inception(NORMS[norm])
+    plain = generator_model(generator, input_size=(16, 24), opset=20, rewrites=INT8_REWRITES)
+    model = Quantiser(plain, example(generator, 4).numpy(), tmp_path)()
+    made = {node.output[0]: node.op_type for node in model.graph.node}
+    quantised = {made.get(node.input[0], "input") for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert quantised.isdisjoint({"Conv", "ConvTranspose"}) and {"Relu", "Pad", "Add"} <= quantised
 
 
 def test_layers_that_stay_in_float_have_no_quantised_weights(

@@ -42,7 +42,7 @@ define CHECK_PYTHON
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run try test test-slow test-faults bench gpu-campaign gpu-campaign-pack check format compile lock clean \
+.PHONY: help setup setup-dev demo run try test test-converters test-slow test-faults bench gpu-campaign gpu-campaign-pack check format compile lock clean \
 	docker-image docker-push docker-base docker-store pin-base test-docker compose-up compose-smoke compose-run compose-down \
 	cluster-smoke
 
@@ -89,6 +89,16 @@ compile: $(READY) ## Write the pipeline for Kubeflow: build/RECIPE.yaml
 
 test: $(READY_DEV) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto
+
+# Apple's and Google's converters, in an environment that sees the other one and is thrown away.
+test-converters: $(READY_DEV) ## Run the tests of Core ML and LiteRT files, which need their converters
+	$(BIN)/python -m venv --without-pip build/converters
+	echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		> "$$(build/converters/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(BIN)/python -m pip --python build/converters/bin/python install --quiet --require-hashes --no-deps \
+		--requirement requirements-coreml.lock --requirement requirements-litert.lock
+	build/converters/bin/python -m pytest tests/components/catlib/exporting/test_profiles.py
+	rm -r build/converters
 
 test-slow: $(READY_DEV) ## Run the long repetitions that `make test` leaves out
 	$(BIN)/python -m pytest -m slow

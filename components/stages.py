@@ -268,6 +268,12 @@ STAGES: dict[str, Stage] = {
                 required=False,
             ),
             Input("teacher", "teacher", "teacher to time beside the student in ONNX Runtime", required=False),
+            Input(
+                "real_stats",
+                "real_stats",
+                "statistics of real images, for the scores of files of less precision (default: random features)",
+                required=False,
+            ),
         ),
     ),
     "report": Stage(

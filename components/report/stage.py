@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 PAGE = "report.html"
 DELIVERED = {
     "evaluate": ("metrics.json",),
-    "export": ("model*.onnx", "export.json"),
+    "export": ("model.*", "export.json"),
     "distill": ("architecture.json", "generator_*.safetensors"),
 }
 """Files of a student that go into its folder, by the kind of artifact that holds them."""
@@ -130,7 +130,7 @@ def _deliver(student: Contender, folder: Path) -> None:
         if artifact is not None:
             for pattern in DELIVERED.get(artifact.manifest.kind, ()):
                 for file in sorted(artifact.folder.glob(pattern)):
-                    shutil.copyfile(file, folder / file.name)
+                    (shutil.copytree if file.is_dir() else shutil.copyfile)(file, folder / file.name)
 
 
 def _metrics(comparison: Comparison, page: str) -> dict[str, float]:

@@ -55,8 +55,10 @@ def lock() -> ModuleType:
 
 
 def test_every_package_is_locked_once_with_hashes(lock: ModuleType) -> None:
-    names = [name for each in lock.LOCKS for name in read(each)]
+    names = [name for each in lock.LOCKS if each not in lock.CONVERTERS for name in read(each)]
     assert len(names) == len(set(names)) > 150
+    shared = read("requirements.lock").keys() | read("requirements-torch.lock").keys()
+    assert all(shared.isdisjoint(read(each)) for each in lock.CONVERTERS)
     for each in lock.LOCKS:
         for name, locked in read(each).items():
             assert locked.hashes, name
@@ -85,8 +87,10 @@ def test_what_the_project_needs_is_locked_where_it_is_looked_for(requirements: l
 def test_the_locks_are_complete(lock: ModuleType) -> None:
     """They are installed without looking at dependencies, so nothing may be missing."""
     locked = {name: entry for each in lock.LOCKS for name, entry in read(each).items()}
-    extra = read("requirements-openvino.lock").keys() - read("requirements.lock").keys()
-    optional = extra if find_spec("openvino") is None else set()
+    tests = read("requirements-dev.lock").keys()
+    extras = {"openvino": "openvino", "coreml": "coremltools", "litert": "ai_edge_litert"}
+    missing = [name for name, package in extras.items() if find_spec(package) is None]
+    optional = {name for extra in missing for name in read(f"requirements-{extra}.lock").keys() - tests}
     seen = 0
     for name, entry in locked.items():
         if name in optional or (entry.marker is not None and not entry.marker.evaluate()):
@@ -120,6 +124,19 @@ def test_torch_has_a_wheel_for_every_machine(lock: ModuleType) -> None:
     assert {machine.python for machine in machines} == {11, 12, 13, 14}
     assert len(machines) == 4 * 3
     assert len(read("requirements-torch.lock")["torch"].hashes) >= len(machines), "each has a file of its own"
+
+
+@pytest.mark.parametrize("extra", ["coreml", "litert"])
+def test_a_converter_is_complete_beside_the_demo(lock: ModuleType, extra: str) -> None:
+    (requirement,) = map(Requirement, PROJECT["project"]["optional-dependencies"][extra])
+    locked = read(f"requirements-{extra}.lock")
+    entry = locked[canonicalize_name(requirement.name)]
+    assert entry.version in requirement.specifier
+    for machine in lock.machines_served(PROJECT["project"]["requires-python"]):
+        variables = lock.variables(machine)
+        assert requirement.marker is not None and entry.marker is not None
+        assert requirement.marker.evaluate(variables) == entry.marker.evaluate(variables), machine
+    assert {"coreml": {"attrs", "cattrs", "pyaml"}, "litert": {"backports-strenum"}}[extra] <= locked.keys()
 
 
 def test_the_demo_installs_nothing_that_only_tests_need() -> None:

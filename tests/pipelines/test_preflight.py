@@ -13,6 +13,7 @@ import pytest
 
 from components.catlib.artifacts import writing
 from components.catlib.errors import UserError
+from components.catlib.exporting import profile_rules
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.families import architecture_from_config
@@ -335,6 +336,22 @@ def test_what_needs_a_gpu_is_refused_where_the_stage_gets_none(
     )
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert found(f"{stage}.{setting}", in_pods=False, image=None) == ([], [])
+
+
+def test_profiles_that_the_export_cannot_write_are_refused_before_the_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert found("export.profiles=[onnxruntime,static,snapml]") == ([], [])
+    monkeypatch.setattr(profile_rules, "find_spec", lambda name: None)
+    asked = "export.profiles=[coreml]"
+    assert "The profile coreml needs the package coremltools" in one(
+        found(asked, in_pods=False, image=None), certain=True
+    )
+    assert "the project's image does not hold" in one(found(asked), certain=False)
+    monkeypatch.setattr(profile_rules, "find_spec", lambda name: True)
+    assert found(asked, in_pods=False, image=None) == ([], [])
+    deep = ("export.profiles=[snapml]", "dataset.target_values={type: uint16, channels: 1}")
+    assert "the target images is uint16 of 1 channels" in one(found(*deep), certain=True)
 
 
 @pytest.mark.parametrize("profile", ["gpu", "multi-gpu"])

@@ -54,8 +54,12 @@ Precision = Literal["fp16", "int8"]
 """A precision below float32 (`components.catlib.exporting.precisions`)."""
 
 
+Profile = Literal["onnxruntime", "static", "snapml", "coreml", "litert"]
+"""A form of the exported generator for one kind of program (`components.catlib.exporting.profiles`)."""
+
+
 class ExportConfig(Section):
-    """The ONNX file."""
+    """The ONNX file, and further files for other programs."""
 
     opset: int = Field(default=20, ge=18, le=23, description="version of the ONNX operator set")
     tolerance: Positive = Field(
@@ -72,4 +76,11 @@ class ExportConfig(Section):
         description="files of less precision to try beside model.onnx, of fp16 and int8; each is published if its "
         "PSNR against float32 is at least 40 dB and it is faster on the machine that exports; then the report also has "
         "a table of runtimes, and model.best.onnx is the fastest file",
+    )
+    profiles: tuple[Profile, ...] = Field(
+        default=("onnxruntime",),
+        description="files to write, each checked against the student; onnxruntime: model.onnx, which is always "
+        "written; static: the same for one image of one size; snapml: ONNX of few operators for Lens Studio, with "
+        "pixels of 0 to 255; coreml: an .mlpackage with pictures as input and output (needs the extra [coreml]); "
+        "litert: a .tflite file (needs the extra [litert])",
     )

@@ -17,7 +17,7 @@ class Graph:
     """An ONNX graph under construction; every method adds nodes and returns the name of the tensor that they make.
 
     Args:
-        opset: Version of the standard operator set, 18 or newer.
+        opset: Version of the standard operator set, 11 or newer; batch statistics and `split` need 18.
     """
 
     def __init__(self, opset: int) -> None:

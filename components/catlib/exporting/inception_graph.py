@@ -24,6 +24,9 @@ from components.catlib.exporting.rewriting import (
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.inception.generator import InceptionGenerator
 
+HALF = 127.5
+"""Half of the largest value of a pixel."""
+
 
 def inception_model(
     network: InceptionGenerator,
@@ -32,15 +35,17 @@ def inception_model(
     rewrites: Collection[Rewrite],
     inputs: tuple[str, Shape],
     outputs: tuple[str, Shape],
+    pixels: bool = False,
 ) -> onnx.ModelProto:
     """Writes a generator as an ONNX model.
 
     Args:
         network: The network; norms with running statistics are folded (`inference_copy`).
-        opset: Version of the ONNX operator set, 18 or newer.
+        opset: Version of the ONNX operator set, 11 or newer; 18 for `output_phases` and statistics of the batch.
         rewrites: The rewrites to use.
         inputs: Name and shape of the input; a free size is a text.
         outputs: The same of the output.
+        pixels: Whether values of images are 0 to 255 outside the graph, instead of -1 to 1.
     """
     architecture = network.architecture
     assert isinstance(architecture, InceptionArchitecture)
@@ -51,7 +56,8 @@ def inception_model(
         weights = pad_channels(weights)
     writer = _Writer(Graph(opset), architecture, rewrites)
     first, *down = weights.down
-    x = writer.graph.pad(inputs[0], first.kernel_size // 2, "reflect", name="down_sampling.0")
+    x = writer.linear(inputs[0], 1 / HALF, -1.0, name="scaled") if pixels else inputs[0]
+    x = writer.graph.pad(x, first.kernel_size // 2, "reflect", name="down_sampling.0")
     x = writer.relu(writer.convolution(x, first))
     for convolution in down:
         x = writer.relu(writer.convolution(x, convolution, strides=[2, 2], pads=[1] * 4))
@@ -65,6 +71,8 @@ def inception_model(
         )
     x = writer.graph.pad(x, weights.last.kernel_size // 2, "reflect", name="up_sampling.6")
     x = writer.graph.add("Tanh", writer.last(x, weights.last), name="up_sampling.8")
+    if pixels:
+        x = writer.linear(x, HALF, HALF, name="pixels")
     return writer.graph.model(result=x, inputs=inputs, outputs=outputs)
 
 
@@ -96,6 +104,16 @@ class _Writer:
         variance = add("Add", add("ReduceMean", squares, axes, name=f"{name}.variance"), epsilon, name=f"{name}.sum")
         normed = add("Div", centred, add("Sqrt", variance, name=f"{name}.deviation"), name=f"{name}.normed")
         return add("Add", add("Mul", normed, scale, name=f"{name}.scaled"), shift, name=name)
+
+    def linear(self, x: str, scale: float, shift: float, *, name: str) -> str:
+        """Adds y = scale · x + shift."""
+        scale_name, shift_name = (
+            self.graph.constant(f"{name}.{part}", np.array(value, np.float32))
+            for part, value in (("scale", scale), ("shift", shift))
+        )
+        return self.graph.add(
+            "Add", self.graph.add("Mul", x, scale_name, name=f"{name}.product"), shift_name, name=name
+        )
 
     def relu(self, x: str) -> str:
         return self.graph.add("Relu", x, name=f"{x}.activated")

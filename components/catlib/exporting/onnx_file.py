@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -75,20 +75,51 @@ def export_generator(
 
     Raises:
         onnx.checker.ValidationError: The file is not valid ONNX.
+        RuntimeError: The file has another operator set, or needs other files.
     """
     model = generator_model(generator, input_size=input_size, opset=opset, rewrites=rewrites)
+    return write_model(model, path, opset=opset, metadata=metadata)
+
+
+def write_model(model: onnx.ModelProto, path: Path, *, opset: int, metadata: Mapping[str, str]) -> OnnxModel:
+    """Writes an ONNX file with metadata, reads it back and checks it (`read_checked`).
+
+    Raises:
+        onnx.checker.ValidationError: The file is not valid ONNX.
+        RuntimeError: The file has another operator set, or needs other files.
+    """
     set_model_props(model, dict(metadata))
-    onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
-    written = next(item.version for item in model.opset_import if not item.domain)
-    assert written == opset, f"the file has opset {written}, not {opset}"
+    written = read_checked(path, opset=opset)
     return OnnxModel(
         path=path,
-        opset=written,
-        input_shape=_shape(model.graph.input[0]),
-        output_shape=_shape(model.graph.output[0]),
-        operators=dict(sorted(collections.Counter(node.op_type for node in model.graph.node).items())),
+        opset=opset,
+        input_shape=shape_of(written.graph.input[0]),
+        output_shape=shape_of(written.graph.output[0]),
+        operators=count_operators(node.op_type for node in written.graph.node),
     )
+
+
+def read_checked(path: Path, *, opset: int) -> onnx.ModelProto:
+    """Reads an ONNX file that has exactly one operator set, the given one, and needs no other file.
+
+    Raises:
+        onnx.checker.ValidationError: The file is not valid ONNX.
+        RuntimeError: The file has another operator set, or keeps weights in another file.
+    """
+    model = onnx.load(path, load_external_data=False)
+    found = [(item.domain, item.version) for item in model.opset_import]
+    if found != [("", opset)]:
+        raise RuntimeError(f"{path.name} has the operator sets {found}, not opset {opset} alone.")
+    if any(weight.data_location != onnx.TensorProto.DEFAULT for weight in model.graph.initializer):
+        raise RuntimeError(f"{path.name} keeps weights in another file.")
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def count_operators(operators: Iterable[str]) -> dict[str, int]:
+    """Returns how often each operator occurs, by name in alphabetical order."""
+    return dict(sorted(collections.Counter(operators).items()))
 
 
 def family_rewrites(generator: Generator) -> tuple[Rewrite, ...]:
@@ -97,20 +128,33 @@ def family_rewrites(generator: Generator) -> tuple[Rewrite, ...]:
 
 
 def generator_model(
-    generator: Generator, *, input_size: tuple[int, int], opset: int, rewrites: Collection[Rewrite]
+    generator: Generator,
+    *,
+    input_size: tuple[int, int],
+    opset: int,
+    rewrites: Collection[Rewrite],
+    portable: bool = False,
+    pixels: bool = False,
 ) -> onnx.ModelProto:
-    """Returns a generator as an ONNX model, without metadata; the arguments are those of `export_generator`."""
+    """Returns a generator as an ONNX model, without metadata; the arguments are those of `export_generator`.
+
+    The inception family also has a `portable` graph for one image of the input size, with values of 0 to 255 if they
+    are `pixels`.
+    """
     network, architecture = inference_copy(generator), generator.architecture
     if isinstance(network, InceptionGenerator):
-        sides = (f"{architecture.size_step}*height", f"{architecture.size_step}*width")
+        step = architecture.size_step
+        sides = input_size if portable else (f"{step}*height", f"{step}*width")
+        count = 1 if portable else "batch"
         return inception_model(
             network,
             opset=opset,
             rewrites=rewrites,
-            inputs=(INPUT, ("batch", architecture.in_channels, *sides)),
-            outputs=(OUTPUT, ("batch", architecture.out_channels, *sides)),
+            inputs=(INPUT, (count, architecture.in_channels, *sides)),
+            outputs=(OUTPUT, (count, architecture.out_channels, *sides)),
+            pixels=pixels,
         )
-    assert not rewrites, f"the family {architecture.family} has no rewrites"
+    assert not rewrites and not portable, f"the family {architecture.family} has one graph"
     return _traced(network, input_size=input_size, opset=opset)
 
 
@@ -161,5 +205,6 @@ def _remove_traces(model: onnx.ModelProto) -> None:
         item.ClearField("doc_string")
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    """Returns the shape of an input or output; a free size is a text."""
     return tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)

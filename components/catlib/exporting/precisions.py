@@ -5,6 +5,7 @@ A file is published if it is close enough to the float32 file, keeps the metrics
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from components.catlib.config.student import Precision
+from components.catlib.exporting.kept_metrics import Figures, lost_metric
 from components.catlib.exporting.quantising import Quantiser, layers_to_keep, to_float16
 from components.catlib.exporting.runtimes import INSTALL_OPENVINO, Run, Runtime
-from components.catlib.metrics.confidence import bootstrap_interval
-from components.catlib.metrics.similarity import DATA_RANGE, HIGHEST_PSNR, SMALLEST_SIDE, l1_distance, psnr, ssim
+from components.catlib.metrics.similarity import DATA_RANGE, HIGHEST_PSNR
 from components.catlib.timing import Machine, Measured, cpu_name, measure, ratio
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,13 @@ class Pictures:
         calibration: Training images that give the ranges of INT8; None: there are none.
         control: Other training images, on which layers are chosen; None: there are none.
         held_out: Inputs that the file is judged on.
-        targets: Their true translations; None if they are not known.
+        figures: Scores of a file's images, as the evaluation has them; None: there are no images to score.
     """
 
     calibration: Tensor | None
     control: Tensor | None
     held_out: Tensor
-    targets: Tensor | None = None
+    figures: Callable[[Run], Figures] | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ class _Judge:
         self.reference = runtimes[0].load(model, 1)
         self._expected = self.reference(pictures.held_out)
         self._made: dict[tuple[str, str], Tensor] = {}
+        self._runs: dict[tuple[str, str], Run] = {}
 
     def rows(self, files: Mapping[str, Path]) -> list[Row]:
         """Times every file in every runtime with every number of threads, in turn; a teacher in ONNX Runtime alone."""
@@ -198,6 +200,7 @@ class _Judge:
                 for runtime in (self.runtimes[:1] if precision == "teacher" else self.runtimes)
                 if (run := self._load(runtime, path, count)) is not None
             }
+            self._runs |= loaded
             for key, run in loaded.items():
                 if key not in self._made and key[0] != "teacher":
                     self._made[key] = run(self.pictures.held_out)
@@ -239,24 +242,18 @@ class _Judge:
                 f"{precision} has a PSNR of {worst.decibels or 0:.1f} dB to float32 in {worst.runtime} on held-out "
                 f"images; {FEWEST_DECIBELS:.0f} dB are needed."
             )
-        for (name, runtime), made in self._made.items():
-            if name == precision and (lost := self._lost_metric(made)):
+        if slow := _slow(rows, precision, self.threads[0]):
+            return slow
+        measure = self.pictures.figures
+        for (name, runtime), run in self._runs.items():
+            if measure and name == precision and (lost := lost_metric(measure(run), self._reference_figures)):
                 return f"{precision} in {runtime} {lost}."
-        return _slow(rows, precision, self.threads[0])
-
-    def _lost_metric(self, made: Tensor) -> str | None:
-        targets = self.pictures.targets
-        if targets is None:
-            return None
-        metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"L1": l1_distance, "PSNR": psnr}
-        if min(targets.shape[2:]) >= SMALLEST_SIDE:
-            metrics["SSIM"] = ssim
-        for name, metric in metrics.items():
-            low, high = bootstrap_interval(metric(self._expected, targets).double().numpy())
-            value = metric(made, targets).double().mean().item()
-            if not low <= value <= high:
-                return f"has {name} {value:.4g}, outside the interval of float32, {low:.4g} to {high:.4g}"
         return None
+
+    @functools.cached_property
+    def _reference_figures(self) -> Figures:
+        assert self.pictures.figures is not None, "asked for where they are measured"
+        return self.pictures.figures(self.reference)
 
 
 def decibels_between(made_NCHW: Tensor, expected_NCHW: Tensor) -> float:

@@ -42,6 +42,11 @@ class Quantiser:
     int8 with zero point 0: other zero points cost OpenVINO a subtraction per tensor. Values are quantised in front of
     reflection pads, which move a quarter of the bytes then.
 
+    What a convolution makes stays in float until a ReLU or norm has seen it. A norm divides each channel by its own
+    deviation, and one step for all channels is coarse where that is small (a trained student with instance norms: 32 dB
+    with such steps, 46 dB without). Weights have 7 bits: sums of two products of 8 bits overflow 16 bits on processors
+    without VNNI.
+
     Args:
         model: The graph, float32.
         calibration_NCHW: Images whose values give the ranges, float32.
@@ -86,10 +91,14 @@ class Quantiser:
                 op_types_to_quantize=[*CONVOLUTIONS, "Pad"],
                 nodes_to_exclude=[name for layer in in_float for name in (layer, *self._pads[layer])],
                 per_channel=True,
+                reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibration_cache_path=self._ranges,
-                extra_options={"TensorQuantOverrides": {name: signed for name in values if name != OUTPUT}},
+                extra_options={
+                    "TensorQuantOverrides": {name: signed for name in values if name != OUTPUT},
+                    "OpTypesToExcludeOutputQuantization": [*CONVOLUTIONS],
+                },
             )
         made = onnx.load(self._made)
         set_model_props(made, {each.key: each.value for each in self._model.metadata_props})

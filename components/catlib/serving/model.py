@@ -175,6 +175,8 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
     """
     session = open_session(path, threads=threads)
     texts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    if texts.get("profile") == "pixels":
+        raise UserError(f"{path} has pixels of 0 to 255, for another program; give model.onnx of the same export.")
     if "size_step" not in texts:
         raise UserError(
             f"{path} does not state which pictures it takes: it comes from another program or from version 0.1.0; "

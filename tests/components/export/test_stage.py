@@ -23,6 +23,7 @@ from components.catlib.config import (
     NormConfig,
     Pix2PixDistillConfig,
     PruneConfig,
+    RealStatsConfig,
     validate,
 )
 from components.catlib.config.student import Rewrite
@@ -41,6 +42,7 @@ from components.catlib.reporting.formatting import milliseconds
 from components.catlib.reporting.runtimes import runtime_table
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
+from components.real_stats.stage import run as prepare_statistics
 from tests.components.catlib.exporting.small_generators import spade
 from tests.components.opened import read_generator
 
@@ -123,14 +125,16 @@ def test_precisions_leave_the_file_as_it_is_and_time_the_teacher(
         network = build_generator(ARCHITECTURE)
         write_networks(writer.folder, generators={"source_to_target": network}, discriminators={}, input_size=SIZE)
     config = ExportConfig(precisions=("fp16", "int8"))
-    run(config, student=student, dataset=dataset, teacher=tmp_path / "teacher", output=tmp_path / "out")
+    prepare_statistics(RealStatsConfig(features="random"), dataset=dataset, output=tmp_path / "real-stats")
+    given = {"student": student, "dataset": dataset, "teacher": tmp_path / "teacher"}
+    run(config, **given, real_stats=tmp_path / "real-stats", output=tmp_path / "out")
     assert (tmp_path / "out/model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
     facts = json.loads((tmp_path / "out/export.json").read_text())["runtimes"]
     assert {row["precision"] for row in facts["rows"]} == {"float32", "fp16", "int8", "teacher"}
     kept = {f"model.{name}.onnx" for name in ("fp16", "int8") if name not in facts["refused"]}
     assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == {"model.onnx", "model.best.onnx", *kept}
     assert facts["teacher"]["times_faster"] > 0
-    assert "teacher" in read_manifest(tmp_path / "out", "export").inputs
+    assert {"teacher", "real_stats"} < read_manifest(tmp_path / "out", "export").inputs.keys()
     table = runtime_table(facts)
     assert table is not None and len(table.rows) == len(facts["rows"])
     assert facts["best"]["file"] in table.notes[0]
@@ -140,6 +144,52 @@ def test_precisions_leave_the_file_as_it_is_and_time_the_teacher(
         "Time per image (ONNX Runtime, CPU)",
         milliseconds(facts["teacher"]["teacher_milliseconds"]),
     )
+
+
+@pytest.fixture(scope="module")
+def profiled(student: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("profiles") / "exported"
+    run(ExportConfig(profiles=("snapml", "static")), student=student, dataset=dataset, output=output)
+    return output
+
+
+def test_profiles_are_files_beside_the_model_with_their_facts(profiled: Path, exported: Path) -> None:
+    files = ["model.onnx", "model.snapml.onnx", "model.static.onnx"]
+    assert sorted(path.name for path in profiled.glob("model*")) == files
+    assert (profiled / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+    facts = json.loads((profiled / "export.json").read_text())["profiles"]
+    assert list(facts) == ["static", "snapml"]
+    for name, each in facts.items():
+        assert each["input"]["shape"] == [1, 3, *SIZE]
+        assert each["bytes"] == (profiled / each["file"]).stat().st_size
+        assert each["checked_with"] == "ONNX Runtime" and 0 < each["parity"]["largest_difference"] < 1e-5, name
+    assert (facts["snapml"]["opset"], facts["snapml"]["ir_version"]) == (11, 6)
+    assert json.loads((exported / "export.json").read_text())["profiles"] == {}
+
+
+def test_the_command_translates_with_a_static_file_and_refuses_one_of_pixels(
+    profiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colours = np.random.default_rng(4).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.onnx", "model.static.onnx"):
+        assert main(["translate", "--model", str(profiled / name), "--input", "photo.png", "--output", name]) == 0
+    whole, static = (np.asarray(Image.open(f"{name}/photo.png")) for name in ("model.onnx", "model.static.onnx"))
+    assert np.abs(whole.astype(int) - static).max() <= 1 < whole.std()
+    capsys.readouterr()
+    command = ["translate", "--model", str(profiled / "model.snapml.onnx"), "--input", "photo.png", "--output", "out"]
+    assert main(command) == 2
+    assert "has pixels of 0 to 255, for another program; give model.onnx" in capsys.readouterr().err
+
+
+def test_a_profile_whose_package_is_missing_is_refused(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.catlib.exporting.profile_rules.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the package coremltools; .* requirements-coreml\.lock"):
+        run(ExportConfig(profiles=("coreml",)), student=student, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("opset", range(18, 24))

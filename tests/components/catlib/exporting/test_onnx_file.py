@@ -8,6 +8,7 @@ import torch
 
 from components.catlib.exporting.onnx_file import export_generator
 from components.catlib.exporting.parity import OnnxGenerator, compare, parity_batches
+from components.catlib.exporting.profiles import Student, write_profiles
 from tests.components.catlib.exporting.small_generators import NORMS, RUNNING, SIZE, example, inception, spade
 
 
@@ -37,7 +38,7 @@ def test_inception_export_takes_any_batch_and_size(norm: str, tmp_path: Path) ->
 
 def test_spade_export_has_one_size_and_any_batch(tmp_path: Path) -> None:
     generator = spade()
-    model = export_generator(generator, tmp_path / "m.onnx", input_size=(32, 64), opset=20, metadata={})
+    model = export_generator(generator, tmp_path / "model.onnx", input_size=(32, 64), opset=20, metadata={})
 
     assert model.input_shape == ("batch", 4, 32, 64)
     assert model.output_shape == ("batch", 3, 32, 64)
@@ -46,6 +47,11 @@ def test_spade_export_has_one_size_and_any_batch(tmp_path: Path) -> None:
     assert set(labels.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(labels.sum(dim=1), torch.ones(3, 32, 64))
     assert compare(generator, OnnxGenerator(model.path), parity_batches(labels, size_step=None)).largest < 1e-5
+
+    static = Student(generator, (32, 64), labels[:1], 20, {})
+    facts = write_profiles(tmp_path, ["static"], static, tolerance=1e-5)["static"]
+    assert facts["input"] == {"name": "image", "shape": [1, 4, 32, 64], "values": "0 or 1"}
+    assert facts["output"] == {"name": "translated", "shape": [1, 3, 32, 64], "values": "-1 to 1"}
 
 
 def test_export_says_nothing(

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from components.catlib.exporting.onnx_file import export_generator, generator_mo
 from components.catlib.exporting.precisions import Pictures, decibels_between, write_precisions
 from components.catlib.exporting.quantising import INT8_REWRITES, Quantiser, layers_to_keep, to_float16
 from components.catlib.exporting.runtimes import INSTALL_OPENVINO, Run, Runtime, installed_runtimes
+from components.catlib.metrics.catalogue import BY_KEY
 from tests.components.catlib.exporting.small_generators import NORMS, example, inception
 
 ONNX_RUNTIME = installed_runtimes()[0]
@@ -129,14 +131,19 @@ def test_a_file_that_one_runtime_computes_badly_is_not_published(
     assert facts["refused"]["int8"].endswith("dB to float32 in OpenVINO on held-out images; 40 dB are needed.")
 
 
+@pytest.mark.parametrize("metric", ["l1", "fid", "kid"])
 def test_a_file_that_loses_a_metric_is_not_published(
-    made: tuple[Path, onnx.ModelProto, Pictures], tmp_path: Path
+    metric: str, made: tuple[Path, onnx.ModelProto, Pictures], tmp_path: Path
 ) -> None:
     pictures = made[2]
     exact = ONNX_RUNTIME.load(made[0] / "model.onnx", 1)(pictures.held_out)  # L1 of float32 is 0, and so its interval
-    strict = Pictures(pictures.calibration, pictures.control, pictures.held_out, targets=exact)
+
+    def figures(run: Run) -> dict[str, Any]:
+        return {metric: (run(pictures.held_out) - exact).abs().mean().item(), "confidence": {metric: [0.0, 0.0]}}
+
+    strict = replace(pictures, figures=figures)
     facts = write(made, tmp_path, SLOW, FAST_INT8, pictures=strict)
-    assert facts["refused"]["int8"].startswith("int8 in ONNX Runtime has L1 ")
+    assert facts["refused"]["int8"].startswith(f"int8 in ONNX Runtime has {BY_KEY[metric].label} ")
     assert "outside the interval of float32, 0 to 0" in facts["refused"]["int8"]
 
 
@@ -164,7 +171,7 @@ def test_a_runtime_that_cannot_run_a_file_gets_a_note(
 def _change_weight(model: onnx.ModelProto) -> None:
     weight = max(model.graph.initializer, key=lambda each: each.dims[0] if each.dims and "bias" in each.name else 0)
     values = numpy_helper.to_array(weight).copy()
-    values[0] = values[0] + values.dtype.type(1 if values.dtype.kind == "f" else 3000)
+    values[0] = values[0] + values.dtype.type(1 if values.dtype.kind == "f" else 10_000)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
 
@@ -208,6 +215,44 @@ def test_as_few_layers_as_suffice_stay_in_float(wanted: Collection[str]) -> None
         return -sum(error for layer, error in errors.items() if layer not in in_float)
 
     assert set(layers_to_keep(list(errors), decibels, wanted=decibels(wanted))) == set(wanted)
+
+
+def test_a_layer_that_hurts_stays_in_float_and_the_file_is_published(tmp_path: Path) -> None:
+    """One channel in front of the last convolution is 1000 times larger, and its weights as much smaller."""
+    torch.manual_seed(0)
+    generator = inception(NORMS["batch"])
+    norm, last = generator.get_submodule("up_sampling.4"), generator.get_submodule("up_sampling.7")
+    assert isinstance(norm, torch.nn.BatchNorm2d) and isinstance(last, torch.nn.Conv2d)
+    with torch.no_grad():
+        norm.weight[1] *= 1000
+        norm.bias[1] *= 1000
+        last.weight[:, 1] /= 1000
+    export_generator(generator, tmp_path / "model.onnx", input_size=(16, 24), opset=20, metadata=METADATA)
+    plain = generator_model(generator, input_size=(16, 24), opset=20, rewrites=INT8_REWRITES)
+    images = example(generator, 24)
+    pictures = Pictures(images[:8], images[8:16], images[16:])
+    facts = write((tmp_path, plain, pictures), tmp_path, SLOW, FAST_INT8)
+    assert facts["in_float"] == ["up_sampling.7.0"] and facts["refused"] == {}
+    (shown,) = {row["decibels"] for row in facts["rows"] if row["precision"] == "int8"}
+    published = ONNX_RUNTIME.load(tmp_path / "out/model.int8.onnx", 1)(pictures.held_out)
+    expected = ONNX_RUNTIME.load(tmp_path / "model.onnx", 1)(pictures.held_out)
+    assert decibels_between(published, expected) == shown > precisions.FEWEST_DECIBELS
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    onnx.save(Quantiser(plain, images[:8].numpy(), whole)(), whole / "model.onnx")
+    without_choice = ONNX_RUNTIME.load(whole / "model.onnx", 1)(pictures.held_out)
+    assert decibels_between(without_choice, expected) < precisions.FEWEST_DECIBELS
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_what_a_convolution_makes_for_a_norm_or_relu_stays_in_float(norm: str, tmp_path: Path) -> None:
+    """One step for all channels is coarse where a channel varies little and its norm makes it as large as others."""
+    generator = inception(NORMS[norm])
+    plain = generator_model(generator, input_size=(16, 24), opset=20, rewrites=INT8_REWRITES)
+    model = Quantiser(plain, example(generator, 4).numpy(), tmp_path)()
+    made = {node.output[0]: node.op_type for node in model.graph.node}
+    quantised = {made.get(node.input[0], "input") for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert quantised.isdisjoint({"Conv", "ConvTranspose"}) and {"Relu", "Pad", "Add"} <= quantised
 
 
 def test_layers_that_stay_in_float_have_no_quantised_weights(

@@ -39,7 +39,7 @@ ROUNDS = 15
 """Timed rounds of layers and networks, unless that takes longer than `SECONDS`."""
 
 SECONDS = 3.0
-"""No round of the layers of one kind and size, or of the networks, begins later than this; three are run in any case."""
+"""No round of the layers of one kind and size, or of the networks, begins later; three are run in any case."""
 
 FITTED, CHECKED = 12, 8
 """Numbers of random networks that the fit sees, and that judge it."""
@@ -54,7 +54,7 @@ Session = Callable[[], object]
 
 def measure_table(
     widest: Architecture,
-    least: Mapping[str, int],
+    thinnest: Architecture,
     size: ImageSize,
     *,
     threads: int,
@@ -65,14 +65,13 @@ def measure_table(
 
     Args:
         widest: The student of which nothing is cut.
-        least: Smallest number of channels that students keep, by the name of every prunable norm.
+        thinnest: The student that keeps the least channels in every layer, and one in every branch.
         size: Height and width of images in pixels.
         threads: CPU threads.
         opset: Version of the ONNX operator set.
         rewrites: The rewrites of the export.
     """
     network, machine = traits(widest), Machine(threads=threads)
-    thinnest = widest.resized({name: max(1, count) for name, count in least.items()})
     layers = []
     for shape, axes in _shapes(widest, thinnest, size, rewrites).items():
         layers.append(_measured(shape, axes, machine, network, rewrites, opset))
@@ -88,7 +87,7 @@ def measure_table(
         multiple=MULTIPLE,
         layers=tuple(layers),
     )
-    return _fitted(unfitted, random_students(widest, least, FITTED + CHECKED, seed=0), size)
+    return _fitted(unfitted, random_students(widest, thinnest, FITTED + CHECKED, seed=0), size)
 
 
 def network_milliseconds(
@@ -106,9 +105,10 @@ def network_milliseconds(
     return [1e3 * each.median for each in measured.values()]
 
 
-def random_students(widest: Architecture, least: Mapping[str, int], count: int, *, seed: int) -> list[Architecture]:
-    """Returns students of random widths: each norm keeps a share that scatters around the student's own."""
+def random_students(widest: Architecture, thinnest: Architecture, count: int, *, seed: int) -> list[Architecture]:
+    """Returns students of random widths between two: each norm keeps a share that scatters around the student's own."""
     random = np.random.default_rng(seed)
+    least = {norm.name: norm.channels if norm.floor else 0 for norm in thinnest.prunable_norms()}
     students = []
     for share in random.uniform(0.05, 0.95, count):
         widths = {}
@@ -152,7 +152,8 @@ def _shapes(
     """
     found: dict[Shape, tuple[set[int], set[int]]] = {}
     for architecture in (widest, thinnest):
-        for used in (rewrites, [name for name in rewrites if name != "merged_depthwise"]):
+        unmerged: list[Rewrite] = [name for name in rewrites if name != "merged_depthwise"]
+        for used in (rewrites, unmerged):
             for part in parts(architecture, size, used):
                 read, made = found.setdefault(part[:4], (set(), set()))
                 read.add(part.in_channels)
@@ -285,7 +286,7 @@ def _convolved(graph: Graph, part: Part, network: Mapping[str, str], rewrites: C
     x, pads = "x", [edge] * 4
     if padding != "zero" and edge:
         x, pads = graph.pad(x, edge, padding, name="pad"), [0] * 4
-    if part.kind == "conv_in" and "transposed_branches" in rewrites and 1 < k and part.out_channels < 2 * BLOCK:
+    if part.kind == "conv_in" and "transposed_branches" in rewrites and k > 1 and part.out_channels < 2 * BLOCK:
         cut = [k - 1 - each for each in pads] if padding == "zero" else [k - 1] * 4
         return graph.conv(x, flipped(weight), bias, name="conv", operator="ConvTranspose", pads=cut)
     if part.kind == "last" and "output_phases" in rewrites and part.out_channels < BLOCK:
@@ -309,11 +310,10 @@ def _in_phases(graph: Graph, x: str, weight: NDArray[np.float32], bias: NDArray[
 
 def _modulated(graph: Graph, part: Part, network: Mapping[str, str]) -> str:
     """Adds (1 + γ)·x̂ + β and its activation, with x itself as γ and β."""
-    ones, zeros = np.ones(part.in_channels, np.float32), np.zeros(part.in_channels, np.float32)
+    ones, zeros = np.ones(part.out_channels, np.float32), np.zeros(part.out_channels, np.float32)
     scale, shift = graph.constant("scale", ones), graph.constant("shift", zeros)
     if network["norm"] == "folded":
-        mean, variance = graph.constant("mean", zeros), graph.constant("variance", ones)
-        x = graph.add("BatchNormalization", "x", scale, shift, mean, variance, name="norm")
+        x = graph.add("BatchNormalization", "x", scale, shift, shift, scale, name="norm")
     else:
         x = graph.add("InstanceNormalization", "x", scale, shift, name="norm", epsilon=1e-5)
     one = graph.constant("one", np.ones((), np.float32))

@@ -83,9 +83,11 @@ def _padded(count: int) -> int:
 
 def traits(architecture: Architecture) -> dict[str, str]:
     """Returns what, beside channels and sizes, decides how long an architecture's layers take."""
-    padding = {"padding": padding} if (padding := getattr(architecture, "padding", None)) else {}
     norm = "folded" if architecture.norm.track_running_stats else architecture.norm.kind
-    return {"family": architecture.family, "norm": norm, "activation": architecture.activation, **padding}
+    found = {"family": architecture.family, "norm": norm, "activation": architecture.activation}
+    if (padding := getattr(architecture, "padding", None)) is not None:
+        found["padding"] = padding
+    return found
 
 
 def _kind(layer: Layer, *, last: bool) -> Kind | None:
@@ -109,7 +111,8 @@ def _merged(layers: Iterable[Layer], *, pointwise: bool) -> list[Layer]:
     """
     merged: list[Layer] = []
     for block, group in groupby(layers, key=lambda layer: _place(layer)[0]):
-        merged += _merged_block(list(group), pointwise=pointwise) if block else group
+        found = list(group)
+        merged += _merged_block(found, pointwise=pointwise) if block else found
     return merged
 
 

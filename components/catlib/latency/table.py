@@ -11,22 +11,24 @@ A table may come from anywhere and is checked as such. docs/operations.md descri
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, bisect_right
 from functools import cached_property
-from pathlib import Path
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 from pydantic_core import from_json
 
-from components.catlib.config import Count, NonNegative, Positive, Section, validate
+from components.catlib.config import Count, NonNegative, Positive, Section, WeightsConfig, validate
 from components.catlib.config.student import Rewrite
 from components.catlib.disk import check_plain
 from components.catlib.errors import UserError
 from components.catlib.latency.parts import Kind, Part, parts, traits
 from components.catlib.networks.families import Architecture
 from components.catlib.networks.layers import ImageSize
+from components.catlib.storage import local_copy
 
 LARGEST_FILE = 16_000_000
 """Bytes of a table at most; one that this project measures has a few hundred thousand."""
@@ -58,7 +60,7 @@ class Times(Section):
     @model_validator(mode="after")
     def _check(self) -> Times:
         for axis in (self.in_channels, self.out_channels or ()):
-            if any(one >= other for one, other in zip(axis, axis[1:], strict=False)):
+            if any(one >= other for one, other in pairwise(axis)):
                 raise ValueError("in_channels and out_channels must be ascending")
         widths = {len(row) for row in self.milliseconds}
         if len(self.milliseconds) != len(self.in_channels) or widths != {len(self.out_channels or (1,))}:
@@ -190,22 +192,29 @@ def _neighbours(axis: tuple[int, ...], count: int, multiple: int) -> tuple[tuple
     return (low, high), (count - axis[low]) / (axis[high] - axis[low])
 
 
-def read_table(path: Path) -> LatencyTable:
-    """Reads a table, which may come from anywhere.
+def open_table(given: WeightsConfig) -> tuple[LatencyTable, str]:
+    """Reads a table from a path or an address; it may come from anywhere.
+
+    Returns:
+        The table, and the SHA-256 of its file.
 
     Raises:
-        UserError: There is no such file, or it is no table; the sentence names the first fault.
+        UserError: There is no such file, it has another digest, or it is no table; the sentence names the first fault.
     """
-    where = f"Latency table {path}"
+    path, where = local_copy(given.uri), f"Latency table {given.uri}"
     check_plain(path, what=where)
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{where} has more than {LARGEST_FILE // 10**6} MB; give a table that {HOW_TO_MEASURE} made.")
-        document = from_json(path.read_bytes(), allow_inf_nan=False)
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror}); measure one: {HOW_TO_MEASURE}.") from error
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{where} has more than {LARGEST_FILE // 10**6} MB; measure one: {HOW_TO_MEASURE}.")
+    digest = hashlib.sha256(content).hexdigest()
+    if given.sha256 not in (None, digest):
+        raise UserError(f"{where} has the SHA-256 {digest}, expected {given.sha256}; it is another file, or damaged.")
+    try:
+        document = from_json(content, allow_inf_nan=False)
     except ValueError as error:
         raise UserError(f"{where} is not JSON ({error}); measure one: {HOW_TO_MEASURE}.") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{where} is no JSON object; measure one: {HOW_TO_MEASURE}.")
-    return validate(LatencyTable, document, where=where)
+    return validate(LatencyTable, document, where=where), digest

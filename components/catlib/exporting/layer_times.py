@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto
+from onnx.helper import make_tensor_value_info
 from scipy.optimize import nnls
 
 from components.catlib.config.student import Rewrite
@@ -43,6 +45,9 @@ SECONDS = 3.0
 
 FITTED, CHECKED = 12, 8
 """Numbers of random networks that the fit sees, and that judge it."""
+
+LABELS, MODULATION, RESIZED = "labels", "modulation", "resized"
+"""Inputs of a modulated norm beside its features, and the label maps at the size of its features."""
 
 READ_ANY: tuple[Kind, ...] = ("conv_out", "conv_depthwise", "conv_transpose", "last")
 MADE_ANY: tuple[Kind, ...] = ("conv_in", "conv_transpose")
@@ -74,7 +79,7 @@ def measure_table(
     network, machine = traits(widest), Machine(threads=threads)
     layers = []
     for shape, axes in _shapes(widest, thinnest, size, rewrites).items():
-        layers.append(_measured(shape, axes, machine, network, rewrites, opset))
+        layers.append(_measured(shape, axes, machine, network | {"planes": str(widest.in_channels)}, rewrites, opset))
         logger.info("%s %dx%d at %dx%d pixels: %d times", shape[0], *(shape[1],) * 2, *shape[3], layers[-1].grid.size)
     unfitted = LatencyTable(
         format=1,
@@ -245,12 +250,18 @@ def layer_model(part: Part, network: Mapping[str, str], rewrites: Collection[Rew
 
     Args:
         part: The part.
-        network: What else decides on its operators (`components.catlib.latency.parts.traits`).
+        network: What else decides on its operators (`components.catlib.latency.parts.traits`); of a modulated norm also
+            `planes`, the channels of label maps.
         rewrites: The rewrites of the export.
         opset: Version of the ONNX operator set.
     """
     graph = Graph(opset)
-    shapes = [(1, part.in_channels, *part.input_size), (1, part.out_channels, *part.output_size)]
+    half = 2 if part.kind == "modulation" else 1  # it enlarges its features
+    height, width = part.input_size
+    shapes = [
+        (1, part.in_channels, max(1, height // half), max(1, width // half)),
+        (1, part.out_channels, *part.output_size),
+    ]
     bias = np.zeros(part.out_channels, np.float32)
     match part.kind:
         case "norm":
@@ -272,7 +283,16 @@ def layer_model(part: Part, network: Mapping[str, str], rewrites: Collection[Rew
                     x = graph.add("Add", x, x, name="sum")  # of the branches
                 case _:
                     x = graph.add("Relu", x, name="relu")
-    return graph.model(result=x, inputs=("x", shapes[0]), outputs=("y", shapes[1]))
+    model = graph.model(result=x, inputs=("x", shapes[0]), outputs=("y", shapes[1]))
+    if part.kind == "modulation":
+        sides = [int(side) for side in network["image_size"].split("x")]
+        planes, modulation = int(network["planes"]), 2 * part.out_channels
+        model.graph.input.append(make_tensor_value_info(LABELS, TensorProto.FLOAT, (1, planes, *sides)))
+        model.graph.input.append(
+            make_tensor_value_info(MODULATION, TensorProto.FLOAT, (1, modulation, *part.output_size))
+        )
+        model.graph.output.append(make_tensor_value_info(RESIZED, TensorProto.FLOAT, (1, planes, *part.output_size)))
+    return model
 
 
 def _convolved(graph: Graph, part: Part, network: Mapping[str, str], rewrites: Collection[Rewrite]) -> str:
@@ -309,16 +329,25 @@ def _in_phases(graph: Graph, x: str, weight: NDArray[np.float32], bias: NDArray[
 
 
 def _modulated(graph: Graph, part: Part, network: Mapping[str, str]) -> str:
-    """Adds (1 + γ)·x̂ + β and its activation, with x itself as γ and β."""
-    ones, zeros = np.ones(part.out_channels, np.float32), np.zeros(part.out_channels, np.float32)
+    """Adds what a SPADE norm does beside its branches: it enlarges x and the label maps, and takes (1 + γ)·x̂ + β."""
+    channels, (height, width) = part.out_channels, part.output_size
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     scale, shift = graph.constant("scale", ones), graph.constant("shift", zeros)
+    large = _resized(graph, "x", (1, channels, height, width), name="enlarged")
+    _resized(graph, LABELS, (1, int(network["planes"]), height, width), name=RESIZED)
     if network["norm"] == "folded":
-        x = graph.add("BatchNormalization", "x", scale, shift, shift, scale, name="norm")
+        x = graph.add("BatchNormalization", large, scale, shift, shift, scale, name="norm")
     else:
-        x = graph.add("InstanceNormalization", "x", scale, shift, name="norm", epsilon=1e-5)
-    one = graph.constant("one", np.ones((), np.float32))
-    x = graph.add("Mul", x, graph.add("Add", "x", one, name="scale + 1"), name="scaled")
-    return graph.add("Relu", graph.add("Add", x, "x", name="shifted"), name="relu")
+        x = graph.add("InstanceNormalization", large, scale, shift, name="norm", epsilon=1e-5)
+    gamma, beta = graph.split(MODULATION, [channels, channels], name="halves")
+    gamma = graph.add("Add", gamma, graph.constant("one", np.ones((), np.float32)), name="scale + 1")
+    x = graph.add("Add", graph.add("Mul", x, gamma, name="scaled"), beta, name="shifted")
+    return graph.add("Relu", x, name="relu")
+
+
+def _resized(graph: Graph, x: str, shape: tuple[int, ...], *, name: str) -> str:
+    return graph.add("Resize", x, "", "", graph.constant(f"{name} shape", np.array(shape, np.int64)), name=name,
+                     mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
 
 
 def _weight(*shape: int) -> NDArray[np.float32]:

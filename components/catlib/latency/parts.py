@@ -87,6 +87,8 @@ def traits(architecture: Architecture) -> dict[str, str]:
     found = {"family": architecture.family, "norm": norm, "activation": architecture.activation}
     if (padding := getattr(architecture, "padding", None)) is not None:
         found["padding"] = padding
+    if architecture.fixed_size is not None:
+        found["image_size"] = "x".join(map(str, architecture.fixed_size))
     return found
 
 

@@ -37,11 +37,11 @@ from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.layers import ImageSize
 from components.catlib.timing import Machine, cpu_name, measure
 
-ROUNDS = 15
-"""Timed rounds of layers and networks, unless that takes longer than `SECONDS`."""
+ROUNDS, SECONDS = 25, 3.0
+"""Timed rounds of the layers of one kind and size, and seconds after which none begins; three are run in any case."""
 
-SECONDS = 3.0
-"""No round of the layers of one kind and size, or of the networks, begins later; three are run in any case."""
+NETWORK_ROUNDS, NETWORK_SECONDS = 200, 15.0
+"""The same of whole networks: over so long a time, what others do on the machine evens out."""
 
 FITTED, CHECKED = 12, 8
 """Numbers of random networks that the fit sees, and that judge it."""
@@ -106,7 +106,8 @@ def network_milliseconds(
         ).SerializeToString()
         inputs = {INPUT: architecture.example_input(1, size)}
         calls[str(number)] = functools.partial(_session(model, threads).run, [OUTPUT], inputs)
-    measured = measure(calls, repeats=ROUNDS, machine=Machine(threads=threads), seconds=SECONDS)
+    machine = Machine(threads=threads)
+    measured = measure(calls, repeats=NETWORK_ROUNDS, machine=machine, seconds=NETWORK_SECONDS)
     return [1e3 * each.median for each in measured.values()]
 
 

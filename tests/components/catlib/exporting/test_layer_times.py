@@ -63,6 +63,7 @@ def test_parts_of_a_spade_generator_have_its_convolutions() -> None:
 
 def test_a_table_covers_every_student_between_thinnest_and_widest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_times, "ROUNDS", 1)
+    monkeypatch.setattr(layer_times, "NETWORK_ROUNDS", 1)
     monkeypatch.setattr(layer_times, "FITTED", 3)
     monkeypatch.setattr(layer_times, "CHECKED", 2)
     recipe = load_recipe("smoke", ["prune.min_channels=6"])

@@ -1,14 +1,13 @@
 from collections import Counter
 from typing import Any, get_args
 
-import numpy as np
 import onnx
 import pytest
 
 from components.catlib.config import NormConfig
 from components.catlib.config.student import Rewrite
 from components.catlib.exporting import layer_times
-from components.catlib.exporting.layer_times import layer_model, measure_table, network_milliseconds, random_students
+from components.catlib.exporting.layer_times import layer_model, measure_table, random_students
 from components.catlib.exporting.onnx_file import generator_model
 from components.catlib.latency.parts import parts, traits
 from components.catlib.networks.families import Architecture, architecture_from_config, build_generator
@@ -77,14 +76,13 @@ def test_a_table_covers_every_student_between_thinnest_and_widest(monkeypatch: p
         assert table.latency(student, (16, 16)) > 0
 
 
-@pytest.mark.slow  # measures for about a minute; on a machine that does nothing else, or with `chrt -f 10`
+@pytest.mark.slow  # measures for half a minute; `chrt -f 10` keeps other processes away
 def test_twenty_unseen_students_of_the_demo_are_predicted_within_a_tenth() -> None:
+    """They are timed in turn with those that the fit sees, because the speed of a shared machine drifts by more."""
     recipe = load_recipe("demo")
     size = recipe.dataset.crop_size
     architecture = architecture_from_config(recipe.teacher.generator, **recipe.dataset.channels, crop_size=size)
     widest, thinnest = extreme_students(architecture, recipe.prune)
     table = measure_table(widest, thinnest, size, threads=1, opset=20, rewrites=EVERY)
-    students = random_students(widest, thinnest, 20, seed=7)
-    measured = network_milliseconds(students, size, threads=1, opset=20, rewrites=EVERY)
-    errors = np.array([table.latency(student, size) for student in students]) / measured - 1
-    assert np.abs(errors).max() <= 0.1, errors
+    assert len(table.errors) == 20
+    assert max(table.errors) <= 0.1, table.errors

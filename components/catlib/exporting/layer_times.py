@@ -46,11 +46,14 @@ SITTINGS = 2
 NETWORK_ROUNDS, NETWORK_SECONDS = 200, 15.0
 """The same of whole networks: over so long a time, what others do on the machine evens out."""
 
-FITTED, CHECKED = 12, 20
+FITTED, CHECKED = 20, 20
 """Numbers of random networks that the fit sees, and that judge it."""
 
 LABELS, MODULATION, RESIZED = "labels", "modulation", "resized"
 """Inputs of a modulated norm beside its features, and the label maps at the size of its features."""
+
+GOOD = 0.1
+"""Largest relative error that is not warned about."""
 
 READ_ANY: tuple[Kind, ...] = ("conv_out", "conv_depthwise", "conv_transpose", "last")
 MADE_ANY: tuple[Kind, ...] = ("conv_in", "conv_transpose")
@@ -144,6 +147,8 @@ def _fitted(table: LatencyTable, students: list[Architecture], size: ImageSize) 
         "latency = %.3f ms + %.3f x sum of layers; errors on %d other networks: median %.1f %%, largest %.1f %%",
         *(overhead, scale, len(errors), 100 * np.median(errors), 100 * errors.max()),
     )
+    if errors.max() > GOOD:
+        logger.warning("the table is off by more than %.0f %%; measure it again on a quieter machine", 100 * GOOD)
     return table.model_copy(
         update={"overhead": float(overhead), "scale": float(scale), "errors": tuple(map(float, errors))}
     )

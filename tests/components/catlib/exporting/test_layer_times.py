@@ -76,13 +76,19 @@ def test_a_table_covers_every_student_between_thinnest_and_widest(monkeypatch: p
         assert table.latency(student, (16, 16)) > 0
 
 
-@pytest.mark.slow  # measures for half a minute; `chrt -f 10` keeps other processes away
+@pytest.mark.slow  # measures for two minutes; `chrt -f 10` keeps other processes away
 def test_twenty_unseen_students_of_the_demo_are_predicted_within_a_tenth() -> None:
-    """They are timed in turn with those that the fit sees, because the speed of a shared machine drifts by more."""
+    """They are timed in turn with those that the fit sees, because the speed of a shared machine drifts by more.
+
+    Neighbours of a virtual machine may spoil one of three tables.
+    """
     recipe = load_recipe("demo")
     size = recipe.dataset.crop_size
     architecture = architecture_from_config(recipe.teacher.generator, **recipe.dataset.channels, crop_size=size)
     widest, thinnest = extreme_students(architecture, recipe.prune)
-    table = measure_table(widest, thinnest, size, threads=1, opset=20, rewrites=EVERY)
-    assert len(table.errors) == 20
-    assert max(table.errors) <= 0.1, table.errors
+    largest = []
+    for _ in range(3):
+        table = measure_table(widest, thinnest, size, threads=1, opset=20, rewrites=EVERY)
+        assert len(table.errors) == 20
+        largest.append(max(table.errors))
+    assert sorted(largest)[1] <= 0.1, largest

@@ -161,6 +161,17 @@ def _make_bucket(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return options.address, {"bucket": options.address, "created": created}
 
 
+def _measure_latency(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    from components.prune.latency import Students, write_table
+
+    recipe = load_recipe(options.recipe, options.set)
+    students = Students.of_teacher(recipe, options.teacher) if options.teacher else Students.of_recipe(recipe)
+    table = students.measure(options.threads)
+    write_table(table, Path(options.output))
+    facts = {"output": options.output, "device": table.device, "runtime": table.runtime, "threads": table.threads}
+    return options.output, facts | {"errors": list(table.errors)}
+
+
 def _link(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     link = storage.Storage().link(options.address, lifetime=timedelta(days=options.days), endpoint=options.endpoint)
     return link, {"link": link}
@@ -189,6 +200,23 @@ def _parser() -> Parser:
 
     serving.add_commands(commands)
 
+    latency = commands.add_parser(
+        "measure-latency",
+        help="Measure how long the layers of students take on this machine, for budgets in milliseconds.",
+        description="Time every layer that a teacher's students can have, in ONNX Runtime on this machine, and check "
+        "the sum against whole networks. Give the table to a run with --set prune.latency_table.uri=FILE.",
+    )
+    latency.add_argument("--recipe", help="name of a recipe, or path of a .yaml file, whose teacher is pruned")
+    latency.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="change one setting; repeatable")
+    latency.add_argument(
+        "--teacher", metavar="URI", help="trained teacher, whose layers count instead of those of the recipe's teacher"
+    )
+    latency.add_argument(
+        "--threads", type=serving.threads, default=1, metavar="N", help="CPU threads of the students (default: 1)"
+    )
+    latency.add_argument("--output", required=True, metavar="FILE", help="the .json file to write")
+    latency.set_defaults(command=_measure_latency)
+
     bucket = commands.add_parser("make-bucket", help="Create a bucket in the object store, unless it exists.")
     bucket.add_argument("address", metavar="s3://BUCKET")
     bucket.set_defaults(command=_make_bucket)
@@ -210,7 +238,7 @@ def _parser() -> Parser:
     )
     link.set_defaults(command=_link)
 
-    for command in (bucket, link, try_page.add_command(commands)):
+    for command in (latency, bucket, link, try_page.add_command(commands)):
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
     return parser
 

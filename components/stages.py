@@ -204,8 +204,8 @@ STAGES: dict[str, Stage] = {
         options=(
             Option(
                 "budget",
-                "compute budget: MACs such as 2.6e9, or a share of the teacher's MACs such as 0.05x (default: the "
-                "recipe's first budget)",
+                "compute budget: MACs such as 2.6e9, a share of the teacher's MACs such as 0.05x, or milliseconds such "
+                "as 15ms, with --set prune.latency_table.uri=FILE (default: the recipe's first budget)",
             ),
         ),
     ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.catlib.code_digest import code_digest
 from components.catlib.config import Recipe
+from components.catlib.config.budgets import in_milliseconds
 from components.catlib.errors import UserError
 from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
@@ -17,6 +18,7 @@ from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
+from pipelines.latency_tables import check_table, table_of, with_own_table
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.preflight import Plan, findings, lost_places, report
 from pipelines.reuse import Reuse, compare
@@ -37,19 +39,24 @@ def _recipe(recipe: str | Recipe, overrides: Sequence[str], budgets: Sequence[st
     return load_recipe(recipe, list(overrides), list(budgets) if budgets else None)
 
 
-def check_arguments(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any]) -> None:
+def check_arguments(
+    compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, measures: bool = False
+) -> None:
     """Checks before the start what stages would refuse: names, types, settings, budgets, size of a sweep.
 
     Args:
         compiled: A pipeline.
         recipe: The recipe that it was compiled from.
         arguments: Values of its parameters.
+        measures: Whether the run measures a missing latency table itself.
 
     Raises:
         UserError: An argument is wrong.
     """
     compiled.check_arguments(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
+    if not measures:
+        check_table(changed, compiled.pipeline)
     if compiled.pipeline in ("compress", "sweep"):
         _check_networks(changed)
     if compiled.pipeline == "sweep":
@@ -86,13 +93,17 @@ def _check_networks(recipe: Recipe) -> None:
     architecture = architecture_from_config(teacher.generator, **recipe.dataset.channels, crop_size=size)
     smallest_student(architecture, recipe.prune)
     if recipe.dataset.num_labels is None and recipe.dataset.source not in LABELLED:
+        table = table_of(recipe)
         for budget in recipe.budgets:
-            check_budget(architecture, input_size=size, budget=budget, config=recipe.prune)
+            if table or not in_milliseconds(budget):
+                check_budget(architecture, input_size=size, budget=budget, config=recipe.prune, table=table)
 
 
-def _plan(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], **place: Any) -> Plan:
+def _plan(
+    compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, measures: bool = False, **place: Any
+) -> Plan:
     """Checks arguments and returns the plan of a run, which goes to `place`."""
-    check_arguments(compiled, recipe, arguments)
+    check_arguments(compiled, recipe, arguments, measures=measures)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     return Plan(compiled.pipeline, changed, arguments, **place)
 
@@ -154,6 +165,7 @@ def compile_recipe(
 
     settings = _recipe(recipe, overrides, budgets)
     report(lost_places(Plan(pipeline, settings, {}, image=image, in_pods=True)), note)
+    check_table(settings, pipeline)
     if not pin:
         return compile_pipeline(pipeline, settings, image=image)
     versions = {"source_version": dataset_version(settings)}
@@ -212,9 +224,11 @@ def validate(
     from pipelines.compiling import compile_pipeline
 
     settings = _recipe(recipe, overrides, budgets)
+    if connection is None:
+        settings = with_own_table(settings, pipeline, arguments or {}, measure=False)
     compiled = compile_pipeline(pipeline, settings, image=image)
     if connection is None:
-        plan = _plan(compiled, settings, arguments or {})
+        plan = _plan(compiled, settings, arguments or {}, measures=True)
         with _told_costs(plan, say):
             report(findings(plan), say)
         made = forecast(plan)
@@ -322,7 +336,7 @@ def run(
     from pipelines.compiling import compile_pipeline
     from pipelines.local import own_folder, run_locally
 
-    settings = _recipe(recipe, overrides, budgets)
+    settings = with_own_table(_recipe(recipe, overrides, budgets), pipeline, arguments or {}, measure=True, say=say)
     compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
     plan = _plan(compiled, settings, arguments or {}, image=image)
     report(findings(plan), say)

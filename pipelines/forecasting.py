@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from components.catlib.config import DatasetConfig, Recipe
-from components.catlib.config.budgets import parse_budget
+from components.catlib.config.budgets import in_milliseconds, parse_budget
 from components.catlib.data.builtin import PREFIX, open_builtin
 from components.catlib.data.known_datasets import KNOWN
 from components.catlib.data.locating import open_source
@@ -30,6 +30,7 @@ from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.pruning.search import check_budget
 from components.catlib.reporting.formatting import quantity
 from components.catlib.storage import is_remote, is_web
+from pipelines.latency_tables import table_of
 from pipelines.preflight import Plan
 from pipelines.resources import stage_resources
 from pipelines.step_costs import gpu_hours, step_costs, student_work, teacher_work
@@ -46,7 +47,8 @@ class Forecast:
         images: Number of training images (of the larger domain if they are unpaired).
         steps: Optimisation steps of each training, by stage.
         teacher_macs: MACs of the teacher for one image.
-        budgets: MACs that a student may have at most, by budget.
+        budgets: MACs that a student may have at most, by budget in MACs or shares.
+        milliseconds: The latency table, as words, that each budget in milliseconds is compared with.
         disk_bytes: Bytes of the packed images, and of the checkpoints of each training's generators.
         memory_bytes: Bytes of a device's memory that each stage with networks needs, by stage; of students the largest.
         memory: The same for people.
@@ -59,6 +61,7 @@ class Forecast:
     steps: dict[str, int] = field(default_factory=dict)
     teacher_macs: int | None = None
     budgets: dict[str, int] = field(default_factory=dict)
+    milliseconds: dict[str, str] = field(default_factory=dict)
     disk_bytes: dict[str, int] = field(default_factory=dict)
     memory_bytes: dict[str, int] = field(default_factory=dict)
     memory: dict[str, str] = field(default_factory=dict)
@@ -73,6 +76,8 @@ class Forecast:
         for budget, macs in self.budgets.items():
             share = f", {macs / self.teacher_macs:.3g}x of the teacher's" if self.teacher_macs else ""
             yield f"student {budget}: at most {quantity(macs)} MACs{share}"
+        for budget, table in self.milliseconds.items():
+            yield f"student {budget}: by {table}"
         if self.images is not None:
             yield f"training images: {self.images}"
         for stage, steps in self.steps.items():
@@ -93,6 +98,7 @@ def forecast(plan: Plan) -> Forecast:
     """
     recipe, made = plan.recipe, Forecast()
     if plan.trains:
+        made.milliseconds = {each: _table(recipe) for each in recipe.budgets if in_milliseconds(each)}
         _macs(recipe, made, with_teacher=plan.pipeline in ("compress", "sweep"))
         try:
             _memory(plan, made)
@@ -112,6 +118,16 @@ def forecast(plan: Plan) -> Forecast:
     return made
 
 
+def _table(recipe: Recipe) -> str:
+    """Returns which table budgets in milliseconds are compared with."""
+    given = recipe.prune.latency_table
+    if given is None:
+        return "a table of layers' times that the run measures first, on this machine with one thread"
+    table = table_of(recipe)
+    errors = f", errors up to {max(table.errors):.0%}" if table and table.errors else ""
+    return f"the latency table {given.uri}" + (f" ({table}{errors})" if table else ", which is out of reach from here")
+
+
 def _macs(recipe: Recipe, made: Forecast, *, with_teacher: bool) -> None:
     labels = recipe.dataset.num_labels is not None
     if not with_teacher or recipe.teacher.published is not None or labels:
@@ -120,10 +136,12 @@ def _macs(recipe: Recipe, made: Forecast, *, with_teacher: bool) -> None:
     size = recipe.dataset.crop_size
     teacher: Any = architecture_from_config(recipe.teacher.generator, **recipe.dataset.channels, crop_size=size)
     made.teacher_macs = paper_macs(teacher, *size)
-    made.budgets = {
-        budget: min(check_budget(teacher, input_size=size, budget=budget, config=recipe.prune), made.teacher_macs)
+    limits = {
+        budget: check_budget(teacher, input_size=size, budget=budget, config=recipe.prune)
         for budget in recipe.budgets
+        if not in_milliseconds(budget)
     }
+    made.budgets = {budget: min(int(limit.value), made.teacher_macs) for budget, limit in limits.items()}
     directions = 2 if recipe.teacher.family == "cyclegan" else 1
     kept = (recipe.resources.keep_checkpoints or 2) + 1  # and the best one
     made.disk_bytes["checkpoints of the teacher's generators"] = (
@@ -144,7 +162,9 @@ def _memory(plan: Plan, made: Forecast) -> None:
         processes = _processes(plan, "teacher")
         needed["teacher"] = teacher_footprint(recipe.teacher, teacher, judge, size, processes=processes)
     whole = paper_macs(teacher, *size)
-    budgets = [number * whole if relative else number for number, relative in map(parse_budget, recipe.budgets)]
+    shares = {"share": whole, "macs": 1}
+    # A budget in milliseconds may leave a fast teacher as it is.
+    budgets = [number * shares[unit] if unit in shares else whole for number, unit in map(parse_budget, recipe.budgets)]
     student = evenly_pruned(teacher, size, min(round(max(budgets)), whole))
     processes = _processes(plan, "distill")
     needed["distill"] = student_footprint(recipe.distill, student, teacher, judge, size, processes=processes)

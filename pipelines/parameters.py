@@ -72,7 +72,8 @@ _BASE_RECIPE = Parameter(
 )
 _BUDGETS = Parameter(
     "budgets",
-    "The students' compute budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.",
+    "The students' compute budgets: MACs such as 2.6e9, shares of the teacher's such as 0.05x, or milliseconds such as "
+    "15ms, which need prune.latency_table.",
     setting="budgets",
     annotation=List[str],
 )

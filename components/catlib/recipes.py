@@ -127,7 +127,7 @@ def load_recipe(
         name_or_file: A name from `recipe_names` or the path of a YAML file; None means the defaults alone.
         overrides: `SECTION.KEY=VALUE` texts; the VALUE of a text setting counts as it is typed, any other is
             read as YAML.
-        budgets: Replaces the recipe's budgets.
+        budgets: Replaces the recipe's budgets; a text may hold several, separated by commas.
 
     Raises:
         UserError: The recipe does not exist, is not YAML, or has a value out of bounds or an unknown key; the message
@@ -138,7 +138,7 @@ def load_recipe(
     for override in overrides or []:
         _override(changed, override)
     if budgets:
-        changed["budgets"] = budgets
+        changed["budgets"] = [each for text in budgets for each in str(text).split(",")]
     try:
         return validate(Recipe, changed, where=where)
     except WrongSetting as wrong:

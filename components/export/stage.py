@@ -30,6 +30,7 @@ from components.catlib.exporting.parity import (
     batch_dependence,
     compare,
     parity_batches,
+    time_alone,
     time_both,
 )
 from components.catlib.exporting.precisions import Pictures, write_precisions
@@ -45,7 +46,7 @@ from components.catlib.networks.directions import Direction, Domain
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import read_generator
-from components.catlib.timing import Measured
+from components.catlib.timing import Measured, cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ def run(
         dependence = batch_dependence(exported, images, _noise(generator.architecture, 1, _size(images), seed=1))
         _check_differences(parity.largest, dependence, config, compared_on=compared_on)
         latency = time_both(generator, exported, images[:1], repeats=TIMED_REPEATS)
+        latency |= time_alone(OnnxGenerator(model.path, threads=1), images[:1], repeats=TIMED_REPEATS)
         facts = _facts(model, parity, latency, compared_on=compared_on, tolerance=config.tolerance)
         facts["parity"]["batch_dependence"] = dependence
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
@@ -356,7 +358,7 @@ def _facts(
             }
             for name, timed in latency.items()
         }
-        | {"unit": "seconds", "batch": 1, "repeats": TIMED_REPEATS},
+        | {"device": cpu_name(), "unit": "seconds", "batch": 1, "repeats": TIMED_REPEATS},
         "versions": {
             "torch": str(torch.__version__),
             "onnx": onnx.__version__,

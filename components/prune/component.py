@@ -19,7 +19,7 @@ def prune_teacher(
 
     Args:
         config: The recipe's `prune` section.
-        budget: MACs such as 2.6e9, or a share of the teacher's such as 0.05x.
+        budget: MACs such as 2.6e9, a share of the teacher's such as 0.05x, or milliseconds such as 15ms.
         code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         teacher: The trained teacher.
         student: The student's architecture (and weights, when inherited).

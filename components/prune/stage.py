@@ -1,6 +1,7 @@
-"""The prune stage: cuts a trained teacher to a compute budget, in milliseconds.
+"""The prune stage: cuts a trained teacher to a compute budget, within seconds.
 
-No network is built and torch is not loaded: scales and weights are read as arrays, MACs are arithmetic.
+No network is built and torch is not loaded: scales and weights are read as arrays; MACs are arithmetic, and so are
+milliseconds, over a table of layers' times.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 
 from components.catlib.artifacts import writing
 from components.catlib.config import PruneConfig
+from components.catlib.config.budgets import in_milliseconds
 from components.catlib.errors import UserError
+from components.catlib.latency.table import open_table
 from components.catlib.networks.architecture_files import open_networks, read_generator_weights, write_architecture
 from components.catlib.networks.directions import Direction
 from components.catlib.pruning.search import describe, prune
@@ -31,7 +34,8 @@ def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> Non
     Args:
         config: Which generator is cut, the bounds on channels, and the student's first weights.
         teacher: Folder of a teacher artifact.
-        budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
+        budget: MACs such as "2.6e9", a share of the teacher's such as "0.05x", or milliseconds such as "15ms", which
+            needs the config's latency table.
         output: Folder to write.
 
     Raises:
@@ -50,8 +54,12 @@ def run(config: PruneConfig, *, teacher: Path, budget: str, output: Path) -> Non
         for norm in architecture.prunable_norms()
         if f"{norm.name}.weight" in weights
     }
-    pruning = prune(architecture, scales, input_size=networks.input_size, budget=budget, config=config)
+    needed = config.latency_table if in_milliseconds(budget) else None
+    table, digest = open_table(needed) if needed else (None, None)
+    pruning = prune(architecture, scales, input_size=networks.input_size, budget=budget, config=config, table=table)
     described = describe(pruning)
+    if table:
+        described["latency"]["table_sha256"] = digest
     inherited = inherit_weights(weights, pruning) if config.student_init == "inherit" else None
     metrics = _metrics(described)
     with writing(output, kind="prune", config=config, inputs={"teacher": networks.manifest}) as writer:
@@ -88,6 +96,8 @@ def _metrics(described: dict[str, Any]) -> dict[str, float]:
         "teacher_parameters": teacher["parameters"],
         "parameters": student["parameters"],
     }
+    if "latency" in described:
+        metrics["predicted_milliseconds"] = described["latency"]["predicted"]
     if described["threshold"] is not None:
         metrics["threshold"] = described["threshold"]
     return metrics

@@ -19,7 +19,7 @@ def plan_sweep(
     """Lists every combination of a budget, a variation of the distillation and a seed.
 
     Args:
-        budgets: MACs such as 2.6e9, or shares of the teacher's such as 0.05x.
+        budgets: MACs such as 2.6e9, shares of the teacher's such as 0.05x, or milliseconds such as 15ms.
         variations: Changes to the `distill` section.
         seeds: Seeds that replace the one of the `distill` section.
         distill: The recipe's `distill` section.

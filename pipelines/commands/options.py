@@ -64,7 +64,9 @@ def add_overrides(command: argparse.ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="B",
-        help="compute budgets instead of the recipe's: MACs such as 2.6e9, or shares of the teacher's such as 0.05x",
+        help="compute budgets instead of the recipe's: MACs such as 2.6e9, shares of the teacher's such as 0.05x, or "
+        "milliseconds such as 15ms, which a table of layers' times predicts (prune.latency_table; a run on this "
+        "machine measures its own)",
     )
 
 

@@ -74,6 +74,15 @@ def test_a_compiled_file_holds_the_version_of_the_images_so_that_runs_from_the_f
         (["run", "--recipe", "smoke", "--budget", "lots"], "'lots' is not a compute budget"),
         (["run", "--recipe", "smoke", "--budget", "0.5x", "1000"], "Budget 1000 (1000 MACs) cannot be reached"),
         (["run", "--recipe", "smoke", "--set", "prune.min_channels=9"], "prune.min_channels is 9"),
+        (["compile", "--recipe", "smoke", "--budget", "0.5x,1ms", "--output", "x.yaml"], "Budget 1ms needs a table of"),
+        (
+            ["submit", "--recipe", "smoke", "--budget", "1ms", "--host", "http://127.0.0.1:1", "--image", "a/b:1"],
+            "`python -m components measure-latency --recipe RECIPE --output table.json`",
+        ),
+        (
+            ["run", "--recipe", "smoke", "--budget", "1ms", "--set", "prune.latency_table.uri=missing.json"],
+            "Latency table missing.json cannot be read",
+        ),
         (
             ["run", "--recipe", "smoke", "--set", "prune.generator=target_to_source"],
             "pix2pix has only source_to_target",

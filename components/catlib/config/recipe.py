@@ -82,7 +82,9 @@ class Recipe(Section):
     name: str = Field(description="short name of the recipe")
     description: str = Field(description="one sentence: which images are translated into which, how, and for whom")
     budgets: tuple[Budget, ...] = Field(
-        min_length=1, description="compute budgets, in MACs or as shares of the teacher's MACs; each makes one student"
+        min_length=1,
+        description="compute budgets, in MACs, as shares of the teacher's MACs or in milliseconds (15ms); each makes "
+        "one student",
     )
     dataset: DatasetConfig = DatasetConfig()
     real_stats: RealStatsConfig = RealStatsConfig()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.catlib.config.networks import NormConfig
+from components.catlib.config.networks import NormConfig, WeightsConfig
 from components.catlib.config.sections import Count, Positive, Section
 
 
@@ -25,6 +25,11 @@ class PruneConfig(Section):
     )
     min_feature_channels: Count | None = Field(
         default=None, description="smallest feature width (prune_ft_cin_lb); null: as min_channels"
+    )
+    latency_table: WeightsConfig | None = Field(
+        default=None,
+        description="times of layers on the device that budgets in milliseconds are for, which "
+        "`python -m components measure-latency` writes; null: measured on this machine when a run here needs it",
     )
     student_init: Literal["fresh", "inherit"] = Field(
         default="fresh",

@@ -17,7 +17,7 @@ from torch import Tensor
 from components.catlib.distributed.machines import torch_machine
 from components.catlib.exporting.onnx_file import INPUT, OUTPUT
 from components.catlib.networks.generator import Generator
-from components.catlib.timing import Measured, measure
+from components.catlib.timing import Machine, Measured, measure
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,19 @@ def time_both(
             repeats=repeats,
             machine=torch_machine(),
         )
+
+
+def time_alone(exported: OnnxGenerator, image_NCHW: Tensor, *, repeats: int) -> dict[str, Measured]:
+    """Times a generator that has one thread by itself, as its user runs it: what a budget in milliseconds means.
+
+    Args:
+        exported: The generator after export, with one thread.
+        image_NCHW: The batch, float32.
+        repeats: Number of timed rounds.
+
+    Returns:
+        The times of "onnxruntime_one_thread".
+    """
+    return measure(
+        {"onnxruntime_one_thread": lambda: exported(image_NCHW)}, repeats=repeats, machine=Machine(threads=1)
+    )

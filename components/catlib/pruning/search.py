@@ -1,11 +1,15 @@
-"""The threshold search: from a teacher's norm scales and a MAC budget to the student's architecture (method section 5).
+"""The threshold search: from a teacher's norm scales and a budget to the student's architecture (method section 5).
 
 A single threshold τ is compared with the scales |γ| of all prunable norms. A channel survives when |γ| > τ. A norm with
 the scales 0.9, -0.1, 0.4, 0.02 keeps channels 0 and 2 at τ = 0.3, whatever the other norms do. A branch without
 channels vanishes. A down or up layer never falls below its minimum. The MACs of a candidate are arithmetic over its
 table of layers, so the search builds no network and runs no forward pass.
 
-One function, `_num_surviving`, decides how many channels a norm keeps, for the candidates and for the result alike. The
+A budget in milliseconds is compared with the latency that a table of layers' times predicts. Latency is a staircase in
+the channels, up and down, so halving an interval could miss the largest student that fits: all thresholds are tried,
+from the lowest on.
+
+One function, `num_surviving`, decides how many channels a norm keeps, for the candidates and for the result alike. The
 channels with the largest scales are kept.
 
 Differs: the published implementation loops forever on an unreachable budget, and fails after the search if the minimum
@@ -17,17 +21,17 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from components.catlib.config import PruneConfig, parse_budget
+from components.catlib.config import PruneConfig
 from components.catlib.errors import UserError
+from components.catlib.latency.table import LatencyTable
 from components.catlib.networks.families import Architecture
-from components.catlib.networks.layers import Layer, PrunableNorm
+from components.catlib.networks.layers import Layer
 from components.catlib.networks.macs import (
     layer_paper_macs,
     layer_parameters,
@@ -36,6 +40,8 @@ from components.catlib.networks.macs import (
     parameters,
     true_macs,
 )
+from components.catlib.pruning.limits import Limit
+from components.catlib.pruning.surviving import bounds_of, largest_of, num_surviving, with_student_options
 
 TOLERANCE = np.float32(1e-3)
 """The search ends when its interval is at most this share of its lower end."""
@@ -55,12 +61,14 @@ class Candidate:
         widths: Number of surviving channels by the name of every prunable norm of the teacher.
         architecture: The student's architecture.
         paper_macs: The student's MACs in the convention of budgets.
+        cost: What is compared with the limit: these MACs, or predicted milliseconds.
     """
 
     threshold: np.float32
     widths: dict[str, int]
     architecture: Architecture
     paper_macs: int
+    cost: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +80,14 @@ class Pruning:
         architecture: The student's architecture.
         input_size: Height and width at which MACs are counted, in pixels.
         budget: The budget as the user gave it.
-        target_macs: The budget in MACs.
+        limit: The budget in MACs, or in milliseconds with the table that predicts them.
+        cost: The student's MACs or its predicted milliseconds, at most the limit.
+        uncut_cost: The same of a student of which nothing is cut.
         teacher_macs: The teacher's MACs in the convention of budgets ("paper MACs").
-        paper_macs: The student's MACs in the same convention, at most `target_macs`.
+        paper_macs: The student's MACs in the same convention.
         threshold: Channels with |γ| above it survived; None when nothing had to be cut.
         kept: Indices of the surviving channels by the name of every prunable norm of the teacher: int64, ascending.
-        steps: Threshold and paper MACs of every step of the search.
+        steps: Threshold and paper MACs of every step of the search; of a scan the last two.
         notes: Notes for the user, one sentence each.
     """
 
@@ -85,13 +95,20 @@ class Pruning:
     architecture: Architecture
     input_size: tuple[int, int]
     budget: str
-    target_macs: int
+    limit: Limit
+    cost: float
+    uncut_cost: float
     teacher_macs: int
     paper_macs: int
     threshold: float | None
     kept: dict[str, np.ndarray]
     steps: tuple[tuple[float, int], ...]
     notes: tuple[str, ...]
+
+    @property
+    def target_macs(self) -> int | None:
+        """The budget in MACs; None if it is in milliseconds."""
+        return self.limit.macs
 
 
 def prune(
@@ -101,6 +118,7 @@ def prune(
     input_size: tuple[int, int],
     budget: str,
     config: PruneConfig,
+    table: LatencyTable | None = None,
 ) -> Pruning:
     """Finds the student that a single threshold over the teacher's norm scales cuts to a budget.
 
@@ -108,40 +126,41 @@ def prune(
         architecture: The teacher's architecture.
         scales: Norm scales γ by the name of every prunable norm, [channels] each.
         input_size: Height and width in pixels at which MACs are counted.
-        budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
+        budget: MACs such as "2.6e9", a share of the teacher's such as "0.05x", or milliseconds such as "15ms".
         config: Bounds on channels, and options of the student.
+        table: Times of layers, for a budget in milliseconds.
 
     Returns:
         The student and the search. A budget that the uncut teacher meets cuts nothing but a first layer above its cap.
 
     Raises:
-        UserError: The budget is below the smallest reachable MACs, a bound does not fit the teacher's widths, the norms
-            have no scales, or the scales are not finite.
+        UserError: No student meets the budget, a bound does not fit the teacher's widths, the norms have no scales, the
+            scales are not finite, or the table is missing or does not fit.
     """
     architecture.check_size(*input_size, where="The input of the teacher")
-    target_macs = check_budget(architecture, input_size=input_size, budget=budget, config=config)
+    limit = check_budget(architecture, input_size=input_size, budget=budget, config=config, table=table)
     magnitudes = _magnitudes(architecture, scales)
     ascending = {name: np.sort(magnitude).tolist() for name, magnitude in magnitudes.items()}
-    bounds = {norm.name: _bounds(norm, config) for norm in architecture.prunable_norms()}
-    uncut_student = _with_student_options(architecture, config)
+    bounds = {norm.name: bounds_of(norm, config) for norm in architecture.prunable_norms()}
+    uncut_student = with_student_options(architecture, config)
 
     def candidate(threshold: np.float32) -> Candidate:
-        widths = {name: _num_surviving(values, threshold, bounds[name]) for name, values in ascending.items()}
+        widths = {name: num_surviving(values, threshold, bounds[name]) for name, values in ascending.items()}
         student = uncut_student.resized(widths)
-        return Candidate(
-            threshold=threshold, widths=widths, architecture=student, paper_macs=paper_macs(student, *input_size)
-        )
+        macs = paper_macs(student, *input_size)
+        cost = limit.cost(student, input_size, macs)
+        return Candidate(threshold=threshold, widths=widths, architecture=student, paper_macs=macs, cost=cost)
 
     low = min(magnitude.min() for magnitude in magnitudes.values())
     high = max(magnitude.max() for magnitude in magnitudes.values())
     largest = candidate(np.float32(-1))
-    if largest.paper_macs <= target_macs:
+    if largest.cost <= limit.value:
         found, steps, threshold = largest, [], None
     else:
-        steps = _bisect(candidate, low, high, target_macs)
+        steps = _scan(candidate, magnitudes, limit) if limit.table else _bisect(candidate, low, high, limit.value)
         found, threshold = steps[-1], float(steps[-1].threshold)
     capped = largest.architecture != uncut_student
-    notes = _notes(found, threshold, target_macs, all_equal=bool(low == high), capped=capped)
+    notes = _notes(found, threshold, limit, all_equal=bool(low == high), capped=capped)
     for note in notes:
         logger.warning(note)
     return Pruning(
@@ -149,11 +168,13 @@ def prune(
         architecture=found.architecture,
         input_size=input_size,
         budget=budget,
-        target_macs=target_macs,
+        limit=limit,
+        cost=found.cost,
+        uncut_cost=largest.cost,
         teacher_macs=paper_macs(architecture, *input_size),
         paper_macs=found.paper_macs,
         threshold=threshold,
-        kept={name: _largest(magnitude, found.widths[name]) for name, magnitude in magnitudes.items()},
+        kept={name: largest_of(magnitude, found.widths[name]) for name, magnitude in magnitudes.items()},
         steps=tuple((float(step.threshold), step.paper_macs) for step in steps),
         notes=notes,
     )
@@ -175,39 +196,93 @@ def smallest_student(architecture: Architecture, config: PruneConfig) -> Archite
             "The teacher's norms have no scales to prune by (norm.affine: false); train it with "
             "teacher.generator.norm.affine: true."
         )
-    widths = {norm.name: _bounds(norm, config).least for norm in architecture.prunable_norms()}
-    return _with_student_options(architecture, config).resized(widths)
+    widths = {norm.name: bounds_of(norm, config).least for norm in architecture.prunable_norms()}
+    return with_student_options(architecture, config).resized(widths)
 
 
-def check_budget(architecture: Architecture, *, input_size: tuple[int, int], budget: str, config: PruneConfig) -> int:
+def extreme_students(architecture: Architecture, config: PruneConfig) -> tuple[Architecture, Architecture]:
+    """Returns the student of which nothing is cut, and the thinnest one in which every branch keeps a channel.
+
+    Args:
+        architecture: The teacher's architecture.
+        config: Bounds on channels, and options of the student.
+
+    Raises:
+        UserError: A bound does not fit the teacher's widths, or an option does not apply to its family.
+    """
+    student = with_student_options(architecture, config)
+    bounds = {norm.name: bounds_of(norm, config) for norm in architecture.prunable_norms()}
+    widest = student.resized({name: each.most - each.most % each.multiple for name, each in bounds.items()})
+    return widest, student.resized({name: max(1, each.least) for name, each in bounds.items()})
+
+
+def check_budget(
+    architecture: Architecture,
+    *,
+    input_size: tuple[int, int],
+    budget: str,
+    config: PruneConfig,
+    table: LatencyTable | None = None,
+) -> Limit:
     """Checks a budget, which needs no trained teacher.
 
     Args:
         architecture: The teacher's architecture.
         input_size: Height and width in pixels at which MACs are counted.
-        budget: MACs such as "2.6e9", or a share of the teacher's such as "0.05x".
+        budget: MACs such as "2.6e9", a share of the teacher's such as "0.05x", or milliseconds such as "15ms".
         config: Bounds on channels.
-
-    Returns:
-        The budget in MACs.
+        table: Times of layers, for a budget in milliseconds.
 
     Raises:
-        UserError: The budget is below the smallest reachable MACs, or `smallest_student` refuses the teacher.
+        UserError: The budget is below what any student costs, `smallest_student` refuses the teacher, or the table is
+            missing or does not fit.
     """
-    smallest_macs = paper_macs(smallest_student(architecture, config), *input_size)
-    teacher_macs = paper_macs(architecture, *input_size)
-    target_macs = _target_macs(budget, teacher_macs)
-    if smallest_macs > target_macs:
+    smallest = smallest_student(architecture, config)
+    smallest_macs, teacher_macs = (paper_macs(each, *input_size) for each in (smallest, architecture))
+    limit = Limit.of(budget, teacher_macs=teacher_macs, table=table)
+    if limit.table and (least := limit.table.least(smallest, input_size)) > limit.value:
+        raise _unreachable(budget, f"on {limit.table}, every student takes at least {limit.text(least)}", config)
+    if limit.macs is not None and smallest_macs > limit.macs:
         share = math.ceil(1e4 * smallest_macs / teacher_macs) / 1e4
-        raise UserError(
-            f"Budget {budget} ({target_macs} MACs) cannot be reached: the smallest student has {smallest_macs} MACs, "
-            f"{share:g}x of the teacher's; raise the budget or lower prune.min_channels ({config.min_channels})."
+        raise _unreachable(
+            f"{budget} ({limit.macs} MACs)",
+            f"the smallest student has {smallest_macs} MACs, {share:g}x of the teacher's",
+            config,
         )
-    return target_macs
+    return limit
+
+
+def _unreachable(budget: str, reason: str, config: PruneConfig) -> UserError:
+    return UserError(
+        f"Budget {budget} cannot be reached: {reason}; raise the budget or lower prune.min_channels "
+        f"({config.min_channels})."
+    )
+
+
+def _scan(
+    candidate: Callable[[np.float32], Candidate], magnitudes: Mapping[str, np.ndarray], limit: Limit
+) -> list[Candidate]:
+    """Tries every threshold that changes anything, from the lowest on, until a student fits.
+
+    MACs never rise with the threshold, so the first that fits is the largest that does.
+
+    Returns:
+        The last two candidates; the last one fits and is the result.
+    """
+    tried: list[Candidate] = []
+    for threshold in np.unique(np.concatenate(list(magnitudes.values()))):
+        tried.append(candidate(threshold))
+        if tried[-1].cost <= limit.value:
+            return tried[-2:]
+    fastest = min(step.cost for step in tried)
+    raise UserError(
+        f"No student of this teacher meets the limit of {limit.text(limit.value)} on {limit.table}: the fastest takes "
+        f"{limit.text(fastest)}; raise the budget or lower prune.min_channels."
+    )
 
 
 def _bisect(
-    candidate: Callable[[np.float32], Candidate], low: np.float32, high: np.float32, target_macs: int
+    candidate: Callable[[np.float32], Candidate], low: np.float32, high: np.float32, most: float
 ) -> list[Candidate]:
     """Halves the interval of thresholds until it is narrow and the last candidate fits the budget (method section 5).
 
@@ -227,85 +302,13 @@ def _bisect(
         exhausted = threshold in (low, high)
         step = candidate(high if exhausted else threshold)
         steps.append(step)
-        fits = step.paper_macs <= target_macs
+        fits = step.cost <= most
         if fits:
             high = step.threshold
         else:
             low = step.threshold
         if fits and (exhausted or high - low <= TOLERANCE * min(low, spread)):
             return steps
-
-
-# ----------------------------------------------------------------------------------------------- which channels survive
-
-
-class _Bounds(NamedTuple):
-    """Bounds on the number of surviving channels of a norm: at least, at most, in multiples of."""
-
-    least: int
-    most: int
-    multiple: int
-
-
-def _num_surviving(ascending: list[float], threshold: np.float32, bounds: _Bounds) -> int:
-    """Decides how many channels of one norm survive.
-
-    Args:
-        ascending: The norm's |γ|, sorted.
-        threshold: Channels above it survive.
-        bounds: Bounds on the number of surviving channels.
-    """
-    above = len(ascending) - bisect_right(ascending, float(threshold))
-    count = min(max(above, bounds.least), bounds.most)
-    return count - count % bounds.multiple
-
-
-def _largest(magnitude: np.ndarray, count: int) -> np.ndarray:
-    """Returns the channels of the `count` largest |γ|, the first ones among equals: indices, int64, ascending."""
-    return np.sort(np.argsort(-magnitude, kind="stable")[:count])
-
-
-def _bounds(norm: PrunableNorm, config: PruneConfig) -> _Bounds:
-    """Returns the bounds on a norm's channels, checked against its width."""
-    if norm.floor is None:
-        return _Bounds(0, norm.channels, 1)
-    setting, minimum = "min_channels", config.min_channels
-    if norm.floor == "min_feature_channels" and (config.min_feature_channels or 0) > minimum:
-        setting, minimum = norm.floor, config.min_feature_channels or minimum
-    least = math.ceil(minimum * norm.unit / norm.multiple) * norm.multiple
-    if least > norm.channels:
-        largest = norm.channels // norm.multiple * norm.multiple // norm.unit
-        raise UserError(
-            f"prune.{setting} is {minimum}, which keeps {least} channels, but the teacher's layer {norm.name} has only "
-            f"{norm.channels}; set prune.{setting} to at most {largest}."
-        )
-    most = norm.channels
-    if norm.capped and config.max_first_channels is not None:
-        most = min(most, config.max_first_channels * norm.unit)
-        if most < least:
-            raise UserError(
-                f"prune.max_first_channels is {config.max_first_channels}, below the {least // norm.unit} that "
-                f"prune.{setting} keeps in {norm.name}; raise prune.max_first_channels or lower prune.{setting}."
-            )
-    return _Bounds(least, most, norm.multiple)
-
-
-def _with_student_options(architecture: Architecture, config: PruneConfig) -> Architecture:
-    """Returns the teacher's architecture with the student's norm, padding and activation."""
-    options = {
-        "norm": config.student_norm,
-        "padding": config.student_padding,
-        "activation": config.student_activation,
-    }
-    chosen = {name: value for name, value in options.items() if value is not None}
-    idle = [f"student_{name}" for name in chosen if name not in type(architecture).model_fields]
-    if config.min_feature_channels is not None and all(
-        norm.floor != "min_feature_channels" for norm in architecture.prunable_norms()
-    ):
-        idle.append("min_feature_channels")
-    if idle:
-        raise UserError(f"prune.{idle[0]} does not apply to a generator of family {architecture.family}; leave it out.")
-    return architecture.model_copy(update=chosen)
 
 
 # --------------------------------------------------------------------------------------------------- the user's numbers
@@ -329,30 +332,27 @@ def _magnitudes(architecture: Architecture, scales: Mapping[str, np.ndarray]) ->
     return magnitudes
 
 
-def _target_macs(budget: str, teacher_macs: int) -> int:
-    value, is_share = parse_budget(budget)
-    return math.floor(value * teacher_macs if is_share else value)
-
-
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
 def _notes(
-    found: Candidate, threshold: float | None, target_macs: int, *, all_equal: bool, capped: bool
+    found: Candidate, threshold: float | None, limit: Limit, *, all_equal: bool, capped: bool
 ) -> tuple[str, ...]:
     """Returns notes for the user about the result, one sentence each.
 
     Args:
         found: The result.
         threshold: The threshold of the result; None when the budget needed no cut.
-        target_macs: The budget in MACs.
+        limit: The budget.
         all_equal: Whether all scales are equal.
         capped: Whether the first layer was cut to its cap.
     """
     if threshold is None:
         cut = "only the first layer was cut, to prune.max_first_channels" if capped else "nothing was cut"
-        return (f"The whole student fits the budget of {target_macs} MACs with {found.paper_macs} MACs: {cut}.",)
-    share = found.paper_macs / target_macs
+        return (
+            f"The whole student fits the budget of {limit.text(limit.value)} with {limit.text(found.cost)}: {cut}.",
+        )
+    share = found.cost / limit.value
     if all_equal:
         return (
             f"All scales of the teacher equal {threshold:g}, so no threshold separates its channels: the student is "
@@ -369,8 +369,10 @@ def _notes(
 def describe(pruning: Pruning) -> dict[str, Any]:
     """Returns the search and the fate of every layer as JSON values.
 
-    Keys: `budget`, `target_macs`, `input_size`, `threshold` (None: nothing was cut), `notes`, `steps` (threshold and
-    paper MACs of each), `teacher` and `student` (each `paper_macs`, `true_macs`, `parameters`), and `layers`. A layer
+    Keys: `budget`, `target_macs` (None for milliseconds), `latency` (only for milliseconds: the `limit`, the student's
+    `predicted` and the `uncut` one's milliseconds, and `device`, `runtime`, `threads` and `errors` of the table),
+    `input_size`, `threshold` (None: nothing was cut), `notes`, `steps` (threshold and paper MACs of each),
+    `teacher` and `student` (each `paper_macs`, `true_macs`, `parameters`), and `layers`. A layer
     of the teacher has its `name`, its `student_name` (None: it vanished), its `kind`, the `group` of a prunable norm
     with the `kept` channels (else None), and channels made, MACs in both conventions and parameters, each for teacher
     and student.
@@ -393,6 +395,7 @@ def describe(pruning: Pruning) -> dict[str, Any]:
     return {
         "budget": pruning.budget,
         "target_macs": pruning.target_macs,
+        **_described_latency(pruning),
         "input_size": list(pruning.input_size),
         "threshold": pruning.threshold,
         "notes": list(pruning.notes),
@@ -400,6 +403,14 @@ def describe(pruning: Pruning) -> dict[str, Any]:
         **totals,
         "layers": layers,
     }
+
+
+def _described_latency(pruning: Pruning) -> dict[str, Any]:
+    table = pruning.limit.table
+    if table is None:
+        return {}
+    times = {"limit": pruning.limit.value, "predicted": pruning.cost, "uncut": pruning.uncut_cost}
+    return {"latency": {**times, **table.model_dump(mode="json", include={"device", "runtime", "threads", "errors"})}}
 
 
 def _describe_layer(layer: Layer, student: Layer | None, group: str | None, kept: np.ndarray | None) -> dict[str, Any]:

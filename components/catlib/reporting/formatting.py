@@ -34,7 +34,9 @@ def factor(ratio: float) -> str:
 
 
 def budget_label(budget: str) -> str:
-    """Writes a compute budget: "2.6e+09" as 2.6 G, "0.1x" as 0.1×."""
+    """Writes a compute budget: "2.6e+09" as 2.6 G, "0.1x" as 0.1×, "15ms" as 15 ms."""
+    if budget.endswith("ms"):
+        return f"{budget[:-2]} ms"
     return f"{budget[:-1]}×" if budget.endswith("x") else short_number(float(budget))
 
 

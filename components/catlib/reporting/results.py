@@ -12,6 +12,7 @@ from components.catlib.metrics.catalogue import BY_KEY, Metric
 from components.catlib.reporting.charts import Mark, cost_chart
 from components.catlib.reporting.comparison import Comparison, Contender, Score
 from components.catlib.reporting.formatting import factor, file_size, milliseconds, quantity, words
+from components.catlib.reporting.latency import LatencyBudget
 from components.catlib.reporting.lineage import Lineage
 
 L1 = BY_KEY["l1"]
@@ -71,6 +72,7 @@ def headline(comparison: Comparison) -> Headline:
             _cost_fact("Multiply-accumulates", "paper_macs", student, teacher),
             _cost_fact("Parameters", "parameters", student, teacher),
             *_quality_facts(comparison),
+            *_latency_facts(comparison),
             *_time_facts(comparison),
         ],
     )
@@ -108,6 +110,15 @@ def _quality_facts(comparison: Comparison) -> list[Fact]:
                 )
             )
     return facts
+
+
+def _latency_facts(comparison: Comparison) -> list[Fact]:
+    """Puts a budget in milliseconds beside what the ONNX file takes."""
+    budget = LatencyBudget.of(comparison.smallest, comparison.together)
+    if budget is None:
+        return []
+    remark = f"budget {milliseconds(budget.limit)}, predicted {milliseconds(budget.predicted)} on {budget.place}"
+    return [Fact("Latency of the ONNX file", budget.measured_text, None, remark)]
 
 
 def _time_facts(comparison: Comparison) -> list[Fact]:
@@ -185,6 +196,10 @@ def table(comparison: Comparison) -> Table:
         *(Column(metric.label, metric.better, metric.meaning) for metric in comparison.metrics),
         Column("Time per image", "lower", "Median on the CPU, one image at a time, student and teacher in turn."),
     ]
+    latencies = {each.name: LatencyBudget.of(each, comparison.together) for each in comparison.students}
+    if any(latencies.values()):
+        meaning = "Time of the ONNX file for one image, with its budget and the prediction."
+        columns.insert(3, Column("Latency", "lower", meaning))
     if any_exported:
         columns.append(Column("ONNX", meaning="Size of the file, and its time per image in ONNX Runtime."))
     rows = [
@@ -193,6 +208,7 @@ def table(comparison: Comparison) -> Table:
             contender.colour,
             [
                 *_cost_cells(contender),
+                *([_latency_cell(latencies.get(contender.name))] if any(latencies.values()) else []),
                 *(_score_cell(comparison, contender, metric) for metric in comparison.metrics),
                 _time_cell(comparison, contender),
                 *([_onnx_cell(comparison, contender)] if any_exported else []),
@@ -208,6 +224,13 @@ def _cost_cells(contender: Contender) -> list[Cell]:
         Cell(quantity(contender.figures[key]), factor(contender.ratio[key]) if key in contender.ratio else "")
         for key in ("paper_macs", "true_macs", "parameters")
     ]
+
+
+def _latency_cell(budget: LatencyBudget | None) -> Cell:
+    if budget is None:
+        return NOTHING
+    remark = f"budget {milliseconds(budget.limit)}, predicted {milliseconds(budget.predicted)}"
+    return Cell(budget.measured_text, remark)
 
 
 def _score_cell(comparison: Comparison, contender: Contender, metric: Metric) -> Cell:
@@ -283,6 +306,8 @@ def caveats(lineage: Lineage, comparison: Comparison) -> list[str]:
         notes.append(f"{MIOU.label} was not measured: no segmenter was given (evaluate.segmenter).")
     notes += _beaten_by_a_colour(comparison)
     for student in comparison.students:
+        if (latency := LatencyBudget.of(student, comparison.together)) and (caveat := latency.caveat(student.name)):
+            notes.append(caveat)
         if student.pruned:
             notes += [f"{student.name}: {note}" for note in student.pruned.read_json("pruning.json")["notes"]]
     notes += _of_other_code(lineage)

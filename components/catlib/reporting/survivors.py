@@ -8,7 +8,7 @@ from typing import Any
 
 from components.catlib.networks.architecture_files import read_architectures
 from components.catlib.reporting.comparison import Contender
-from components.catlib.reporting.formatting import budget_label, quantity
+from components.catlib.reporting.formatting import budget_label, milliseconds, quantity
 from components.catlib.reporting.lineage import Artifact, Lineage
 
 LAYER_LABELS = {
@@ -111,10 +111,17 @@ def _identities(lineage: Lineage, pruned: Artifact) -> dict[str, str]:
     return {layer.name: layer.identity.removesuffix(".norm_in") for layer in layers if layer.kind == "norm"}
 
 
+def _budget(described: dict[str, Any]) -> str:
+    label, latency = budget_label(described["budget"]), described.get("latency")
+    if latency is None:
+        return f"{label}, {quantity(described['target_macs'])} MACs"
+    return f"{label}; predicted: {milliseconds(latency['predicted'])} on {latency['device']}"
+
+
 def _search_facts(described: dict[str, Any], pruned: Artifact) -> list[tuple[str, str]]:
     threshold = described["threshold"]
     return [
-        ("budget", f"{budget_label(described['budget'])}, {quantity(described['target_macs'])} MACs"),
+        ("budget", _budget(described)),
         ("student", f"{quantity(described['student']['paper_macs'])} MACs"),
         ("teacher", f"{quantity(described['teacher']['paper_macs'])} MACs"),
         ("threshold on |γ|", "none, nothing was cut" if threshold is None else f"{threshold:.4g}"),

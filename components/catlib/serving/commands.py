@@ -76,7 +76,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     for command in (translate, bench):
         command.add_argument(
-            "--threads", type=_threads, metavar="N", help="CPU threads (default: one per core that is free to use)"
+            "--threads", type=threads, metavar="N", help="CPU threads (default: one per core that is free to use)"
         )
         command.add_argument("--json", action="store_true", help="print the answer as one line of JSON")
 
@@ -126,7 +126,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _threads(text: str) -> int:
+def threads(text: str) -> int:
+    """Reads a number of threads, 1 to 1024; argparse says what is wrong with another text."""
     if not text.isdigit() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of threads, such as 2")
     return int(text)

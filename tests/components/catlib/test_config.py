@@ -15,21 +15,40 @@ from components.catlib.recipes import RECIPE_FOLDER, load_recipe, recipe_names
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("2.6e9", (2.6e9, False)), (2.6e9, (2.6e9, False)), ("0.05x", (0.05, True)), (" 1X ", (1.0, True))],
+    [
+        ("2.6e9", (2.6e9, "macs")),
+        (2.6e9, (2.6e9, "macs")),
+        ("0.05x", (0.05, "share")),
+        (" 1X ", (1.0, "share")),
+        ("15ms", (15.0, "milliseconds")),
+        (" 1.5 MS", (1.5, "milliseconds")),
+    ],
 )
-def test_budgets_are_macs_or_shares(text: str | float, expected: tuple[float, bool]) -> None:
+def test_budgets_are_macs_shares_or_milliseconds(text: str | float, expected: tuple[float, str]) -> None:
     assert parse_budget(text) == expected
 
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [("2.6e9", "2.6e+09"), ("4131072", "4131072"), ("4131072.5", "4131072.5"), (" .05X", "0.05x")],
+    [
+        ("2.6e9", "2.6e+09"),
+        ("4131072", "4131072"),
+        ("4131072.5", "4131072.5"),
+        (" .05X", "0.05x"),
+        ("1.50 ms", "1.5ms"),
+    ],
 )
 def test_budgets_are_kept_as_they_were_given(given: str, kept: str) -> None:
     assert load_recipe("smoke", budgets=[given]).budgets == (kept,)
 
 
-@pytest.mark.parametrize("text", ["", "x", "many", "-1", "0", "nan", "inf", "2.6e9 MACs"])
+def test_budgets_of_several_units_may_be_separated_by_commas() -> None:
+    assert load_recipe("smoke", budgets=["15ms,0.25x", "2e6"]).budgets == ("15ms", "0.25x", "2e+06")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "many", "-1", "0", "nan", "inf", "2.6e9 MACs", "ms", "0ms", "nanms", "-1ms", "5 m s", "5s"]
+)
 def test_a_budget_that_is_no_number_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(UserError, match=r"is not a compute budget: give MACs such as 2\.6e9") as refused:
         parse_budget(text)

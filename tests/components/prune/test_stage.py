@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,13 +10,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from components.catlib.artifacts import read_manifest, writing
-from components.catlib.config import NormConfig, Pix2PixConfig, PruneConfig
+from components.catlib.config import NormConfig, Pix2PixConfig, PruneConfig, WeightsConfig
 from components.catlib.errors import UserError
+from components.catlib.latency.table import open_table
 from components.catlib.networks.architecture_files import read_architectures, write_architecture
 from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import write_networks
 from components.prune.stage import run
+from tests.components.catlib.latency.tables import table, written
 from tests.components.catlib.networks.sample_architectures import inception, spade
 from tests.components.opened import has_weights, read_generator
 
@@ -170,13 +173,40 @@ def test_the_same_teacher_gives_the_same_student(teacher: Path, tmp_path: Path) 
     assert read_manifest(tmp_path / "one").files == read_manifest(tmp_path / "other").files
 
 
-def test_the_stage_runs_without_torch(teacher: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def latency_table(tmp_path: Path) -> Path:
+    made = table(inception(norm=BATCH), (32, 32), lambda kind, read, out: 0.01 + 0.0001 * read * out)
+    return written(tmp_path / "table.json", made)
+
+
+def test_a_budget_in_milliseconds(teacher: Path, latency_table: Path, tmp_path: Path) -> None:
+    uncut = open_table(WeightsConfig(uri=str(latency_table)))[0].latency(inception(norm=BATCH), (32, 32))
+    config = PruneConfig.model_validate({"min_channels": 1, "latency_table": {"uri": str(latency_table)}})
+    run(config, teacher=teacher, budget=f"{uncut / 2:g}ms", output=tmp_path / "student")
+    latency = json.loads((tmp_path / "student" / "pruning.json").read_text())["latency"]
+    assert 0.4 * uncut < latency["predicted"] <= uncut / 2
+    assert latency["table_sha256"] == hashlib.sha256(latency_table.read_bytes()).hexdigest()
+    metrics = read_manifest(tmp_path / "student").summary["metrics"]
+    assert metrics["predicted_milliseconds"] == latency["predicted"]
+    with pytest.raises(UserError, match=r"Budget 1ms needs a table .*measure-latency"):
+        run(PruneConfig(min_channels=1), teacher=teacher, budget="1ms", output=tmp_path / "other")
+    wrong = PruneConfig.model_validate(
+        {"min_channels": 1, "latency_table": {"uri": str(latency_table), "sha256": "0" * 64}}
+    )
+    with pytest.raises(UserError, match="it is another file, or damaged"):
+        run(wrong, teacher=teacher, budget="1ms", output=tmp_path / "other")
+    run(wrong, teacher=teacher, budget="0.9x", output=tmp_path / "other")  # reads no table
+
+
+@pytest.mark.parametrize("budget", ["0.5x", "1.5ms"])
+def test_the_stage_runs_without_torch(teacher: Path, latency_table: Path, tmp_path: Path, budget: str) -> None:
     code = (
         "import sys; from pathlib import Path; from components.catlib.config import PruneConfig; "
         "from components.prune.stage import run; "
-        "run(PruneConfig(min_channels=1, student_init='inherit'), teacher=Path(sys.argv[1]), budget='0.5x', "
-        "output=Path(sys.argv[2])); sys.exit('torch' in sys.modules)"
+        "config = {'min_channels': 1, 'student_init': 'inherit', 'latency_table': {'uri': sys.argv[4]}}; "
+        "run(PruneConfig.model_validate(config), teacher=Path(sys.argv[1]), budget=sys.argv[3], "
+        "output=Path(sys.argv[2])); sys.exit(bool({'torch', 'onnxruntime'} & set(sys.modules)))"
     )
-    command = [sys.executable, "-c", code, str(teacher), str(tmp_path / "student")]
+    command = [sys.executable, "-c", code, str(teacher), str(tmp_path / "student"), budget, str(latency_table)]
     assert subprocess.run(command, check=False).returncode == 0
     assert has_weights(tmp_path / "student", "source_to_target")

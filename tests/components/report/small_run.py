@@ -26,6 +26,7 @@ from components.catlib.config import (
     PruneConfig,
     RealStatsConfig,
 )
+from components.catlib.latency.table import LatencyTable
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import Architecture, architecture_from_config
@@ -71,6 +72,7 @@ def write_small_run(
     budgets: tuple[str, ...] = ("0.5x", "0.2x"),
     generator: GeneratorConfig = INCEPTION,
     distillations: tuple[DistillConfig, ...] = (),
+    table: LatencyTable | None = None,
 ) -> SmallRun:
     """Writes the artifacts of a run with a student, and maybe a distillation, per budget into an empty folder."""
     channels = 3 if generator.family == "inception" else 4
@@ -82,7 +84,7 @@ def write_small_run(
     _write_training(run.teacher, Pix2PixConfig(), {"dataset": run.dataset, "real_stats": run.real_stats}, architecture)
     for number, budget in enumerate(budgets):
         distillation = distillations[number] if distillations else Pix2PixDistillConfig()
-        _write_student(run, architecture, size, budget, number, folder, distillation)
+        _write_student(run, architecture, size, budget, number, folder, distillation, table)
     return run
 
 
@@ -94,10 +96,11 @@ def _write_student(
     number: int,
     folder: Path,
     distillation: DistillConfig,
+    table: LatencyTable | None,
 ) -> None:
     random = np.random.default_rng(0)
     scales = {norm.name: random.random(norm.channels).astype(np.float32) for norm in teacher.prunable_norms()}
-    pruning = prune(teacher, scales, input_size=size, budget=budget, config=PruneConfig(min_channels=1))
+    pruning = prune(teacher, scales, input_size=size, budget=budget, config=PruneConfig(min_channels=1), table=table)
     for kind, folders in (("prune", run.students), ("distill", run.distilled), ("evaluate", run.evaluations),
                           ("export", run.exports)):  # fmt: skip
         folders.append(folder / f"{kind}-{number}")

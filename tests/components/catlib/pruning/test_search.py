@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,13 @@ from components.catlib.config import NormConfig, PruneConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.families import Architecture
 from components.catlib.networks.inception.architecture import InceptionArchitecture
+from components.catlib.networks.layers import BranchChannels
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.spade.architecture import InceptionSpadeArchitecture
-from components.catlib.pruning.search import Pruning, describe, prune
+from components.catlib.pruning import search
+from components.catlib.pruning.limits import Limit
+from components.catlib.pruning.search import Candidate, Pruning, describe, prune
+from tests.components.catlib.latency.tables import table
 from tests.components.catlib.networks.sample_architectures import inception, pruned, spade
 
 SIZE, SPADE_SIZE = (32, 32), (64, 128)
@@ -342,3 +347,90 @@ def test_a_larger_budget_never_gives_a_smaller_student(given_teacher, one: float
     teacher, scales = given_teacher
     smaller, larger = (cut(teacher, scales, reachable(teacher, share)) for share in sorted((one, other)))
     assert smaller.paper_macs <= larger.paper_macs
+
+
+# ------------------------------------------------------------------------------------------------------- milliseconds
+
+
+def staircase(kind: str, read: int, made: int) -> float:
+    """A branch takes 1 ms; where it keeps no multiple of 4 channels from 5 on, 3 ms, because it misses the blocks."""
+    return 0.0 if kind != "conv_in" else 1.0 if made <= 4 or made % 4 == 0 else 3.0
+
+
+def one_branch() -> tuple[Architecture, dict[str, np.ndarray]]:
+    """A teacher with one branch of 8 channels, whose scales are 1 to 8; all other scales are 9."""
+    whole = inception(num_blocks=1, norm=NormConfig(kind="batch", track_running_stats=True), kernel_sizes=(3,))
+    teacher = whole.model_copy(update={"blocks": (BranchChannels(res=(8,), dw=(0,)),)})
+    scales = constant_scales(teacher, 9)
+    scales["features.0.res_ops.0.1.1"] = np.arange(1, 9, dtype=np.float32)
+    return teacher, scales
+
+
+@pytest.mark.parametrize(("limit", "kept"), [("3ms", 8), ("1.5ms", 8), ("1ms", 8), ("0.5ms", 0)])
+def test_all_fits_where_the_staircase_is_low(limit: str, kept: int) -> None:
+    teacher, scales = one_branch()
+    made = table(teacher, SIZE, staircase)
+    pruning = prune(teacher, scales, input_size=SIZE, budget=limit, config=LOOSE, table=made)
+    assert len(pruning.kept["features.0.res_ops.0.1.1"]) == kept
+
+
+def test_a_scan_finds_the_largest_student_where_halving_would_miss_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 channels 7 fit, 6 to 4 do not, and 3 do: halving the interval of thresholds ends at 3."""
+
+    def times(kind: str, read: int, made: int) -> float:
+        return {8: 4.0, 7: 1.0, 6: 3.0, 5: 3.0, 4: 3.0, 3: 0.5}.get(made, 0.25) if kind == "conv_in" else 0.0
+
+    teacher, scales = one_branch()
+    made = table(teacher, SIZE, times)
+    pruning = prune(teacher, scales, input_size=SIZE, budget="1ms", config=LOOSE, table=made)
+    assert len(pruning.kept["features.0.res_ops.0.1.1"]) == 7
+    assert (pruning.cost, pruning.uncut_cost, pruning.target_macs) == (1.0, 4.0, None)
+    assert [threshold for threshold, _ in pruning.steps] == [1.0]
+
+    def halved(candidate: Any, _: Any, limit: Limit) -> list[Candidate]:
+        return search._bisect(candidate, np.float32(1), np.float32(9), limit.value)
+
+    monkeypatch.setattr(search, "_scan", halved)
+    missed = prune(teacher, scales, input_size=SIZE, budget="1ms", config=LOOSE, table=made)
+    assert len(missed.kept["features.0.res_ops.0.1.1"]) == 3
+
+
+def test_every_larger_student_exceeds_the_limit() -> None:
+    teacher = inception(norm=NormConfig(kind="batch", track_running_stats=True))
+    scales = random_scales(teacher)
+    random = np.random.default_rng(1)
+    noise = random.uniform(0.5, 1.5, (200, 200))
+    made = table(teacher, SIZE, lambda kind, read, out: float(noise[read, out]) * (1 + 0.05 * read * out))
+    limit = 0.6 * made.latency(teacher, SIZE)
+    pruning = prune(teacher, scales, input_size=SIZE, budget=f"{limit}ms", config=LOOSE, table=made)
+    assert pruning.cost == made.latency(pruning.architecture, SIZE) <= limit
+    for threshold in np.unique(np.abs(np.concatenate(list(scales.values())))):
+        widths = {name: int((np.abs(each) > threshold).sum()) for name, each in scales.items()}
+        floors = {norm.name: 1 if norm.floor else 0 for norm in teacher.prunable_norms()}
+        student = teacher.resized({name: max(width, floors[name]) for name, width in widths.items()})
+        if paper_macs(student, *SIZE) > pruning.paper_macs:
+            assert made.latency(student, SIZE) > limit
+
+
+def test_a_limit_out_of_reach_and_one_without_a_table_are_refused() -> None:
+    teacher, scales = one_branch()
+    made = table(teacher, SIZE, lambda kind, read, out: 1.0)
+    with pytest.raises(
+        UserError, match=r"Budget 2ms cannot be reached: on a phone, made up 1.0, 1 thread, every stude"
+    ):
+        prune(teacher, scales, input_size=SIZE, budget="2ms", config=LOOSE, table=made)
+    with pytest.raises(UserError, match=r"Budget 2ms needs a table .* `python -m components measure-latency"):
+        prune(teacher, scales, input_size=SIZE, budget="2ms", config=LOOSE)
+
+
+def test_a_description_names_limit_prediction_and_device() -> None:
+    teacher, scales = one_branch()
+    made = table(teacher, SIZE, lambda kind, read, out: 0.001 * read * out)
+    limit = 0.9 * made.latency(teacher, SIZE)
+    described = describe(prune(teacher, scales, input_size=SIZE, budget=f"{limit}ms", config=LOOSE, table=made))
+    assert described["target_macs"] is None
+    latency = described["latency"]
+    assert latency["predicted"] <= latency["limit"] == limit < latency["uncut"]
+    assert (latency["device"], latency["runtime"], latency["threads"]) == ("a phone", "made up 1.0", 1)
+    assert "latency" not in describe(cut(teacher, scales, "0.5x"))
+    json.dumps(described)

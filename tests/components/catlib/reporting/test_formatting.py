@@ -50,7 +50,7 @@ def test_factors() -> None:
 
 
 def test_budgets() -> None:
-    assert [budget_label(budget) for budget in ("2.6e+09", "0.05x", "5.6e+09")] == ["2.6 G", "0.05×", "5.6 G"]
+    assert [budget_label(budget) for budget in ("2.6e+09", "0.05x", "1.5ms")] == ["2.6 G", "0.05×", "1.5 ms"]
 
 
 def test_settings_and_facts() -> None:

@@ -12,6 +12,7 @@ from components.catlib.config.distillers import (
     KernelAlignmentConfig,
     MseConfig,
     NoDistillerConfig,
+    OutputConfig,
 )
 from components.catlib.errors import UserError
 from components.catlib.networks.generator import Generator
@@ -40,7 +41,7 @@ class FeatureLoss(Protocol):
 def feature_loss(config: DistillerConfig) -> type[FeatureLoss] | None:
     """Returns the loss that a recipe asks for; None when features are not compared: kind none, or weight 0."""
     match config:
-        case NoDistillerConfig() | FeatureConfig(weight=0):
+        case NoDistillerConfig() | OutputConfig() | FeatureConfig(weight=0):
             return None
         case KernelAlignmentConfig():
             return KernelAlignment

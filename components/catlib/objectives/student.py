@@ -11,8 +11,9 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.feature_distillation import build_feature_distillation
-from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher
+from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher, Seen
 from components.catlib.objectives.optimisation import build_optimizers, noting, prepare, total, update
+from components.catlib.objectives.output_distillation import output_loss
 
 
 class StudentTraining:
@@ -45,7 +46,7 @@ class StudentTraining:
             accelerator: Device, precision and processes.
             teacher: A generator of the same direction and with the same distillation layers as the student.
             direction: The student's direction.
-            wants_image: Whether the teacher's images are wanted.
+            wants_image: Whether the teacher's images are wanted for more than the distillation loss.
 
         Raises:
             UserError: The number of layer weights is not that of the distillation layers.
@@ -68,11 +69,12 @@ class StudentTraining:
             teacher.distillation_layers,
             {name: prepare(accelerator, network, config) for name, network in own.items()},
         )
+        self._output_loss = output_loss(config.distiller)
         self.teacher = FrozenTeacher(
             teacher,
             accelerator,
             config,
-            wants_image=wants_image,
+            wants_image=wants_image or self._output_loss is not None,
             wants_features=self._feature_distillation is not None,
         )
 
@@ -90,23 +92,23 @@ class StudentTraining:
         """Returns the student's image, without gradient."""
         return self._generator(source)
 
-    def with_distillation(
-        self, generating: dict[str, Tensor], features: Features, teacher_features: Features
-    ) -> dict[str, Tensor]:
+    def with_distillation(self, generating: dict[str, Tensor], seen: Seen) -> dict[str, Tensor]:
         """Adds the distillation loss to the others; returns all of them, their sum "generator", and the figures.
 
         Args:
             generating: The other parts of the generator's loss, weighted scalars.
-            features: The student's features, with gradient.
-            teacher_features: The teacher's features, without gradient.
+            seen: What student and teacher make of the images.
 
         Raises:
-            UserError: The batch is too small for the distillation loss.
+            UserError: The batch is too small, or the images do not fit, for the distillation loss.
         """
         per_layer: dict[str, Tensor] = {}
         if self._feature_distillation is not None:
-            distillation, per_layer = self._feature_distillation.losses(features, teacher_features)
+            distillation, per_layer = self._feature_distillation.losses(seen.features, seen.teacher_features)
             generating = {**generating, "distillation": distillation}
+        if self._output_loss is not None:
+            assert seen.teacher_image is not None
+            generating = {**generating, "distillation": self._output_loss(seen.fake, seen.teacher_image)}
         return {**generating, "generator": total(generating), **per_layer}
 
     def update(self, parts: Iterable[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:

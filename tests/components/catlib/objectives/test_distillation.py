@@ -48,7 +48,7 @@ def build(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("distiller", ["kernel_alignment", "mse", "none"])
+@pytest.mark.parametrize("distiller", ["kernel_alignment", "mse", "wavelet", "content_relations", "none"])
 def test_gradient_reaches_every_parameter_and_no_part_of_the_teacher(family: str, distiller: str) -> None:
     objective = build(family, distiller=distiller)
     teacher = objective._teacher._network

@@ -1,12 +1,15 @@
 """A student in training, whatever it translates: the student, its teacher and its discriminator."""
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.catlib.config import DistillConfig
+from components.catlib.config.distillers import DiscriminatorCooperatedConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
@@ -14,13 +17,14 @@ from components.catlib.objectives.feature_distillation import build_feature_dist
 from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher, Seen
 from components.catlib.objectives.optimisation import build_optimizers, noting, prepare, total, update
 from components.catlib.objectives.output_distillation import output_loss
+from components.catlib.objectives.perceptual import PerceptualLoss
 
 
 class StudentTraining:
     """The part that distillations from teachers of every family share.
 
     Attributes:
-        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
+        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and what the distiller trains.
         generators: The student by direction.
         discriminators: The discriminator by the domain that it judges.
         optimizers: "generator" (student and adaptors) and "discriminator".
@@ -37,6 +41,7 @@ class StudentTraining:
         teacher: Generator,
         direction: Direction,
         wants_image: bool = False,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         """Moves the networks to the accelerator's device.
 
@@ -47,6 +52,7 @@ class StudentTraining:
             teacher: A generator of the same direction and with the same distillation layers as the student.
             direction: The student's direction.
             wants_image: Whether the teacher's images are wanted for more than the distillation loss.
+            perceptual: The VGG19 loss; required if the distiller gives it a weight.
 
         Raises:
             UserError: The number of layer weights is not that of the distillation layers.
@@ -64,12 +70,11 @@ class StudentTraining:
         self._generator = prepare(accelerator, networks[generator], config)
         self.discriminator = prepare(accelerator, networks[judge], config)
         self.optimizers: dict[str, Optimizer] = optimizers
-        self._feature_distillation = build_feature_distillation(
-            config.distiller,
-            teacher.distillation_layers,
-            {name: prepare(accelerator, network, config) for name, network in own.items()},
-        )
-        self._output_loss = output_loss(config.distiller)
+        prepared = {name: prepare(accelerator, network, config) for name, network in own.items()}
+        if isinstance(config.distiller, DiscriminatorCooperatedConfig):
+            prepared["discriminator"] = self.discriminator
+        self._feature_distillation = build_feature_distillation(config.distiller, teacher.distillation_layers, prepared)
+        self._output_loss = output_loss(config.distiller, perceptual)
         self.teacher = FrozenTeacher(
             teacher,
             accelerator,
@@ -102,13 +107,16 @@ class StudentTraining:
         Raises:
             UserError: The batch is too small, or the images do not fit, for the distillation loss.
         """
+        distillation: list[Tensor] = []
         per_layer: dict[str, Tensor] = {}
         if self._feature_distillation is not None:
-            distillation, per_layer = self._feature_distillation.losses(seen.features, seen.teacher_features)
-            generating = {**generating, "distillation": distillation}
+            of_features, per_layer = self._feature_distillation.losses(seen.features, seen.teacher_features)
+            distillation.append(of_features)
         if self._output_loss is not None:
             assert seen.teacher_image is not None
-            generating = {**generating, "distillation": self._output_loss(seen.fake, seen.teacher_image)}
+            distillation.append(self._output_loss(seen.fake, seen.teacher_image))
+        if distillation:
+            generating = {**generating, "distillation": reduce(add, distillation)}
         return {**generating, "generator": total(generating), **per_layer}
 
     def update(self, parts: Iterable[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:

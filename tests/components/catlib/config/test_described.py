@@ -18,7 +18,9 @@ def test_what_some_kinds_have_is_listed_with_them() -> None:
     assert teacher["teacher.image_pool_size=50"].startswith("cyclegan: ")
     assert teacher["teacher.adversarial.gradient_penalty=10.0"].startswith("wgangp: ")
     assert DISTILL["distill.distiller.centred=false"].startswith("kernel_alignment: ")
-    assert DISTILL["distill.distiller.weight=1.0"].startswith("kernel_alignment and mse: ")
+    assert DISTILL["distill.distiller.weight=1.0"].startswith(
+        "kernel_alignment and mse and discriminator_cooperated and omgd: "
+    )
     assert DISTILL['distill.init="xavier"'].startswith("spade: ")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from components.catlib.config.distillers import DistillerConfig, KernelAlignmentConfig
+from components.catlib.config.distillers import DistillerConfig, KernelAlignmentConfig, OmgdConfig
 from components.catlib.config.losses import (
     FeatureMatchingConfig,
     PerceptualConfig,
@@ -56,6 +56,24 @@ class _Distillation(TrainingConfig):
         self.distiller.check_batch(self.batch_size)
         return self
 
+    @model_validator(mode="after")
+    def _check_regime(self) -> _Distillation:
+        """Refuses losses that `omgd` would not use; subclasses know what its teacher needs to learn on."""
+        if not isinstance(self.distiller, OmgdConfig):
+            return self
+        if self.distiller.weight == 0:
+            raise ValueError("distiller.weight is 0, but omgd is all that its student learns from; give it a weight")
+        if not self.distiller.online:
+            names = ("adversarial", "reconstruction", "feature_matching", "perceptual")
+            unused = [name for name in names if getattr(getattr(self, name, None), "weight", 0) > 0]
+            if unused:
+                raise ValueError(
+                    "distiller: omgd trains a student by its teacher alone, so these losses would not count; set "
+                    + ", ".join(f"{name}: 0" for name in unused)
+                    + ", or distiller.online: true to train the teacher on with them"
+                )
+        return self
+
 
 class Pix2PixDistillConfig(_Distillation):
     """A student that translates images and learns from their targets."""
@@ -84,6 +102,15 @@ class CycleGanDistillConfig(_Distillation):
     )
     init: Literal["normal", "xavier"] = Field(default="normal", description="initialisation of fresh weights")
     published: PublishedCycleGanConfig | None = Field(default=None, description=_PUBLISHED)
+
+    @model_validator(mode="after")
+    def _check_online(self) -> CycleGanDistillConfig:
+        if isinstance(self.distiller, OmgdConfig) and self.distiller.online:
+            raise ValueError(
+                "distiller.online: true cannot train a CycleGAN teacher on, because its cycle loss needs the generator "
+                "of the other direction, which a distillation does not have; set distiller.online: false"
+            )
+        return self
 
 
 class SpadeDistillConfig(_Distillation):

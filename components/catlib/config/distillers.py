@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field
 
-from components.catlib.config.sections import NonNegative, Section, default_kind, spelled_out
+from components.catlib.config.losses import PerceptualConfig, VggPerceptualConfig
+from components.catlib.config.sections import Count, NonNegative, Section, default_kind, spelled_out
 
 Value = TypeVar("Value")
 
@@ -41,8 +42,16 @@ class _DistillerConfig(Section):
         """Whether the loss of an image depends on the others of its batch."""
         return False
 
+    @property
+    def compares_outputs(self) -> bool:
+        """Whether the teacher's images are compared with the student's."""
+        return False
+
     def check_batch(self, batch_size: int) -> None:
         """Refuses batches that are too small to learn from; raises ValueError."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuses images of a size in pixels that cannot be compared; raises ValueError."""
 
 
 class FeatureConfig(_DistillerConfig):
@@ -66,7 +75,7 @@ class KernelAlignmentConfig(FeatureConfig):
     )
 
     kind: Literal["kernel_alignment"] = Field(
-        default="kernel_alignment", description="loss between the student's and the teacher's features"
+        default="kernel_alignment", description="loss between student and teacher"
     )
     centred: bool = Field(default=False, description="centre the kernels (CKA) so that alignment does not saturate")
 
@@ -92,17 +101,112 @@ class MseConfig(FeatureConfig):
         "Mean squared difference between the teacher's features and the student's adapted ones, per feature layer.",
     )
 
-    kind: Literal["mse"] = Field(default="mse", description="loss between the student's and the teacher's features")
+    kind: Literal["mse"] = Field(default="mse", description="loss between student and teacher")
+
+
+class DiscriminatorCooperatedConfig(FeatureConfig):
+    """The student learns features that look like its teacher's to their discriminator (DCD).
+
+    The paper trains that discriminator from scratch together with the student: `distill.discriminator: fresh`.
+    """
+
+    figure: ClassVar = Figure(
+        "judged_distance",
+        "Distance of features as judged",
+        "Mean absolute difference between what the discriminator makes of the teacher's and the student's features.",
+    )
+
+    kind: Literal["discriminator_cooperated"] = Field(
+        default="discriminator_cooperated", description="loss between student and teacher"
+    )
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether the loss of an image depends on the others of its batch: the connectors hold batch norms."""
+        return self.weight > 0
+
+
+class OmgdConfig(FeatureConfig):
+    """The student learns from its teacher's images and channels alone, without a discriminator (OMGD)."""
+
+    figure: ClassVar = Figure(
+        "channel_distance",
+        "Distance of channels",
+        "Mean squared difference between the means of the teacher's and the student's adapted channels, per layer.",
+    )
+
+    kind: Literal["omgd"] = Field(default="omgd", description="loss between student and teacher")
+    channel_weight: NonNegative = Field(default=50.0, description="weight of the distance of channels")
+    ssim_weight: NonNegative = Field(default=10.0, description="weight of 1 − SSIM of the images")
+    total_variation_weight: NonNegative = Field(
+        default=1e-5, description="weight of the total variation of the student's images"
+    )
+    perceptual: PerceptualConfig = Field(
+        default=VggPerceptualConfig(weight=0), description="loss between the VGG19 features of the images"
+    )
+    online: bool = Field(
+        default=False,
+        description="train the teacher on, by the section's other losses and against the discriminator, while the "
+        "student learns from it; false: the teacher stays as it is and nothing has a discriminator",
+    )
+
+    @property
+    def compares_outputs(self) -> bool:
+        """Whether the teacher's images are compared with the student's."""
+        return self.weight > 0
+
+
+class OutputConfig(_DistillerConfig):
+    """What the losses that compare the student's images with its teacher's have in common."""
+
+    weight: NonNegative = Field(default=10.0, description="weight of the distillation loss; 0 turns it off")
+
+    @property
+    def compares_outputs(self) -> bool:
+        """Whether the teacher's images are compared with the student's."""
+        return self.weight > 0
+
+
+class WaveletConfig(OutputConfig):
+    """The student learns the fine detail of its teacher's images (wavelet knowledge distillation)."""
+
+    kind: Literal["wavelet"] = Field(default="wavelet", description="loss between student and teacher")
+    levels: Count = Field(default=3, description="number of times that images are halved; each gives bands of detail")
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuses images that cannot be halved that often; raises ValueError."""
+        if self.weight > 0 and (height % 2**self.levels or width % 2**self.levels):
+            raise ValueError(
+                f"distiller.levels is {self.levels}, but images of {height}x{width} pixels cannot be halved that "
+                "often; set a smaller number"
+            )
+
+
+class ContentRelationsConfig(OutputConfig):
+    """The student learns how the strips and patches of its teacher's images relate (CRD)."""
+
+    kind: Literal["content_relations"] = Field(
+        default="content_relations", description="loss between student and teacher"
+    )
+    parts: Annotated[int, Field(ge=2, le=16)] = Field(
+        default=8, description="strips per image in each direction; patches are where they cross"
+    )
 
 
 class NoDistillerConfig(_DistillerConfig):
     """The student learns from images and the discriminator alone."""
 
-    kind: Literal["none"] = Field(default="none", description="loss between the student's and the teacher's features")
+    kind: Literal["none"] = Field(default="none", description="loss between student and teacher")
 
 
 DistillerConfig = Annotated[
-    KernelAlignmentConfig | MseConfig | NoDistillerConfig,
+    KernelAlignmentConfig
+    | MseConfig
+    | DiscriminatorCooperatedConfig
+    | OmgdConfig
+    | WaveletConfig
+    | ContentRelationsConfig
+    | NoDistillerConfig,
     Field(discriminator="kind"),
     default_kind("kind", "kernel_alignment"),
     BeforeValidator(spelled_out),

@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from components.catlib.config.sections import Address, Count, Positive, Section, default_kind
 
+Upsample = Literal["transposed", "resize", "subpixel"]
+"""How a generator doubles the size of its features."""
+
 
 class NormConfig(Section):
     """Normalisation layers of a network."""
@@ -100,6 +103,12 @@ class InceptionConfig(_GeneratorBase):
     family: Literal["inception"] = Field(default="inception", description="network family")
     num_blocks: Count = Field(default=9, description="number of inception residual blocks")
     padding: Literal["reflect", "replicate", "zero"] = Field(default="reflect", description="padding inside the blocks")
+    upsample: Upsample = Field(
+        default="transposed",
+        description="layers that double the size; transposed: the published ones; resize: repeated pixels, then a "
+        "convolution; subpixel: a convolution to 4 times the channels, which become 2x2 pixels; all cost the same MACs "
+        "of a budget, the latter two more time",
+    )
 
 
 class InceptionSpadeConfig(_GeneratorBase):

@@ -140,8 +140,10 @@ class Recipe(Section):
         if self.distill.splits_batches and (reason := next(self._undivided_students(), None)):
             raise ValueError(f"distill.images_per_pass: {self.distill.images_per_pass} {cannot_split(reason)}")
         self._check_student_norm()
+        self.distill.distiller.check_size(*self.dataset.crop_size)
         for variation in self.sweep.variations:
-            validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
+            varying = validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
+            varying.distiller.check_size(*self.dataset.crop_size)
         return self
 
     def _undivided_students(self) -> Iterator[str]:

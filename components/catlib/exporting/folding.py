@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from components.catlib.networks.generator import Generator
+from components.catlib.networks.upsampling import SubpixelConvolution
 
 
 def inference_copy(generator: Generator) -> Generator:
@@ -50,15 +51,26 @@ def _as_batch_norm(norm: nn.InstanceNorm2d) -> nn.BatchNorm2d:
     return batch_norm.eval()
 
 
+def _for_four_filters(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> nn.BatchNorm2d:
+    """Returns the norm of channels that four filters each make, as one of these filters."""
+    wide = nn.BatchNorm2d(4 * norm.num_features, eps=norm.eps, affine=norm.affine)
+    state = {name: values.repeat_interleave(4) if values.ndim else values for name, values in norm.state_dict().items()}
+    wide.load_state_dict(state)
+    return wide.eval()
+
+
 def _simplify_norms(layers: nn.Sequential) -> None:
     """Folds norms into the convolutions in front of them, or removes the biases that these norms subtract again."""
     for (place, layer), (norm_place, norm) in itertools.pairwise(list(layers.named_children())):
         if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             continue
+        subpixel = isinstance(layer, SubpixelConvolution)
         if isinstance(norm, nn.InstanceNorm2d):
-            layer.bias = None
+            if not subpixel:  # its biases differ within a channel, which no norm subtracts
+                layer.bias = None
         elif isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and norm.running_mean is not None:
-            layers.add_module(place, fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.ConvTranspose2d)))
+            of_filters = _for_four_filters(norm) if subpixel else norm
+            layers.add_module(place, fuse_conv_bn_eval(layer, of_filters, isinstance(layer, nn.ConvTranspose2d)))
             layers.add_module(norm_place, nn.Identity())
 
 

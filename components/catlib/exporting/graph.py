@@ -75,6 +75,14 @@ class Graph:
         pads = self.constant(f"pads_{width}", np.array([0, 0, width, width] * 2, np.int64))
         return self.add("Pad", x, pads, name=name, mode=PAD_MODES[mode])
 
+    def repeat_pixels(self, x: str, *, name: str) -> str:
+        """Repeats every pixel of [N, C, H, W] 2x2 times."""
+        scales = self.constant("twice_as_large", np.array([1, 1, 2, 2], np.float32))
+        return self.add(
+            "Resize", x, "", scales, name=name, mode="nearest", nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        )  # fmt: skip
+
     def split(self, x: str, channels: Sequence[int], *, name: str) -> Sequence[str]:
         """Cuts [N, C, H, W] into tensors of these numbers of channels, in order."""
         parts = [f"{name}.{number}" for number in range(len(channels))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def inception_model(
     if "merged_depthwise" in rewrites:
         weights = merge_depthwise(weights, architecture.activation)
     if "padded_channels" in rewrites:
-        weights = pad_channels(weights)
+        weights = pad_channels(weights, transposed=architecture.upsample == "transposed")
     writer = _Writer(Graph(opset), architecture, rewrites)
     first, *down = weights.down
     x = writer.linear(inputs[0], 1 / HALF, -1.0, name="scaled") if pixels else inputs[0]
@@ -64,11 +65,7 @@ def inception_model(
     for block in weights.blocks:
         x = writer.block(x, block)
     for convolution in weights.up:
-        x = writer.relu(
-            writer.convolution(
-                x, convolution, operator="ConvTranspose", strides=[2, 2], pads=[1] * 4, output_padding=[1, 1]
-            )
-        )
+        x = writer.relu(writer.upsampled(x, convolution))
     x = writer.graph.pad(x, weights.last.kernel_size // 2, "reflect", name="up_sampling.6")
     x = writer.graph.add("Tanh", writer.last(x, weights.last), name="up_sampling.8")
     if pixels:
@@ -89,6 +86,21 @@ class _Writer:
         name = convolution.name
         x = self.graph.conv(x, convolution.weight, convolution.bias, name=name, **attributes)
         return x if convolution.norm is None else self._norm(x, convolution.norm, f"{name}.norm")
+
+    def upsampled(self, x: str, convolution: Convolution) -> str:
+        """Adds a layer that doubles the size, and its norm."""
+        name = convolution.name
+        match self._architecture.upsample:
+            case "transposed":
+                return self.convolution(
+                    x, convolution, operator="ConvTranspose", strides=[2, 2], pads=[1] * 4, output_padding=[1, 1]
+                )
+            case "resize":
+                return self.convolution(self.graph.repeat_pixels(x, name=f"{name}.resized"), convolution, pads=[1] * 4)
+            case "subpixel":
+                x = self.convolution(x, replace(convolution, norm=None), pads=[1] * 4)
+                x = self.graph.add("DepthToSpace", x, name=f"{name}.shuffle", blocksize=2, mode="CRD")
+                return x if convolution.norm is None else self._norm(x, convolution.norm, f"{name}.norm")
 
     def _norm(self, x: str, norm: Norm, name: str) -> str:
         add, constant = self.graph.add, self.graph.constant

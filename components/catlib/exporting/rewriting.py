@@ -156,18 +156,23 @@ def _stacked(name: str, convolutions: Sequence[Convolution]) -> Convolution:
     return Convolution(name, weight, np.concatenate(biases) if biases else None, norm)
 
 
-def pad_channels(weights: InceptionWeights) -> InceptionWeights:
+def pad_channels(weights: InceptionWeights, *, transposed: bool = True) -> InceptionWeights:
     """Adds zero channels to down layers, features and depthwise branches, so that convolutions read multiples of 4.
 
     An added channel has weights, bias, scale and shift 0. It is 0 before its norm, behind it ((0 - 0) · 0 + 0), behind
     the activation, and in the sum of a block: 0 + 0. What reads it multiplies it by weights of 0.
+
+    Args:
+        weights: The weights.
+        transposed: Whether up layers are transposed convolutions, whose weights have their inputs first.
     """
     first, *others = weights.down
+    up = weights.up[0]
     return replace(
         weights,
         down=(_wider(first, outputs=True), *(_wider(each, inputs=True, outputs=True) for each in others)),
         blocks=tuple(_wider_block(block) for block in weights.blocks),
-        up=(_wider_transposed(weights.up[0]), *weights.up[1:]),
+        up=(_wider_transposed(up) if transposed else _wider(up, inputs=True), *weights.up[1:]),
     )
 
 

@@ -18,7 +18,7 @@ from components.catlib.config import (
     TeacherConfig,
     TrainingConfig,
 )
-from components.catlib.config.distillers import FeatureConfig, MseConfig
+from components.catlib.config.distillers import FeatureConfig, MseConfig, OmgdConfig
 from components.catlib.footprint.networks import (
     VGG_PARAMETERS,
     Activations,
@@ -89,15 +89,15 @@ def student_footprint(
     features = compared = 0
     if isinstance(config.distiller, FeatureConfig) and config.distiller.weight > 0:
         features = seen.features
-        # MSE keeps the adapted features, kernel alignment the student's, scaled.
-        compared = seen.features if isinstance(config.distiller, MseConfig) else step.generator.features
-    image = 0
+        # MSE and OMGD keep the adapted features, kernel alignment the student's, scaled.
+        compared = seen.features if isinstance(config.distiller, MseConfig | OmgdConfig) else step.generator.features
+    image = step.image if config.distiller.compares_outputs else 0
     match config:
         case SpadeDistillConfig():
             moments = _labels(step, vgg=config.perceptual.weight > 0)
         case _:
             paired = isinstance(config, Pix2PixDistillConfig)
-            image = 0 if paired or config.reconstruction.weight == 0 else step.image
+            image = image if paired or config.reconstruction.weight == 0 else step.image
             vgg = config.reconstruction.kind == "vgg" and config.reconstruction.weight > 0
             moments = _paired(step, vgg=vgg, conditional=paired)
     taught = ((count, values + features + image + compared) for count, values in moments)

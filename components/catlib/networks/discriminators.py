@@ -4,6 +4,7 @@ The names of modules are those of published checkpoints.
 """
 
 from collections import OrderedDict
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,6 +51,11 @@ class PatchDiscriminator(nn.Module):
         layers.append(nn.Conv2d(widths[-1], 1, kernel_size=4, stride=1, padding=1))
         self.model = nn.Sequential(*layers)
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """What makes its features, one after the other: the layers up to each activation; the logits are not part."""
+        return stages_of(self.model)
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns one logit per patch.
 
@@ -82,6 +88,11 @@ class PixelDiscriminator(nn.Module):
             make_activation("leaky_relu", after=architecture.norm.kind, slope=NEGATIVE_SLOPE),
             nn.Conv2d(2 * width, 1, kernel_size=1, bias=bias),
         )
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """What makes its features, one after the other: the layers up to each activation; the logits are not part."""
+        return stages_of(self.net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns one logit per pixel.
@@ -150,6 +161,13 @@ class MultiscaleDiscriminator(nn.Module):
         for scale in range(architecture.num_scales):
             self.add_module(f"discriminator_{scale}", SpectralPatchDiscriminator(architecture))
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """What makes the features of the full resolution, one after the other; the logits are not part."""
+        finest = next(self.children())
+        assert isinstance(finest, SpectralPatchDiscriminator)
+        return list(finest)[:-1]
+
     def forward(self, x: Tensor) -> list[list[Tensor]]:
         """Returns every intermediate feature at every scale.
 
@@ -166,6 +184,12 @@ class MultiscaleDiscriminator(nn.Module):
                 x = functional.avg_pool2d(x, kernel_size=3, stride=2, padding=1, count_include_pad=False)
             outputs.append(discriminator.features(x))
         return outputs
+
+
+def stages_of(layers: nn.Sequential) -> list[nn.Module]:
+    """Returns the layers up to and including each activation, as sequences that share them."""
+    ends = [place for place, layer in enumerate(layers, 1) if isinstance(layer, nn.LeakyReLU)]
+    return [layers[start:end] for start, end in pairwise((0, *ends))]
 
 
 Discriminator = PatchDiscriminator | PixelDiscriminator | MultiscaleDiscriminator

@@ -9,6 +9,8 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from components.catlib.networks.upsampling import SubpixelConvolution
+
 
 def initialise(network: nn.Module, *, kind: Literal["normal", "xavier"], gain: float, seed: int) -> None:
     """Draws fresh weights in place, with its own random numbers: equal seeds give bitwise equal weights on any device.
@@ -51,6 +53,8 @@ def _initialise_convolution(
             kernel_area = math.prod(weight.shape[2:])
             deviation = gain * math.sqrt(2 / ((weight.shape[0] + weight.shape[1]) * kernel_area))
     weight.copy_(deviation * _standard_normal(weight, random))
+    if isinstance(convolution, SubpixelConvolution):
+        convolution.repeat_filters()
     if convolution.bias is not None:
         convolution.bias.zero_()
     for name, vector in convolution.named_buffers(recurse=False):

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from components.catlib.config import InceptionConfig, InceptionSpadeConfig, Section
+from components.catlib.config.networks import Upsample
 
 HiddenChannels = Annotated[int, Field(ge=0)]
 ImageSize = tuple[int, int]
@@ -27,6 +28,10 @@ ImageSize = tuple[int, int]
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
+
+
+LayerKind = Literal["conv", "conv_transpose", "conv_resize", "conv_subpixel", "norm"]
+"""Kinds of layers. The three after "conv" double the size, as `upsampling.py` describes them."""
 
 
 class Layer(NamedTuple):
@@ -55,7 +60,7 @@ class Layer(NamedTuple):
 
     name: str
     identity: str
-    kind: Literal["conv", "conv_transpose", "norm"]
+    kind: LayerKind
     in_channels: int
     out_channels: int
     in_space: str
@@ -66,6 +71,13 @@ class Layer(NamedTuple):
     input_size: ImageSize
     output_size: ImageSize
     tracks_running_stats: bool
+
+
+UPSAMPLING_KINDS: dict[Upsample, LayerKind] = {
+    "transposed": "conv_transpose",
+    "resize": "conv_resize",
+    "subpixel": "conv_subpixel",
+}
 
 
 class PrunableNorm(NamedTuple):
@@ -159,11 +171,13 @@ class LayerTable:
         )  # fmt: skip
         return output_size
 
-    def conv_transpose(self, name: str, source: Space, target: Space, size: ImageSize, *, bias: bool) -> ImageSize:
-        """Adds a transposed 3x3 convolution that doubles the size; returns the size made."""
+    def upsampling(
+        self, name: str, source: Space, target: Space, size: ImageSize, *, upsample: Upsample, bias: bool
+    ) -> ImageSize:
+        """Adds a 3x3 convolution that doubles the size; returns the size made."""
         output_size = (2 * size[0], 2 * size[1])
         self.layers.append(
-            Layer(name, name, "conv_transpose", source.channels, target.channels, source.name, target.name,
+            Layer(name, name, UPSAMPLING_KINDS[upsample], source.channels, target.channels, source.name, target.name,
                   3, 1, bias, size, output_size, False)
         )  # fmt: skip
         return output_size

@@ -19,14 +19,15 @@ def layer_paper_macs(layer: Layer) -> int:
     """Returns the MACs of one layer for one image as the published implementation counts them (method section 5)."""
     if layer.kind == "norm":
         return 0 if layer.tracks_running_stats else layer.out_channels * layer.output_size[0] * layer.output_size[1]
-    return _weights(layer) * layer.output_size[0] * layer.output_size[1]
+    height, width = layer.input_size if layer.kind == "conv_subpixel" else layer.output_size
+    return _weights(layer) * height * width
 
 
 def layer_true_macs(layer: Layer) -> int:
     """Returns the multiply-adds of one layer for one image: half of what torch's FLOP counter reports."""
     if layer.kind == "norm":
         return 0
-    height, width = layer.input_size if layer.kind == "conv_transpose" else layer.output_size
+    height, width = layer.input_size if layer.kind in ("conv_transpose", "conv_subpixel") else layer.output_size
     return _weights(layer) * height * width
 
 
@@ -34,7 +35,7 @@ def layer_parameters(layer: Layer) -> int:
     """Returns the number of learned values of one layer."""
     if layer.kind == "norm":
         return 2 * layer.out_channels if layer.affine else 0
-    return _weights(layer) + (layer.out_channels if layer.affine else 0)
+    return _weights(layer) + (filters(layer) if layer.affine else 0)
 
 
 def paper_macs(architecture: GeneratorArchitecture, height: int, width: int) -> int:
@@ -57,5 +58,10 @@ def parameters(architecture: GeneratorArchitecture) -> int:
     return sum(map(layer_parameters, architecture.layers(*any_size)))
 
 
+def filters(layer: Layer) -> int:
+    """Returns the number of filters of a convolution: one per channel made, or four where these become 2x2 pixels."""
+    return 4 * layer.out_channels if layer.kind == "conv_subpixel" else layer.out_channels
+
+
 def _weights(layer: Layer) -> int:
-    return layer.in_channels * layer.out_channels * layer.kernel_size**2 // layer.groups
+    return layer.in_channels * filters(layer) * layer.kernel_size**2 // layer.groups

@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 
 from components.catlib.networks.architecture import GeneratorArchitecture
+from components.catlib.networks.layers import Layer
 
 _BRANCH = re.compile(r"(.+)\.((?:res|dw)_\d+x\d+)\.conv_\w+")
 """The identity of a layer in a branch: its block, then its branch."""
@@ -41,5 +42,20 @@ def receptive_radius(architecture: GeneratorArchitecture) -> int | None:
             in_branch = _BRANCH.fullmatch(layer.identity)
             block, branch = in_branch.groups() if in_branch else (layer.name, "")
             scale = size // max(layer.input_size[0], layer.output_size[0])
-            blocks[block][branch] += layer.kernel_size // 2 * scale
+            blocks[block][branch] += _reach(layer) * scale
     return sum(max(branches.values()) for branches in blocks.values())
+
+
+def _reach(layer: Layer) -> int:
+    """Returns how far a convolution looks, in pixels of the larger of its two sizes.
+
+    What comes from repeated pixels or becomes several is a pixel farther from the one it lies on.
+    """
+    edge = layer.kernel_size // 2
+    match layer.kind:
+        case "conv_resize":
+            return edge + 1
+        case "conv_subpixel":
+            return 2 * edge + 1
+        case _:
+            return edge

@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from torch import nn
 
 from components.catlib.config import CycleGanDistillConfig, DistillConfig, Pix2PixDistillConfig, SpadeDistillConfig
+from components.catlib.config.distillers import OmgdConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.image_distillation import ImageDistillation
 from components.catlib.objectives.label_distillation import LabelDistillation
 from components.catlib.objectives.perceptual import PerceptualLoss
+from components.catlib.objectives.teacher_alone import TeacherAlone
 
-DistillationObjective = ImageDistillation | LabelDistillation
+DistillationObjective = ImageDistillation | LabelDistillation | TeacherAlone
 
 
 def distillation_objective(
@@ -44,6 +46,8 @@ def distillation_objective(
     Raises:
         UserError: The number of layer weights is not that of the distillation layers.
     """
+    if isinstance(config.distiller, OmgdConfig):
+        return TeacherAlone(config, networks, accelerator, teacher=teacher, direction=direction, perceptual=perceptual)
     match config:
         case Pix2PixDistillConfig() | CycleGanDistillConfig():
             return ImageDistillation(

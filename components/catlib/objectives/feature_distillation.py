@@ -7,16 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from components.catlib.config.distillers import (
+    DiscriminatorCooperatedConfig,
     DistillerConfig,
     FeatureConfig,
     KernelAlignmentConfig,
     MseConfig,
     NoDistillerConfig,
+    OmgdConfig,
+    OutputConfig,
 )
 from components.catlib.errors import UserError
+from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generator import Generator
+from components.catlib.objectives.distillers.discriminator_cooperated import DiscriminatorCooperation
 from components.catlib.objectives.distillers.kernel_alignment import KernelAlignment
 from components.catlib.objectives.distillers.mse import FeatureMse
+from components.catlib.objectives.distillers.omgd import ChannelDistillation
 from components.catlib.objectives.frozen_teacher import Features
 
 
@@ -40,23 +46,32 @@ class FeatureLoss(Protocol):
 def feature_loss(config: DistillerConfig) -> type[FeatureLoss] | None:
     """Returns the loss that a recipe asks for; None when features are not compared: kind none, or weight 0."""
     match config:
-        case NoDistillerConfig() | FeatureConfig(weight=0):
+        case NoDistillerConfig() | OutputConfig() | FeatureConfig(weight=0):
             return None
         case KernelAlignmentConfig():
             return KernelAlignment
         case MseConfig():
             return FeatureMse
+        case DiscriminatorCooperatedConfig():
+            return DiscriminatorCooperation
+        case OmgdConfig():
+            return ChannelDistillation
 
 
-def own_networks(config: DistillerConfig, student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+def own_networks(
+    config: DistillerConfig, student: Generator, teacher: Generator, discriminator: Discriminator
+) -> dict[str, nn.Module]:
     """Returns the networks that the distillation loss trains beside the student; most losses train none.
 
     Args:
         config: `distill.distiller` of the recipe.
         student: The generator that learns.
         teacher: The generator that it learns from.
+        discriminator: The discriminator that features are shown to, by a loss that does so.
     """
     loss = feature_loss(config)
+    if loss is DiscriminatorCooperation:
+        return DiscriminatorCooperation.own_networks(student, teacher, discriminator)
     return loss.own_networks(student, teacher) if loss else {}
 
 
@@ -109,7 +124,8 @@ def build_feature_distillation(
     Args:
         config: `distill.distiller` of the recipe.
         layers: The distillation layers, in order.
-        networks: What `own_networks` returned, as prepared for training.
+        networks: What `own_networks` returned, and for a loss that shows it features the "discriminator", as prepared
+            for training.
 
     Raises:
         UserError: The number of layer weights is not that of the layers.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,22 @@ from components.catlib.objectives.optimisation import laid_out
 
 Features = dict[str, Tensor]
 """Outputs of a generator's distillation layers by name, each [N, C, H, W]."""
+
+
+class Seen(NamedTuple):
+    """What student and teacher make of some images; the student's image and features have gradients.
+
+    Attributes:
+        fake: The student's image, [N, C, H, W].
+        features: The student's features.
+        teacher_image: The teacher's image; None if it is not wanted.
+        teacher_features: The teacher's features; empty if they are not compared.
+    """
+
+    fake: Tensor
+    features: Features
+    teacher_image: Tensor | None
+    teacher_features: Features
 
 
 class FrozenTeacher:

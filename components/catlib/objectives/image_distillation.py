@@ -1,7 +1,6 @@
 """Distillation on paired or unpaired images: discriminator, reconstruction and the teacher's features."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +11,13 @@ from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.adversarial import generator_loss
-from components.catlib.objectives.frozen_teacher import Features
+from components.catlib.objectives.frozen_teacher import Seen
 from components.catlib.objectives.optimisation import detached, frozen, noting, update
 from components.catlib.objectives.parts import parts_of
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.pix2pix import patch_discriminator_losses
 from components.catlib.objectives.reconstruction import reconstruction_loss
 from components.catlib.objectives.student import StudentTraining
-
-
-class _Seen(NamedTuple):
-    """What teacher and student make of some images; the student's image and features have gradients."""
-
-    fake: Tensor
-    features: Features
-    teacher_image: Tensor | None
-    teacher_features: Features
 
 
 class ImageDistillation:
@@ -109,13 +99,13 @@ class ImageDistillation:
         losses = ((part.share, self._generate(part.images, seen or self._see(part.images))) for part in parts)
         return detached(judging | self._student.update(losses))
 
-    def _see(self, batch: Batch) -> _Seen:
+    def _see(self, batch: Batch) -> Seen:
         """Returns what teacher and student make of the images."""
         source = self._source(batch)
         teacher_image, teacher_features = self._teacher(source)
         with self._accelerator.autocast():
             fake, features = self._student.translate(source)
-        return _Seen(fake, features, teacher_image, teacher_features)
+        return Seen(fake, features, teacher_image, teacher_features)
 
     def _judge(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Returns the discriminator's loss and its parts."""
@@ -125,7 +115,7 @@ class ImageDistillation:
                 self._config.adversarial, self._discriminator, fake=fake_shown, real=real_shown
             )
 
-    def _generate(self, batch: Batch, seen: _Seen) -> dict[str, Tensor]:
+    def _generate(self, batch: Batch, seen: Seen) -> dict[str, Tensor]:
         """Returns the student's loss and its parts."""
         config = self._config
         with frozen(self._discriminator), self._accelerator.autocast():
@@ -135,7 +125,7 @@ class ImageDistillation:
                 wanted = self._real(batch) if self._paired else seen.teacher_image
                 assert wanted is not None
                 losses["reconstruction"] = config.reconstruction.weight * self._reconstruction_loss(seen.fake, wanted)
-        return self._student.with_distillation(losses, seen.features, seen.teacher_features)
+        return self._student.with_distillation(losses, seen)
 
     def _source(self, batch: Batch) -> Tensor:
         return batch.source if self._forward else batch.target

@@ -9,6 +9,7 @@ from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
+from components.catlib.objectives.frozen_teacher import Seen
 from components.catlib.objectives.optimisation import detached, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.spade import SpadeAdversary
@@ -73,11 +74,11 @@ class LabelDistillation:
             UserError: The batch is too small for the distillation loss.
         """
         self._student.train()
-        _, teacher_features = self._teacher(batch.source)
+        teacher_image, teacher_features = self._teacher(batch.source)
         with self._accelerator.autocast():
             fake, features = self._student.translate(batch.source)
             generating = self._adversary.generator_losses(batch, fake)
-        generating = self._student.with_distillation(generating, features, teacher_features)
+        generating = self._student.with_distillation(generating, Seen(fake, features, teacher_image, teacher_features))
         losses = self._student.update([(1.0, generating)])
 
         with self._accelerator.autocast():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from components.catlib.config import Pix2PixConfig
+from components.catlib.config import Pix2PixConfig, Pix2PixDistillConfig
 from components.catlib.config.losses import AdversarialConfig
 from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
@@ -28,7 +28,7 @@ class Pix2PixObjective:
 
     def __init__(
         self,
-        config: Pix2PixConfig,
+        config: Pix2PixConfig | Pix2PixDistillConfig,
         networks: Mapping[str, nn.Module],
         accelerator: Accelerator,
         perceptual: PerceptualLoss | None = None,

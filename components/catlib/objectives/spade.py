@@ -26,7 +26,7 @@ class SpadeObjective:
 
     def __init__(
         self,
-        config: SpadeConfig,
+        config: SpadeConfig | SpadeDistillConfig,
         networks: Mapping[str, nn.Module],
         accelerator: Accelerator,
         perceptual: PerceptualLoss | None = None,

@@ -1,25 +1,30 @@
 """A student in training, whatever it translates: the student, its teacher and its discriminator."""
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.catlib.config import DistillConfig
+from components.catlib.config.distillers import DiscriminatorCooperatedConfig
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.feature_distillation import build_feature_distillation
-from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher
+from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher, Seen
 from components.catlib.objectives.optimisation import build_optimizers, noting, prepare, total, update
+from components.catlib.objectives.output_distillation import output_loss
+from components.catlib.objectives.perceptual import PerceptualLoss
 
 
 class StudentTraining:
     """The part that distillations from teachers of every family share.
 
     Attributes:
-        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
+        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and what the distiller trains.
         generators: The student by direction.
         discriminators: The discriminator by the domain that it judges.
         optimizers: "generator" (student and adaptors) and "discriminator".
@@ -36,6 +41,7 @@ class StudentTraining:
         teacher: Generator,
         direction: Direction,
         wants_image: bool = False,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         """Moves the networks to the accelerator's device.
 
@@ -45,7 +51,8 @@ class StudentTraining:
             accelerator: Device, precision and processes.
             teacher: A generator of the same direction and with the same distillation layers as the student.
             direction: The student's direction.
-            wants_image: Whether the teacher's images are wanted.
+            wants_image: Whether the teacher's images are wanted for more than the distillation loss.
+            perceptual: The VGG19 loss; required if the distiller gives it a weight.
 
         Raises:
             UserError: The number of layer weights is not that of the distillation layers.
@@ -63,16 +70,16 @@ class StudentTraining:
         self._generator = prepare(accelerator, networks[generator], config)
         self.discriminator = prepare(accelerator, networks[judge], config)
         self.optimizers: dict[str, Optimizer] = optimizers
-        self._feature_distillation = build_feature_distillation(
-            config.distiller,
-            teacher.distillation_layers,
-            {name: prepare(accelerator, network, config) for name, network in own.items()},
-        )
+        prepared = {name: prepare(accelerator, network, config) for name, network in own.items()}
+        if isinstance(config.distiller, DiscriminatorCooperatedConfig):
+            prepared["discriminator"] = self.discriminator
+        self._feature_distillation = build_feature_distillation(config.distiller, teacher.distillation_layers, prepared)
+        self._output_loss = output_loss(config.distiller, perceptual)
         self.teacher = FrozenTeacher(
             teacher,
             accelerator,
             config,
-            wants_image=wants_image,
+            wants_image=wants_image or self._output_loss is not None,
             wants_features=self._feature_distillation is not None,
         )
 
@@ -90,23 +97,26 @@ class StudentTraining:
         """Returns the student's image, without gradient."""
         return self._generator(source)
 
-    def with_distillation(
-        self, generating: dict[str, Tensor], features: Features, teacher_features: Features
-    ) -> dict[str, Tensor]:
+    def with_distillation(self, generating: dict[str, Tensor], seen: Seen) -> dict[str, Tensor]:
         """Adds the distillation loss to the others; returns all of them, their sum "generator", and the figures.
 
         Args:
             generating: The other parts of the generator's loss, weighted scalars.
-            features: The student's features, with gradient.
-            teacher_features: The teacher's features, without gradient.
+            seen: What student and teacher make of the images.
 
         Raises:
-            UserError: The batch is too small for the distillation loss.
+            UserError: The batch is too small, or the images do not fit, for the distillation loss.
         """
+        distillation: list[Tensor] = []
         per_layer: dict[str, Tensor] = {}
         if self._feature_distillation is not None:
-            distillation, per_layer = self._feature_distillation.losses(features, teacher_features)
-            generating = {**generating, "distillation": distillation}
+            of_features, per_layer = self._feature_distillation.losses(seen.features, seen.teacher_features)
+            distillation.append(of_features)
+        if self._output_loss is not None:
+            assert seen.teacher_image is not None
+            distillation.append(self._output_loss(seen.fake, seen.teacher_image))
+        if distillation:
+            generating = {**generating, "distillation": reduce(add, distillation)}
         return {**generating, "generator": total(generating), **per_layer}
 
     def update(self, parts: Iterable[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:

@@ -91,7 +91,10 @@ def _cut(array: np.ndarray, entry: str, layer: Layer, channels: Mapping[str, np.
     match layer.kind, entry:
         case _, "num_batches_tracked":
             return array.copy()
-        case "conv", "weight" | "weight_orig":
+        case "conv_subpixel", "weight" | "bias":
+            cut = array[(4 * outputs[:, None] + np.arange(4)).ravel()]  # four filters make a channel
+            return cut[:, inputs] if entry == "weight" else cut
+        case "conv" | "conv_resize", "weight" | "weight_orig":
             cut = array[outputs]
             # A depthwise filter reads the one channel that it makes.
             return cut if layer.groups > 1 else cut[:, inputs]

@@ -68,13 +68,10 @@ def build_distillation_objective(
         advice="set prune.student_norm.track_running_stats: true with prune.student_init: fresh, prune again, and "
         "start from weights with them, or from none",
     )
-    networks: dict[str, nn.Module] = {
-        f"generator_{direction}": learning,
-        f"discriminator_{direction.output}": _student_discriminator(
-            config, published_discriminator, teacher, direction, fresh
-        ),
-    }
-    for number, (name, network) in enumerate(own_networks(config.distiller, learning, teaching).items(), start=2):
+    judge = _student_discriminator(config, published_discriminator, teacher, direction, fresh)
+    networks: dict[str, nn.Module] = {f"generator_{direction}": learning, f"discriminator_{direction.output}": judge}
+    own = own_networks(config.distiller, learning, teaching, judge)
+    for number, (name, network) in enumerate(own.items(), start=2):
         networks[name] = network
         fresh.draw(network, number=number)
     return distillation_objective(

@@ -12,6 +12,7 @@ from components.catlib.config import (
     TeacherConfig,
     WeightsConfig,
 )
+from components.catlib.config.distillers import OmgdConfig
 from components.catlib.errors import UserError
 from components.catlib.networks.published.reading import read_state_dict
 from components.catlib.networks.state_dicts import check_state
@@ -37,6 +38,9 @@ def wanted_perceptual_loss(config: TeacherConfig | DistillConfig, device: torch.
             return read_perceptual_loss(config.perceptual.weights, device)
         case Pix2PixConfig() | Pix2PixDistillConfig() | CycleGanDistillConfig() if config.reconstruction.kind == "vgg":
             return read_perceptual_loss(config.reconstruction.weights, device)
+    distiller = getattr(config, "distiller", None)
+    if isinstance(distiller, OmgdConfig) and distiller.perceptual.weight > 0:
+        return read_perceptual_loss(distiller.perceptual.weights, device)
     return None
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from components.catlib.config import Count, NormConfig, Section
-from components.catlib.config.networks import InceptionConfig
+from components.catlib.config.networks import InceptionConfig, Upsample
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture import InputKind, example_images
 from components.catlib.networks.layers import (
@@ -52,6 +52,7 @@ class InceptionArchitecture(Section):
     padding: Literal["reflect", "replicate", "zero"] = Field(description="padding inside the blocks")
     dropout: float = Field(ge=0, lt=1, description="dropout rate inside branches")
     activation: Literal["relu", "leaky_relu"] = Field(description="inside the blocks; leaky_relu has slope 0.01")
+    upsample: Upsample = Field(default="transposed", description="the up layers; files leave the published kind out")
 
     @model_validator(mode="after")
     def _check(self) -> InceptionArchitecture:
@@ -59,6 +60,14 @@ class InceptionArchitecture(Section):
         for i, block in enumerate(self.blocks):
             check_branches(block, self.kernel_sizes, f"blocks.{i}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_published_upsampling(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the default out, so that files of published networks stay what they were."""
+        written = write(self)
+        if self.upsample == "transposed":
+            written.pop("upsample", None)
+        return written
 
     @property
     def size_step(self) -> int:
@@ -130,7 +139,7 @@ class InceptionArchitecture(Section):
                 table.norm(f"features.{i}.pw_bn", channels, size, **norm)
         for i, count in enumerate(self.up):
             target = Space(f"up_sampling.{3 * i + 1}", count)
-            size = table.conv_transpose(f"up_sampling.{3 * i}", channels, target, size, bias=bias)
+            size = table.upsampling(f"up_sampling.{3 * i}", channels, target, size, upsample=self.upsample, bias=bias)
             table.norm(target.name, target, size, **norm)
             channels = target
         table.conv("up_sampling.7", channels, Space("target", self.out_channels), size, kernel_size=7, bias=True)
@@ -191,4 +200,5 @@ class InceptionArchitecture(Section):
             padding=config.padding,
             dropout=config.dropout,
             activation=config.activation,
+            upsample=config.upsample,
         )

@@ -18,6 +18,7 @@ from components.catlib.networks.generator import Generator
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import Branch, BranchChannels, existing_branches
 from components.catlib.networks.modules import make_activation, make_norm, sum_of_branches
+from components.catlib.networks.upsampling import make_upsampling
 
 
 def _numbered(layers: dict[int, nn.Module]) -> nn.Sequential:
@@ -128,9 +129,9 @@ class InceptionGenerator(Generator):
         self.features = nn.Sequential(*(InceptionBlock(width, block, architecture) for block in architecture.blocks))
         third, last = architecture.up
         self.up_sampling = nn.Sequential(
-            nn.ConvTranspose2d(width, third, kernel_size=3, stride=2, padding=1, output_padding=1, bias=bias),
+            make_upsampling(architecture.upsample, width, third, bias=bias),
             *_norm_and_activation(norm, third),
-            nn.ConvTranspose2d(third, last, kernel_size=3, stride=2, padding=1, output_padding=1, bias=bias),
+            make_upsampling(architecture.upsample, third, last, bias=bias),
             *_norm_and_activation(norm, last),
             nn.ReflectionPad2d(3),
             nn.Conv2d(last, architecture.out_channels, kernel_size=7),

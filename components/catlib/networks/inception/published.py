@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from components.catlib.config.networks import InceptionConfig
+from components.catlib.errors import UserError
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import ImageSize
 from components.catlib.networks.published.names import (
@@ -17,6 +18,11 @@ from components.catlib.networks.published.names import (
 
 
 def _architecture(names: StateNames, like: InceptionConfig, input_size: ImageSize) -> dict[str, Any]:
+    if like.upsample != "transposed":
+        raise UserError(
+            f"{names.where} holds a published generator, whose up layers are transposed convolutions, but upsample is "
+            f"{like.upsample}; leave upsample out, or train without published weights."
+        )
     first = names.kernel("down_sampling.1.weight")
     blocks = [
         read_branches(names, f"features.{number}", residual_convolution="1.0", depthwise_convolution="2.0")

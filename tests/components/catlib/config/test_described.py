@@ -18,13 +18,17 @@ def test_what_some_kinds_have_is_listed_with_them() -> None:
     assert teacher["teacher.image_pool_size=50"].startswith("cyclegan: ")
     assert teacher["teacher.adversarial.gradient_penalty=10.0"].startswith("wgangp: ")
     assert DISTILL["distill.distiller.centred=false"].startswith("kernel_alignment: ")
-    assert DISTILL["distill.distiller.weight=1.0"].startswith("kernel_alignment and mse: ")
+    assert DISTILL["distill.distiller.weight=1.0"].startswith(
+        "kernel_alignment and mse and discriminator_cooperated and omgd: "
+    )
     assert DISTILL['distill.init="xavier"'].startswith("spade: ")
 
 
 def test_kinds_are_listed_with_their_default() -> None:
     assert dict(TEACHER)['teacher.schedule.kind="linear"'].endswith("(linear or cosine or step or plateau)")
-    assert DISTILL['distill.distiller.kind="kernel_alignment"'].endswith("(kernel_alignment or mse or none)")
+    assert DISTILL['distill.distiller.kind="kernel_alignment"'].endswith(
+        "(kernel_alignment or mse or discriminator_cooperated or omgd or wavelet or content_relations or none)"
+    )
     assert "cyclegan: unpaired images" in dict(TEACHER)['teacher.family="pix2pix"']
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from components.catlib.config import InceptionSpadeConfig, NormConfig
+from components.catlib.config.networks import Upsample
 from components.catlib.networks.families import architecture_from_config, build_generator
 from components.catlib.networks.generator import Generator
 from components.catlib.networks.inception.architecture import InceptionArchitecture
@@ -26,7 +27,7 @@ def trained_looking(generator: Generator) -> Generator:
     return generator.eval()
 
 
-def inception(norm: NormConfig, *, padding: str = "reflect") -> Generator:
+def inception(norm: NormConfig, *, padding: str = "reflect", upsample: Upsample = "transposed") -> Generator:
     """One block with three of the six branches, another without any."""
     architecture = InceptionArchitecture(
         in_channels=3,
@@ -39,6 +40,7 @@ def inception(norm: NormConfig, *, padding: str = "reflect") -> Generator:
         padding=padding,  # pyright: ignore[reportArgumentType]
         dropout=0.0,
         activation="relu",
+        upsample=upsample,
     )
     return trained_looking(build_generator(architecture))
 

@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 
+from components.catlib.config.networks import Upsample
 from components.catlib.exporting.onnx_file import export_generator
 from components.catlib.exporting.parity import OnnxGenerator, compare, parity_batches
 from components.catlib.exporting.profiles import Student, write_profiles
@@ -34,6 +35,17 @@ def test_inception_export_takes_any_batch_and_size(norm: str, tmp_path: Path) ->
     assert 0 < parity.mean < parity.largest < 1e-5
     if norm == "batch":
         assert "BatchNormalization" not in model.operators, "norms with running statistics cost nothing"
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("upsample", ["resize", "subpixel"])
+def test_every_kind_of_upsampling_is_exported(upsample: Upsample, norm: str, tmp_path: Path) -> None:
+    generator = inception(NORMS[norm], upsample=upsample)
+    for rewrites in ((), ("padded_channels", "output_phases")):
+        path = tmp_path / f"{len(rewrites)}.onnx"
+        model = export_generator(generator, path, input_size=SIZE, opset=18, metadata={}, rewrites=rewrites)
+        parity = compare(generator, OnnxGenerator(model.path), parity_batches(example(generator, 2), size_step=4))
+        assert 0 < parity.largest < 1e-5
 
 
 def test_spade_export_has_one_size_and_any_batch(tmp_path: Path) -> None:

@@ -7,6 +7,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from components.catlib.networks.families import Architecture, build_generator
+from components.catlib.networks.upsampling import ResizeConvolution, SubpixelConvolution
+
+KINDS: dict[type[nn.Module], tuple[str, int]] = {
+    nn.ConvTranspose2d: ("conv_transpose", 1),
+    ResizeConvolution: ("conv_resize", 1),
+    SubpixelConvolution: ("conv_subpixel", 4),
+}
+"""Kinds of layers that double the size, and the filters per channel that they make."""
 
 
 def check_against_table(architecture: Architecture, x: Tensor) -> None:
@@ -21,8 +29,10 @@ def check_against_table(architecture: Architecture, x: Tensor) -> None:
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             padded_before = module.kernel_size[0] - 1 - 2 * module.padding[0]  # by a module of its own
             sizes = tuple(size - padded_before for size in inputs[0].shape[-2:]), tuple(output.shape[-2:])
-            kind = "conv" if isinstance(module, nn.Conv2d) else "conv_transpose"
-            channels = (module.in_channels, module.out_channels, module.kernel_size[0], module.groups)
+            kind, repeated = KINDS.get(type(module), ("conv", 1))
+            if kind in ("conv_resize", "conv_subpixel"):
+                sizes = tuple(inputs[0].shape[-2:]), tuple(output.shape[-2:])
+            channels = (module.in_channels, module.out_channels // repeated, module.kernel_size[0], module.groups)
             found[name] = (kind, *channels, module.bias is not None, *sizes)
 
     for name, module in generator.named_modules():

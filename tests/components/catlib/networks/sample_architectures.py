@@ -58,6 +58,11 @@ ARCHITECTURES = {
         pruned(inception(), features__0__res_ops__0=0, features__0__dw_ops__2=0, features__1=0, up_sampling__1=3),
         (32, 32),
     ),
+    "resize": (inception(num_blocks=1, upsample="resize"), (20, 32)),
+    "subpixel": (
+        inception(num_blocks=1, upsample="subpixel", norm=NormConfig(kind="batch", track_running_stats=True)),
+        (32, 16),
+    ),
     "spade more": (spade(), (64, 128)),
     "spade normal": (spade(num_upsampling_layers="normal"), (64, 128)),
     "spade most, last blocks without branches": (spade(num_upsampling_layers="most", crop_size=(128, 256)), (128, 256)),

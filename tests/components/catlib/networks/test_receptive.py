@@ -22,6 +22,9 @@ def only(res: tuple[int, ...], dw: tuple[int, ...], **config: object) -> Incepti
 
 
 ARCHITECTURES = {
+    # A doubling looks 1 pixel farther from repeated pixels, and 2 farther where the convolution runs before it.
+    "resize": (inception(num_blocks=1, kernel_sizes=(1,), upsample="resize", **SMALL), 12 + 1 * (1 + 2)),
+    "subpixel": (inception(num_blocks=1, kernel_sizes=(1,), upsample="subpixel", **SMALL), 12 + 2 * (1 + 2)),
     "the example": (only((1, 1, 1), (1, 1, 1)), 3 + 1 + 2 + 4 * 4 + 2 + 1 + 3),
     "no block": (only((0, 0, 0), (0, 0, 0)), 12),
     "depthwise branch alone": (only((1, 0, 0), (0, 0, 1)), 12 + 4 * 2),

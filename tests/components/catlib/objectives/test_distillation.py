@@ -12,7 +12,7 @@ from components.catlib.errors import UserError
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.families import build_generator
 from components.catlib.objectives.distillation import DistillationObjective, distillation_objective
-from components.catlib.objectives.distillers.mse import FeatureAdaptors
+from components.catlib.objectives.feature_distillation import own_networks
 from tests.components.catlib.objectives.test_teachers import build as build_teacher
 from tests.components.catlib.objectives.tiny import (
     assert_gradient_reaches_everything,
@@ -40,15 +40,15 @@ def build(
     torch.manual_seed(0)
     network = build_generator(narrower(teacher).architecture.model_copy(update=student or {}))
     networks = {f"generator_{direction}": network, f"discriminator_{domain}": trained.discriminators[domain]}
-    if settings.get("distiller") == "mse":
-        networks["adaptors"] = FeatureAdaptors(network, teacher)
-    return distillation_objective(
-        distill_config(family, **settings), networks, Accelerator(cpu=True), teacher=teacher, direction=direction
-    )
+    config = distill_config(family, **settings)
+    networks |= own_networks(config.distiller, network, teacher, trained.discriminators[domain])
+    return distillation_objective(config, networks, Accelerator(cpu=True), teacher=teacher, direction=direction)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("distiller", ["kernel_alignment", "mse", "none"])
+@pytest.mark.parametrize(
+    "distiller", ["kernel_alignment", "mse", "discriminator_cooperated", "wavelet", "content_relations", "none"]
+)
 def test_gradient_reaches_every_parameter_and_no_part_of_the_teacher(family: str, distiller: str) -> None:
     objective = build(family, distiller=distiller)
     teacher = objective._teacher._network
@@ -61,8 +61,14 @@ def test_gradient_reaches_every_parameter_and_no_part_of_the_teacher(family: str
     assert not teacher.training
     after = weights_of({"teacher": teacher})
     assert all(torch.equal(before[name], after[name]) for name in before)
-    shown = {"kernel_alignment": "misalignment", "mse": "feature_mse"}.get(distiller)
-    per_layer = [name for name in losses if name.startswith(("misalignment", "feature_mse"))]
+    assert ("connectors" in objective.networks) == (distiller == "discriminator_cooperated")
+    figures = {
+        "kernel_alignment": "misalignment",
+        "mse": "feature_mse",
+        "discriminator_cooperated": "judged_distance",
+    }
+    shown = figures.get(distiller)
+    per_layer = [name for name in losses if name.startswith(tuple(figures.values()))]
     assert per_layer == ([f"{shown}_{layer}" for layer in LAYERS[family]] if shown else [])
     assert ("distillation" in losses) == (distiller != "none")
 

@@ -12,11 +12,13 @@ from components.catlib.config.distillers import (
     KernelAlignmentConfig,
     MseConfig,
     NoDistillerConfig,
+    OutputConfig,
 )
 from components.catlib.errors import UserError
 from components.catlib.objectives.distillers.kernel_alignment import KernelAlignment, kernel_alignment
 from components.catlib.objectives.distillers.mse import FeatureMse
 from components.catlib.objectives.feature_distillation import build_feature_distillation, feature_loss
+from components.catlib.objectives.output_distillation import output_loss
 
 STUDENT = {"early": torch.randn(4, 3, 2, 2), "late": torch.randn(4, 5, 2, 2)}
 TEACHER = {"early": torch.randn(4, 6, 2, 2), "late": torch.randn(4, 6, 2, 2)}
@@ -57,8 +59,11 @@ def test_kind_and_weight_choose_the_loss(config: DistillerConfig, loss: type | N
     assert feature_loss(config) is loss
 
 
-def test_every_distiller_is_matched_and_names_a_figure_of_its_own() -> None:
+def test_every_distiller_is_matched_and_those_of_features_name_a_figure_of_their_own() -> None:
     kinds = [kind for kind in get_args(get_args(DistillerConfig)[0]) if kind is not NoDistillerConfig]
-    assert all(issubclass(kind, FeatureConfig) and feature_loss(kind()) is not None for kind in kinds)
-    assert [figure.name for figure in FIGURES] == [kind.figure.name for kind in kinds]
-    assert len({figure.name for figure in FIGURES}) == len(kinds)
+    features = [kind for kind in kinds if issubclass(kind, FeatureConfig)]
+    assert all(issubclass(kind, FeatureConfig | OutputConfig) for kind in kinds)
+    assert all((feature_loss(kind()) is not None) == (kind in features) for kind in kinds)
+    assert all((output_loss(kind()) is not None) == kind().compares_outputs for kind in kinds)
+    assert [figure.name for figure in FIGURES] == [kind.figure.name for kind in features]
+    assert len({figure.name for figure in FIGURES}) == len(features)

@@ -104,10 +104,12 @@ def silence(network: nn.Module, survivors: dict[str, np.ndarray], size: tuple[in
     [
         (inception(num_blocks=2), (32, 32)),
         (inception(num_blocks=2, norm=BATCH, padding="zero"), (32, 32)),
+        (inception(num_blocks=1, upsample="resize"), (32, 32)),
+        (inception(num_blocks=1, upsample="subpixel", norm=BATCH), (32, 32)),
         (spade(norm=BATCH), (64, 128)),
         (spade(base_channels=4, num_upsampling_layers="most", crop_size=(128, 256), kernel_sizes=(1, 3)), (128, 256)),
     ],
-    ids=["instance", "batch", "spade", "spade most"],
+    ids=["instance", "batch", "resize", "subpixel", "spade", "spade most"],
 )
 def test_dropping_what_nobody_hears_changes_nothing(architecture, size, seed: int) -> None:
     """The student computes what the teacher computes when only silent channels and branches were cut."""

@@ -1,0 +1,98 @@
+"""CRD, content relationship distillation: relations between the parts of an image (You et al. 2022, arXiv:2212.11091).
+
+The images of teacher and student are sliced into strips of rows, strips of columns, and patches. The student learns not
+the parts but how they relate, with the two relations of relational knowledge distillation (Park et al., CVPR 2019,
+section 3.2). With t_i the pixels of a part and μ the mean distance of all pairs of the image:
+
+    distance  ψ(i, j) = ‖t_i − t_j‖₂ / μ
+    angle     ψ(i, j, k) = cos ∠ t_i t_j t_k = ⟨(t_i − t_j) / ‖t_i − t_j‖₂, (t_k − t_j) / ‖t_k − t_j‖₂⟩
+
+The loss is the mean Huber distance (δ = 1) of the teacher's relations to the student's, with angles weighed twice, as
+there. Example: strips 0, 1 and 3 of one grey value each have the distances 1, 3 and 2, μ = 2, relations 0.5, 1.5 and 1.
+
+Differs: μ is that of each image. The online teacher discriminator of the CRD paper is not part of this loss.
+
+Shape suffixes: N batch, P parts of an image, D values of a part, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from components.catlib.config.distillers import ContentRelationsConfig
+from components.catlib.objectives.precision import at_least_float32
+
+ANGLE_WEIGHT = 2.0
+"""Weight of angles; that of distances is 1 (Park et al., section 4: 50 and 25)."""
+
+SMALLEST_SQUARE = 1e-12
+"""Parts whose squared distance is smaller count as equal: rounding decides about their direction."""
+
+
+class ContentRelations:
+    """Compares images by the relations of their strips and patches."""
+
+    def __init__(self, config: ContentRelationsConfig) -> None:
+        """Takes the number of strips."""
+        self._parts = config.parts
+
+    def __call__(self, image: Tensor, wanted: Tensor) -> Tensor:
+        """Returns the loss, summed over strips of rows, strips of columns, and patches.
+
+        Args:
+            image: The student's images, [N, C, H, W] in [-1, 1].
+            wanted: The teacher's, of the same shape.
+
+        Returns:
+            A scalar, at least float32.
+        """
+        with torch.autocast(device_type=image.device.type, enabled=False):
+            return torch.stack([_relation_loss(*parts) for parts in self._sliced(image, wanted)]).sum()
+
+    def _sliced(self, image: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        rows, columns = (_dividing(side, self._parts) for side in image.shape[-2:])
+        for down, right in ((rows, 1), (1, columns), (rows, columns)):
+            if down * right > 1:
+                yield sliced(at_least_float32(image), down, right), sliced(at_least_float32(wanted), down, right)
+
+
+def _dividing(side: int, most: int) -> int:
+    """Returns into how many equal parts, at most this many, a side can be cut."""
+    return max(parts for parts in range(1, most + 1) if side % parts == 0)
+
+
+def sliced(image_NCHW: Tensor, rows: int, columns: int) -> Tensor:
+    """Cuts images into rows x columns equal parts and returns their values, [N, P, D]."""
+    count, channels, height, width = image_NCHW.shape
+    grid = image_NCHW.reshape(count, channels, rows, height // rows, columns, width // columns)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, -1)
+
+
+def relations(parts_NPD: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the distances [N, P, P] and angles [N, P, P, P], the latter as cosines at their second index.
+
+    A part has no distance to itself, and no angle with it: both are 0.
+    """
+    centred = parts_NPD - parts_NPD.mean(dim=1, keepdim=True)
+    gram = centred @ centred.mT
+    energy = gram.diagonal(dim1=1, dim2=2)
+    squares = energy[:, :, None] + energy[:, None, :] - 2 * gram
+    apart = squares > SMALLEST_SQUARE
+    lengths = torch.where(apart, squares, 1.0).sqrt()
+    distances = torch.where(apart, lengths, 0.0)
+    pairs = parts_NPD.shape[1] * (parts_NPD.shape[1] - 1)
+    mean = distances.sum(dim=(1, 2), keepdim=True) / pairs
+    # ⟨t_i − t_j, t_k − t_j⟩ without the differences, which would take P times the memory of the parts.
+    products = gram[:, :, None, :] - gram[:, :, :, None] - gram[:, None, :, :] + energy[:, None, :, None]
+    seen = apart[:, :, :, None] & apart[:, None, :, :]
+    cosines = torch.where(seen, products / (lengths[:, :, :, None] * lengths[:, None, :, :]), 0.0)
+    return distances / mean.clamp_min(SMALLEST_SQUARE**0.5), cosines
+
+
+def _relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    (distances, angles), (wanted_distances, wanted_angles) = relations(student), relations(teacher)
+    return functional.huber_loss(distances, wanted_distances) + ANGLE_WEIGHT * functional.huber_loss(
+        angles, wanted_angles
+    )

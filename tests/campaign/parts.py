@@ -63,7 +63,9 @@ class Campaign:
                     process.kill()
                 raise
         if check and process.returncode:
-            raise RuntimeError(f"{' '.join(arguments[:4])} ended with exit code {process.returncode}: {printed[-2000:]}")
+            raise RuntimeError(
+                f"{' '.join(arguments[:4])} ended with exit code {process.returncode}: {printed[-2000:]}"
+            )
         return printed
 
 

@@ -165,7 +165,7 @@ def test_a_part_that_is_stopped_lets_its_process_save_what_it_has(tmp_path: Path
         "time.sleep(60)\n"
     )
 
-    def interrupted(_process: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         while not started.exists():
             time.sleep(0.02)
         raise KeyboardInterrupt

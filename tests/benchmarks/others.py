@@ -66,7 +66,7 @@ def pictures(scale: str, *, labels: bool = False) -> Path:
     """Writes pairs of JPEG pictures (label maps: PNG) in folders trainA, trainB, testA, testB, and returns the root."""
     root = _scratch() / f"{scale}-{'labels' if labels else 'pictures'}"
     count, side = IMAGES[scale]
-    for split, number in (("train", count), ("test", max(4, count // 4))):
+    for split, number in (("train", count), ("test", count)):
         for index in range(number):
             for letter in "AB":
                 (root / f"{split}{letter}").mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from components.catlib.timing import busy
 from tests.campaign.steps import RECIPES, STAGES
 
 ROOT = Path(__file__).parents[2]
+GRACE = 20
+"""Seconds that an interrupted training gets to save a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,31 @@ class Campaign:
     tiny: bool
 
     def command(self, *arguments: str, check: bool = True, **environment: str) -> str:
-        """Runs Python beside this process, in the folder of the code, and returns what it prints."""
-        done = subprocess.run(
+        """Runs Python beside this process, in the folder of the code, and returns what it prints.
+
+        If this process is interrupted, the other one gets `GRACE` seconds to save what it has.
+        """
+        with subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
             stdout=subprocess.PIPE,
             text=True,
-        )
-        if check and done.returncode:
+        ) as process:
+            try:
+                printed, _ = process.communicate()
+            except BaseException:
+                process.terminate()
+                try:
+                    process.wait(GRACE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                raise
+        if check and process.returncode:
             raise RuntimeError(
-                f"{' '.join(arguments[:3])} ended with exit code {done.returncode}: {done.stdout[-2000:]}"
+                f"{' '.join(arguments[:4])} ended with exit code {process.returncode}: {printed[-2000:]}"
             )
-        return done.stdout
+        return printed
 
 
 @dataclass(frozen=True)
@@ -115,19 +130,38 @@ def _bench(only: str, campaign: Campaign, *options: str) -> dict[str, Any]:
 
 
 def _each_step(what: str, family: str, campaign: Campaign) -> dict[str, Any]:
-    """Runs a measurement of every published recipe of a family and stage, each in a process of its own."""
+    """Runs a measurement of every published recipe of a family and stage, each in a process of its own.
+
+    What is measured is kept, whatever happens to the others.
+
+    Raises:
+        RuntimeError: Some failed, after all the others ran.
+    """
     kept = campaign.folder / what
     kept.mkdir(parents=True, exist_ok=True)
-    spade = family == "spade"
-    for recipe in RECIPES:
-        for stage in STAGES:
-            path = kept / f"{recipe}-{stage}.json"
-            if ("gaugan" in recipe) == spade and not path.exists():
-                options = (recipe, stage, campaign.device, str(int(campaign.tiny)), str(campaign.folder / "weights"))
+    found, failed = {}, []
+    for recipe, stage in product(RECIPES, STAGES):
+        if ("gaugan" in recipe) != (family == "spade"):
+            continue
+        path = kept / f"{recipe}-{stage}.json"
+        if not path.exists():
+            options = (recipe, stage, campaign.device, str(int(campaign.tiny)), str(campaign.folder / "weights"))
+            try:
                 printed = campaign.command("-m", "tests.campaign.one_step", what, *options)
-                path.write_text(printed.strip().splitlines()[-1] + "\n")
-    chosen = [path for path in sorted(kept.glob("*.json")) if ("gaugan" in path.name) == spade]
-    return {path.stem: json.loads(path.read_text()) for path in chosen}
+            except RuntimeError as error:
+                failed.append(str(error))
+                continue
+            _write_whole(path, printed.strip().splitlines()[-1] + "\n")
+        found[path.stem] = json.loads(path.read_text())
+    if failed:
+        raise RuntimeError("\n".join(failed))
+    return found
+
+
+def _write_whole(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def _stages(*names: str, campaign: Campaign) -> dict[str, Any]:
@@ -221,7 +255,5 @@ def run_part(name: str, campaign: Campaign) -> Path:
         "load": busy(),
         "seconds": round(time.monotonic() - began, 1),
     }
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(about | {"result": result}, indent=1) + "\n")
-    unfinished.replace(path)
+    _write_whole(path, json.dumps(about | {"result": result}, indent=1) + "\n")
     return path

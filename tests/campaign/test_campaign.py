@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,54 @@ def test_a_part_that_is_done_is_not_repeated(tmp_path: Path, monkeypatch: pytest
     assert found["result"] == {"runs": 1}
     assert {"device", "machine", "torch", "python", "date", "seconds", "load"} <= set(found)
     assert not (tmp_path / "bad.json").exists()
+
+
+def test_a_recipe_that_fails_does_not_keep_the_others_from_being_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ran: list[str] = []
+    broken = ["zebra2horse"]
+
+    def command_of(_campaign: Campaign, *arguments: str, **_: str) -> str:
+        ran.append(arguments[3])
+        if arguments[3] in broken:
+            raise RuntimeError(f"{arguments[3]} ended with exit code -9")
+        return '{"fits": true}\n'
+
+    monkeypatch.setattr(Campaign, "command", command_of)
+    campaign = Campaign(device="cpu", folder=tmp_path, tiny=True)
+    with pytest.raises(RuntimeError, match="zebra2horse ended with exit code -9"):
+        parts.run_part("memory-images", campaign)
+    assert not (tmp_path / "memory-images.json").exists()
+    images = [recipe for recipe in steps.RECIPES if "gaugan" not in recipe for _ in steps.STAGES]
+    assert ran == images, "the recipes after it ran, too"
+    ran.clear()
+    broken.clear()
+    parts.run_part("memory-images", campaign)
+    assert ran == ["zebra2horse"] * 2, "what was measured is not measured again"
+    assert len(json.loads((tmp_path / "memory-images.json").read_text())["result"]) == len(images)
+
+
+def test_a_part_that_is_stopped_lets_its_process_save_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The training must not run on, and writes its checkpoint."""
+    started, saved = tmp_path / "started", tmp_path / "saved"
+    training = (
+        "import pathlib, signal, sys, time\n"
+        f"def save(*_): pathlib.Path({str(saved)!r}).touch(); sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        f"pathlib.Path({str(started)!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+
+    def interrupted(*_: object, **__: object) -> None:
+        while not started.exists():
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Campaign(device="cpu", folder=tmp_path, tiny=True).command("-S", "-c", training)
+    assert saved.exists()
 
 
 def test_a_part_that_does_not_exist_and_a_missing_card_are_refused(

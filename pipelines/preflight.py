@@ -286,8 +286,9 @@ def _profiles(plan: Plan) -> Iterator[Finding]:
             )
     if "teacher" in _trainings(plan):
         values = {f"{domain} images": each for domain, each in plan.recipe.dataset.values.items()}
+        generator = plan.recipe.teacher.generator
         try:
-            check_profiles(wanted, plan.recipe.teacher.generator.family, values)
+            check_profiles(wanted, generator.family, values, upsample=getattr(generator, "upsample", "transposed"))
         except UserError as error:
             yield Finding(error, certain=True)
 

@@ -91,7 +91,8 @@ def run(
     generator = read_generator(networks, direction)
     for sentence in missing_packages(config.profiles):
         raise UserError(sentence)
-    check_profiles(config.profiles, generator.architecture.family, _values(networks, direction))
+    upsample = getattr(generator.architecture, "upsample", "transposed")
+    check_profiles(config.profiles, generator.architecture.family, _values(networks, direction), upsample=upsample)
     packed = None if dataset is None else PackedDataset.open(dataset)
     if packed is None:
         compared_on = "noise"

@@ -19,13 +19,16 @@ PACKAGES: dict[Profile, str] = {"coreml": "coremltools", "litert": "ai_edge_lite
 """The package that writes and reads a profile's file, which is an extra of the profile's name."""
 
 
-def check_profiles(wanted: Collection[Profile], family: str, values: Mapping[str, ValuesConfig]) -> None:
+def check_profiles(
+    wanted: Collection[Profile], family: str, values: Mapping[str, ValuesConfig], *, upsample: str = "transposed"
+) -> None:
     """Refuses profiles that a generator cannot have.
 
     Args:
         wanted: The recipe's `export.profiles`.
         family: The generator's family.
         values: What the numbers of its pictures mean, by the name of its input or output; label maps have none.
+        upsample: How it doubles sizes.
 
     Raises:
         UserError: It cannot have one of them.
@@ -36,6 +39,10 @@ def check_profiles(wanted: Collection[Profile], family: str, values: Mapping[str
         others = f"take {profile} out of export.profiles, or use static."
         if family != "inception":
             raise UserError(f"The profile {profile} knows generators of the family inception, not {family}; {others}")
+        if upsample != "transposed":
+            raise UserError(
+                f"The profile {profile} knows generators with upsample: transposed, not {upsample}; {others}"
+            )
         for end, numbers in values.items() if profile in WITH_PIXELS else ():
             if numbers.type != "uint8" or numbers.range != (0, 255) or numbers.channels not in COLOURS:
                 low, high = numbers.range

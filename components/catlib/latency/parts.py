@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from components.catlib.config.student import Rewrite
+from components.catlib.errors import UserError
 from components.catlib.networks.families import Architecture
 from components.catlib.networks.layers import ImageSize, Layer
 
@@ -54,7 +55,15 @@ def parts(architecture: Architecture, size: ImageSize, rewrites: Collection[Rewr
         architecture: The generator.
         size: Height and width in pixels of its images.
         rewrites: The rewrites that an export uses.
+
+    Raises:
+        UserError: It doubles sizes by another layer than transposed convolutions.
     """
+    upsample = getattr(architecture, "upsample", "transposed")
+    if upsample != "transposed":
+        raise UserError(
+            f"Budgets in milliseconds know generators with upsample: transposed, not {upsample}; give a budget in MACs."
+        )
     layers = architecture.layers(*size)
     last, padded = layers[-1], set[str]()
     if "padded_channels" in rewrites:
@@ -101,6 +110,7 @@ def _kind(layer: Layer, *, last: bool) -> Kind | None:
         return None if layer.tracks_running_stats else "norm"
     if role == "conv_in" or role == "conv_depthwise" or role == "conv_out":
         return role
+    assert layer.kind == "conv" or layer.kind == "conv_transpose", layer.kind
     return "last" if last else layer.kind
 
 

@@ -34,7 +34,7 @@ class FeatureLoss(Protocol):
         ...
 
     @staticmethod
-    def own_networks(student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+    def own_networks(student: Generator, teacher: Generator, discriminator: Discriminator) -> dict[str, nn.Module]:
         """Returns the networks that are trained beside the student, by their names in checkpoints."""
         ...
 
@@ -70,9 +70,7 @@ def own_networks(
         discriminator: The discriminator that features are shown to, by a loss that does so.
     """
     loss = feature_loss(config)
-    if loss is DiscriminatorCooperation:
-        return DiscriminatorCooperation.own_networks(student, teacher, discriminator)
-    return loss.own_networks(student, teacher) if loss else {}
+    return loss.own_networks(student, teacher, discriminator) if loss else {}
 
 
 class FeatureDistillation:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from components.catlib.config.distillers import KernelAlignmentConfig
 from components.catlib.errors import UserError
+from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.frozen_teacher import Features
 from components.catlib.objectives.precision import at_least_float32
@@ -42,7 +43,7 @@ class KernelAlignment:
         self._centred = config.centred
 
     @staticmethod
-    def own_networks(student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+    def own_networks(student: Generator, teacher: Generator, discriminator: Discriminator) -> dict[str, nn.Module]:
         """Returns the networks that are trained beside the student: none."""
         return {}
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from components.catlib.config.distillers import MseConfig
+from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.frozen_teacher import Features
 from components.catlib.objectives.reconstruction import l2_loss
@@ -44,7 +45,7 @@ class FeatureMse:
         self._adaptors = networks["adaptors"]
 
     @staticmethod
-    def own_networks(student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+    def own_networks(student: Generator, teacher: Generator, discriminator: Discriminator) -> dict[str, nn.Module]:
         """Returns the networks that are trained beside the student: "adaptors"."""
         return {"adaptors": FeatureAdaptors(student, teacher)}
 

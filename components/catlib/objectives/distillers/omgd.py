@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.catlib.config.distillers import OmgdConfig
+from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.distillers.mse import FeatureAdaptors
 from components.catlib.objectives.frozen_teacher import Features
@@ -50,7 +51,7 @@ class ChannelDistillation:
         self._weight, self._adaptors = config.channel_weight, networks["adaptors"]
 
     @staticmethod
-    def own_networks(student: Generator, teacher: Generator) -> dict[str, nn.Module]:
+    def own_networks(student: Generator, teacher: Generator, discriminator: Discriminator) -> dict[str, nn.Module]:
         """Returns the networks that are trained beside the student: "adaptors"."""
         return {"adaptors": FeatureAdaptors(student, teacher)}
 

@@ -192,6 +192,14 @@ def test_pictures_that_a_profile_does_not_know_are_refused(
         check_profiles([profile], "inception", COLOURS | {"output": values})
 
 
+def test_other_layers_that_double_sizes_have_the_static_profile_only() -> None:
+    check_profiles(["static"], "inception", COLOURS, upsample="resize")
+    with pytest.raises(
+        UserError, match="litert knows generators with upsample: transposed, not resize; take litert out"
+    ):
+        check_profiles(["litert"], "inception", COLOURS, upsample="resize")
+
+
 def test_label_maps_have_the_static_profile_only() -> None:
     check_profiles(["onnxruntime", "static"], "inception_spade", {"output": RGB})
     with pytest.raises(UserError, match="snapml knows generators of the family inception, not inception_spade"):

@@ -45,6 +45,12 @@ def test_what_was_not_measured_is_named(unmeasured: Part) -> None:
         LatencyTable.model_validate(document()).time(unmeasured)
 
 
+@pytest.mark.parametrize("upsample", ["resize", "subpixel"])
+def test_other_layers_that_double_sizes_are_refused(upsample: Any) -> None:
+    with pytest.raises(UserError, match=f"know generators with upsample: transposed, not {upsample}; give a budget in"):
+        parts(inception(norm=BATCH, num_blocks=1).model_copy(update={"upsample": upsample}), (32, 32), ())
+
+
 def test_latency_is_overhead_and_scaled_sum() -> None:
     student = inception(norm=BATCH, num_blocks=1)
     made = table(student, (32, 32), lambda kind, read, out: 0.25)

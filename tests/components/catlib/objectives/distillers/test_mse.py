@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from components.catlib.config import NormConfig
 from components.catlib.config.distillers import MseConfig
+from components.catlib.networks.discriminator_architecture import PixelArchitecture
+from components.catlib.networks.discriminators import build_discriminator
 from components.catlib.objectives.distillers.mse import FeatureAdaptors, FeatureMse
 from tests.components.catlib.objectives.tiny import batch, narrower, tiny_generator
 
@@ -24,7 +27,8 @@ def test_adaptors_give_the_teachers_channels(family: str) -> None:
 def test_losses_and_figures_are_the_error_of_adapted_features() -> None:
     teacher = tiny_generator("pix2pix")
     student, source = narrower(teacher), batch("pix2pix").source
-    own = FeatureMse.own_networks(student, teacher)
+    discriminator = build_discriminator(PixelArchitecture(in_channels=3, base_channels=4, norm=NormConfig()))
+    own = FeatureMse.own_networks(student, teacher, discriminator)
     assert list(own) == ["adaptors"]
     features, wanted = student(source, return_features=True)[1], teacher(source, return_features=True)[1]
     losses, figures = FeatureMse(MseConfig(), own).compare(features, wanted)

@@ -21,6 +21,15 @@ class CosineConfig(Section):
     kind: Literal["cosine"] = Field(default="cosine", description="learning-rate schedule")
 
 
+class OneCycleConfig(Section):
+    """The rate rises over the first steps and then falls along half a cosine wave, both by the step."""
+
+    kind: Literal["one_cycle"] = Field(default="one_cycle", description="learning-rate schedule")
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.2, description="share of the training over which the learning rate rises to its highest value"
+    )
+
+
 class StepConfig(Section):
     """The rate drops to a tenth from time to time."""
 
@@ -44,7 +53,7 @@ def _named(settings: Any) -> Any:
 
 
 ScheduleConfig = Annotated[
-    LinearConfig | CosineConfig | StepConfig | PlateauConfig,
+    LinearConfig | CosineConfig | OneCycleConfig | StepConfig | PlateauConfig,
     Field(discriminator="kind"),
     default_kind("kind", "linear"),
     BeforeValidator(_named),

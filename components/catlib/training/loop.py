@@ -126,7 +126,8 @@ def train(
     ):
         for step, batch in upcoming:
             epoch = step // batches.steps_per_epoch
-            _set_learning_rates(objective, learning_rate_factor(config, epoch, progress.scores))
+            factor = learning_rate_factor(config, step, progress.scores, steps_per_epoch=batches.steps_per_epoch)
+            _set_learning_rates(objective, factor)
 
             checks.note(objective.step(batch))
             average_buffers(accelerator, objective.networks.values())

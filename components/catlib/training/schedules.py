@@ -11,31 +11,35 @@ import math
 from collections.abc import Sequence
 
 from components.catlib.config import TrainingConfig
-from components.catlib.config.schedules import CosineConfig, LinearConfig, PlateauConfig, StepConfig
+from components.catlib.config.schedules import CosineConfig, LinearConfig, OneCycleConfig, PlateauConfig, StepConfig
 
 STEP_FACTOR = 0.1
 PLATEAU_FACTOR = 0.2
 PLATEAU_THRESHOLD = 0.01
 
 
-def learning_rate_factor(config: TrainingConfig, epoch: int, scores: Sequence[float]) -> float:
-    """Returns the factor on every learning rate during one epoch.
+def learning_rate_factor(config: TrainingConfig, step: int, scores: Sequence[float], *, steps_per_epoch: int) -> float:
+    """Returns the factor on every learning rate in one step.
 
     Args:
         config: Supplies the schedule and its numbers.
-        epoch: The epoch, counted from 0.
+        step: The step, counted from 0.
         scores: The scores of all evaluations so far, oldest first, lower is better; only `plateau` uses them.
+        steps_per_epoch: Steps of an epoch; only `one_cycle` changes the factor within one.
 
     Returns:
         A factor in [0, 1].
     """
+    epoch, total_epochs = step // steps_per_epoch, config.epochs + config.decay_epochs
     match config.schedule:
         case LinearConfig():
             return linear(epoch, epochs=config.epochs, decay_epochs=config.decay_epochs)
         case StepConfig(epochs=epochs):
             return STEP_FACTOR ** (epoch // epochs)
         case CosineConfig():
-            return cosine(epoch, total_epochs=config.epochs + config.decay_epochs)
+            return cosine(epoch, total_epochs=total_epochs)
+        case OneCycleConfig(warm_up=warm_up):
+            return one_cycle(step, total_steps=total_epochs * steps_per_epoch, warm_up=warm_up)
         case PlateauConfig(patience=patience):
             return plateau(scores, patience=patience)
 
@@ -51,6 +55,22 @@ def linear(epoch: int, *, epochs: int, decay_epochs: int) -> float:
 def cosine(epoch: int, *, total_epochs: int) -> float:
     """Returns half a cosine wave, 1 in the first epoch and 0 just after the last (Loshchilov & Hutter 2017, eq. 5)."""
     return (1 + math.cos(math.pi * epoch / total_epochs)) / 2
+
+
+def one_cycle(step: int, *, total_steps: int, warm_up: float) -> float:
+    """Returns a factor that rises in equal steps to 1, then falls along half a cosine wave to 0 just after the last step.
+
+    Smith & Topin 2019, section 4, with the cosine of most implementations in place of their second straight line.
+
+    Args:
+        step: The step, counted from 0.
+        total_steps: Number of steps of the training.
+        warm_up: Share of the steps over which the factor rises, in [0, 1).
+    """
+    rising = int(warm_up * total_steps)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return (1 + math.cos(math.pi * (step - rising) / (total_steps - rising))) / 2
 
 
 def plateau(scores: Sequence[float], *, patience: int) -> float:

@@ -334,7 +334,7 @@ def test_a_crash_in_a_longer_training_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "schedule", ["linear", "cosine", {"kind": "step", "epochs": 3}, {"kind": "plateau", "patience": 0}]
+    "schedule", ["linear", "cosine", "one_cycle", {"kind": "step", "epochs": 3}, {"kind": "plateau", "patience": 0}]
 )
 def test_every_schedule_goes_on_with_the_new_length(train: Commands, schedule: Any) -> None:
     settings = {"schedule": schedule, "evaluations": 6}

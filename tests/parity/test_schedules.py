@@ -15,5 +15,7 @@ def test_linear_schedule(case: Case) -> None:
         config = TrainingConfig(epochs=facts["nepochs"], decay_epochs=facts["nepochs_decay"], schedule=LinearConfig())
         expected = [*facts["lr_used_in_epoch_1_to_N"], facts["lr_left_after_last_epoch"]]
         assert len(expected) == config.epochs + config.decay_epochs + 1
-        rates = [facts["lr"] * learning_rate_factor(config, epoch, []) for epoch in range(len(expected))]
+        rates = [
+            facts["lr"] * learning_rate_factor(config, epoch, [], steps_per_epoch=1) for epoch in range(len(expected))
+        ]
         assert rates == pytest.approx(expected, rel=1e-12, abs=1e-18)

@@ -58,7 +58,7 @@ def cosine(epoch: int, *, total_epochs: int) -> float:
 
 
 def one_cycle(step: int, *, total_steps: int, warm_up: float) -> float:
-    """Returns a factor that rises in equal steps to 1, then falls along half a cosine wave to 0 just after the last step.
+    """Returns a factor that rises in equal steps to 1, then falls along half a cosine wave to 0 after the last step.
 
     Smith & Topin 2019, section 4, with the cosine of most implementations in place of their second straight line.
 

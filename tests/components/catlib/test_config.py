@@ -160,7 +160,7 @@ def test_bare_words_name_kinds_and_bare_numbers_are_weights() -> None:
     assert recipe.distill.distiller == MseConfig(weight=0.5)
     assert recipe.teacher.reconstruction == PixelLossConfig(weight=7)
     assert load_recipe("demo-labels", ["distill.distiller.kind=mse"]).distill.distiller == MseConfig(weight=0.5)
-    for name in ("linear", "cosine", "step"):
+    for name in ("linear", "cosine", "one_cycle", "step"):
         assert load_recipe("smoke", [f"teacher.schedule={name}"]).teacher.schedule.kind == name
     recipe = load_recipe(
         "smoke", ["teacher.schedule=cosine", "teacher.schedule.kind=step", "teacher.schedule.epochs=9"]

@@ -7,13 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.catlib.config import TeacherConfig, TrainingConfig, validate
-from components.catlib.config.schedules import CosineConfig, StepConfig
+from components.catlib.config.schedules import CosineConfig, OneCycleConfig, StepConfig
 from components.catlib.errors import UserError
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor, plateau
 
 
-def factors(config: TrainingConfig) -> list[float]:
-    return [learning_rate_factor(config, epoch, []) for epoch in range(config.epochs + config.decay_epochs)]
+def factors(config: TrainingConfig, *, steps_per_epoch: int = 1) -> list[float]:
+    """Returns the factor of every step."""
+    steps = (config.epochs + config.decay_epochs) * steps_per_epoch
+    return [learning_rate_factor(config, step, [], steps_per_epoch=steps_per_epoch) for step in range(steps)]
 
 
 def test_linear_holds_then_falls_to_the_last_step_above_zero():
@@ -32,6 +34,29 @@ def test_step_drops_to_a_tenth():
 def test_cosine_matches_its_closed_form():
     config = TrainingConfig(epochs=2, decay_epochs=2, schedule=CosineConfig())
     assert factors(config) == pytest.approx([1, 0.5 + math.sqrt(0.5) / 2, 0.5, 0.5 - math.sqrt(0.5) / 2])
+
+
+def test_one_cycle_rises_in_equal_steps_and_falls_along_half_a_cosine_wave():
+    config = TrainingConfig(epochs=1, decay_epochs=1, schedule=OneCycleConfig(warm_up=0.4))
+    falling = [0.5 + math.sqrt(0.5) / 2, 0.5, 0.5 - math.sqrt(0.5) / 2]
+    assert factors(config, steps_per_epoch=3) == pytest.approx([1 / 3, 2 / 3, 1, *falling])
+
+
+@given(epochs=st.integers(1, 9), steps_per_epoch=st.integers(1, 40), warm_up=st.floats(0, 1, exclude_max=True))
+def test_one_cycle_has_one_peak_and_never_reaches_zero(epochs: int, steps_per_epoch: int, warm_up: float):
+    config = TrainingConfig(epochs=epochs, decay_epochs=0, schedule=OneCycleConfig(warm_up=warm_up))
+    found = factors(config, steps_per_epoch=steps_per_epoch)
+    peak = found.index(max(found))
+    assert found[peak] == 1
+    assert found == sorted(found[: peak + 1]) + sorted(found[peak + 1 :], reverse=True)
+    assert min(found) > 0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "step"])
+def test_other_schedules_change_between_epochs_alone(schedule: str):
+    config = TrainingConfig.model_validate({"epochs": 2, "decay_epochs": 3, "schedule": schedule})
+    by_step = factors(config, steps_per_epoch=4)
+    assert by_step == [factor for factor in factors(config) for _ in range(4)]
 
 
 def test_plateau_drops_after_patience_is_exceeded_and_counts_anew():

@@ -172,7 +172,7 @@ class LayerTable:
         return output_size
 
     def upsampling(
-        self, name: str, source: Space, target: Space, size: ImageSize, *, upsample: Upsample, bias: bool
+        self, name: str, source: Space, target: Space, size: ImageSize, *, upsample: Upsample = "transposed", bias: bool
     ) -> ImageSize:
         """Adds a 3x3 convolution that doubles the size; returns the size made."""
         output_size = (2 * size[0], 2 * size[1])

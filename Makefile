@@ -80,9 +80,10 @@ run: $(READY) ## Run another recipe: make run RECIPE=smoke
 	$(BIN)/python -m pipelines run --recipe $(RECIPE)
 
 MODEL ?= $(shell ls -t runs/$(RECIPE)/students/*/model.onnx 2>/dev/null | head -1)
-try: $(READY) ## Write build/try.html, which runs a student in the browser; needs npm: MODEL=FILE (default: the newest of RECIPE)
+TRY_PAGE := $(if $(filter file,$(origin MODEL)),runs/$(RECIPE)/try.html,build/try.html)
+try: $(READY) ## Write try.html, which runs a student in the browser, beside the report of RECIPE; for MODEL=FILE into build/; needs npm
 	@test -n "$(MODEL)" || { echo "runs/$(RECIPE) has no student; run \`make run RECIPE=$(RECIPE)\` first, or name a file with MODEL=." >&2; exit 2; }
-	$(BIN)/python -m components try-page --model '$(MODEL)' --output build/try.html
+	$(BIN)/python -m components try-page --model '$(MODEL)' --output '$(TRY_PAGE)'
 
 compile: $(READY) ## Write the pipeline for Kubeflow: build/RECIPE.yaml
 	$(BIN)/python -m pipelines compile --recipe $(RECIPE) --output build/$(RECIPE).yaml

@@ -235,6 +235,7 @@ def _export_facts(number: int) -> dict[str, Any]:
         "opset": 20,
         "input": {"name": "image", "shape": ["batch", 3, "4*height", "4*width"]},
         "output": {"name": "translated", "shape": ["batch", 3, "4*height", "4*width"]},
+        **dict.fromkeys(("input_values", "output_values"), {"type": "uint8", "channels": 3, "range": [0.0, 255.0]}),
         "operators": {"Conv": 7, "Relu": 3},
         "parity": {"compared_on": "held-out images", "largest_difference": 2.5e-6, "tolerance": 1e-4},
         "latency": {"torch": timed, "onnxruntime": timed},

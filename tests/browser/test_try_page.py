@@ -90,12 +90,12 @@ class TryPage:
     def text(self, name: str) -> str:
         return self.tab.evaluate(f"(e => e.hidden ? '' : e.textContent)(document.getElementById('{name}'))")
 
-    def choose(self, *files: Path) -> None:
-        """Chooses files as with the button, and waits until the page is done with them."""
+    def choose(self, *files: Path, until: str = "status.textContent.includes(' ms on ') || !error.hidden") -> None:
+        """Chooses files as with the button, and waits until the page is done with them, or for another condition."""
         self.tab.evaluate("document.getElementById('status').textContent = ''")
         found = self.tab.call("Runtime.evaluate", expression="document.getElementById('file')")["result"]
         self.tab.call("DOM.setFileInputFiles", files=[str(each) for each in files], objectId=found["objectId"])
-        self.wait("status.textContent.includes(' ms on ') || !error.hidden")
+        self.wait(until)
 
     def pixels(self, canvas: str) -> NDArray[np.int64]:
         """Returns a canvas as [H, W, RGBA]."""
@@ -322,6 +322,30 @@ def test_the_page_can_be_read_on_a_phone(opened: TryPage, dark: bool, tmp_path: 
     assert opened.tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     _, faint = opened.tab.evaluate(FAINT_TEXT)
     assert [text for text, _ in faint if text not in ("input", "student")] == [], "those lie on pictures"
+
+
+def test_the_page_answers_while_a_large_picture_is_translated_and_can_stop(
+    student: tuple[Generator, Path], runtime: None, tmp_path: Path
+) -> None:
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("there is no Chromium here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "bytes_per_pixel", lambda _: page.MEMORY / 9e6)
+        page.write_page(str(student[1]), tmp_path / "try.html")
+    Image.fromarray(picture(2400, 2400)).save(tmp_path / "large.png", compress_level=1)
+    Image.fromarray(picture(16, 20)).save(tmp_path / "next.png")
+    with chromium_tab(executable, tmp_path / "profile") as tab:
+        opened = TryPage(tab, tmp_path / "try.html")
+        opened.choose(tmp_path / "large.png", until="!document.getElementById('stop').hidden")
+        assert opened.text("status") == "Translating large.png …"
+        assert not tab.evaluate("document.getElementById('busy').hidden")
+        tab.evaluate("document.getElementById('stop').click()")
+        opened.wait("!error.hidden")
+        assert opened.text("error") == "Stopped."
+        assert opened.text("stop") == ""
+        opened.choose(tmp_path / "next.png")
+        assert opened.text("status").startswith("next.png: 16x20 pixels"), "it goes on with the next picture"
 
 
 SPOILT_WRITES = """

@@ -19,14 +19,22 @@ async function unpacked(id) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 }
 
-/** Starts ONNX Runtime on "cpu" or "gpu"; returns a function from [3, H, W] in [-1, 1] to the same. */
-async function started(device) {
-  const script = new Blob([await unpacked(`${device}-script`)], { type: "text/javascript" });
-  const ort = await import(URL.createObjectURL(script));
+/** Returns what `runtime` needs for "cpu" or "gpu". */
+async function parts(device) {
+  const [script, binary, model] = await Promise.all([`${device}-script`, `${device}-binary`, "model"].map(unpacked));
+  return { script, binary, model, provider: device === "gpu" ? "webgpu" : "wasm", settings };
+}
+
+/**
+ * Starts ONNX Runtime; returns a function from [3, H, W] in [-1, 1] to the same.
+ * Its text also runs in a worker, so it uses nothing of this page.
+ */
+async function runtime({ script, binary, model, provider, settings }) {
+  const ort = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   ort.env.wasm.numThreads = 1; // pages from disk get no shared memory, which threads need
-  ort.env.wasm.wasmBinary = await unpacked(`${device}-binary`);
-  const session = await ort.InferenceSession.create(new Uint8Array(await unpacked("model")), {
-    executionProviders: [device === "gpu" ? "webgpu" : "wasm"],
+  ort.env.wasm.wasmBinary = binary;
+  const session = await ort.InferenceSession.create(new Uint8Array(model), {
+    executionProviders: [provider],
     enableCpuMemArena: false,
   });
   return async (image_CHW, height, width) => {
@@ -38,14 +46,43 @@ async function started(device) {
   };
 }
 
-/** The functions of `started`, or promises of them, by device. */
-const devices = { cpu: started("cpu") };
+const IN_WORKER = `${runtime}
+let run;
+onmessage = async ({ data: { parts, image_CHW, height, width } }) => {
+  try {
+    if (parts) run = await runtime(parts);
+    postMessage({ made_CHW: parts ? null : await run(image_CHW, height, width) });
+  } catch (error) {
+    postMessage({ failed: String(error?.message ?? error) });
+  }
+};`;
+
+/** Starts ONNX Runtime on the CPU in a worker, so that this page answers while it computes. */
+async function startedWorker() {
+  const worker = new Worker(URL.createObjectURL(new Blob([IN_WORKER], { type: "text/javascript" })));
+  const ask = message => new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => ("failed" in data ? reject(new Error(data.failed)) : resolve(data.made_CHW));
+    worker.onerror = event => reject(new Error(event.message || "the browser ended it"));
+    now.stop = () => reject(new Refusal("Stopped."));
+    worker.postMessage(message);
+  });
+  await ask({ parts: await parts("cpu") });
+  return async (image_CHW, height, width) => {
+    try {
+      return await ask({ image_CHW, height, width });
+    } catch (error) { // stopped, or out of memory: a new worker begins anew
+      worker.terminate();
+      devices.cpu = startedWorker();
+      throw error;
+    }
+  };
+}
 
 /** Makes sure that WebGPU computes what the CPU does. */
 async function checkedGpu() {
   const side = Math.ceil(Math.max(settings.smallest_size, 32) / settings.size_step) * settings.size_step;
   const noise = new ImageData(Uint8ClampedArray.from({ length: 4 * side * side }, (_, i) => (i * 7919) % 256), side);
-  const gpu = await started("gpu");
+  const gpu = await runtime(await parts("gpu"));
   const [here, there] = [await translated(noise, await devices.cpu), await translated(noise, gpu)];
   const difference = here.data.reduce((most, value, i) => Math.max(most, Math.abs(value - there.data[i])), 0);
   if (difference > TOLERANCE) throw new Refusal(`it differs from the CPU by ${difference} of 255 levels`);
@@ -102,8 +139,9 @@ async function translated(picture, run) {
   try {
     made_CHW = await run(image_CHW, enlarged(height), enlarged(width));
   } catch (error) {
+    if (error instanceof Refusal) throw error;
     throw new Refusal(
-      `The network cannot run on ${height}x${width} pixels (${firstLine(error)}); reload this page and choose a smaller picture.`);
+      `The network cannot run on ${height}x${width} pixels (${firstLine(error)}); choose a smaller picture.`);
   }
   const milliseconds = performance.now() - begin;
   return Object.assign(fromNetwork(made_CHW, width, height), { milliseconds });
@@ -200,14 +238,32 @@ function crc32(bytes) {
 
 // --------------------------------------------------------------------------------------------------------------- page
 
-/** What is on the page (`shown` and `read` of `drawn`, `made` with alpha, a name), and the camera, if it is wanted. */
-const now = { picture: null, camera: null };
+/**
+ * What is on the page (`shown` and `read` of `drawn`, `made` with alpha, a name), the camera, if it is wanted, and what
+ * ends the CPU's work.
+ */
+const now = { picture: null, camera: null, stop: () => {} };
+
+/** Functions as `runtime` returns them, or promises of them, by device. */
+const devices = { cpu: startedWorker() };
 
 /** Jobs run one after the other, because the network does one thing at a time. */
 let last = Promise.resolve();
 
 function job(work) {
   last = last.then(() => attempted(work));
+}
+
+/** Shows that something long goes on, which can be stopped on the CPU. */
+async function busy(work) {
+  element("busy").hidden = false;
+  element("stop").hidden = element("device").value !== "cpu";
+  try {
+    await painted();
+    await work();
+  } finally {
+    element("busy").hidden = element("stop").hidden = true;
+  }
 }
 
 async function attempted(work) {
@@ -242,8 +298,7 @@ async function translateFile(file) {
   const { shown, read, remarks } = await decoded(file);
   remark(remarks);
   element("status").textContent = `Translating ${file.name} …`;
-  await painted();
-  await show(shown, read, file.name);
+  await busy(() => show(shown, read, file.name));
 }
 
 async function show(shown, read, name) {
@@ -280,11 +335,12 @@ async function save() {
 async function measure() {
   const run = await currentDevice();
   const times = [];
-  for (let round = 1; round <= ROUNDS; round++) {
-    element("measured").textContent = `round ${round} of ${ROUNDS}`;
-    await painted();
-    times.push((await translated(now.picture.read, run)).milliseconds);
-  }
+  await busy(async () => {
+    for (let round = 1; round <= ROUNDS; round++) {
+      element("measured").textContent = `round ${round} of ${ROUNDS}`;
+      times.push((await translated(now.picture.read, run)).milliseconds);
+    }
+  });
   times.sort((a, b) => a - b);
   const [median, p95] = [0.5, 0.95].map(share => times[Math.ceil(share * ROUNDS) - 1].toFixed(1));
   element("measured").textContent = `median ${median} ms, 95 % within ${p95} ms`;
@@ -397,6 +453,7 @@ element("camera").addEventListener("click", () => {
   }
 });
 element("device").addEventListener("change", () => job(changeDevice));
+element("stop").addEventListener("click", () => now.stop());
 element("save").addEventListener("click", () => job(save));
 element("measure").addEventListener("click", () => job(measure));
 element("third-parties").addEventListener("toggle", async () => {

@@ -158,7 +158,7 @@ def open_builtin(config: DatasetConfig, name: str) -> Collection:
     map_a, map_b, paired = SOURCES[name]
     labels = name in LABELLED
     _check_settings(config, name, labels=labels)
-    maps: dict[DomainLetter, Image.Image] = {"A": _open_map(map_a, name), "B": _open_map(map_b, name)}
+    maps: dict[DomainLetter, Image.Image] = {"A": open_map(map_a, name), "B": open_map(map_b, name)}
 
     def tiles(domains: tuple[DomainLetter, ...], *columns: range) -> SampleList:
         parts: dict[ImageRole, Image.Image] = {role_of(domain, config.direction): maps[domain] for domain in domains}
@@ -237,7 +237,7 @@ def _cutter(maps: dict[ImageRole, Image.Image], x: int, y: int) -> Callable[[], 
     return lambda: {role: earth.crop(box) for role, earth in maps.items()}
 
 
-def _open_map(earth: str, name: str) -> Image.Image:
+def open_map(earth: str, name: str) -> Image.Image:
     """Decodes a whole map, which takes 0.1 to 0.4 s."""
     described = MAPS[earth]
     try:

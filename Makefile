@@ -79,10 +79,10 @@ demo: $(READY) ## Run the whole pipeline on real images, on the CPU (about 6 min
 run: $(READY) ## Run another recipe: make run RECIPE=smoke
 	$(BIN)/python -m pipelines run --recipe $(RECIPE)
 
-# The report of RECIPE links to the page of its student, which lies beside the report's folder.
-TRY_PAGE := $(if $(MODEL),build/try.html,runs/$(RECIPE).try.html)
+# The report of RECIPE links to the page that lies beside it.
+TRY_PAGE := $(if $(MODEL),build/try.html,runs/$(RECIPE)/try.html)
 MODEL ?= $(shell ls -t runs/$(RECIPE)/students/*/model.onnx 2>/dev/null | head -1)
-try: $(READY) ## Write runs/RECIPE.try.html, which runs its newest student in the browser (needs npm), or build/try.html: MODEL=FILE
+try: $(READY) ## Write runs/RECIPE/try.html, which runs its newest student in the browser (needs npm), or build/try.html: MODEL=FILE
 	@test -n "$(MODEL)" || { echo "runs/$(RECIPE) has no student; run \`make run RECIPE=$(RECIPE)\` first, or name a file with MODEL=." >&2; exit 2; }
 	$(BIN)/python -m components try-page --model '$(MODEL)' --output '$(TRY_PAGE)'
 

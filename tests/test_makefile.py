@@ -94,6 +94,6 @@ def test_try_takes_the_newest_student(tmp_path: Path) -> None:
         os.utime(model, (1e9 - age, 1e9 - age))
     command = ["make", "--dry-run", "--old-file=.venv/.ready", "try"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "try-page --model 'runs/demo/students/0.1x/model.onnx' --output 'runs/demo.try.html'" in done.stdout
+    assert "try-page --model 'runs/demo/students/0.1x/model.onnx' --output 'runs/demo/try.html'" in done.stdout
     done = subprocess.run([*command, "MODEL=a b.onnx"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "try-page --model 'a b.onnx' --output 'build/try.html'" in done.stdout

@@ -36,6 +36,8 @@ LONGEST_NAME = 255
 
 _PLAIN = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 MANIFEST = "manifest.json"
+TRY_PAGE = "try.html"
+"""A page that is made of a report's students and lies beside it; nothing is lost with it."""
 PARTIAL = ".partial"
 """Ending of the names of half-written files and folders; these names also begin with a dot."""
 OLD = ".old"
@@ -316,7 +318,7 @@ def check_replaceable(output: Path, kind: str) -> None:
 
     Raises:
         UserError: There is a file, a folder of something else, an artifact of another kind, or a file among an
-            artifact's own that no stage wrote.
+            artifact's own that no stage wrote; a page made of an artifact (`try.html`) goes with it.
     """
     complete_replacing(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -333,7 +335,7 @@ def check_replaceable(output: Path, kind: str) -> None:
         raise another_kind(str(output), there, kind)
     for path in sorted(output.rglob("*")):
         name = path.relative_to(output).as_posix()
-        if not path.is_dir() and name not in {MANIFEST, *files} and not path.name.startswith("."):
+        if not path.is_dir() and name not in {MANIFEST, TRY_PAGE, *files} and not path.name.startswith("."):
             raise UserError(f"Output {output} holds {name}, which no stage wrote; move it away or choose another path.")
 
 

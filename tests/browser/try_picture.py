@@ -25,7 +25,7 @@ SCALE = 72 / TILE
 def main() -> None:
     """Opens the page in Chromium, gives it the picture, and writes what it then shows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--page", type=Path, default=Path("runs/demo.try.html"))
+    parser.add_argument("--page", type=Path, default=Path("runs/demo/try.html"))
     parser.add_argument("--output", type=Path, default=Path("docs/try.webp"))
     options = parser.parse_args()
     executable = find_chromium()

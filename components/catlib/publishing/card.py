@@ -181,7 +181,7 @@ def _table(head: Sequence[str], rows: Any) -> str:
 
 def _plain(text: Any) -> str:
     """Writes a text of any origin so that Markdown shows it as it is, in one line."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+    return re.sub(r"([\\`*_~#\[\]|])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 
 def _fenced(text: str) -> str:

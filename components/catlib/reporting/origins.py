@@ -8,7 +8,7 @@ from typing import Any
 
 from components.catlib.config import RGB, ReportConfig, ValuesConfig
 from components.catlib.data.channels import described, shown_as
-from components.catlib.reporting.comparison import Comparison, Contender
+from components.catlib.reporting.comparison import Comparison, Contender, folder_names
 from components.catlib.reporting.formatting import as_text, as_yaml, file_size, milliseconds, short_number, words
 from components.catlib.reporting.lineage import Artifact, Lineage
 from components.catlib.reporting.runtimes import RuntimeTable, runtime_table
@@ -69,6 +69,23 @@ def exported_files(comparison: Comparison) -> list[ExportedFile]:
     return [
         ExportedFile(student, _export_facts(facts), runtime_table(facts.get("runtimes"))) for student, facts in exports
     ]
+
+
+def tried_in_browser(comparison: Comparison) -> str | None:
+    """Returns the folder, beside the page, of the smallest student that `try-page` takes; None if there is none."""
+    folders = folder_names([student.pruned for student in comparison.students])
+    takes = [
+        (student.macs, folder)
+        for student, folder in zip(comparison.students, folders, strict=True)
+        if student.exported is not None and _translates_colours(student.exported.read_json("export.json"))
+    ]
+    return min(takes)[1] if takes else None
+
+
+def _translates_colours(facts: Mapping[str, Any]) -> bool:
+    """Tells whether the file reads and makes 8-bit colours, as browsers do; files of version 0.1.0 do not state it."""
+    values = (facts.get(end) for end in ("input_values", "output_values"))
+    return all(each is not None and ValuesConfig.model_validate(each) == RGB for each in values)
 
 
 def _export_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:

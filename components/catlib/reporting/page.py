@@ -49,6 +49,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         "training": curves.training_charts(comparison),
         "timelines": pictures.timelines(lineage, comparison, album),
         "exports": origins.exported_files(comparison),
+        "tried": origins.tried_in_browser(comparison),
         "dataset": origins.dataset_facts(lineage),
         "protocols": origins.protocols(comparison),
         "recipe": origins.recipe(config, lineage, comparison),

@@ -14,13 +14,9 @@ from components.catlib.disk import writing_to
 from components.catlib.errors import UserError, one_line
 from components.catlib.reporting.templates import template
 from components.catlib.serving.model import Model, Planes, local_model, open_model
-from components.catlib.serving.tiling import bytes_per_pixel
 from components.catlib.try_page.runtime import VERSION, load_runtime, packed
 
 FOLDER = Path(__file__).parent
-
-MEMORY = 2e9
-"""Bytes that a translation may take in a browser, whose WebAssembly has 4 GB at most."""
 
 LARGEST_MODEL = 200_000_000
 """Bytes of a model that a page can carry: browsers limit the length of a text."""
@@ -99,10 +95,10 @@ def render(model: Model, content: bytes) -> str:
             "output": model.session.get_outputs()[0].name,
             "size_step": model.size_step,
             "smallest_size": model.smallest_size,
-            "most_pixels": int(MEMORY / bytes_per_pixel(model)),
         },
         style=(files("components.catlib.reporting") / "report.css").read_text(encoding="utf-8"),
         script=script,
+        worker=(FOLDER / "worker.js").read_text(encoding="utf-8"),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         parts={**runtime.parts, "notices": runtime.notices, "model": packed(content)},
         licence=runtime.licence,

@@ -1,13 +1,17 @@
-// Runs the student that lies in this page on a picture or the camera. Suffixes as in the Python code: C channels, H height, W width.
+// Runs the student that lies in this page on a picture or the camera; worker.js does what takes long.
 
 const element = id => document.getElementById(id);
 const settings = JSON.parse(element("settings").textContent);
 const CAMERA_SIDE = 320; // longest side of the camera's pictures, in pixels
 const ROUNDS = 30; // of "Measure"
 const TOLERANCE = 2; // levels of 255 by which WebGPU may differ from the CPU
+const SMALLER = Math.SQRT1_2; // how much shorter the sides are of the next size that is tried: half the pixels
 
 /** A mistake or an obstacle that one sentence explains. */
 class Refusal extends Error {}
+
+/** The button "Stop" was pressed. */
+class Stopped extends Error {}
 
 // ------------------------------------------------------------------------------------------------------------ runtime
 
@@ -19,139 +23,84 @@ async function unpacked(id) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 }
 
-/** Returns what `runtime` needs for "cpu" or "gpu". */
-async function parts(device) {
-  const [script, binary, model] = await Promise.all([`${device}-script`, `${device}-binary`, "model"].map(unpacked));
-  return { script, binary, model, provider: device === "gpu" ? "webgpu" : "wasm", settings };
-}
-
-/**
- * Starts ONNX Runtime; returns a function from [3, H, W] in [-1, 1] to the same.
- * Its text also runs in a worker, so it uses nothing of this page.
- */
-async function runtime({ script, binary, model, provider, settings }) {
-  const ort = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
-  ort.env.wasm.numThreads = 1; // pages from disk get no shared memory, which threads need
-  ort.env.wasm.wasmBinary = binary;
-  const session = await ort.InferenceSession.create(new Uint8Array(model), {
-    executionProviders: [provider],
-    enableCpuMemArena: false,
-  });
-  return async (image_CHW, height, width) => {
-    const image = new ort.Tensor("float32", image_CHW, [1, 3, height, width]);
-    const made = (await session.run({ [settings.input]: image }))[settings.output];
-    const made_CHW = await made.getData();
-    made.dispose();
-    return made_CHW;
-  };
-}
-
-const IN_WORKER = `${runtime}
-let run;
-onmessage = async ({ data: { parts, image_CHW, height, width } }) => {
-  try {
-    if (parts) run = await runtime(parts);
-    postMessage({ made_CHW: parts ? null : await run(image_CHW, height, width) });
-  } catch (error) {
-    postMessage({ failed: String(error?.message ?? error) });
+/** A worker with the student on "cpu" or "gpu": it does one thing at a time, and this page goes on meanwhile. */
+class Device {
+  constructor(name) {
+    this.worker = new Worker(URL.createObjectURL(new Blob([element("worker").textContent], { type: "text/javascript" })));
+    this.ready = this.load(name);
+    this.ready.catch(() => {}); // whoever calls hears of it
   }
-};`;
 
-/** Starts ONNX Runtime on the CPU in a worker, so that this page answers while it computes. */
-async function startedWorker() {
-  const worker = new Worker(URL.createObjectURL(new Blob([IN_WORKER], { type: "text/javascript" })));
-  const ask = message => new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => ("failed" in data ? reject(new Error(data.failed)) : resolve(data.made_CHW));
-    worker.onerror = event => reject(new Error(event.message || "the browser ended it"));
-    now.stop = () => reject(new Refusal("Stopped."));
-    worker.postMessage(message);
-  });
-  await ask({ parts: await parts("cpu") });
-  return async (image_CHW, height, width) => {
-    try {
-      return await ask({ image_CHW, height, width });
-    } catch (error) { // stopped, or out of memory: a new worker begins anew
-      worker.terminate();
-      devices.cpu = startedWorker();
-      throw error;
+  async load(name) {
+    const [script, binary, model] = await Promise.all([`${name}-script`, `${name}-binary`, "model"].map(unpacked));
+    await this.send("start", [name, settings, { script, binary, model }], [script, binary, model]);
+  }
+
+  /** Has the worker do one of its actions, and returns what it answers. */
+  async call(action, ...given) {
+    await this.ready;
+    return this.send(action, given);
+  }
+
+  send(action, given, handedOver = []) {
+    return new Promise((resolve, reject) => {
+      if (this.ended) throw this.ended;
+      this.reject = reject;
+      this.worker.onmessage = ({ data: { value, error, refused } }) =>
+        error === undefined ? resolve(value) : reject(new (refused ? Refusal : Error)(error));
+      this.worker.onerror = event => reject(new Error(event.message || "its worker does not start"));
+      this.worker.postMessage([action, ...given], handedOver);
+    });
+  }
+
+  /** Ends the worker, whatever it does; whoever waits for it gets the reason. */
+  end(reason) {
+    this.ended = reason;
+    this.worker.terminate();
+    this.reject?.(reason);
+  }
+}
+
+/** The devices in use, and for each the smallest number of pixels on which its network did not run, with the reason. */
+const devices = { cpu: new Device("cpu") };
+const failed = { cpu: { pixels: Infinity }, gpu: { pixels: Infinity } };
+
+/** Has a device do something. After a failure it begins anew, because memory that was taken is not given back. */
+async function asked(name, action, ...given) {
+  try {
+    return await devices[name].call(action, ...given);
+  } catch (error) {
+    if (!(error instanceof Refusal)) {
+      devices[name].end(error);
+      devices[name] = new Device(name);
     }
-  };
+    throw error;
+  }
 }
 
 /** Makes sure that WebGPU computes what the CPU does. */
 async function checkedGpu() {
   const side = Math.ceil(Math.max(settings.smallest_size, 32) / settings.size_step) * settings.size_step;
   const noise = new ImageData(Uint8ClampedArray.from({ length: 4 * side * side }, (_, i) => (i * 7919) % 256), side);
-  const gpu = await runtime(await parts("gpu"));
-  const [here, there] = [await translated(noise, await devices.cpu), await translated(noise, gpu)];
-  const difference = here.data.reduce((most, value, i) => Math.max(most, Math.abs(value - there.data[i])), 0);
-  if (difference > TOLERANCE) throw new Refusal(`it differs from the CPU by ${difference} of 255 levels`);
+  const gpu = new Device("gpu");
+  try {
+    const [here, there] = [await asked("cpu", "translate", noise), await gpu.call("translate", noise)];
+    const difference = here.made.data.reduce((most, value, i) => Math.max(most, Math.abs(value - there.made.data[i])), 0);
+    if (difference > TOLERANCE) throw new Refusal(`it differs from the CPU by ${difference} of 255 levels`);
+  } catch (error) {
+    gpu.end(error);
+    throw error;
+  }
   return gpu;
 }
 
-// ------------------------------------------------------------------------------------------------------------ numbers
-
-const enlarged = side => Math.ceil(side / settings.size_step) * settings.size_step;
-
-/** Returns which pixel of a side stands at a place beyond it, by reflection: 0 1 2 3 | 2 1 0. */
-function reflected(place, side) {
-  const period = Math.max(1, 2 * (side - 1));
-  return Math.min(place % period, period - (place % period));
-}
-
-/** Returns a picture as the network reads it, at whole size steps: [3, H, W] in [-1, 1]. */
-function toNetwork({ data, width, height }) {
-  const [rows, columns] = [enlarged(height), enlarged(width)];
-  const image_CHW = new Float32Array(3 * rows * columns);
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      const from = 4 * (reflected(row, height) * width + reflected(column, width));
-      for (let c = 0; c < 3; c++) image_CHW[(c * rows + row) * columns + column] = data[from + c] / 127.5 - 1;
-    }
-  }
-  return image_CHW;
-}
-
-/** Returns what the network made as an opaque picture of this size; numbers are rounded and clipped by the array. */
-function fromNetwork(made_CHW, width, height) {
-  const [rows, columns] = [enlarged(height), enlarged(width)];
-  const picture = new ImageData(width, height);
-  for (let row = 0; row < height; row++) {
-    for (let column = 0; column < width; column++) {
-      const to = 4 * (row * width + column);
-      for (let c = 0; c < 3; c++) {
-        const value = made_CHW[(c * rows + row) * columns + column];
-        if (!Number.isFinite(value)) throw new Refusal("The model makes values that are not finite; train it again.");
-        picture.data[to + c] = (value + 1) * 127.5;
-      }
-      picture.data[to + 3] = 255;
-    }
-  }
-  return picture;
-}
-
-/** Translates a picture without alpha; the answer also has the milliseconds that the network took. */
-async function translated(picture, run) {
-  const { width, height } = picture;
-  const image_CHW = toNetwork(picture);
-  const begin = performance.now();
-  let made_CHW;
-  try {
-    made_CHW = await run(image_CHW, enlarged(height), enlarged(width));
-  } catch (error) {
-    if (error instanceof Refusal) throw error;
-    throw new Refusal(
-      `The network cannot run on ${height}x${width} pixels (${firstLine(error)}); choose a smaller picture.`);
-  }
-  const milliseconds = performance.now() - begin;
-  return Object.assign(fromNetwork(made_CHW, width, height), { milliseconds });
-}
-
-const firstLine = error => String(error?.message ?? error).split("\n")[0].slice(0, 200).replace(/\.$/, "");
+/** Returns the first line of a message, without where in ONNX Runtime it came from. */
+const firstLine = error =>
+  String(error?.message ?? error).split("\n")[0].replace(/^.*(ERROR_MESSAGE: (\S+:\d+ .*\) )?|\[ONNXRuntimeError\] : \d+ : \w+ : )/, "").trim().slice(0, 200).replace(/\.$/, "");
 
 // ----------------------------------------------------------------------------------------------------------- pictures
 
-/** Decodes a file; returns what `drawn` returns. */
+/** Decodes a file; returns `bitmap`, and `remarks` about what is lost. */
 async function decoded(file) {
   let bitmap;
   try {
@@ -167,30 +116,42 @@ async function decoded(file) {
   }
   const remarks = [];
   if (await isDeepPng(file)) remarks.push(`${file.name} has 16 bits per channel, of which this page uses 8.`);
-  const scale = Math.min(1, Math.sqrt(settings.most_pixels / (height * width)));
-  const [rows, columns] = [Math.floor(scale * height), Math.floor(scale * width)];
-  if (Math.min(rows, columns) < settings.smallest_size) {
-    throw new Refusal(
-      `${file.name} has ${height}x${width} pixels (height x width), more than fit into a browser's memory, and is too narrow to be scaled down; cut it into smaller pictures.`);
-  }
-  if (scale < 1) {
-    remarks.push(
-      `${file.name} has ${height}x${width} pixels (height x width), more than fit into a browser's memory; it was scaled down to ${rows}x${columns}.`);
-  }
-  return { ...drawn(bitmap, columns, rows), remarks };
+  return { bitmap, remarks };
 }
 
-/** Returns the pixels of a bitmap or video: `shown` with alpha, and `read`, as the network sees them: on white. */
-function drawn(source, width, height) {
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true }); // in main memory: exact
-  context.imageSmoothingQuality = "high";
-  context.drawImage(source, 0, 0, width, height);
-  const shown = context.getImageData(0, 0, width, height);
-  context.globalCompositeOperation = "destination-over";
-  context.fillStyle = "white";
-  context.fillRect(0, 0, width, height);
-  return { shown, read: context.getImageData(0, 0, width, height) };
+/** Translates a bitmap at its own size or, where the network does not run on that, at the first smaller one that it does.
+ *
+ * Returns `shown` (with alpha), `read` (on white), `made`, `milliseconds`, and a `remark` if it was scaled down.
+ */
+async function translatedWhole(bitmap, name, device) {
+  const { height, width } = bitmap;
+  const what = `${name} has ${height}x${width} pixels (height x width)`;
+  for (let scale = 1; Math.floor(scale * Math.min(height, width)) >= settings.smallest_size; scale *= SMALLER) {
+    const [rows, columns] = [Math.floor(scale * height), Math.floor(scale * width)];
+    if (rows * columns >= failed[device].pixels) continue;
+    try {
+      const drawn = await asked(device, "draw", bitmap, columns, rows);
+      const remark = scale < 1 &&
+        `${what}, too many for the student in this browser; it was scaled down to ${rows}x${columns}.`;
+      return { ...drawn, ...(await asked(device, "translate", drawn.read)), remark };
+    } catch (error) {
+      if (error instanceof Refusal || error instanceof Stopped) throw error;
+      failed[device] = { pixels: rows * columns, reason: firstLine(error) };
+    }
+  }
+  throw new Refusal(
+    `${what}, too many for the student in this browser (${failed[device].reason}), and cannot be scaled down far enough; cut it into smaller pictures.`);
+}
+
+/** Translates a picture on white at its size. */
+async function translated(read) {
+  try {
+    return await asked(now.device, "translate", read);
+  } catch (error) {
+    if (error instanceof Refusal || error instanceof Stopped) throw error;
+    throw new Refusal(
+      `The student cannot be run on ${read.height}x${read.width} pixels (${firstLine(error)}); choose a smaller picture.`);
+  }
 }
 
 /** Returns whether a file is a PNG of 16 bits per channel; byte 24 states the number. */
@@ -238,32 +199,15 @@ function crc32(bytes) {
 
 // --------------------------------------------------------------------------------------------------------------- page
 
-/**
- * What is on the page (`shown` and `read` of `drawn`, `made` with alpha, a name), the camera, if it is wanted, and what
- * ends the CPU's work.
- */
-const now = { picture: null, camera: null, stop: () => {} };
-
-/** Functions as `runtime` returns them, or promises of them, by device. */
-const devices = { cpu: startedWorker() };
+/** What is on the page (`bitmap` unless it is the camera's, `shown`, `read`, `made`, `name`), the camera, if it is wanted, the
+ * device that translates, and whether it does something that a person may stop. */
+const now = { picture: null, camera: null, device: "cpu", working: false };
 
 /** Jobs run one after the other, because the network does one thing at a time. */
 let last = Promise.resolve();
 
 function job(work) {
   last = last.then(() => attempted(work));
-}
-
-/** Shows that something long goes on, which can be stopped on the CPU. */
-async function busy(work) {
-  element("busy").hidden = false;
-  element("stop").hidden = element("device").value !== "cpu";
-  try {
-    await painted();
-    await work();
-  } finally {
-    element("busy").hidden = element("stop").hidden = true;
-  }
 }
 
 async function attempted(work) {
@@ -277,44 +221,66 @@ async function attempted(work) {
 
 function complain(error) {
   stopCamera();
-  element("status").textContent = "";
+  element("status").textContent = error instanceof Stopped ? "Stopped." : "";
+  if (error instanceof Stopped) return;
   element("error").textContent =
     error instanceof Refusal ? error.message : `Something in this page failed (${firstLine(error)}); reload it.`;
   element("error").hidden = false;
 }
 
-/** Lets the browser draw what has changed before something long begins. */
-const painted = () => new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)));
+/** Shows that something is being done, for how many seconds, and a button that stops it. */
+async function working(text, work) {
+  const begin = performance.now();
+  const tick = () => {
+    element("status").textContent = `${text} … ${Math.floor((performance.now() - begin) / 1000)} s`;
+  };
+  tick();
+  const timer = setInterval(tick, 200);
+  now.working = true;
+  element("progress").hidden = false;
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+    now.working = false;
+    element("progress").hidden = true;
+  }
+}
 
-async function currentDevice() {
-  return devices[element("device").value];
+function stop() {
+  if (now.working) devices[now.device].end(new Stopped());
 }
 
 async function translateFile(file) {
+  now.picture = null;
   element("result").hidden = true;
   element("measured").textContent = "";
   remark([]);
   element("status").textContent = `Reading ${file.name} …`;
-  const { shown, read, remarks } = await decoded(file);
-  remark(remarks);
-  element("status").textContent = `Translating ${file.name} …`;
-  await busy(() => show(shown, read, file.name));
+  const { bitmap, remarks } = await decoded(file);
+  await translateBitmap(bitmap, file.name, remarks);
 }
 
-async function show(shown, read, name) {
-  const made = await translated(read, await currentDevice());
+async function translateBitmap(bitmap, name, remarks) {
+  const done = await working(`Translating ${name}`, () => translatedWhole(bitmap, name, now.device));
+  remark([...remarks, ...(done.remark ? [done.remark] : [])]);
+  show({ ...done, bitmap, name, remarks });
+}
+
+function show(picture) {
+  const { shown, made, name, milliseconds } = picture;
   for (let i = 3; i < made.data.length; i += 4) made.data[i] = shown.data[i];
-  for (const [id, picture] of [["input", shown], ["student", made]]) {
+  for (const [id, pixels] of [["input", shown], ["student", made]]) {
     const canvas = element(id);
-    if (canvas.width !== picture.width || canvas.height !== picture.height) {
-      Object.assign(canvas, { width: picture.width, height: picture.height });
+    if (canvas.width !== pixels.width || canvas.height !== pixels.height) {
+      Object.assign(canvas, { width: pixels.width, height: pixels.height });
     }
-    canvas.getContext("2d").putImageData(picture, 0, 0);
+    canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
-  now.picture = { shown, read, made, name };
-  const where = element("device").selectedOptions[0].textContent;
+  now.picture = picture;
+  const where = element("device").querySelector(`[value=${now.device}]`).textContent;
   element("status").textContent =
-    `${name}: ${shown.height}x${shown.width} pixels (height x width), ${made.milliseconds.toFixed(1)} ms on ${where}`;
+    `${name}: ${shown.height}x${shown.width} pixels (height x width), ${milliseconds.toFixed(1)} ms on ${where}`;
   element("result").hidden = false;
 }
 
@@ -333,33 +299,37 @@ async function save() {
 }
 
 async function measure() {
-  const run = await currentDevice();
-  const times = [];
-  await busy(async () => {
+  const [before, times] = [element("status").textContent, []];
+  await working("Measuring", async () => {
     for (let round = 1; round <= ROUNDS; round++) {
       element("measured").textContent = `round ${round} of ${ROUNDS}`;
-      times.push((await translated(now.picture.read, run)).milliseconds);
+      times.push((await translated(now.picture.read)).milliseconds);
     }
+  }).catch(error => {
+    element("measured").textContent = "";
+    throw error;
   });
   times.sort((a, b) => a - b);
   const [median, p95] = [0.5, 0.95].map(share => times[Math.ceil(share * ROUNDS) - 1].toFixed(1));
+  element("status").textContent = before;
   element("measured").textContent = `median ${median} ms, 95 % within ${p95} ms`;
 }
 
 async function changeDevice() {
-  if (element("device").value === "gpu" && !devices.gpu) {
+  const device = element("device").value;
+  if (device === "gpu" && !devices.gpu) {
     element("status").textContent = "Comparing WebGPU with the CPU …";
-    await painted();
     try {
       devices.gpu = await checkedGpu();
     } catch (error) {
-      element("device").value = "cpu";
+      element("device").value = now.device;
       throw new Refusal(`WebGPU cannot be used here (${firstLine(error)}); the CPU goes on.`);
     }
   }
+  now.device = device;
   element("measured").textContent = "";
   element("status").textContent = "Ready.";
-  if (now.picture) await show(now.picture.shown, now.picture.read, now.picture.name);
+  if (now.picture?.bitmap) await translateBitmap(now.picture.bitmap, now.picture.name, now.picture.remarks);
 }
 
 // ------------------------------------------------------------------------------------------------------------- camera
@@ -403,9 +373,13 @@ async function startCamera() {
 function nextFrame(camera, height, width) {
   job(async () => {
     if (now.camera !== camera) return;
-    const { shown, read } = drawn(camera.video, width, height);
-    await show(shown, read, "camera");
-    await painted();
+    const bitmap = await createImageBitmap(camera.video);
+    const drawn = await asked(now.device, "draw", bitmap, width, height);
+    bitmap.close();
+    const done = await translated(drawn.read);
+    if (now.camera !== camera) return;
+    show({ ...drawn, ...done, name: "camera" });
+    await new Promise(requestAnimationFrame);
     nextFrame(camera, height, width);
   });
 }
@@ -424,6 +398,7 @@ function stopped(camera) {
 
 function take(files) {
   stopCamera();
+  stop();
   job(async () => {
     if (files.length === 0) throw new Refusal("What was dropped is no file; drop a picture from your disk.");
     if (files.length > 1) throw new Refusal(`${files.length} files were given; give one picture at a time.`);
@@ -452,8 +427,8 @@ element("camera").addEventListener("click", () => {
     attempted(startCamera); // not as a job: the browser may ask for a long time
   }
 });
+element("stop").addEventListener("click", stop);
 element("device").addEventListener("change", () => job(changeDevice));
-element("stop").addEventListener("click", () => now.stop());
 element("save").addEventListener("click", () => job(save));
 element("measure").addEventListener("click", () => job(measure));
 element("third-parties").addEventListener("toggle", async () => {
@@ -462,7 +437,7 @@ element("third-parties").addEventListener("toggle", async () => {
 
 job(async () => {
   try {
-    await devices.cpu;
+    await devices.cpu.ready;
   } catch (error) {
     throw new Refusal(`This browser cannot run the student (${firstLine(error)}); use a newer Firefox, Chrome, Edge or Safari.`);
   }

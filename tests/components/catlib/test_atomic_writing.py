@@ -263,8 +263,8 @@ def test_what_cannot_be_cleared_away_costs_nothing(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ whether to replace it
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "nested/.nfs000001", ".hidden"])
-def test_files_that_other_programs_hide_in_an_artifact_do_not_matter(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [".DS_Store", "nested/.nfs000001", ".hidden", "try.html"])
+def test_files_that_are_hidden_in_an_artifact_or_made_of_it_do_not_matter(name: str, tmp_path: Path) -> None:
     for text in ("old", "new"):
         with artifacts.writing(tmp_path / "a", kind="prune", config=PruneConfig()) as writer:
             fill(writer.folder, text)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from components.__main__ import main
-from components.catlib.artifacts import read_manifest, verify_checksums
+from components.catlib.artifacts import read_manifest, verify_checksums, writing
 from components.catlib.config import PublishConfig
 from components.catlib.errors import Unavailable, UserError
 from components.catlib.publishing import versions
+from components.catlib.publishing.card import _table
 from components.catlib.recipes import load_recipe
 from components.catlib.storage import open_store
 from components.catlib.storage.folders import FolderStore
@@ -205,6 +207,56 @@ def test_a_version_lies_in_an_object_store(object_store: Any, monkeypatch: pytes
     assert versions.CLAIM not in {entry.name for entry in open_store(made.address).entries()}
     with pytest.raises(UserError, match="other content"):
         run(PublishConfig(), output="s3://cat/models/small", version="1.0", **{**GIVEN, "evaluations": []})
+
+
+def test_of_many_who_write_one_version_at_once_exactly_one_wins(
+    object_store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable, value in object_store.environment.items():
+        monkeypatch.setenv(variable, value)
+    for i in range(4):
+        with writing(tmp_path / f"made{i}", kind="publish", config=PublishConfig()) as writer:
+            for name in ("a", "b", "c"):
+                (writer.folder / name).write_text(f"{name} of {i}")
+    for place in (str(tmp_path / "models/race"), "s3://cat/models/race"):
+        with ThreadPoolExecutor() as pool:
+            begun = [
+                pool.submit(versions.add_version, tmp_path / f"made{i}", open_store(f"{place}/1")) for i in range(4)
+            ]
+        failures = [each.exception() for each in begun]
+        (winner,) = (i for i, failure in enumerate(failures) if failure is None)
+        assert all(isinstance(each, UserError) for i, each in enumerate(failures) if i != winner), failures
+        store = open_store(f"{place}/1")
+        assert {entry.name for entry in store.entries()} == {"manifest.json", "a", "b", "c"}, "and nothing else is left"
+        assert [store.read(name).decode() for name in ("a", "b", "c")] == [
+            f"{name} of {winner}" for name in ("a", "b", "c")
+        ]
+
+
+def test_a_store_that_goes_away_ends_the_command_with_75_and_the_same_command_completes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["publish", "--student", str(KEPT / "distill"), "--export", str(KEPT / "export"), "--output"]
+    command += [str(tmp_path / "small"), "--version", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "write", lambda *_: (_ for _ in ()).throw(Unavailable("The store went away.")))
+        assert main(command) == 75
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "error: The store went away."
+    assert not (tmp_path / "small/1/manifest.json").exists()
+    assert main(command) == 0
+    verify_checksums(tmp_path / "small/1", read_manifest(tmp_path / "small/1", "publish"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("photos\n---\nlicense: mit", "photos --- license: mit"),
+        ("a | b](javascript:x) <script>", r"a \| b\](javascript:x) &lt;script&gt;"),
+        ("# _very_ ~~good~~ `x`", r"\# \_very\_ \~\~good\~\~ \`x\`"),
+    ],
+)
+def test_texts_of_data_sets_are_shown_as_they_are(text: str, shown: str) -> None:
+    assert _table(["", ""], {"source": text}.items()).splitlines()[-1] == f"| source | {shown} |"
 
 
 def test_a_pipeline_publishes_last_and_only_on_request() -> None:

@@ -35,6 +35,7 @@ from components.catlib.pruning.search import describe, prune
 from tests.components.catlib.serving.models import write
 
 SIZE = (16, 24)
+COLOURS = {"type": "uint8", "channels": 3, "range": [0.0, 255.0]}
 DIRECTION = "source_to_target"
 SAMPLE_NAMES = ("alps", "delta", "atoll")
 COLUMNS = ("input", "target", "teacher", "student")
@@ -235,6 +236,8 @@ def _export_facts(number: int) -> dict[str, Any]:
         "opset": 20,
         "input": {"name": "image", "shape": ["batch", 3, "4*height", "4*width"]},
         "output": {"name": "translated", "shape": ["batch", 3, "4*height", "4*width"]},
+        "input_values": COLOURS,
+        "output_values": COLOURS,
         "operators": {"Conv": 7, "Relu": 3},
         "parity": {"compared_on": "held-out images", "largest_difference": 2.5e-6, "tolerance": 1e-4},
         "latency": {"torch": timed, "onnxruntime": timed},

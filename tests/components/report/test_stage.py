@@ -52,6 +52,13 @@ def test_the_artifact_holds_the_page_and_every_students_deliverables(report: Pat
         assert (folder / weights).read_bytes() == (run.distilled[i] / weights).read_bytes()
 
 
+def test_the_page_links_to_the_page_beside_it_that_runs_a_student(report: Path) -> None:
+    text = (report / "report.html").read_text(encoding="utf-8")
+    assert '<a href="try.html">' in text
+    assert "try-page --model students/0.2x/model.onnx --output try.html" in text
+    assert (report / "students/0.2x/model.onnx").is_file()
+
+
 def test_the_manifest_names_all_inputs_and_the_headline(report: Path, run: SmallRun) -> None:
     manifest = read_manifest(report)
     given = [run.dataset, run.real_stats, run.teacher, *run.students, *run.distilled, *run.evaluations, *run.exports]

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from components.catlib.reporting.origins import _export_facts
+from components.catlib.reporting.origins import _export_facts, _translates_colours
 
 TIMED = {"median": 0.004, "threads": 1}
 FACTS: dict[str, Any] = {
@@ -33,3 +33,19 @@ def test_the_page_names_the_rewrites(rewrites: dict[str, Any], line: str) -> Non
 
 def test_files_of_earlier_versions_have_no_line_about_rewrites() -> None:
     assert "rewrites" not in dict(_export_facts(FACTS))
+
+
+COLOURS = {"type": "uint8", "channels": 3, "range": [0.0, 255.0]}
+
+
+@pytest.mark.parametrize(
+    ("stated", "takes"),
+    [
+        ({"input_values": COLOURS, "output_values": COLOURS}, True),
+        ({"input_values": COLOURS, "output_values": COLOURS | {"channels": 1}}, False),
+        ({"input_values": COLOURS | {"type": "uint16"}, "output_values": COLOURS}, False),
+        ({"output_values": COLOURS}, False),  # label maps, and files of version 0.1.0
+    ],
+)
+def test_only_students_that_a_browser_can_run_are_offered_to_it(stated: dict[str, Any], takes: bool) -> None:
+    assert _translates_colours(FACTS | stated) is takes

@@ -15,7 +15,6 @@ from tests.components.catlib.serving.models import RGB, negative, science
 @pytest.fixture(autouse=True)
 def _small_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "load_runtime", lambda: Runtime({"cpu-script": "parts"}, "its <licence>", "notices"))
-    monkeypatch.setattr(page, "bytes_per_pixel", lambda _: 1000.0)
 
 
 def make(model: Path, output: Path) -> int:
@@ -33,7 +32,7 @@ def test_the_page_holds_model_and_runtime_and_states_its_limits(
     assert "its &lt;licence&gt;" in text
     settings = json.loads(text.split('id="settings">')[1].split("</script>")[0])
     assert settings == {
-        "input": "image", "output": "translated", "size_step": 4, "smallest_size": 8, "most_pixels": 2_000_000,
+        "input": "image", "output": "translated", "size_step": 4, "smallest_size": 8,
     }  # fmt: skip
     assert make(model, output) == 0, "a page that exists is replaced"
     assert output.read_text(encoding="utf-8") == text, "the same model gives the same page"

@@ -164,6 +164,9 @@ def _check_output(address: str, config: BaseModel, sources: Sequence[_Source], o
         raise UserError(f"--output {address} cannot be written to; give a folder or s3://BUCKET/PREFIX.")
     if storage.is_remote(address):
         storage.open_store(address)
+    for source in sources:
+        if not source.address.strip():
+            raise UserError(f"{source.input.flag} is empty; give a folder or s3://BUCKET/PREFIX.")
     used = [(f"{source.input.flag} ", source.address) for source in sources]
     used += [(f"--{CHECKPOINT.name} ", options[CHECKPOINT.name])] if CHECKPOINT.name in options else []
     files = {*named_files(config.model_dump(mode="json")), *named_files(dict(options))}

@@ -36,6 +36,8 @@ LONGEST_NAME = 255
 
 _PLAIN = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 MANIFEST = "manifest.json"
+TEACHER_FILE = "teacher.onnx"
+"""The teacher beside a student's exported files, to be timed with them."""
 TRY_PAGE = "try.html"
 """A page that is made of a report's students and lies beside it; nothing is lost with it."""
 PARTIAL = ".partial"

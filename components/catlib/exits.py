@@ -195,6 +195,13 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
 
+def stated(text: str) -> str:
+    """Reads the path or address of an argument; argparse refuses one that is empty, as with a shell variable not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a path or an address")
+    return text
+
+
 def _drop_stdout() -> None:
     """Points stdout nowhere, so that the rest of its buffer does not fail again when Python ends."""
     with contextlib.suppress(OSError, ValueError):

@@ -13,7 +13,7 @@ import torch
 from onnx.helper import set_model_props
 from torch import Tensor
 
-from components.catlib.artifacts import Manifest, writing
+from components.catlib.artifacts import TEACHER_FILE, Manifest, writing
 from components.catlib.config import RGB, ExportConfig, ValuesConfig
 from components.catlib.data.batches import evaluation_batches
 from components.catlib.data.channels import described
@@ -214,7 +214,7 @@ def _precisions(
     with temporary_folder("export-") as workspace:
         timed = None
         if teacher is not None:
-            timed = workspace / "teacher.onnx"
+            timed = folder / TEACHER_FILE
             every = family_rewrites(teacher) if rewrites else ()
             onnx.save(generator_model(teacher, input_size=size, opset=config.opset, rewrites=every), timed)
         return write_precisions(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.catlib.artifacts import read_manifest, writing
+from components.catlib.artifacts import TEACHER_FILE, read_manifest, writing
 from components.catlib.config import PublishConfig, validate
 from components.catlib.disk import temporary_folder
 from components.catlib.errors import UserError
@@ -116,7 +116,8 @@ def _content(student: Student, *, name: str, version: str | None, licence: str |
     if exported is None:
         raise UserError(f"No export artifact was made from {networks.folder}; also give the output of export.")
     export = exported.read_json("export.json")
-    files = {name: exported.folder / name for name in sorted(exported.manifest.files) if name.endswith(".onnx")}
+    written = sorted(name for name in exported.manifest.files if name.endswith(".onnx") and name != TEACHER_FILE)
+    files = {name: exported.folder / name for name in written}
     facts["export.json"] = exported.folder / "export.json"
     if student.evaluation is not None:
         facts["metrics.json"] = student.evaluation.folder / "metrics.json"

@@ -6,21 +6,23 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.catlib.artifacts import writing
+from components.catlib.artifacts import TEACHER_FILE, writing
 from components.catlib.config import ReportConfig
 from components.catlib.publishing.tracking import track
 from components.catlib.reporting.comparison import Comparison, Contender, Together, compare_generators, folder_names
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
-from components.catlib.timing import busy, cpu_name
+from components.catlib.timing import busy, cpu_name, ratio
 
 logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
+THREADS = 1
+"""CPU threads that ONNX files are timed with: as in tables of latency, and no more than the task has cores."""
+
 DELIVERED = {
     "evaluate": ("metrics.json",),
     "export": ("model.*", "export.json"),
@@ -90,7 +92,9 @@ def run(
 
 
 def _time_together(lineage: Lineage) -> Together | None:
-    """Times the ONNX files of several students in turn; None for a single one, which its export has timed alone.
+    """Times the ONNX files of several students and of their teacher in turn.
+
+    None for a single student, which its export has timed alone, beside the teacher.
 
     Exports of parallel students time their files beside each other's trainings. Whoever writes the report runs after
     all of them.
@@ -101,16 +105,27 @@ def _time_together(lineage: Lineage) -> Together | None:
     from components.catlib.serving.benchmark import time_files  # a report without ONNX files needs no ONNX Runtime
 
     load = busy()
-    threads = 1  # a report's pod has one core, and one thread is what a phone or a budget in milliseconds counts
-    timed = time_files([each.folder / "model.onnx" for each in exports.values()], threads=threads)
-    seconds = {digest: file.measured.median for digest, file in zip(exports, timed, strict=True)}
-    return Together(seconds, threads=threads, cpu=cpu_name(), cores=os.cpu_count() or 1, load=load)
+    files = [each.folder / "model.onnx" for each in exports.values()]
+    teachers = [path for each in exports.values() if (path := each.folder / TEACHER_FILE).is_file()]
+    timed = [each.measured for each in time_files([*files, *teachers[:1]], threads=THREADS)]
+    students = dict(zip(exports, timed, strict=False))
+    teacher = timed[-1] if teachers else None
+    return Together(
+        {digest: each.median for digest, each in students.items()},
+        threads=THREADS,
+        cpu=cpu_name(),
+        cores=os.cpu_count() or 1,
+        load=load,
+        teacher=teacher and teacher.median,
+        times_faster={} if teacher is None else {digest: ratio(teacher, each) for digest, each in students.items()},
+    )
 
 
 def _times(comparison: Comparison, together: Together) -> dict[str, Any]:
     students = {each.name: 1e3 * comparison.onnx_seconds(each) for each in comparison.students if each.exported}
-    facts = {name: value for name, value in asdict(together).items() if name != "seconds"}
-    return {"milliseconds": students, "runtime": "ONNX Runtime", **facts}
+    teacher = {} if together.teacher is None else {"Teacher": 1e3 * together.teacher}
+    machine = {name: getattr(together, name) for name in ("threads", "cpu", "cores", "load")}
+    return {"milliseconds": teacher | students, "runtime": "ONNX Runtime", **machine}
 
 
 def _named(lineage: Lineage, comparison: Comparison, folders: Sequence[str]) -> dict[str, Artifact]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.catlib.metrics.catalogue import BY_KEY, METRICS, OF_ALL, Metric, measured_among
@@ -93,6 +93,9 @@ class Together:
 
     Attributes:
         seconds: Median time of one image in ONNX Runtime, by the digest of the export artifact.
+        teacher: That of the teacher's file; None if no export holds one.
+        times_faster: How many times longer the teacher takes, by the digest of the export artifact: the median over
+            rounds. Empty without a teacher.
         threads: CPU threads that each file used.
         cpu: Name of the CPU.
         cores: Number of the machine's cores.
@@ -104,6 +107,8 @@ class Together:
     cpu: str
     cores: int
     load: float | None
+    teacher: float | None = None
+    times_faster: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,31 @@ class Comparison:
         assert contender.exported is not None
         if self.together is not None:
             return self.together.seconds[contender.exported.digest]
-        return contender.exported.read_json("export.json")["latency"]["onnxruntime"]["median"]
+        facts = contender.exported.read_json("export.json")
+        if beside := facts.get("runtimes", {}).get("teacher"):
+            return beside["student_milliseconds"] / 1e3
+        return facts["latency"]["onnxruntime"]["median"]
+
+    def against_teacher(self, student: Contender) -> dict[str, Any] | None:
+        """Returns the times of student and teacher as ONNX files, from the measurement of `onnx_seconds`.
+
+        Returns:
+            `runtime`, `threads`, `teacher_milliseconds`, `student_milliseconds` and `times_faster`; None if the teacher
+            was not timed.
+        """
+        if student.exported is None:
+            return None
+        if self.together is None:
+            return student.exported.read_json("export.json").get("runtimes", {}).get("teacher")
+        if self.together.teacher is None:
+            return None
+        return {
+            "runtime": "ONNX Runtime",
+            "threads": self.together.threads,
+            "teacher_milliseconds": 1e3 * self.together.teacher,
+            "student_milliseconds": 1e3 * self.together.seconds[student.exported.digest],
+            "times_faster": self.together.times_faster[student.exported.digest],
+        }
 
     def notes(self) -> list[str]:
         """Returns a sentence for every withheld number."""

@@ -126,10 +126,10 @@ def _time_facts(comparison: Comparison) -> list[Fact]:
     beside = milliseconds(student.teacher_latency["median"]) if student.teacher_latency else None
     remark = f"{factor(student.ratio['latency'])}, measured in turn" if "latency" in student.ratio else ""
     facts = [Fact("Time per image (CPU)", milliseconds(student.figures["latency_ms"]["median"]), beside, remark)]
+    if timed := comparison.against_teacher(student):
+        facts = [_runtime_fact(timed)]
     if student.exported is not None:
         exported = student.exported.read_json("export.json")
-        if exported.get("runtimes", {}).get("teacher"):
-            facts = [_runtime_fact(exported["runtimes"]["teacher"])]
         runtime = f"{milliseconds(1e3 * comparison.onnx_seconds(student))} per image in ONNX Runtime"
         facts.append(Fact("ONNX file", file_size(exported["bytes"]), None, runtime))
     return facts

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from components.catlib.errors import UserError
-from components.catlib.exits import Parser, answer, exit_code, note
+from components.catlib.exits import Parser, answer, exit_code, note, stated
 
 COMMANDS = ("translate", "bench-model")
 
@@ -49,14 +49,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     translate.add_argument(
         "--model",
+        type=stated,
         required=True,
         metavar="URI",
         help="an .onnx file, an artifact of the export stage, or s3:// of either",
     )
     translate.add_argument(
-        "--input", required=True, metavar="PATH", help="a picture, or a folder of pictures (with those below it)"
+        "--input",
+        type=stated,
+        required=True,
+        metavar="PATH",
+        help="a picture, or a folder of pictures (with those below it)",
     )
-    translate.add_argument("--output", required=True, metavar="DIR", help="folder to write to; may exist")
+    translate.add_argument("--output", type=stated, required=True, metavar="DIR", help="folder to write to; may exist")
     translate.set_defaults(serve=_translate)
 
     bench = commands.add_parser(
@@ -65,7 +70,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description=f"{_BENCH} Each file runs warm, on one image of noise, with a fixed number of threads; several "
         "files take turns, so that a machine that slows down affects all alike.",
     )
-    bench.add_argument("files", nargs="+", metavar="FILE", help="ONNX files of any origin")
+    bench.add_argument("files", type=_file, nargs="+", metavar="FILE", help="ONNX files of any origin")
     bench.add_argument(
         "--size",
         type=_size,
@@ -118,7 +123,7 @@ def _translate(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from components.catlib.serving.benchmark import table, time_files
 
-    timed = time_files([Path(file) for file in options.files], threads=options.threads or _cores(), size=options.size)
+    timed = time_files(options.files, threads=options.threads or _cores(), size=options.size)
     answer(json.dumps({"models": [each.facts() for each in timed]}) if options.json else table(timed))
 
 
@@ -131,6 +136,12 @@ def threads(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of threads, such as 2")
     return int(text)
+
+
+def _file(text: str) -> Path:
+    if "://" in stated(text):
+        raise argparse.ArgumentTypeError(f"{text} is an address, and files of this machine are timed; fetch it first")
+    return Path(text)
 
 
 def _size(text: str) -> tuple[int, int]:

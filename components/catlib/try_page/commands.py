@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from components.catlib.exits import stated
+
 _HELP = "Write a page that runs an exported student in a browser, without a network."
 
 
@@ -19,11 +21,18 @@ def add_command(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     )
     page.add_argument(
         "--model",
+        type=stated,
         required=True,
         metavar="URI",
         help="an .onnx file, an artifact of the export stage, or s3:// of either; 8-bit colours to 8-bit colours",
     )
-    page.add_argument("--output", required=True, metavar="FILE", help="the HTML file to write; replaced if it exists")
+    page.add_argument(
+        "--output",
+        type=stated,
+        required=True,
+        metavar="FILE",
+        help="the HTML file to write; an earlier page is replaced",
+    )
     page.set_defaults(command=_try_page)
     return page
 

@@ -21,6 +21,9 @@ FOLDER = Path(__file__).parent
 LARGEST_MODEL = 200_000_000
 """Bytes of a model that a page can carry: browsers limit the length of a text."""
 
+MARK = '<meta name="generator" content="try-page">'
+"""What tells such a page from other files."""
+
 LONGEST_FACT = 120
 """Characters of a fact about the model that the page shows."""
 
@@ -33,18 +36,19 @@ def write_page(address: str, output: Path) -> dict[str, Any]:
 
     Args:
         address: The generator: an `.onnx` file, an artifact of the export stage, or `s3://…` of either.
-        output: The HTML file to write; one that exists is replaced.
+        output: The HTML file to write; an earlier page is replaced.
 
     Returns:
         `output`, and the page's size in `bytes`.
 
     Raises:
         UserError: There is no such generator, a browser cannot serve it, npm is not installed, or the file cannot be
-            written.
+            written or is something else.
         Unavailable: npm cannot fetch the runtime now.
     """
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; give a file, such as {output / 'try.html'}.")
+    _check_replaceable(output)
     with local_model(address) as path:
         model = open_model(path)
         check_servable(model, address)
@@ -54,6 +58,12 @@ def write_page(address: str, output: Path) -> dict[str, Any]:
     with replacing(output) as partial:
         partial.write_text(page, encoding="utf-8")
     return {"output": str(output), "bytes": output.stat().st_size}
+
+
+def _check_replaceable(output: Path) -> None:
+    """Refuses to replace anything else than such a page: the model, say, or a report."""
+    if output.exists() and MARK.encode() not in output.read_bytes()[:4096]:
+        raise UserError(f"--output {output} exists and is no page of a student; choose another file or remove it.")
 
 
 def check_servable(model: Model, address: str) -> None:
@@ -88,6 +98,7 @@ def render(model: Model, content: bytes) -> str:
     texts: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
     script = (FOLDER / "try.js").read_text(encoding="utf-8")
     return template(FOLDER / "try.html").render(
+        mark=MARK,
         title=_fact(texts, "dataset") or "student",
         facts=[(heading, shown) for name, heading in _FACTS.items() if (shown := _fact(texts, name))],
         settings={

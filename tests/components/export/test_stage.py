@@ -132,7 +132,10 @@ def test_precisions_leave_the_file_as_it_is_and_time_the_teacher(
     facts = json.loads((tmp_path / "out/export.json").read_text())["runtimes"]
     assert {row["precision"] for row in facts["rows"]} == {"float32", "fp16", "int8", "teacher"}
     kept = {f"model.{name}.onnx" for name in ("fp16", "int8") if name not in facts["refused"]}
-    assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == {"model.onnx", "model.best.onnx", *kept}
+    assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == {
+        *("model.onnx", "model.best.onnx", "teacher.onnx"),
+        *kept,
+    }
     assert facts["teacher"]["times_faster"] > 0
     assert {"teacher", "real_stats"} < read_manifest(tmp_path / "out", "export").inputs.keys()
     table = runtime_table(facts)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,16 @@ def test_a_student_alone_needs_its_export_and_nothing_else(tmp_path: Path) -> No
         published(tmp_path, exports=[], **alone)
     assert not list(tmp_path.rglob("*"))
     assert published(tmp_path / "a", **alone).name == published(tmp_path / "b", **alone).name
+
+
+def test_the_teacher_that_an_export_holds_for_comparison_is_not_published(tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(KEPT / "export", export)
+    (export / "teacher.onnx").write_bytes(b"teacher")
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["files"]["teacher.onnx"] = {"bytes": 7, "sha256": hashlib.sha256(b"teacher").hexdigest()}
+    (export / "manifest.json").write_text(json.dumps(manifest))
+    assert not list(published(tmp_path, exports=[export]).glob("teacher*"))
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "a\nlicense: mit", "-x", 'a"b', "ä", "a" * 97])

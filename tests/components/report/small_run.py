@@ -116,7 +116,7 @@ def _write_student(
            files={"metrics.json": evaluation}, then=_write_samples)  # fmt: skip
     _write(run.exports[-1], ExportConfig(), {"dataset": run.dataset, "student": trained},
            files={"export.json": _export_facts(number)},
-           then=lambda place: _write_onnx(place / "model.onnx", number))  # fmt: skip
+           then=lambda place: _write_onnx_files(place, number))  # fmt: skip
 
 
 def _write(
@@ -224,8 +224,9 @@ def _write_samples(folder: Path) -> None:
             (folder / f"samples/{i}_{column}.webp").write_bytes(picture((24, 16), shade=60 * shade + i))
 
 
-def _write_onnx(path: Path, number: int) -> None:
-    write(path, np.full((3, 3), 0.1 * (number + 1), np.float32), {"input_size": "16x24"})
+def _write_onnx_files(folder: Path, number: int) -> None:
+    for name, weight in (("model.onnx", 0.1 * (number + 1)), ("teacher.onnx", 0.05)):
+        write(folder / name, np.full((3, 3), weight, np.float32), {"input_size": "16x24"})
 
 
 def _export_facts(number: int) -> dict[str, Any]:

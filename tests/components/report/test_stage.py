@@ -9,7 +9,9 @@ import pytest
 from components.catlib.artifacts import MANIFEST, read_manifest, verify_checksums
 from components.catlib.config import ReportConfig
 from components.catlib.errors import UserError
+from components.catlib.reporting.formatting import milliseconds
 from components.catlib.serving import benchmark
+from components.catlib.timing import Measured
 from components.report import stage
 from components.report.stage import run as write_report
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
@@ -79,7 +81,7 @@ def test_the_order_of_the_artifacts_does_not_matter(
     def timed(paths: list[Path], **_: object) -> list[SimpleNamespace]:
         """Gives every file a time of its own; real ones differ from run to run."""
         seconds = {path: int(path.parent.name.rpartition("-")[2]) + 1.0 for path in paths}
-        return [SimpleNamespace(measured=SimpleNamespace(median=seconds[path])) for path in paths]
+        return [SimpleNamespace(measured=Measured((seconds[path],), threads=1)) for path in paths]
 
     monkeypatch.setattr(benchmark, "time_files", timed)
     monkeypatch.setattr(stage, "busy", lambda: 0.5)
@@ -123,12 +125,16 @@ def test_several_students_are_timed_together_and_the_page_names_the_load(
     monkeypatch.setattr(stage, "busy", lambda: 7.25)
     write_report(CONFIG, output=tmp_path / "report", **run.inputs())
     found = json.loads((tmp_path / "report" / "latency.json").read_text())
-    assert set(found["milliseconds"]) == {"Student 0.5×", "Student 0.2×"}
+    assert set(found["milliseconds"]) == {"Teacher", "Student 0.5×", "Student 0.2×"}
     assert all(0 < each < 4 for each in found["milliseconds"].values())
     assert (found["threads"], found["load"]) == (1, 7.25)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "measured in turn by one task" in page
     assert "7.2 processes for" in page
+    headline, _, rest = page.partition('class="scroll"')
+    smallest, teacher = (milliseconds(found["milliseconds"][name]) for name in ("Student 0.2×", "Teacher"))
+    assert "Time per image (ONNX Runtime, CPU)" in headline
+    assert smallest in headline and teacher in headline and smallest in rest, "one measurement for headline and table"
     assert "4.0 ms" not in page.partition("largest difference")[0].partition("ONNX")[2]
 
 

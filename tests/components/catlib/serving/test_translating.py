@@ -351,6 +351,45 @@ def test_pipes_and_devices_are_refused_by_every_command(
         storage.local_copy(f"{out}.pth")
 
 
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        (["translate", "--model", "", "--input", "a.png", "--output", "out"], "argument --model: is empty"),
+        (["translate", "--model", "m.onnx", "--input", "", "--output", "out"], "argument --input: is empty"),
+        (["translate", "--model", "m.onnx", "--input", "a.png", "--output", " "], "argument --output: is empty"),
+        (["bench-model", ""], "argument FILE: is empty"),
+        (["bench-model", "s3://cat/m.onnx"], "s3://cat/m.onnx is an address, and files of this machine are timed"),
+        (["try-page", "--model", "", "--output", "x.html"], "argument --model: is empty"),
+        (["try-page", "--model", "m.onnx", "--output", ""], "argument --output: is empty"),
+        (
+            ["publish", "--student", "", "--export", "e", "--output", "out"],
+            "--student is empty; give a folder or s3://",
+        ),
+        (
+            ["export", "--student", "s", "--dataset", "", "--output", "out"],
+            "--dataset is empty; give a folder or s3://",
+        ),
+        (["export", "--student", "s", "--output", ""], "--output is empty; give a folder or s3://"),
+    ],
+)
+def test_an_empty_address_is_not_this_folder(
+    command: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It comes from a shell variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(command)
+    except SystemExit as end:  # argparse
+        code = end.code
+    assert code == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_errors_of_onnx_runtime_are_one_short_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = onnx.load(negative(tmp_path / "whole.onnx"))
     whole.graph.node[0].op_type = "NoSuchOperation"

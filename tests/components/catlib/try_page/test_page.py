@@ -85,7 +85,10 @@ def test_a_model_that_is_too_large_for_a_page_is_refused(
 def test_what_cannot_be_read_or_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = negative(tmp_path / "model.onnx")
     (tmp_path / "notes.onnx").write_text("no model")
+    (tmp_path / "report.html").write_text("another page")
     for given, output, complaint in [
+        (model, model, f"--output {model} exists and is no page of a student; choose another file or remove it."),
+        (model, tmp_path / "report.html", f"--output {tmp_path / 'report.html'} exists and is no page of a student"),
         (model, tmp_path, f"--output {tmp_path} is a folder"),
         (model, model / "try.html", "--output"),
         (tmp_path / "missing.onnx", tmp_path / "try.html", "There is no file"),
@@ -94,3 +97,5 @@ def test_what_cannot_be_read_or_written_is_told(tmp_path: Path, capsys: pytest.C
         assert make(given, output) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {complaint}")
+    assert (tmp_path / "report.html").read_text() == "another page"
+    assert page.open_model(model), "which is whole"

@@ -166,8 +166,7 @@ def _measure_latency(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
     recipe = load_recipe(options.recipe, options.set)
     students = Students.of_teacher(recipe, options.teacher) if options.teacher else Students.of_recipe(recipe)
-    table = students.measure(options.threads)
-    write_table(table, Path(options.output))
+    table = write_table(lambda: students.measure(options.threads), Path(options.output))
     facts = {"output": options.output, "device": table.device, "runtime": table.runtime, "threads": table.threads}
     return options.output, facts | {"errors": list(table.errors)}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,18 +126,19 @@ def own_table(students: Students, *, threads: int = 1) -> Path:
     path = students.own_path(threads)
     if not path.is_file():
         logger.info("measuring the times of layers on this machine, once: %s", path)
-        write_table(students.measure(threads), path)
+        write_table(lambda: students.measure(threads), path)
     return path
 
 
-def write_table(table: LatencyTable, path: Path) -> None:
-    """Writes a table, its folder included; the file appears whole.
+def write_table(measure: Callable[[], LatencyTable], path: Path) -> LatencyTable:
+    """Measures a table and writes it, its folder included; the file appears whole.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, which is found before anything is measured.
     """
-    text = table.model_dump_json(exclude_defaults=True)
-    with writing_to(path, what=f"Latency table {path}", need=len(text)):
+    with writing_to(path, what=f"Latency table {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+            table = measure()
+            partial.write_text(table.model_dump_json(exclude_defaults=True) + "\n", encoding="utf-8")
+    return table

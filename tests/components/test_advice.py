@@ -478,6 +478,8 @@ FOLLOWED_ELSEWHERE = {
     "set resources.profile to cpu.": "tests/components/catlib/distributed/test_devices.py",
     "set publish.name, of letters, digits, dots, hyphens and underscores": "tests/components/publish/test_stage.py",
     "set dataset.dont_care_plane: true": "tests/components/catlib/diagnosis/test_datasets.py",
+    "set distiller.levels to {} or less": "tests/components/catlib/objectives/distillers/test_wavelet.py",
+    "set distiller.online: false": "tests/components/catlib/objectives/test_teacher_alone.py",
     "set distill.distiller: mse": "tests/components/catlib/diagnosis/test_recorded.py",
     "set teacher.generator.norm.track_running_stats: true (a student's: prune.student_norm) or norm.kind: instance": (
         "tests/components/catlib/diagnosis/test_recorded.py"

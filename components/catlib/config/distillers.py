@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, TypeVar, get_args
@@ -175,10 +176,11 @@ class WaveletConfig(OutputConfig):
 
     def check_size(self, height: int, width: int) -> None:
         """Refuses images that cannot be halved that often; raises ValueError."""
-        if self.weight > 0 and (height % 2**self.levels or width % 2**self.levels):
+        most = next(levels for levels in range(height.bit_length()) if math.gcd(height, width) % 2 ** (levels + 1))
+        if self.weight > 0 and self.levels > most:
             raise ValueError(
                 f"distiller.levels is {self.levels}, but images of {height}x{width} pixels cannot be halved that "
-                "often; set a smaller number"
+                f"often; set distiller.levels to {most} or less"
             )
 
 

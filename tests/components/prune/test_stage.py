@@ -12,11 +12,12 @@ from safetensors.numpy import load_file, save_file
 from components.catlib.artifacts import read_manifest, writing
 from components.catlib.config import NormConfig, Pix2PixConfig, PruneConfig, WeightsConfig
 from components.catlib.errors import UserError
-from components.catlib.latency.table import open_table
+from components.catlib.latency.table import LatencyTable, open_table
 from components.catlib.networks.architecture_files import read_architectures, write_architecture
 from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.macs import paper_macs, parameters, true_macs
 from components.catlib.networks.model_files import write_networks
+from components.prune.latency import write_table
 from components.prune.stage import run
 from tests.components.catlib.latency.tables import table, written
 from tests.components.catlib.networks.sample_architectures import inception, spade
@@ -177,6 +178,20 @@ def test_the_same_teacher_gives_the_same_student(teacher: Path, tmp_path: Path) 
 def latency_table(tmp_path: Path) -> Path:
     made = table(inception(norm=BATCH), (32, 32), lambda kind, read, out: 0.01 + 0.0001 * read * out)
     return written(tmp_path / "table.json", made)
+
+
+def test_a_table_that_cannot_be_written_is_not_measured(latency_table: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def measure() -> LatencyTable:
+        asked.append(1)
+        return open_table(WeightsConfig(uri=str(latency_table)))[0]
+
+    with pytest.raises(UserError, match=r"Latency table .*table\.json/new\.json cannot be written"):
+        write_table(measure, latency_table / "new.json")
+    assert asked == []
+    assert write_table(measure, tmp_path / "folder" / "new.json") == measure()
+    assert open_table(WeightsConfig(uri=str(tmp_path / "folder" / "new.json")))[0] == measure()
 
 
 def test_a_budget_in_milliseconds(teacher: Path, latency_table: Path, tmp_path: Path) -> None:

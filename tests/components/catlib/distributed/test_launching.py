@@ -1,9 +1,11 @@
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 
 from components.catlib.artifacts import read_manifest
+from components.catlib.distributed import launching
 from components.catlib.distributed.launching import on_every_gpu
 from components.catlib.errors import UserError
 from components.teacher import stage
@@ -41,3 +43,21 @@ def test_two_devices_are_one_training(paired: Path, tmp_path: Path, monkeypatch:
         torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=2e-3, msg=name)
     with pytest.raises(UserError, match="batch_size 3 cannot be shared evenly by 2 processes"):
         launch(paired, tmp_path / "uneven", batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "asked", "threads"), [(16, 4, None, [4]), (3, 8, None, [1]), (16, 4, "2", [])]
+)
+def test_processes_of_a_machine_share_its_cores(
+    cores: int, processes: int, asked: str | None, threads: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_: list[int] = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("torch.set_num_threads", set_.append)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    launching._outcome(lambda: None, (), {}, logging.INFO, str(tmp_path))
+    assert set_ == threads

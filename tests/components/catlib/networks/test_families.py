@@ -20,6 +20,7 @@ from components.catlib.networks.families import (
 from components.catlib.networks.inception.architecture import InceptionArchitecture
 from components.catlib.networks.layers import BranchChannels, existing_branches
 from components.catlib.networks.macs import parameters
+from tests.components.catlib.networks.layers import KINDS
 from tests.components.catlib.networks.sample_architectures import (
     ARCHITECTURES,
     inception,
@@ -56,7 +57,7 @@ def test_the_table_describes_the_network_layer_by_layer(architecture: Architectu
             assert layer.input_size == read[2:], name
         assert (layer.out_channels, *layer.output_size) == made[1:], name
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            assert layer.kind == ("conv" if isinstance(module, nn.Conv2d) else "conv_transpose"), name
+            assert layer.kind == KINDS.get(type(module), ("conv", 1))[0], name
             assert module.kernel_size == (layer.kernel_size, layer.kernel_size), name
             assert module.groups == layer.groups, name
             assert (module.bias is not None) == layer.affine, name

@@ -73,9 +73,15 @@ def test_parts_of_a_batch_give_the_losses_of_the_whole() -> None:
         ("pix2pix", {}, r"would not count; set adversarial: 0, reconstruction: 0, or distiller\.online: true"),
         ("spade", {"adversarial": 0}, r"set feature_matching: 0, or distiller\.online: true"),
         ("pix2pix", {"distiller": {"kind": "omgd", "weight": 0}}, "all that its student learns from"),
-        ("cyclegan", {"distiller": {"kind": "omgd", "online": True}}, "needs the generator of the other direction"),
+        (
+            "cyclegan",
+            {"distiller": {"kind": "omgd", "online": True}, "adversarial": 0, "reconstruction": 0},
+            "needs the generator of the other direction.*; set distiller.online: false",
+        ),
     ],
 )
 def test_what_the_regime_cannot_use_is_refused(family: str, settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         distill_config(family, **{"distiller": "omgd", **settings})
+    if "set distiller.online: false" in complaint:
+        distill_config(family, **settings | {"distiller": {"kind": "omgd", "online": False}})

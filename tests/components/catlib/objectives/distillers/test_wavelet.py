@@ -48,7 +48,9 @@ def test_gradient_is_that_of_the_definition() -> None:
 
 def test_images_that_cannot_be_halved_are_refused_by_the_recipe() -> None:
     settings = {"dataset": {"load_size": 36, "crop_size": 36}, "name": "r", "description": "d", "budgets": ["0.5x"]}
-    complaint = r"distiller\.levels is 3, but images of 36x36 pixels cannot be halved that often"
+    complaint = (
+        r"levels is 3, but images of 36x36 pixels cannot be halved that often; set distiller\.levels to 2 or less"
+    )
     with pytest.raises(UserError, match=complaint):
         validate(Recipe, settings | {"distill": {"distiller": "wavelet"}}, where="recipe")
     with pytest.raises(UserError, match=complaint):

@@ -196,7 +196,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def stated(text: str) -> str:
-    """Reads a path or address of an argument; one that is empty, as of a shell variable not set, is refused by argparse."""
+    """Reads a path or address of an argument; an empty one, as of a shell variable not set, is refused by argparse."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; give a path or an address")
     return text

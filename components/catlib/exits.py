@@ -196,7 +196,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def stated(text: str) -> str:
-    """Reads the path or address of an argument; argparse refuses an empty one, of a shell variable not set."""
+    """Reads a path or address of an argument; an empty one, as of a shell variable not set, is refused by argparse."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; give a path or an address")
     return text

@@ -25,7 +25,9 @@ def test_what_some_kinds_have_is_listed_with_them() -> None:
 
 
 def test_kinds_are_listed_with_their_default() -> None:
-    assert dict(TEACHER)['teacher.schedule.kind="linear"'].endswith("(linear or cosine or step or plateau)")
+    assert dict(TEACHER)['teacher.schedule.kind="linear"'].endswith(
+        "(linear or cosine or one_cycle or step or plateau)"
+    )
     assert DISTILL['distill.distiller.kind="kernel_alignment"'].endswith(
         "(kernel_alignment or mse or discriminator_cooperated or omgd or wavelet or content_relations or none)"
     )

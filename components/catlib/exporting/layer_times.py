@@ -21,6 +21,7 @@ from onnx.helper import make_tensor_value_info
 from scipy.optimize import nnls
 
 from components.catlib.config.student import Rewrite
+from components.catlib.errors import UserError
 from components.catlib.exporting.graph import Graph
 from components.catlib.exporting.onnx_file import INPUT, OUTPUT, generator_model
 from components.catlib.exporting.rewriting import (
@@ -134,14 +135,27 @@ def random_students(widest: Architecture, thinnest: Architecture, count: int, *,
     return students
 
 
+LEAST_SHARE = 0.01
+"""Share of a network's time that its layers explain at least."""
+
+
 def _fitted(table: LatencyTable, students: list[Architecture], size: ImageSize) -> LatencyTable:
-    """Fits overhead and scale to the first `FITTED` students by least squares of relative errors."""
+    """Fits overhead and scale to the first `FITTED` students by least squares of relative errors.
+
+    Raises:
+        UserError: The students' times do not grow with those of their layers.
+    """
     times = np.array(
         network_milliseconds(students, size, threads=table.threads, opset=table.opset, rewrites=table.rewrites)
     )
     sums = np.array([table.latency(student, size) for student in students])
     design = np.stack([np.ones_like(sums), sums], axis=1) / times[:, None]
     (overhead, scale), _ = nnls(design[:FITTED], np.ones(FITTED))
+    if (scale * sums / times).max() < LEAST_SHARE:
+        raise UserError(
+            "The measured times of networks do not grow with their layers, so a table would foretell nothing; measure "
+            "again on a quieter machine."
+        )
     errors = np.abs(design[FITTED:] @ (overhead, scale) - 1)
     logger.info(
         "latency = %.3f ms + %.3f x sum of layers; errors on %d other networks: median %.1f %%, largest %.1f %%",

@@ -1,4 +1,6 @@
 from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import onnx
@@ -6,10 +8,12 @@ import pytest
 
 from components.catlib.config import NormConfig
 from components.catlib.config.student import Rewrite
+from components.catlib.errors import UserError
 from components.catlib.exporting import layer_times
 from components.catlib.exporting.layer_times import layer_model, measure_table, random_students
 from components.catlib.exporting.onnx_file import generator_model
 from components.catlib.latency.parts import parts, traits
+from components.catlib.latency.table import LatencyTable
 from components.catlib.networks.families import Architecture, architecture_from_config, build_generator
 from components.catlib.pruning.search import extreme_students
 from components.catlib.recipes import load_recipe
@@ -60,22 +64,56 @@ def test_parts_of_a_spade_generator_have_its_convolutions() -> None:
     assert {key: count for key, count in found.items() if key[0] == "Conv"} == wanted
 
 
-def test_a_table_covers_every_student_between_thinnest_and_widest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_times, "ROUNDS", 1)
-    monkeypatch.setattr(layer_times, "NETWORK_ROUNDS", 1)
+@pytest.fixture
+def made_up_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], LatencyTable]:
+    """Measures the smoke recipe's table with a made-up clock: everything runs; a layer takes 1 ms per channel.
+
+    Networks take 1 s.
+    """
+
+    def measured(calls: dict[str, Callable[[], object]], **_: object) -> dict[str, SimpleNamespace]:
+        for call in calls.values():
+            call()
+        return {
+            name: SimpleNamespace(median=1e-3 * sum(map(int, name.split())) if " " in name else float(name.isdigit()))
+            for name in calls
+        }
+
+    monkeypatch.setattr(layer_times, "measure", measured)
     monkeypatch.setattr(layer_times, "FITTED", 3)
     monkeypatch.setattr(layer_times, "CHECKED", 2)
+    return lambda: measure_table(*extremes(), (16, 16), threads=1, opset=20, rewrites=EVERY)
+
+
+def channels(student: Architecture) -> int:
+    return sum(part.in_channels + part.out_channels for part in parts(student, (16, 16), EVERY))
+
+
+def extremes() -> tuple[Architecture, Architecture]:
     recipe = load_recipe("smoke", ["prune.min_channels=6"])
     architecture = architecture_from_config(recipe.teacher.generator, **recipe.dataset.channels, crop_size=(16, 16))
-    widest, thinnest = extreme_students(architecture, recipe.prune)
-    table = measure_table(widest, thinnest, (16, 16), threads=1, opset=20, rewrites=EVERY)
-    assert len(table.errors) == 2
-    assert min(table.scale, table.overhead) >= 0 < max(table.scale, table.overhead), (
-        "a busy machine may hide one of them"
+    return extreme_students(architecture, recipe.prune)
+
+
+def test_a_table_covers_every_student_between_thinnest_and_widest(
+    made_up_clock: Callable[[], LatencyTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        layer_times,
+        "network_milliseconds",
+        lambda students, size, **_: [0.5 + 2 * channels(each) for each in students],
     )
+    table = made_up_clock()
+    assert (table.overhead, table.scale) == pytest.approx((0.5, 2))
+    assert table.errors == pytest.approx((0, 0), abs=1e-9)
     assert {"family": "inception", "norm": "folded"}.items() <= table.network.items()
-    for student in [widest, thinnest, *random_students(widest, thinnest, 20, seed=5)]:
-        assert table.latency(student, (16, 16)) > 0
+    for student in [*extremes(), *random_students(*extremes(), 20, seed=5)]:
+        assert table.latency(student, (16, 16)) == pytest.approx(0.5 + 2 * channels(student))
+
+
+def test_times_that_do_not_grow_with_layers_make_no_table(made_up_clock: Callable[[], LatencyTable]) -> None:
+    with pytest.raises(UserError, match=r"do not grow with their layers.*measure again on a quieter machine"):
+        made_up_clock()
 
 
 @pytest.mark.slow  # measures for two minutes; `chrt -f 10` keeps other processes away

@@ -75,8 +75,8 @@ def run(
         output: Where the artifact goes: `model.onnx`, the files of the other profiles, and `export.json`.
         dataset: A dataset artifact, on whose held-out images file and network are compared; None: on noise. Its
             training images calibrate INT8.
-        teacher: A teacher artifact whose generator is timed beside the student, if the config asks for precisions; its
-            ONNX file is not kept.
+        teacher: A teacher artifact whose generator is timed beside the student, if the config asks for precisions;
+            `teacher.onnx` is then kept, for reports that time several students in turn.
         real_stats: A real_stats artifact, with which files of less precision are scored as the evaluation scores the
             student; None: with random features.
 
@@ -89,32 +89,23 @@ def run(
     inputs = {"student": networks.manifest}
     direction, input_size = networks.direction, networks.input_size
     generator = read_generator(networks, direction)
-    for sentence in missing_packages(config.profiles):
-        raise UserError(sentence)
-    upsample = getattr(generator.architecture, "upsample", "transposed")
-    check_profiles(config.profiles, generator.architecture.family, _values(networks, direction), upsample=upsample)
+    _check_profiles(config, generator.architecture, _values(networks, direction))
     packed = None if dataset is None else PackedDataset.open(dataset)
-    if packed is None:
-        compared_on = "noise"
-        images = _noise(generator.architecture, COMPARED_IMAGES, input_size)
-    else:
+    noise = _noise(generator.architecture, COMPARED_IMAGES, input_size)
+    compared_on, images = "noise", noise
+    if packed is not None:
         inputs["dataset"] = packed.manifest
         check_channels(networks, packed, direction)
-        compared_on = "held-out images"
-        images = _held_out_images(packed, direction)
+        compared_on, images = "held-out images", _held_out_images(packed, direction)
     choice = choose_rewrites(
         generator, config.rewrites, image_NCHW=_noise(generator.architecture, 1, input_size), opset=config.opset
     )
     metadata = _metadata(generator.architecture, direction, networks, inputs, packed)
     with writing(output, kind="export", config=config, inputs=inputs) as writer:
         model = export_generator(
-            generator,
-            writer.folder / "model.onnx",
-            input_size=input_size,
-            opset=config.opset,
-            metadata=metadata,
-            rewrites=choice.rewrites,
-        )
+            *(generator, writer.folder / "model.onnx"),
+            input_size=input_size, opset=config.opset, metadata=metadata, rewrites=choice.rewrites,
+        )  # fmt: skip
         exported = OnnxGenerator(model.path)
         step = generator.architecture.size_step if model.any_size else None
         parity = compare(generator, exported, parity_batches(images, size_step=step))
@@ -127,33 +118,15 @@ def run(
         facts |= {"direction": direction, "input_size": list(input_size)} | _cost(generator.architecture, input_size)
         facts |= {"sizes": picture_sizes(generator.architecture)} | _values_of_pictures(networks, direction)
         facts["rewrites"] = _rewrites(choice)
-        facts["profiles"] = write_profiles(
-            writer.folder,
-            config.profiles,
-            Student(
-                generator,
-                input_size,
-                images if _size(images) == input_size else _noise(generator.architecture, COMPARED_IMAGES, input_size),
-                config.opset,
-                metadata,
-            ),
-            tolerance=config.tolerance,
-        )
+        fitting = images if _size(images) == input_size else noise
+        exports = Student(generator, input_size, fitting, config.opset, metadata)
+        facts["profiles"] = write_profiles(writer.folder, config.profiles, exports, tolerance=config.tolerance)
         if config.precisions:
-            timed = _teacher(teacher, inputs, networks)
-            statistics = None if real_stats is None else open_statistics(real_stats)
-            if statistics is not None:
-                inputs["real_stats"] = statistics.manifest
+            timed, scores = _teacher(teacher, inputs, networks), _statistics(real_stats, inputs, direction)
             facts["runtimes"] = _precisions(
-                writer.folder,
-                config,
-                networks,
-                generator,
-                rewrites=choice.rewrites,
-                packed=packed,
-                teacher=timed,
-                statistics=None if statistics is None else statistics.read(direction),
-            )
+                *(writer.folder, config, networks, generator),
+                rewrites=choice.rewrites, packed=packed, teacher=timed, statistics=scores,
+            )  # fmt: skip
         writer.write_json("export.json", facts)
         writer.summary["metrics"] = {
             "onnx_bytes": facts["bytes"],
@@ -161,11 +134,26 @@ def run(
             "torch_milliseconds": 1e3 * latency["torch"].median,
             "onnxruntime_milliseconds": 1e3 * latency["onnxruntime"].median,
         }
+    _tell(facts)
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    parity, medians = (
+        facts["parity"],
+        {name: 1e3 * facts["latency"][name]["median"] for name in ("onnxruntime", "torch")},
+    )
     logger.info(
         "model.onnx: %.2f MB, differs from PyTorch by at most %.1e on %s, %.1f ms beside %.1f ms in PyTorch",
-        *(facts["bytes"] / 1e6, parity.largest, compared_on),
-        *(1e3 * latency["onnxruntime"].median, 1e3 * latency["torch"].median),
+        *(facts["bytes"] / 1e6, parity["largest_difference"], parity["compared_on"], *medians.values()),
     )
+
+
+def _check_profiles(config: ExportConfig, architecture: GeneratorArchitecture, values: dict[str, ValuesConfig]) -> None:
+    """Refuses profiles that cannot be written here, or not of this generator."""
+    for sentence in missing_packages(config.profiles):
+        raise UserError(sentence)
+    upsample = getattr(architecture, "upsample", "transposed")
+    check_profiles(config.profiles, architecture.family, values, upsample=upsample)
 
 
 def _check_differences(parity: float, dependence: float, config: ExportConfig, *, compared_on: str) -> None:
@@ -192,6 +180,15 @@ def _teacher(folder: Path | None, inputs: dict[str, Manifest], networks: OpenedN
         return None
     inputs["teacher"] = opened.manifest
     return read_generator(opened, networks.direction)
+
+
+def _statistics(folder: Path | None, inputs: dict[str, Manifest], direction: Direction) -> RealStatistics | None:
+    """Opens the statistics of real images and enters them among the inputs; None where none were given."""
+    if folder is None:
+        return None
+    opened = open_statistics(folder)
+    inputs["real_stats"] = opened.manifest
+    return opened.read(direction)
 
 
 def _precisions(

@@ -42,6 +42,9 @@ from components.catlib.metrics.segmenters import Segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from components.catlib.networks.directions import Direction
 
+IMAGE_SCORES_FILE = "image_scores.json"
+"""File of an evaluation with `ImageScores.by_image` of every generator; students are compared image by image."""
+
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """From generated images and their targets [N, C, H, W] to [N]."""
 
@@ -64,6 +67,10 @@ class ImageScores:
     def num_images(self) -> int:
         """Number of generated images."""
         return len(self.features)
+
+    def by_image(self) -> dict[str, list[float]]:
+        """Returns the similarities of every image to its target, by metric, in the order of the held-out images."""
+        return {name: values.tolist() for name, values in self.similarities.items()}
 
 
 def score_generator(

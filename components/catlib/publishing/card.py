@@ -77,6 +77,7 @@ def _metrics(comparison: Comparison) -> Iterator[Facts]:
         }
         if "student" in measured:
             facts = {"key": metric.key, "label": metric.label, "unit": metric.unit, "better": metric.better}
+            facts["best"] = metric.best
             yield facts | {"meaning": metric.meaning, "teacher": None} | measured
 
 

@@ -52,7 +52,7 @@ def test_forgetting_a_field_of_an_entry_stops_the_import(name: str):
         ("label", '""', "the metric 'l1' has no label"),
         ("meaning", '""', "the metric 'l1' has no meaning"),
         ("protocol", "()", "the metric 'l1' has no protocol"),
-        ("better", '"smaller"', "expected lower or higher"),
+        ("better", '"smaller"', "expected lower, higher or nearest"),
         ("best", "math.inf", "a finite value"),
         ("digits", "-1", "at least 0 digits"),
         ("key", '"psnr"', "several metrics have the key psnr"),

@@ -291,6 +291,7 @@ STAGES: dict[str, Stage] = {
             Input("students", "prune", "output of the prune stage; repeatable", False, "student", many=True),
             Input("distilled", "distill", "output of the distill stage; repeatable", False, many=True),
             Input("exports", "export", "output of the export stage; repeatable", False, "export", many=True),
+            Input("earlier", "report", "report of an earlier sweep to compare with; repeatable", False, many=True),
         ),
     ),
     "publish": Stage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,17 @@ from components.catlib.errors import UserError
 from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
-from components.sweep.stage import plan
+from components.sweep.stage import MOST_STUDENTS, divided, plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
 from pipelines.latency_tables import check_table, table_of, with_own_table
 from pipelines.parameters import all_arguments, model_addresses, with_arguments
 from pipelines.preflight import Plan, findings, lost_places, report
 from pipelines.reuse import Reuse, compare
+from pipelines.series import parts
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
-__all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "validate"]
+__all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "submit_in_turn", "validate"]
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster, Connection, Run
@@ -60,7 +61,9 @@ def check_arguments(
     if compiled.pipeline in ("compress", "sweep"):
         _check_networks(changed)
     if compiled.pipeline == "sweep":
-        plan(changed.budgets, changed.sweep.variations, changed.sweep.seeds, changed.section("distill"))
+        prune, distill, sweep = changed.section("prune"), changed.section("distill"), changed.sweep
+        for grid in divided(changed.budgets, sweep.variations, sweep.seeds):
+            plan(**grid, prune=prune, distill=distill, seconds=sweep.seconds)
 
 
 def _check_networks(recipe: Recipe) -> None:
@@ -164,12 +167,24 @@ def compile_recipe(
     from pipelines.compiling import compile_pipeline
 
     settings = _recipe(recipe, overrides, budgets)
+    _check_one_run(settings, pipeline, {}, "start it with `run` or `submit --wait`")
     report(lost_places(Plan(pipeline, settings, {}, image=image, in_pods=True)), note)
     check_table(settings, pipeline)
     if not pin:
         return compile_pipeline(pipeline, settings, image=image)
     versions = {"source_version": dataset_version(settings)}
     return compile_pipeline(pipeline, pin_weights(settings), image=image, versions=versions)
+
+
+def _check_one_run(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any], advice: str) -> None:
+    """Refuses a sweep of more students than one run makes."""
+    count = len(parts(recipe, pipeline, arguments))
+    if count > 1:
+        raise UserError(
+            f"These students are too many for one sweep (a sweep makes at most {MOST_STUDENTS}, because Kubeflow loses "
+            f"track of longer loops). They make {count} sweeps, each of which waits for the one before: {advice}, or "
+            "give fewer sweep.seeds."
+        )
 
 
 @dataclass(frozen=True)
@@ -296,8 +311,16 @@ def _from_local_cache(
         made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
         return [], []
     pinned = pin_weights(settings)
-    arguments = _complete(compiled, pinned, plan.arguments, here=True)
-    return rehearse(pinned, pipeline=plan.pipeline, arguments=arguments, workspace=workspace.resolve()) or ([], [])
+    cached: list[str] = []
+    executed: list[str] = []
+    for part in parts(pinned, plan.pipeline, plan.arguments):
+        arguments = _complete(compiled, pinned, part.arguments(plan.arguments, []), here=True)
+        found = rehearse(pinned, pipeline=plan.pipeline, arguments=arguments, workspace=workspace.resolve())
+        if found is None:
+            return [], []
+        cached += found[0]
+        executed += found[1]
+    return cached, executed
 
 
 def run(
@@ -313,7 +336,7 @@ def run(
     no_cache: Sequence[str] = (),
     say: Callable[[str], None] = note,
 ) -> LocalRun:
-    """Runs a pipeline on this machine.
+    """Runs a pipeline on this machine; a sweep of many students as several sweeps, one after another.
 
     Args:
         recipe: A name, the path of a .yaml file, or a loaded recipe.
@@ -322,7 +345,8 @@ def run(
         budgets: Compute budgets that replace the recipe's.
         arguments: Values of the pipeline's parameters that replace the recipe's.
         output: Folder for the report and the students; None: WORKSPACE/RECIPE, or a folder beside it if that holds the
-            results of another recipe of the same name.
+            results of another recipe of the same name. Of several sweeps, the last writes there, the first to
+            OUTPUT-sweep-1.
         workspace: Folder for artifacts, cache and logs of all runs.
         image: Image in whose containers the stages run; None: they run in processes.
         no_cache: Stages, or their tasks, that run anew whatever the cache holds.
@@ -342,16 +366,30 @@ def run(
     report(findings(plan), say)
     settings = pin_weights(settings)
     origin = recipe_origin(recipe) if isinstance(recipe, str) else f"a recipe without a file, {recipe.name}"
-    return run_locally(
-        settings,
-        origin=origin,
-        pipeline=pipeline,
-        arguments=_complete(compiled, settings, arguments or {}, here=image is None),
-        output=output.resolve() if output else own_folder(workspace.resolve() / settings.name, origin, say),
-        workspace=workspace.resolve(),
-        say=say,
-        image=image,
-        anew=marks(no_cache, compiled.spec),
+    folder = output.resolve() if output else own_folder(workspace.resolve() / settings.name, origin, say)
+    anew = marks(no_cache, compiled.spec)
+    runs: list[LocalRun] = []
+    for part in parts(settings, pipeline, arguments or {}):
+        if part.described():
+            say(part.described())
+        asked = part.arguments(arguments or {}, [str(run.artifact) for run in runs])
+        made = run_locally(
+            settings,
+            origin=origin,
+            pipeline=pipeline,
+            arguments=_complete(compiled, settings, asked, here=image is None),
+            output=part.folder(folder),
+            workspace=workspace.resolve(),
+            say=say,
+            image=image,
+            anew=anew,
+        )
+        runs.append(made)
+    return replace(
+        runs[-1],
+        executed=[task for run in runs for task in run.executed],
+        cached=[task for run in runs for task in run.cached],
+        seconds=sum(run.seconds for run in runs),
     )
 
 
@@ -440,6 +478,8 @@ def submit(
     check_pinned(image)
     settings = _recipe(recipe, overrides, budgets)
     compiled = compile_pipeline(pipeline, settings, image=image)
+    check_arguments(compiled, settings, arguments or {})
+    _check_one_run(settings, pipeline, arguments or {}, "give --wait, or call submit_in_turn")
     plan = _plan(
         compiled, settings, arguments or {}, image=image, in_pods=True, root=root, service_account=service_account
     )
@@ -466,3 +506,50 @@ def submit(
         return Submitted(cluster, run_id, cluster.link(run_id), start)
 
     return start()
+
+
+def submit_in_turn(
+    recipe: str | Recipe,
+    *,
+    pipeline: str = "sweep",
+    overrides: Sequence[str] = (),
+    budgets: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    root: str | None = None,
+    resubmit: int = 0,
+    say: Callable[[str], None] = note,
+    **chosen: Any,
+) -> tuple[Submitted, Run]:
+    """Starts a pipeline on a cluster and waits for it; a sweep of many students as several sweeps, one after another.
+
+    Args:
+        recipe: As for `submit`, like all other arguments that are not named here.
+        pipeline: As for `submit`.
+        overrides: As for `submit`.
+        budgets: As for `submit`.
+        arguments: As for `submit`.
+        root: As for `submit`.
+        resubmit: How often each run is submitted again when the cluster loses it.
+        say: As for `submit`.
+        chosen: Further arguments of `submit`.
+
+    Returns:
+        The last run, whose report compares the students of all.
+
+    Raises:
+        UserError, RunFailed, Interrupted: As for `submit` and `Submitted.wait`.
+    """
+    settings = _recipe(recipe, overrides, budgets)
+    series = parts(settings, pipeline, arguments or {})
+    reports: list[str] = []
+    while True:
+        part = series[len(reports)]
+        if part.described():
+            say(part.described())
+        asked = part.arguments(arguments or {}, reports)
+        submitted = submit(settings, pipeline=pipeline, arguments=asked, root=root, say=say, **chosen)
+        say(f"Run {submitted.run_id}: {submitted.cluster.where_to_look(submitted.run_id)}")
+        run = submitted.wait(say, resubmit=resubmit)
+        if part.is_last:
+            return submitted, run
+        reports.append(submitted.cluster.report_address(run.run_id, root=root))

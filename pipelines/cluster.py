@@ -324,6 +324,13 @@ class Cluster:
         if folder.exists():
             raise UserError(f"{folder} exists; choose another folder or remove it.")
         check_writable(folder)
+        address = self.report_address(run_id, root=root)
+        with replacing_folder(folder, what=f"--output {folder}") as made:
+            Storage().fetch(address, made, "report")
+        return folder
+
+    def report_address(self, run_id: str, *, root: str | None = None) -> str:
+        """Returns the address of a run's report; arguments and errors as for `fetch`."""
         run = self.run(run_id)
         root = root or run.root
         if not root:
@@ -332,17 +339,14 @@ class Cluster:
                 "once the task write-report has ended, or give the cluster's defaultPipelineRoot with --root."
             )
         address = f"{root.rstrip('/')}/{run.pipeline}/{run_id}/{REPORT}"
-        store = Storage()
-        found = [name for name in sorted(store.file_names(address)) if name.endswith("/report/manifest.json")]
+        found = [name for name in sorted(Storage().file_names(address)) if name.endswith("/report/manifest.json")]
         if not found:
             report = next((f", its task {task.name} {task.said}" for task in run.tasks if task.kind == REPORT), "")
             raise UserError(
                 f"There is no report below {address}; the run is {run.state.lower()}{report}. If the cluster keeps "
                 "artifacts elsewhere, give its defaultPipelineRoot with --root."
             )
-        with replacing_folder(folder, what=f"--output {folder}") as made:
-            store.fetch(f"{address}/{found[-1].removesuffix('/manifest.json')}", made, "report")
-        return folder
+        return f"{address}/{found[-1].removesuffix('/manifest.json')}"
 
     def _find(self, name: str, experiment_id: str) -> str | None:
         wanted = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}

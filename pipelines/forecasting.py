@@ -223,7 +223,7 @@ def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:
     for stage, runs in trainings.items():
         if runs:
             section = getattr(plan.recipe, stage)
-            made.steps[stage] = (section.epochs + section.decay_epochs) * (made.images // section.batch_size)
+            made.steps[stage] = section.total_steps(made.images // section.batch_size)
 
 
 def _bytes_per_pixel(role: ImageRole, collection: Collection, config: DatasetConfig) -> int:

@@ -175,6 +175,7 @@ def make_student(
     images: Images,
     teacher: Given,
     budget: Given,
+    prune: Given = None,
     distill: Given = None,
 ) -> StudentTasks:
     """Prunes a teacher to a budget, distils it into the student, evaluates the student and exports it.
@@ -185,10 +186,16 @@ def make_student(
         images: The images.
         teacher: The teacher's artifact.
         budget: The student's compute budget.
+        prune: Settings of pruning; None: the pipeline's.
         distill: Settings of the training; None: the pipeline's.
     """
     code_digest = placement.code_digest
-    pruned = prune_teacher(config=given.prune, budget=budget, code_digest=code_digest("prune"), teacher=teacher)
+    pruned = prune_teacher(
+        config=given.prune if prune is None else prune,
+        budget=budget,
+        code_digest=code_digest("prune"),
+        teacher=teacher,
+    )
     distilled = distill_student(
         config=given.distill if distill is None else distill,
         code_digest=code_digest("distill"),
@@ -223,9 +230,24 @@ def make_student(
 
 
 def report_students(
-    given: SimpleNamespace, placement: Placement, *, images: Images, student: StudentTasks, teacher: Given = None
+    given: SimpleNamespace,
+    placement: Placement,
+    *,
+    images: Images,
+    student: StudentTasks,
+    teacher: Given = None,
+    earlier: Given = None,
 ) -> Given:
-    """Reports on all students of the loop that made `student`, and publishes them on request; returns the report."""
+    """Reports on all students of the loop that made `student`, and publishes them on request; returns the report.
+
+    Args:
+        given: The pipeline's parameters.
+        placement: Places the tasks.
+        images: The images.
+        student: The tasks of the loop.
+        teacher: The teacher's artifact.
+        earlier: Addresses of the reports of earlier sweeps, whose students are compared with these; None: none.
+    """
 
     def artifacts() -> dict[str, Any]:
         """Returns them for one task; tasks cannot share what is collected."""
@@ -238,7 +260,11 @@ def report_students(
         } | ({} if teacher is None else {"teacher": teacher})
 
     written = write_report(
-        config=given.report, code_digest=placement.code_digest("report"), real_stats=images.real_stats, **artifacts()
+        config=given.report,
+        code_digest=placement.code_digest("report"),
+        real_stats=images.real_stats,
+        **artifacts(),
+        **({} if earlier is None else {"earlier": earlier, "earlier_version": given.model_version}),
     )
     placement.place("report", written)
     if given.publish is not None:

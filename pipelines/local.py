@@ -120,12 +120,14 @@ class LocalRun:
 
     Attributes:
         output: Folder with `report.html` and a folder per student.
+        artifact: The report's artifact in the workspace, with the same content.
         executed: Tasks that ran.
         cached: Tasks whose earlier results were used.
         seconds: Wall-clock time.
     """
 
     output: Path
+    artifact: Path
     executed: list[str]
     cached: list[str]
     seconds: float
@@ -203,7 +205,7 @@ def run_locally(
     with replacing_folder(output, what=f"Output {output}", check=check) as folder:
         copy(deliverables, folder)
         stamp(folder, _digest(origin))
-    return LocalRun(output, log.executed, log.cached, time.monotonic() - began)
+    return LocalRun(output, deliverables, log.executed, log.cached, time.monotonic() - began)
 
 
 def _run_in_own_group(command: list[str], log_path: Path, log: RunLog) -> int:

@@ -199,7 +199,7 @@ def _students(report: Path) -> Iterable[Student]:
 
 
 def _heading(metric: Metric) -> str:
-    return f"{metric.label} {'↓' if metric.better == 'lower' else '↑'}"
+    return f"{metric.label} {metric.arrow}"
 
 
 def _text(key: str, figures: Mapping[str, float]) -> str:

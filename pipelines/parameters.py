@@ -33,7 +33,7 @@ class Parameter:
         name: Its name.
         sentence: Its description in Kubeflow's interface.
         setting: Dotted path of the setting in a recipe that gives the default and that an argument replaces. "": the
-            default is an empty text.
+            default is an empty text or list.
         annotation: The Python type that Kubeflow turns into its own.
         required: Whether it must be given; it then has no default.
         names_models: Whether its value is one address, or several, of models of earlier runs.
@@ -53,13 +53,13 @@ class Parameter:
         if self.required:
             return inspect.Parameter.empty
         if not self.setting:
-            return ""
+            return "" if self.annotation is str else []
         value: Any = recipe
         for key in self.setting.split("."):
             value = getattr(value, key)
         if isinstance(value, BaseModel):
             return value.model_dump(mode="json", exclude_none=True, exclude={self.without})
-        return value if isinstance(value, str) else list(value)
+        return value if isinstance(value, str | float) else list(value)
 
 
 def _section(name: str, sentence: str, *, setting: str | None = None) -> Parameter:
@@ -88,6 +88,20 @@ _SEEDS = Parameter(
     "Seeds of the students' training; several show how much scores vary by chance.",
     setting="sweep.seeds",
     annotation=List[int],
+)
+_SECONDS = Parameter(
+    "seconds",
+    "Cost of every student's training: its steps are this number over its variation's step_seconds; 0: all train as "
+    "long as distill says.",
+    setting="sweep.seconds",
+    annotation=float,
+)
+_EARLIER_SWEEPS = Parameter(
+    "earlier_sweeps",
+    "Addresses of the reports of earlier sweeps with the same images and teacher, whose students the report compares "
+    "with these: s3://BUCKET/PREFIX, or folders if the pipeline runs locally.",
+    annotation=List[str],
+    names_models=True,
 )
 _DATASET = Parameter(
     "dataset", "How the images are read and packed.", setting="dataset", annotation=dict, without="source"
@@ -150,8 +164,8 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         *(_SOURCE_VERSION, _MODEL_VERSION),
     ),
     "sweep": (
-        *(_BASE_RECIPE, _BUDGETS, _VARIATIONS, _SEEDS, *_IMAGES, _TEACHER, *_STUDENTS),
-        _SOURCE_VERSION,
+        *(_BASE_RECIPE, _BUDGETS, _VARIATIONS, _SEEDS, _SECONDS, *_IMAGES, _TEACHER, *_STUDENTS),
+        *(_EARLIER_SWEEPS, _SOURCE_VERSION, _MODEL_VERSION),
     ),
 }
 """The parameters of each pipeline; those without a default come first.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from components.catlib.config import DistillConfig, Recipe, TrainingConfig, validate, varied
+from components.catlib.config import Recipe, TrainingConfig
 from components.catlib.recipes import with_files
 from components.fetch.stage import STATE_DICTS
 from pipelines.parameters import PARAMETERS, model_addresses
@@ -84,9 +84,8 @@ def readings_in(settings: Any, path: str) -> dict[str, Reading]:
 def _distillations(recipe: Recipe, pipeline: str) -> Iterator[tuple[str, TrainingConfig]]:
     """Yields the settings of every distillation of a pipeline, and their name."""
     if pipeline == "sweep":
-        for number, variation in enumerate(recipe.sweep.variations):
-            changed = validate(DistillConfig, varied(recipe.section("distill"), variation), where="sweep.variations")
-            yield f"sweep.variations[{number}]" if variation else "distill", changed
+        for number, student in enumerate(recipe.variations()):
+            yield f"sweep.variations[{number}]" if recipe.sweep.variations[number] else "distill", student.distill
     elif "distill" in sections_of(pipeline):
         yield "distill", recipe.distill
 
@@ -94,7 +93,7 @@ def _distillations(recipe: Recipe, pipeline: str) -> Iterator[tuple[str, Trainin
 def _read_by_training(config: TrainingConfig, name: str) -> dict[str, Reading]:
     """Returns what a training reads: no segmenter unless it evaluates, no weights of a loss that is turned off."""
     found = readings_in(config.model_dump(mode="json"), name)
-    evaluates = config.evaluations > 0 and config.epochs + config.decay_epochs > 0
+    evaluates = config.evaluations > 0 and config.trains
     perceptual = getattr(config, "perceptual", None)
     unread = [f"{name}.segmenter."] * (not evaluates)
     unread += [f"{name}.perceptual."] * (perceptual is not None and perceptual.weight == 0)

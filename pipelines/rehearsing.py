@@ -85,7 +85,9 @@ def _rehearse(asked: Mapping[str, Any], scratch: Path) -> tuple[list[str], list[
         names = component_spec.output_definitions.artifacts
         outputs: dict[str, Any] = {name: dsl.Artifact(name=name, uri=str(scratch / uuid.uuid4().hex)) for name in names}
         if "Output" in component_spec.output_definitions.parameters:
-            given = {name: arguments[name] for name in ("budgets", "variations", "seeds", "distill")}
+            given = {
+                name: arguments[name] for name in ("budgets", "variations", "seeds", "prune", "distill", "seconds")
+            }
             outputs["Output"] = plan(**given)
         return outputs, Status.SUCCESS
 

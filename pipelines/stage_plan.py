@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.catlib.config.sweep import STEP_SECONDS
 from pipelines.workflows import Place, Workflow
 
 
@@ -104,7 +105,9 @@ def points_of_sweep(producer: Mapping[str, Any] | None, values: Mapping[str, Any
     grid: list[Any] = [asked.get(name) for name in ("budgets", "variations", "seeds")]
     if not all(isinstance(each, list) for each in grid):
         return None
-    return [{"budget": budget, **variation, "seed": seed} for budget, variation, seed in itertools.product(*grid)]
+    budgets, variations, seeds = grid
+    told = [{key: value for key, value in each.items() if key != STEP_SECONDS} for each in variations]
+    return [{"budget": budget, **each, "seed": seed} for budget, each, seed in itertools.product(budgets, told, seeds)]
 
 
 def labels(items: Sequence[Any]) -> list[str]:

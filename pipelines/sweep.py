@@ -1,4 +1,4 @@
-"""A small grid: one teacher, and a student for each combination of budget, distillation settings and seed."""
+"""A grid: one teacher, and a student for each combination of budget, settings and seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def sweep_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.Artifact
         budgets=given.budgets,
         variations=given.variations,
         seeds=given.seeds,
+        prune=given.prune,
         distill=given.distill,
+        seconds=given.seconds,
         code_digest=placement.code_digest("sweep"),
     )
     points = placement.place("other", planned).outputs["Output"]
@@ -31,6 +33,14 @@ def sweep_pipeline(given: SimpleNamespace, placement: Placement) -> dsl.Artifact
     teacher = make_teacher(given, placement, images, checked=checked)
     with dsl.ParallelFor(points, name="students", parallelism=placement.parallel_students) as point:
         student = make_student(
-            given, placement, images=images, teacher=teacher, budget=point.budget, distill=point.distill
+            given,
+            placement,
+            images=images,
+            teacher=teacher,
+            budget=point.budget,
+            prune=point.prune,
+            distill=point.distill,
         )
-    return report_students(given, placement, images=images, teacher=teacher, student=student)
+    return report_students(
+        given, placement, images=images, teacher=teacher, student=student, earlier=given.earlier_sweeps
+    )

@@ -98,7 +98,7 @@ def _checks(needs: Needs, dataset: PackedDataset) -> Iterator[Callable[[], Any]]
 def _of_training(
     config: TrainingConfig, section: str, dataset: PackedDataset, directions: list[Direction]
 ) -> Iterator[Callable[[], Any]]:
-    if config.epochs + config.decay_epochs == 0:
+    if not config.trains:
         return
     yield partial(check_batch_size, dataset, batch_size=config.batch_size, section=section)
     if config.evaluations:

@@ -35,11 +35,12 @@ def check_images(
     with stage_process("check", code_digest):
         from pathlib import Path
 
-        from components.catlib.config import varied
+        from components.catlib.config import student_sections
         from components.catlib.disk import writing_to
         from components.check.stage import run
 
-        trainings = [varied(distill, change) for change in variations or [{}]]
+        students = [student_sections(each, prune=prune, distill=distill) for each in variations or [{}]]
+        trainings = [student.distill.model_dump(mode="json") for student in students]
         sections = {"teacher": teacher, "distill": trainings, "prune": prune, "evaluate": evaluate}
         text = run(sections, dataset=Path(dataset.path))
         with writing_to(Path(summary.path)):

@@ -28,7 +28,7 @@ from components.catlib.metrics.costs import cost_ratios, costs, time_generators
 from components.catlib.metrics.held_out import HeldOut, held_out_images
 from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
 from components.catlib.metrics.protocol import protocol
-from components.catlib.metrics.scoring import ImageScores, quality, score_images
+from components.catlib.metrics.scoring import IMAGE_SCORES_FILE, ImageScores, quality, score_images
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
 from components.catlib.metrics.segmenters import Segmenter, read_segmenter
 from components.catlib.metrics.signs import NUM_IMAGES, look_at
@@ -60,8 +60,9 @@ def run(
             source_to_target is measured.
         dataset: A dataset artifact; its test split is used.
         real_stats: A real_stats artifact of that dataset.
-        output: Where the artifact goes: `metrics.json`, `grid.webp` and the pictures in it one by one in `samples/`;
-            with a segmenter also `segmentation.json`, the IoU of every class and the confusion matrices.
+        output: Where the artifact goes: `metrics.json`, `image_scores.json` (the scores of every image that has a true
+            target, by generator and metric), `grid.webp` and the pictures in it one by one in `samples/`; with a
+            segmenter also `segmentation.json`, the IoU of every class and the confusion matrices.
         teacher: The student's teacher, for comparison.
 
     Raises:
@@ -112,6 +113,7 @@ def run(
             "samples": _write_samples(writer, generators, held_out, count=config.num_samples),
         }
         writer.write_json("metrics.json", evaluation)
+        writer.write_json(IMAGE_SCORES_FILE, {name: each.by_image() for name, each in scores.items()})
         confusions = {name: each.confusions.sum(axis=0) for name, each in scores.items() if each.confusions is not None}
         if confusions:
             writer.write_json(SEGMENTATION_FILE, by_class(confusions))

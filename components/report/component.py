@@ -21,6 +21,8 @@ def write_report(
     students: dsl.Input[List[dsl.Model]] = None,
     distilled: dsl.Input[List[dsl.Model]] = None,
     exports: dsl.Input[List[dsl.Model]] = None,
+    earlier: List[str] = [],  # noqa: B006  # Kubeflow takes no other default
+    earlier_version: str = "",
 ) -> None:
     """Shows the whole run on one page and collects its deliverables in one folder.
 
@@ -37,6 +39,8 @@ def write_report(
         students: The pruned architectures, one per student.
         distilled: The trained students.
         exports: Their ONNX files.
+        earlier: Addresses of the reports of earlier sweeps, whose students are compared with these.
+        earlier_version: Part of the cache key: changes when the content behind those addresses does.
     """
     from components.kubeflow import publish, stage_process
 
@@ -46,19 +50,21 @@ def write_report(
 
         from components.catlib.config import ReportConfig, validate
         from components.catlib.disk import writing_to
-        from components.report.stage import run
+        from components.report.stage import fetched, run
 
-        run(
-            validate(ReportConfig, config, where="report"),
-            dataset=Path(dataset.path) if dataset else None,
-            real_stats=Path(real_stats.path) if real_stats else None,
-            teacher=Path(teacher.path) if teacher else None,
-            students=[Path(item.path) for item in students or []],
-            distilled=[Path(item.path) for item in distilled or []],
-            evaluations=[Path(item.path) for item in evaluations],
-            exports=[Path(item.path) for item in exports or []],
-            output=Path(report.path),
-        )
+        with fetched(earlier) as folders:
+            run(
+                validate(ReportConfig, config, where="report"),
+                dataset=Path(dataset.path) if dataset else None,
+                real_stats=Path(real_stats.path) if real_stats else None,
+                teacher=Path(teacher.path) if teacher else None,
+                students=[Path(item.path) for item in students or []],
+                distilled=[Path(item.path) for item in distilled or []],
+                evaluations=[Path(item.path) for item in evaluations],
+                exports=[Path(item.path) for item in exports or []],
+                earlier=folders,
+                output=Path(report.path),
+            )
         publish(report, metrics=metrics)
         with writing_to(Path(page.path)):
             shutil.copyfile(Path(report.path) / "report.html", page.path)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.catlib.artifacts import TEACHER_FILE, writing
 from components.catlib.config import ReportConfig
+from components.catlib.disk import temporary_folder
 from components.catlib.publishing.tracking import track
 from components.catlib.reporting.comparison import Comparison, Contender, Together, compare_generators, folder_names
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
+from components.catlib.storage import Storage
 from components.catlib.timing import busy, cpu_name, ratio
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ def run(
     students: Sequence[Path] = (),
     distilled: Sequence[Path] = (),
     exports: Sequence[Path] = (),
+    earlier: Sequence[Path] = (),
 ) -> None:
     """Writes the page and collects every student's deliverables.
 
@@ -59,6 +63,8 @@ def run(
         students: Prune artifacts.
         distilled: Distill artifacts.
         exports: Export artifacts.
+        earlier: Report artifacts of earlier sweeps with the same images and teacher, whose students are compared with
+            these.
 
     Raises:
         UserError: A folder is not the expected artifact, artifacts do not belong together, or the configured MLflow
@@ -89,6 +95,14 @@ def run(
     logger.info("%s: %d students, %.2f MB", PAGE, len(comparison.students), len(page.encode()) / 1e6)
     if config.tracking.uri is not None:
         track(comparison, lineage, output / PAGE, uri=config.tracking.uri, experiment=config.tracking.experiment)
+
+
+@contextlib.contextmanager
+def fetched(addresses: Sequence[str]) -> Iterator[list[Path]]:
+    """Gives the folders of the report artifacts at addresses, downloaded where they are elsewhere, during the body."""
+    with temporary_folder("earlier-") as scratch:
+        store = Storage()
+        yield [store.fetch(address, scratch / str(number), "report") for number, address in enumerate(addresses)]
 
 
 def _time_together(lineage: Lineage) -> Together | None:

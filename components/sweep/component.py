@@ -12,7 +12,9 @@ def plan_sweep(
     budgets: List[str],
     variations: List[dict],
     seeds: List[int],
+    prune: dict,
     distill: dict,
+    seconds: float,
     code_digest: str,
     summary: dsl.Output[dsl.Markdown],
 ) -> List[dict]:
@@ -20,14 +22,16 @@ def plan_sweep(
 
     Args:
         budgets: MACs such as 2.6e9, shares of the teacher's such as 0.05x, or milliseconds such as 15ms.
-        variations: Changes to the `distill` section.
+        variations: Changes to the `distill` section and, as `prune`, to that one.
         seeds: Seeds that replace the one of the `distill` section.
+        prune: The recipe's `prune` section.
         distill: The recipe's `distill` section.
+        seconds: Cost of every student's training, which gives its steps; 0: all train as long as `distill` says.
         code_digest: Digest of the stage's code, part of the cache key; other code is refused.
         summary: The combinations.
 
     Returns:
-        For each combination its budget and its `distill` section.
+        For each combination its budget, `prune` section and `distill` section.
     """
     from components.kubeflow import stage_process
 
@@ -37,7 +41,7 @@ def plan_sweep(
         from components.catlib.disk import writing_to
         from components.sweep.stage import markdown, plan
 
-        points = plan(budgets, variations, seeds, distill)
+        points = plan(budgets, variations, seeds, prune=prune, distill=distill, seconds=seconds)
         with writing_to(Path(summary.path)):
-            Path(summary.path).write_text(markdown(budgets, variations, seeds), encoding="utf-8")
+            Path(summary.path).write_text(markdown(budgets, variations, seeds, points), encoding="utf-8")
         return points

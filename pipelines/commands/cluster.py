@@ -102,22 +102,20 @@ def add_commands(commands: Any) -> None:
 def _submit(options: argparse.Namespace) -> Answer:
     if options.resubmit and not options.wait:
         raise UserError("--resubmit N needs --wait: only a command that watches the run can submit it again.")
-    submitted = api.submit(
-        options.recipe,
-        connection=connection_of(options),
-        arguments=arguments_of(options),
-        experiment=options.experiment,
-        root=options.root,
-        service_account=options.service_account,
-        no_cache=options.no_cache,
-        **choices(options),
-    )
-    facts: dict[str, object] = {"run_id": submitted.run_id, "link": submitted.link}
-    note(f"Run {submitted.run_id}: {submitted.cluster.where_to_look(submitted.run_id)}")
+    chosen = choices(options) | {
+        "connection": connection_of(options),
+        "arguments": arguments_of(options),
+        "experiment": options.experiment,
+        "root": options.root,
+        "service_account": options.service_account,
+        "no_cache": options.no_cache,
+    }
     if options.wait:
-        run = submitted.wait(resubmit=options.resubmit)
-        facts |= {"run_id": run.run_id, "link": submitted.cluster.link(run.run_id), "state": run.state}
-    return str(facts["run_id"]), facts
+        submitted, run = api.submit_in_turn(options.recipe, resubmit=options.resubmit, **chosen)
+        return run.run_id, {"run_id": run.run_id, "link": submitted.cluster.link(run.run_id), "state": run.state}
+    submitted = api.submit(options.recipe, **chosen)
+    note(f"Run {submitted.run_id}: {submitted.cluster.where_to_look(submitted.run_id)}")
+    return submitted.run_id, {"run_id": submitted.run_id, "link": submitted.link}
 
 
 def _upload(options: argparse.Namespace) -> Answer:

@@ -29,10 +29,11 @@ from components.catlib.config.networks import (
     WeightsConfig,
 )
 from components.catlib.config.publish import PublishConfig
-from components.catlib.config.recipe import Recipe, ReportConfig, SweepConfig, TrackingConfig, varied
+from components.catlib.config.recipe import Recipe, ReportConfig, TrackingConfig
 from components.catlib.config.resources import ResourcesConfig, StageName, StageResources, Toleration
 from components.catlib.config.sections import Count, NonNegative, Positive, Section, Size, default_kind
 from components.catlib.config.student import ExportConfig, PruneConfig
+from components.catlib.config.sweep import StudentSections, SweepConfig, student_sections, varied
 from components.catlib.config.teacher import CycleGanConfig, Pix2PixConfig, SpadeConfig, TeacherConfig
 from components.catlib.config.training import TrainingConfig
 
@@ -76,6 +77,7 @@ __all__ = [
     "StageName",
     "StageResources",
     "StartConfig",
+    "StudentSections",
     "SweepConfig",
     "TeacherConfig",
     "Toleration",
@@ -85,6 +87,7 @@ __all__ = [
     "WeightsConfig",
     "default_kind",
     "parse_budget",
+    "student_sections",
     "validate",
     "varied",
 ]

@@ -2,59 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from components.catlib.config.budgets import Budget
-from components.catlib.config.complaints import validate
 from components.catlib.config.dataset import DatasetConfig
 from components.catlib.config.distill import DistillConfig, Pix2PixDistillConfig
 from components.catlib.config.measuring import EvaluateConfig, RealStatsConfig, SegmenterConfig
 from components.catlib.config.networks import undivided
 from components.catlib.config.publish import PublishConfig
 from components.catlib.config.resources import ResourcesConfig
-from components.catlib.config.sections import Section, spelled_out
+from components.catlib.config.sections import Section
 from components.catlib.config.student import ExportConfig, PruneConfig
+from components.catlib.config.sweep import StudentSections, SweepConfig, student_sections
 from components.catlib.config.teacher import Pix2PixConfig, TeacherConfig
-from components.catlib.config.training import FAST, cannot_split
-
-
-class SweepConfig(Section):
-    """The variations that the sweep pipeline compares; each is made for every budget with every seed."""
-
-    variations: tuple[dict[str, Any], ...] = Field(
-        default=({"distiller": "none"}, {}),
-        min_length=1,
-        description="changes to the distill section, one entry per variation",
-    )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(0,),
-        min_length=1,
-        description="seeds that replace distill.seed; several show how much scores vary by chance",
-    )
-
-
-def varied(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings after changes. Settings of a loss change one by one, unless the loss becomes another kind.
-
-    A change of `speed` is one of all settings that it stands for.
-
-    Args:
-        settings: A section as JSON values.
-        changes: The changes, in the form of a recipe.
-    """
-    kept = {name: value for name, value in settings.items() if "speed" not in changes or name not in FAST}
-    result = {**kept, **changes}
-    for key in changes:
-        before, after = settings.get(key), spelled_out(changes[key])
-        if not (isinstance(before, dict) and isinstance(after, dict)):
-            continue
-        is_loss = not before.keys().isdisjoint({"kind", "weight"})
-        if is_loss and after.get("kind", before.get("kind")) == before.get("kind"):
-            result[key] = before | after
-    return result
+from components.catlib.config.training import cannot_split
 
 
 class TrackingConfig(Section):
@@ -141,10 +105,15 @@ class Recipe(Section):
             raise ValueError(f"distill.images_per_pass: {self.distill.images_per_pass} {cannot_split(reason)}")
         self._check_student_norm()
         self.distill.distiller.check_size(*self.dataset.crop_size)
-        for variation in self.sweep.variations:
-            varying = validate(DistillConfig, varied(self.section("distill"), variation), where="sweep.variations")
-            varying.distiller.check_size(*self.dataset.crop_size)
+        for student in self.variations():
+            student.distill.distiller.check_size(*self.dataset.crop_size)
         return self
+
+    def variations(self) -> Iterator[StudentSections]:
+        """Yields the sections of the students of a sweep, one of each variation."""
+        prune, distill = self.section("prune"), self.section("distill")
+        for variation in self.sweep.variations:
+            yield student_sections(variation, prune=prune, distill=distill, seconds=self.sweep.seconds)
 
     def _undivided_students(self) -> Iterator[str]:
         """Yields why a batch cannot go through a student and its discriminator in parts."""

@@ -49,6 +49,11 @@ class TrainingConfig(Section):
     decay_epochs: Annotated[int, Field(ge=0)] = Field(
         default=500, description="further epochs, in which the linear schedule lowers the learning rate to zero"
     )
+    steps: Count | None = Field(
+        default=None,
+        description="optimisation steps of the training, in place of epochs + decay_epochs; needs schedule: one_cycle; "
+        "null: as many as the epochs have",
+    )
     goes_on_from: tuple[Count, ...] = Field(
         default=(),
         description="epochs (epochs + decay_epochs) after which earlier trainings with the same other settings ended, "
@@ -158,6 +163,26 @@ class TrainingConfig(Section):
     def trains(self) -> bool:
         """Whether anything is trained: without epochs, published or earlier networks are used unchanged."""
         return self.epochs + self.decay_epochs > 0
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Returns the number of optimisation steps, for data of which an epoch takes so many."""
+        return self.steps or (self.epochs + self.decay_epochs) * steps_per_epoch
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> TrainingConfig:
+        if self.steps is None:
+            return self
+        if self.schedule.kind != "one_cycle":
+            raise ValueError(
+                f"steps: {self.steps} needs a learning rate that falls by the step, but schedule: {self.schedule.kind} "
+                "goes by epochs; set schedule: one_cycle, or steps: null"
+            )
+        if self.goes_on_from:
+            raise ValueError(
+                f"steps: {self.steps} and goes_on_from cannot be combined, because trainings are found by their "
+                "epochs; set steps: null, or goes_on_from: []"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_compile(self) -> TrainingConfig:

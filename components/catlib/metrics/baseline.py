@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from components.catlib.config.dataset import LARGEST_VALUES, RGB, ValuesConfig
-from components.catlib.metrics.held_out import HeldOut
+from components.catlib.metrics.held_out import HeldOut, real_batches
 from components.catlib.metrics.scoring import score_generator
-from components.catlib.networks.directions import Domain
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ def baselines(held_out: HeldOut) -> dict[str, Any]:
     dataset = held_out.dataset
     measured: dict[str, Any] = {}
     if dataset.test_is_paired:
-        constant = best_constant_picture(_target_batches(held_out), dataset.values[held_out.direction.output.value])
+        real = real_batches(dataset, direction=held_out.direction, batch_size=held_out.batch_size)
+        constant = best_constant_picture(real, dataset.values[held_out.direction.output.value])
         measured |= {"constant_l1": constant.l1, "constant_colour": list(constant.colour)}
     if dataset.pairing != "labels" and dataset.in_channels == dataset.out_channels:
         measured["unchanged_input"] = score_generator(
@@ -84,10 +84,3 @@ def baselines(held_out: HeldOut) -> dict[str, Any]:
             device=held_out.device,
         )
     return measured
-
-
-def _target_batches(held_out: HeldOut) -> Iterator[NDArray[Any]]:
-    split = held_out.dataset.split("test")
-    images = split.target if held_out.direction.output is Domain.TARGET else split.source
-    for start in range(0, len(images), held_out.batch_size):
-        yield images[start : start + held_out.batch_size]

@@ -6,7 +6,7 @@ function in a file of this folder and an entry here.
 
 The functions here load no torch: pages of a report are written without it.
 
-Shape suffixes: N generated images, M real images, D features, C classes.
+Shape suffixes: N generated images, M real images, D features, C classes, K numbers of an image.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.catlib.metrics import confidence
+from components.catlib.metrics.checkerboards import largest_ratio, peaks
 from components.catlib.metrics.confidence import Interval
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
 from components.catlib.metrics.kernel_distance import kernel_distance
 from components.catlib.metrics.segmentation import mean_iou
+from components.catlib.metrics.sharpness import energy_ratio, gradient_energy
 from components.catlib.metrics.similarity import HIGHEST_PSNR, l1_distance, psnr, ssim
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 Features = NDArray[np.float32]
 Confusions = NDArray[np.int64]
+Numbers = NDArray[np.float64]
 
 # ------------------------------------------------------------------------------------------------------- how it is made
 
@@ -99,6 +102,24 @@ class FromConfusions:
     measure: Callable[[Confusions], float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class AgainstReal:
+    """Computed from a few numbers of each generated image and of each real held-out image of the same domain.
+
+    It needs no pairs. It is not measured without real images, or where it is not defined: images that are too small,
+    or real images without any gradient. The interval resamples the generated images.
+
+    Attributes:
+        measure: Takes images, float32 [N, C, H, W] in [-1, 1], unrounded; returns float64 [N, K], with K = 0 if the
+            images are too small.
+        score: Takes the means of these numbers over generated images [..., K] and over real ones [K]; returns scores
+            [...], which are not finite where they are not defined.
+    """
+
+    measure: Callable[[Tensor], Numbers]
+    score: Callable[[Numbers, Numbers], Numbers]
+
+
 def _frechet(generated_ND: Features, real: RealImages) -> Distance:
     return Distance(frechet_distance(Gaussian.from_samples(generated_ND), real.gaussian))
 
@@ -158,6 +179,8 @@ FEATURES = (ROUNDING, Part("distance"), Part("features"), Part("real_images"), P
 
 # ------------------------------------------------------------------------------------------------------------ the table
 
+_ARROWS = {"lower": "↓", "higher": "↑", "nearest": "→"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -167,7 +190,7 @@ class Metric:
         key: Its name in `metrics.json`, in logs and in Kubeflow.
         label: Its name on a page.
         unit: Written behind the number; "" for a plain number.
-        better: Which direction is better.
+        better: Which direction is better; "nearest": values nearest to `best`.
         best: The best possible value.
         digits: Number of decimals shown.
         prominent: Whether a report shows it among its first figures even when another metric is the headline.
@@ -180,13 +203,13 @@ class Metric:
     key: str
     label: str
     unit: str
-    better: Literal["lower", "higher"]
+    better: Literal["lower", "higher", "nearest"]
     best: float
     digits: int
     prominent: bool
     meaning: str
     caveat: str
-    measured: PerPair | FromFeatures | FromConfusions
+    measured: PerPair | FromFeatures | FromConfusions | AgainstReal
     protocol: tuple[Part, ...]
 
     def __post_init__(self) -> None:
@@ -194,16 +217,26 @@ class Metric:
         blank = [name for name in ("key", "label", "meaning", "protocol") if not getattr(self, name)]
         if blank:
             raise ValueError(f"the metric {self.key!r} has no {' and no '.join(blank)}")
-        if self.better not in ("lower", "higher") or not math.isfinite(self.best) or self.digits < 0:
+        if self.better not in _ARROWS or not math.isfinite(self.best) or self.digits < 0:
             raise ValueError(
                 f"the metric {self.key!r} is better {self.better!r}, best at {self.best}, shown with {self.digits} "
-                "digits; expected lower or higher, a finite value, and at least 0 digits"
+                "digits; expected lower, higher or nearest, a finite value, and at least 0 digits"
             )
 
     @property
     def heading(self) -> str:
         """Its name and direction: "L1, lower is better"."""
-        return f"{self.label}, {self.better} is better"
+        return f"{self.label}, {self.goal}"
+
+    @property
+    def goal(self) -> str:
+        """Its direction in words: "lower is better", "nearest to 1 is better"."""
+        return f"nearest to {self.best:g} is better" if self.better == "nearest" else f"{self.better} is better"
+
+    @property
+    def arrow(self) -> str:
+        """Its direction as a sign: "↓", "↑", "→ 1"."""
+        return f"{_ARROWS[self.better]} {self.best:g}" if self.better == "nearest" else _ARROWS[self.better]
 
     def number(self, value: float) -> str:
         """Writes a value without its unit: "−0.25"."""
@@ -322,6 +355,48 @@ METRICS = (
         measured=PerPair(measure=None),
         protocol=(SIMILARITY, Part("lpips")),
     ),
+    Metric(
+        key="gradient_energy_ratio",
+        label="Gradient energy",
+        unit="",
+        better="nearest",
+        best=1.0,
+        digits=2,
+        prominent=False,
+        meaning="Mean squared gradient of generated images divided by that of real ones; blurred images are below 1, "
+        "noisy ones above.",
+        caveat="",
+        measured=AgainstReal(measure=gradient_energy, score=energy_ratio),
+        protocol=(
+            Part(
+                "gradient_energy",
+                "squared steps to the right and to the lower pixel, mean per image over all channels, on unrounded "
+                "output; mean over generated images, divided by that over the real held-out images of their domain",
+            ),
+        ),
+    ),
+    Metric(
+        key="checkerboard_ratio",
+        label="Checkerboards",
+        unit="",
+        better="lower",
+        best=1.0,
+        digits=2,
+        prominent=False,
+        meaning="How much further the spectrum of generated images stands out at the periods of up-sampling, 2 and 4 "
+        "pixels, than that of real ones; about 1 without checkerboards.",
+        caveat="",
+        measured=AgainstReal(measure=peaks, score=largest_ratio),
+        protocol=(
+            Part(
+                "checkerboards",
+                "power at periods of 2 and 4 pixels along rows and columns, over the geometric mean of the powers 2, 3 "
+                "and 4 64ths of a cycle beside it; Hann windows of 64 pixels, all channels, unrounded output, power of "
+                "8-bit rounding added; geometric mean over images, a dip counts as no peak; the largest ratio of "
+                "generated images to the real held-out images of their domain",
+            ),
+        ),
+    ),
 )
 """The first of them that was measured is the headline; training keeps the weights that it finds best."""
 
@@ -355,14 +430,16 @@ def measured_among(figures: Collection[str]) -> tuple[Metric, ...]:
 def shortfall(metric: str, value: float) -> float:
     """Returns the distance of a score to the best possible value: lower is better.
 
-    For an mIoU of 40 % it is 60, for an FID of 30 it is 30. A kernel distance is unbiased, so it may be slightly
-    negative.
+    For an mIoU of 40 % it is 60, for an FID of 30 it is 30, for a gradient energy of 0.8 or 1.2 it is 0.2. A kernel
+    distance is unbiased, so it may be slightly negative; so may checkerboards, where real images have more of them.
 
     Args:
         metric: Key of the metric.
         value: The score.
     """
     entry = BY_KEY[metric]
+    if entry.better == "nearest":
+        return abs(value - entry.best)
     return entry.best - value if entry.better == "higher" else value - entry.best
 
 

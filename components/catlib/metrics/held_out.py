@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from components.catlib.data.batches import evaluation_batches
@@ -52,6 +54,23 @@ class HeldOut:
 def is_labelled(dataset: PackedDataset) -> bool:
     """Returns whether a dataset has label maps or true classes; then KID is not measured (method section 7)."""
     return dataset.pairing == "labels" or dataset.has_ground_truth
+
+
+def real_batches(
+    dataset: PackedDataset, *, direction: Direction, batch_size: int, limit: int | None = None
+) -> Iterator[NDArray[Any]]:
+    """Yields the real held-out images of the domain that is generated, as they are packed: [N, H, W, C].
+
+    Args:
+        dataset: The dataset, whose test split is used in order.
+        direction: Direction in which a generator translates.
+        batch_size: Images per batch.
+        limit: At most this many images.
+    """
+    split = dataset.split("test")
+    images = (split.target if direction.output is Domain.TARGET else split.source)[:limit]
+    for start in range(0, len(images), batch_size):
+        yield images[start : start + batch_size]
 
 
 def held_out_images(

@@ -3,15 +3,15 @@
 Which scores there are, and how each is computed, is in the table of `catalogue.py`; this file translates the images
 and goes through that table. Besides the keys there, `kid_std` is the spread of the kernel distance over its subsets.
 
-Similarities to the true target take the generator's output as it is; features are computed from images rounded to
-8 bits, and segmenters see those.
+Similarities to the true target and comparisons with real images take the generator's output as it is; features are
+computed from images rounded to 8 bits, and segmenters see those.
 
-Shape suffixes: N images, C channels or classes, H height, W width, D features.
+Shape suffixes: N images, C channels or classes, H height, W width, D features, K numbers of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from components.catlib.config import ValuesConfig
+from components.catlib.data.batches import channels_first, to_unit_range
 from components.catlib.data.image_conversion import to_uint8
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import measures_on
@@ -29,6 +31,7 @@ from components.catlib.metrics import confidence
 from components.catlib.metrics.catalogue import (
     BY_KEY,
     METRICS,
+    AgainstReal,
     FromConfusions,
     FromFeatures,
     Metric,
@@ -37,13 +40,26 @@ from components.catlib.metrics.catalogue import (
 )
 from components.catlib.metrics.confidence import Interval
 from components.catlib.metrics.features import features_of
-from components.catlib.metrics.held_out import HeldOut, held_out_images, is_labelled
+from components.catlib.metrics.held_out import HeldOut, held_out_images, is_labelled, real_batches
 from components.catlib.metrics.segmenters import Segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from components.catlib.networks.directions import Direction
 
+IMAGE_SCORES_FILE = "image_scores.json"
+"""File of an evaluation with `ImageScores.by_image` of every generator; students are compared image by image."""
+
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """From generated images and their targets [N, C, H, W] to [N]."""
+
+_AGAINST_REAL = {metric.key: metric.measured for metric in METRICS if isinstance(metric.measured, AgainstReal)}
+
+
+@dataclass(frozen=True)
+class BothSides:
+    """Numbers of each generated image [N, K] and of each real one [M, K], float64."""
+
+    generated: NDArray[np.float64]
+    real: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -53,17 +69,23 @@ class ImageScores:
     Attributes:
         similarities: Metric -> its value for each image, float64 [N]; empty when there are no true targets.
         features: Features of the 8-bit images [N, D], float32.
+        against_real: Metric -> what it compares of generated and real images; those that are not defined are missing.
         confusions: Pixels by true class and by the class that a segmenter sees [N, 19, 19]; None without a segmenter.
     """
 
     similarities: dict[str, NDArray[np.float64]]
     features: NDArray[np.float32]
+    against_real: dict[str, BothSides]
     confusions: NDArray[np.int64] | None = None
 
     @property
     def num_images(self) -> int:
         """Number of generated images."""
         return len(self.features)
+
+    def by_image(self) -> dict[str, list[float]]:
+        """Returns the similarities of every image to its target, by metric, in the order of the held-out images."""
+        return {name: values.tolist() for name, values in self.similarities.items()}
 
 
 def score_generator(
@@ -131,6 +153,7 @@ def score_images(
     measures = _similarities(networks or {}) if dataset.test_is_paired else {}
     similarities: dict[str, list[Tensor]] = {name: [] for name in measures}
     features: list[Tensor] = []
+    against_real: dict[str, list[NDArray[np.float64]]] = {name: [] for name in _AGAINST_REAL}
     confusions: list[NDArray[np.int64]] = []
     truth = dataset.split("test").ground_truth
     if segmenter is not None:
@@ -150,6 +173,8 @@ def score_images(
                     labels = [truth[row] for row in range(first, first + len(rounded))]
                     confusions.append(segmenter.confusions(rounded, labels))
                 features.append(features_of(network, rounded).cpu())
+                for name, numbers in against_real.items():
+                    numbers.append(_AGAINST_REAL[name].measure(generated))
                 for name, values in similarities.items():
                     values.append(measures[name](generated, targets.to(measuring)).cpu().double())
     finally:
@@ -160,6 +185,11 @@ def score_images(
     return ImageScores(
         similarities={name: torch.cat(values).numpy() for name, values in similarities.items()},
         features=torch.cat(features).numpy(),
+        against_real=_beside_real(
+            {name: np.concatenate(numbers) for name, numbers in against_real.items()},
+            real_batches(dataset, direction=direction, batch_size=batch_size, limit=limit),
+            dataset.values[direction.output.value],
+        ),
         confusions=np.concatenate(confusions) if confusions else None,
     )
 
@@ -175,8 +205,29 @@ def _similarities(networks: Mapping[str, Similarity]) -> dict[str, Similarity]:
     return found
 
 
+def _beside_real(
+    generated: dict[str, NDArray[np.float64]], real: Iterable[NDArray[Any]], values: ValuesConfig
+) -> dict[str, BothSides]:
+    """Measures real images [M, H, W, C] as generated ones were; returns the metrics that are defined on both."""
+    measured: dict[str, list[NDArray[np.float64]]] = {name: [] for name in generated}
+    for packed in real:
+        images = to_unit_range(channels_first(packed), values)
+        for name, numbers in measured.items():
+            numbers.append(_AGAINST_REAL[name].measure(images))
+    both = {name: BothSides(generated[name], np.concatenate(numbers)) for name, numbers in measured.items() if numbers}
+    return {name: sides for name, sides in both.items() if _is_defined(_AGAINST_REAL[name], sides)}
+
+
+def _is_defined(metric: AgainstReal, sides: BothSides) -> bool:
+    return sides.real.size > 0 and np.isfinite(_against_real(metric, sides))
+
+
+def _against_real(metric: AgainstReal, sides: BothSides) -> float:
+    return float(metric.score(sides.generated.mean(axis=0), sides.real.mean(axis=0)))
+
+
 def summarise(scores: ImageScores, statistics: RealStatistics, *, labelled: bool) -> dict[str, float]:
-    """Turns measured images into scores: those of pairs first, then distances, then those of a segmenter's classes.
+    """Turns measured images into scores: of pairs, then distances, of a segmenter's classes, and against real images.
 
     Args:
         scores: From `score_images`.
@@ -195,6 +246,8 @@ def summarise(scores: ImageScores, statistics: RealStatistics, *, labelled: bool
     for metric in METRICS:
         if isinstance(metric.measured, FromConfusions) and scores.confusions is not None:
             summary[metric.key] = metric.measured.measure(scores.confusions.sum(axis=0))
+    for key, sides in scores.against_real.items():
+        summary[key] = _against_real(_AGAINST_REAL[key], sides)
     return summary
 
 
@@ -219,6 +272,10 @@ def _interval(metric: Metric, scores: ImageScores, statistics: RealStatistics, v
         case FromConfusions(measure=measure):
             assert scores.confusions is not None, "its score was computed from them"
             return confidence.confusions_interval(scores.confusions, measure)
+        case AgainstReal(score=score):
+            sides = scores.against_real[metric.key]
+            real_K = sides.real.mean(axis=0)
+            return confidence.means_interval(sides.generated, lambda means_RK: score(means_RK, real_K))
 
 
 def _check_generated(generated: Tensor, targets: Tensor) -> None:

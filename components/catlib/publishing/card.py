@@ -76,7 +76,8 @@ def _metrics(comparison: Comparison) -> Iterator[Facts]:
             if generator and (score := comparison.score(generator, metric))
         }
         if "student" in measured:
-            facts = {"key": metric.key, "label": metric.label, "unit": metric.unit, "better": metric.better}
+            facts: Facts = {"key": metric.key, "label": metric.label, "unit": metric.unit, "better": metric.better}
+            facts |= {"best": metric.best}
             yield facts | {"meaning": metric.meaning, "teacher": None} | measured
 
 

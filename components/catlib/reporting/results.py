@@ -105,7 +105,7 @@ def _quality_facts(comparison: Comparison) -> list[Fact]:
                     metric.label,
                     metric.text(own.value),
                     f"{metric.text(beside.value)} {_spread(metric, beside)}" if beside else None,
-                    f"{metric.better} is better",
+                    metric.goal,
                     _spread(metric, own),
                 )
             )
@@ -150,11 +150,12 @@ def _runtime_fact(timed: Mapping[str, Any]) -> Fact:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: heading, better direction ("" if that is obvious), and meaning."""
+    """A column of the table: heading, meaning, and the better direction as a sign and in words ("" if obvious)."""
 
     label: str
-    better: str = ""
-    meaning: str = ""
+    meaning: str
+    arrow: str = ""
+    goal: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ class Table:
 
 
 NOTHING = Cell("–")
+LOWER = ("↓", "lower is better")
 
 
 def table(comparison: Comparison) -> Table:
@@ -193,13 +195,13 @@ def table(comparison: Comparison) -> Table:
         Column("MACs", meaning="Multiply-accumulates of one image, counted as budgets and papers count them."),
         Column("MACs executed", meaning="Multiply-adds that a device executes for one image; a stricter count."),
         Column("Parameters", meaning="Learned values of the generator."),
-        *(Column(metric.label, metric.better, metric.meaning) for metric in comparison.metrics),
-        Column("Time per image", "lower", "Median on the CPU, one image at a time, student and teacher in turn."),
+        *(Column(metric.label, metric.meaning, metric.arrow, metric.goal) for metric in comparison.metrics),
+        Column("Time per image", "Median on the CPU, one image at a time, student and teacher in turn.", *LOWER),
     ]
     latencies = {each.name: LatencyBudget.of(each, comparison.together) for each in comparison.students}
     if any(latencies.values()):
         meaning = "Time of the ONNX file for one image, with its budget and the prediction."
-        columns.insert(3, Column("Latency", "lower", meaning))
+        columns.insert(3, Column("Latency", meaning, *LOWER))
     if any_exported:
         columns.append(Column("ONNX", meaning="Size of the file, and its time per image in ONNX Runtime."))
     rows = [

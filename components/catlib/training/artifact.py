@@ -76,7 +76,7 @@ def train_and_write(
     """
     validation = None
     progress = Progress()
-    if config.epochs + config.decay_epochs > 0:
+    if config.trains:
         upkeep = Upkeep.from_environment()
         batches = TrainingBatches(
             dataset,
@@ -104,7 +104,7 @@ def train_and_write(
         signs = SignsTaken(
             objective,
             batches,
-            total_steps=(config.epochs + config.decay_epochs) * batches.steps_per_epoch,
+            total_steps=config.total_steps(batches.steps_per_epoch),
             device=accelerator.device,
             teachers=teachers,
         )

@@ -239,5 +239,7 @@ def how_to_train_on(origin: Origin, config: TrainingConfig, progress: Progress) 
         return f"raise --set {stage}.patience={config.patience} (0: never end early)"
     if progress.ended == "time limit":
         return f"raise --set {stage}.time_limit_seconds={config.time_limit_seconds:g} (null: no limit)"
+    if config.steps is not None:
+        return f"raise --set {stage}.steps={config.steps}; that training then starts at step 0"
     longer = f"more {stage}.epochs or {stage}.decay_epochs than {origin.length.name}"
     return f"give {longer}, and add {goes_on_from(stage, origin.length.on_from_here)}"

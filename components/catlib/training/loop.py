@@ -98,7 +98,7 @@ def train(
         UserError: Checkpoints cannot be read or written, the batch cannot be shared by the processes, or the training
             fails in a way that `config.stop_on` names; the state is saved if there are checkpoints.
     """
-    total_steps = (config.epochs + config.decay_epochs) * batches.steps_per_epoch
+    total_steps = config.total_steps(batches.steps_per_epoch)
     evaluation_steps = {round(total_steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
     sign_steps = steps_with_signs(total_steps)
     time_limit = config.time_limit_seconds or math.inf

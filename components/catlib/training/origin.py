@@ -45,6 +45,9 @@ So a training that ran out of memory goes on with less.
 
 Every other setting changes weights, or the scores by which weights are chosen and which the result holds."""
 
+LATER_SETTINGS = {"start_from", "steps"}
+"""Settings that earlier versions did not have; where they are null, trainings keep their places."""
+
 DATA_SUFFIXES = {".npy", ".npz", ".pth", ".safetensors"}
 """Files of an input artifact that weights depend on; its logs and pictures may differ between equal runs."""
 
@@ -175,8 +178,7 @@ class Origin:
     def _decisive(self, section: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the settings that determine weights."""
         others = {*UNRELATED_TO_WEIGHTS, *Length._fields}
-        if section.get("start_from") is None:
-            others.add("start_from")  # earlier versions did not have this setting
+        others |= {name for name in LATER_SETTINGS if section.get(name) is None}
         return _by_content({name: value for name, value in section.items() if name not in others}, self._digests)
 
 

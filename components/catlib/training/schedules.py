@@ -30,16 +30,16 @@ def learning_rate_factor(config: TrainingConfig, step: int, scores: Sequence[flo
     Returns:
         A factor in [0, 1].
     """
-    epoch, total_epochs = step // steps_per_epoch, config.epochs + config.decay_epochs
+    epoch = step // steps_per_epoch
     match config.schedule:
         case LinearConfig():
             return linear(epoch, epochs=config.epochs, decay_epochs=config.decay_epochs)
         case StepConfig(epochs=epochs):
             return STEP_FACTOR ** (epoch // epochs)
         case CosineConfig():
-            return cosine(epoch, total_epochs=total_epochs)
+            return cosine(epoch, total_epochs=config.epochs + config.decay_epochs)
         case OneCycleConfig(warm_up=warm_up):
-            return one_cycle(step, total_steps=total_epochs * steps_per_epoch, warm_up=warm_up)
+            return one_cycle(step, total_steps=config.total_steps(steps_per_epoch), warm_up=warm_up)
         case PlateauConfig(patience=patience):
             return plateau(scores, patience=patience)
 

@@ -234,8 +234,9 @@ def go(stage):
             output=folder / "fetch_teacher")
     elif stage == "sweep":
         from components.sweep.stage import markdown, plan
-        plan(["0.1x"], [{}], [0], sections["distill"])
-        markdown(["0.1x"], [{}], [0])
+        grid = ["0.1x"], [{}], [0]
+        made = plan(*grid, prune=sections["prune"], distill=sections["distill"], seconds=0)
+        markdown(*grid, made)
     elif stage == "check":
         from components.check.stage import run
         run({name: sections[name] for name in ("teacher", "distill", "prune", "evaluate")}, dataset=folder / "dataset")

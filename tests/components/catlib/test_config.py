@@ -127,6 +127,9 @@ def _integers_to_floats(value: object) -> object:
         ),
         ("distill.speed=quick", r"distill\.speed: .*'exact' or 'fast'"),
         ("teacher={epochs: 0, decay_epochs: 0, published: {discriminator: {uri: d}}}", "both 0.*published.generator"),
+        ("distill.steps=9", "needs a learning rate that falls by the step, but schedule: linear goes by epochs"),
+        ("distill={steps: 9, schedule: one_cycle, goes_on_from: [1]}", "steps: 9 and goes_on_from cannot be combined"),
+        ("sweep.seconds=5", "needs its step_seconds and no steps"),
         ("teacher.epochs", "is not of the form SECTION.KEY=VALUE"),
         ("budgets=[]", "budgets: .*at least 1"),
     ],
@@ -153,6 +156,20 @@ def test_a_wrong_setting_is_answered_with_one_sentence(override: str, sentence: 
 def test_settings_without_effect_are_refused(recipe: str, setting: str) -> None:
     with pytest.raises(UserError, match=r"has no such setting, only .*; leave it out"):
         load_recipe(recipe, [setting])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 9, "schedule": "one_cycle"},
+        {"steps": None},
+        {"steps": None, "schedule": "one_cycle", "goes_on_from": [1]},
+        {"steps": 9, "schedule": "one_cycle", "goes_on_from": []},
+    ],
+)
+def test_what_is_said_about_steps_leads_on(settings: dict[str, Any]) -> None:
+    length = validate(DistillConfig, {"epochs": 2, "decay_epochs": 2, **settings}, where="distill").total_steps(3)
+    assert length == (settings["steps"] or 12)
 
 
 def test_bare_words_name_kinds_and_bare_numbers_are_weights() -> None:

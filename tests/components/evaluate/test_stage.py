@@ -128,7 +128,7 @@ def test_scores_are_those_of_training_on_all_images(paired: Run, metrics: dict[s
         expected = score_generator(read_generator(folder, "source_to_target"), paired.dataset, statistics)
         assert {key: metrics[name][key] for key in expected} == pytest.approx(expected, rel=1e-3)
         assert {"l1", "psnr", "ssim"} <= OF_PAIRS
-        assert set(expected) == OF_PAIRS | {"frechet_random_features"}
+        assert set(expected) == OF_PAIRS | {"frechet_random_features", "gradient_energy_ratio"}
         assert metrics[name]["images"] == 5
         assert set(metrics[name]["confidence"]) == set(expected)
         for key, (low, high) in metrics[name]["confidence"].items():
@@ -155,7 +155,8 @@ def test_the_protocol_stands_beside_the_numbers(paired: Run, metrics: dict[str, 
     assert (protocol["num_images"], protocol["num_real_images"], protocol["size"]) == (5, 5, [SIDE, SIDE])
     assert protocol["latency"]["repeats"] == 2
     assert "kernel_distance" not in protocol
-    assert not {"lpips", "segmentation"} & set(protocol)
+    assert "squared steps" in protocol["gradient_energy"]
+    assert not {"lpips", "segmentation", "checkerboards"} & set(protocol)
     assert "not that distances of few images are too large" in protocol["confidence"]["covers"]
 
 
@@ -205,7 +206,7 @@ def test_a_student_that_translates_back_is_compared_with_source_images(unpaired:
     metrics = unpaired.evaluate()
     assert metrics["protocol"]["direction"] == "target_to_source"
     assert "source domain" in metrics["protocol"]["real_images"]
-    assert set(metrics["student"]) >= {"frechet_random_features", "paper_macs", "latency_ms"}
+    assert set(metrics["student"]) >= {"frechet_random_features", "gradient_energy_ratio", "paper_macs", "latency_ms"}
     assert "l1" not in metrics["student"]
     assert "constant_l1" not in metrics["baseline"]
     assert list(metrics["samples"][0]) == ["name", "input", "teacher", "student"]

@@ -46,6 +46,9 @@ def test_a_file_that_moves_the_images_as_a_set_loses_the_distance(dataset: Packe
 
     reference = scored(0.0)
     assert lost_metric(scored(0.001), reference) is None
+    against_real = {key: (0.0, 0.0) for key in ("gradient_energy_ratio", "checkerboard_ratio") if key in reference}
+    assert against_real
+    assert lost_metric(reference, {"confidence": against_real}) is None
     only_the_distance = {"confidence": {"frechet_random_features": reference["confidence"]["frechet_random_features"]}}
     lost = lost_metric(scored(0.3), reference | only_the_distance)
     assert lost is not None and lost.startswith("has Fréchet distance") and "outside the interval of float32" in lost

@@ -52,7 +52,7 @@ def test_forgetting_a_field_of_an_entry_stops_the_import(name: str):
         ("label", '""', "the metric 'l1' has no label"),
         ("meaning", '""', "the metric 'l1' has no meaning"),
         ("protocol", "()", "the metric 'l1' has no protocol"),
-        ("better", '"smaller"', "expected lower or higher"),
+        ("better", '"smaller"', "expected lower, higher or nearest"),
         ("best", "math.inf", "a finite value"),
         ("digits", "-1", "at least 0 digits"),
         ("key", '"psnr"', "several metrics have the key psnr"),
@@ -84,6 +84,7 @@ def test_the_order_decides_what_training_keeps_and_a_report_leads_with():
     keys = list(BY_KEY)
     assert set(keys) >= {"miou", "fid", "frechet_random_features", "kid", "l1", "psnr", "ssim", "lpips"}
     assert keys[:3] == ["miou", "fid", "frechet_random_features"]
+    assert keys[-2:] == ["gradient_energy_ratio", "checkerboard_ratio"]
     assert [metric.key for metric in measured_among({"l1", "kid", "fid", "kid_std", "images"})] == ["fid", "kid", "l1"]
 
 
@@ -101,6 +102,8 @@ def test_the_shortfall_is_the_distance_to_the_best_possible_value():
     assert shortfall("fid", 30.0) == 30.0
     assert shortfall("psnr", 30.0) == 70.0
     assert shortfall("kid", -0.01) == -0.01
+    assert shortfall("gradient_energy_ratio", 0.75) == shortfall("gradient_energy_ratio", 1.25) == 0.25
+    assert shortfall("checkerboard_ratio", 3.0) == 2.0
 
 
 def test_every_feature_network_has_a_distance_and_only_inceptions_is_called_fid():
@@ -117,7 +120,13 @@ def test_every_feature_network_has_a_distance_and_only_inceptions_is_called_fid(
 def test_values_are_written_with_their_digits_and_unit():
     assert BY_KEY["psnr"].text(14.436) == "14.44 dB"
     assert Metric(**FACTS | {"digits": 1}).text(-0.25) == "−0.2"
+
+
+def test_the_direction_is_written_in_words_and_as_a_sign():
     assert BY_KEY["l1"].heading == "L1, lower is better"
+    assert BY_KEY["gradient_energy_ratio"].heading == "Gradient energy, nearest to 1 is better"
+    arrows = {key: BY_KEY[key].arrow for key in ("fid", "ssim", "gradient_energy_ratio")}
+    assert arrows == {"fid": "↓", "ssim": "↑", "gradient_energy_ratio": "→ 1"}
 
 
 @pytest.mark.parametrize("module", ["components.catlib.metrics.catalogue", "components.catlib.reporting.page"])

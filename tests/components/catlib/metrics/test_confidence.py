@@ -12,6 +12,7 @@ from components.catlib.metrics.confidence import (
     groups,
     interval_around,
     kernel_interval,
+    means_interval,
 )
 from components.catlib.metrics.frechet import Gaussian, distances_without, frechet_distance
 from components.catlib.metrics.segmentation import mean_iou
@@ -40,6 +41,13 @@ def test_it_is_the_same_every_time_and_a_point_for_equal_values():
     values = np.random.default_rng(2).random(30)
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert bootstrap_interval(np.full(5, 2.5)) == (2.5, 2.5)
+
+
+def test_a_score_of_means_is_resampled_as_a_mean_is():
+    values = np.random.default_rng(4).random((30, 2))
+    assert means_interval(values, lambda means_RK: means_RK[:, 1]) == pytest.approx(bootstrap_interval(values[:, 1]))
+    low, high = means_interval(values, lambda means_RK: means_RK[:, 0] / 4)
+    assert (4 * low, 4 * high) == pytest.approx(bootstrap_interval(values[:, 0]))
 
 
 def test_the_pseudo_values_of_a_mean_are_the_values():

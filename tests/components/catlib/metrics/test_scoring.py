@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from components.catlib.errors import UserError
 from components.catlib.metrics.catalogue import METRICS, PerPair
 from components.catlib.metrics.features import RandomFeatures
 from components.catlib.metrics.frechet import Gaussian, frechet_distance
-from components.catlib.metrics.held_out import is_labelled
+from components.catlib.metrics.held_out import HeldOut, held_out_images, is_labelled
 from components.catlib.metrics.kernel_distance import kernel_distance
-from components.catlib.metrics.scoring import score_generator, score_images, summarise
+from components.catlib.metrics.scoring import quality, score_generator, score_images, summarise
 from components.catlib.metrics.segmenters import read_segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from components.catlib.networks.directions import Direction
@@ -23,21 +24,24 @@ from tests.components.catlib.data.street_scenes import write_scene
 from tests.components.catlib.metrics.segmenter_files import write_onnx
 
 SIDE = 16
+FORWARD = Direction.SOURCE_TO_TARGET
 
 SIMILARITIES = [
     metric.key for metric in METRICS if isinstance(metric.measured, PerPair) and metric.measured.measure is not None
 ]
 
 
-def folder_of_noise(folder: Path, *, layout: str, count_a: int = 5, count_b: int = 5) -> PackedDataset:
+def folder_of_noise(
+    folder: Path, *, layout: str, count_a: int = 5, count_b: int = 5, side: int = SIDE
+) -> PackedDataset:
     """Test images A are noise; where B has a partner for it, B is its negative."""
     for split in ("train", "test"):
         for index in range(max(count_a, count_b)):
             if index < count_a:
-                write(folder / f"data/{split}A/{index}.png", noise(index, SIDE, SIDE))
+                write(folder / f"data/{split}A/{index}.png", noise(index, side, side))
             if index < count_b:
-                write(folder / f"data/{split}B/{index}.png", 255 - noise(index, SIDE, SIDE))
-    return pack_folder(folder / "data", folder / "packed", layout=layout, load_size=SIDE, crop_size=SIDE)
+                write(folder / f"data/{split}B/{index}.png", 255 - noise(index, side, side))
+    return pack_folder(folder / "data", folder / "packed", layout=layout, load_size=side, crop_size=side)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +72,12 @@ class Negative(nn.Module):
 
 def test_a_perfect_generator_gets_perfect_scores(paired: PackedDataset):
     scores = score_generator(Negative(), paired, statistics_of(paired.split("test").target), batch_size=2)
-    assert list(scores) == [*SIMILARITIES, "frechet_random_features"]
+    assert list(scores) == [*SIMILARITIES, "frechet_random_features", "gradient_energy_ratio"]
     assert scores["l1"] == pytest.approx(0, abs=1e-6)
     assert scores["psnr"] == 100
     assert scores["ssim"] == pytest.approx(1)
     assert scores["frechet_random_features"] == pytest.approx(0, abs=1e-3)
+    assert scores["gradient_energy_ratio"] == pytest.approx(1, rel=1e-5)
 
 
 def test_similarity_is_measured_before_rounding_and_features_after(paired: PackedDataset):
@@ -117,7 +122,7 @@ def test_unpaired_data_is_translated_both_ways_and_compared_as_a_set(
     statistics = statistics_of(getattr(unpaired.split("test"), domain))
     scores = score_images(Negative(), unpaired, statistics, direction=direction, limit=None, batch_size=2, device="cpu")
     assert scores.num_images == count
-    assert list(summarise(scores, statistics, labelled=False)) == ["frechet_random_features"]
+    assert list(summarise(scores, statistics, labelled=False)) == ["frechet_random_features", "gradient_energy_ratio"]
 
 
 def test_the_mode_of_the_generator_is_restored_even_after_an_error(paired: PackedDataset):
@@ -164,6 +169,96 @@ def test_kernel_distances_belong_to_inception_features(paired: PackedDataset):
     assert (summary["kid"], summary["kid_std"]) == (expected.mean, expected.std)
     assert summary["fid"] == summarise(scores, statistics, labelled=False)["frechet_random_features"]
     assert "kid" not in summarise(scores, inception, labelled=True)
+
+
+# -------------------------------------------------------------------------------------------------- against real images
+
+
+class Faded(nn.Module):
+    """Lowers the contrast, and with it the energy of gradients."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * images
+
+
+class Chequered(nn.Module):
+    """Adds a checkerboard."""
+
+    def __init__(self, amplitude: float) -> None:
+        super().__init__()
+        self.amplitude = amplitude
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        rows, columns = torch.arange(height)[:, None], torch.arange(width)
+        return images + self.amplitude * (1 - 2 * ((rows + columns) % 2))
+
+
+def gradients_of(images: np.ndarray) -> float:
+    values = images.astype(float) / 127.5 - 1
+    return float(np.square(np.diff(values, axis=1)).mean() + np.square(np.diff(values, axis=2)).mean())
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("limit", [None, 2])
+def test_unpaired_images_are_compared_with_all_real_ones_of_the_domain_up_to_the_limit(
+    unpaired: PackedDataset, direction: Direction, limit: int | None
+):
+    split = unpaired.split("test")
+    inputs, real = split.source, split.target
+    if direction is Direction.TARGET_TO_SOURCE:
+        inputs, real = real, inputs
+    statistics = statistics_of(real)
+    scores = score_generator(Faded(0.5), unpaired, statistics, direction=direction, limit=limit, batch_size=2)
+    expected = 0.25 * gradients_of(inputs[:limit]) / gradients_of(real[:limit])
+    assert scores["gradient_energy_ratio"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["parallel", "unpaired"])
+def test_a_generator_that_leaves_checkerboards_is_found_by_images_of_64_pixels(tmp_path: Path, layout: str):
+    dataset = folder_of_noise(tmp_path, layout=layout, count_a=4, count_b=4, side=64)
+    held_out = HeldOut(dataset, statistics_of(dataset.split("test").target), FORWARD, batch_size=3, device="cpu")
+
+    def measured(generator: nn.Module) -> dict[str, Any]:
+        scores = score_images(
+            generator, dataset, held_out.statistics, direction=FORWARD, limit=None, batch_size=3, device="cpu"
+        )
+        return quality(scores, held_out)
+
+    power = float(np.square(dataset.split("test").source / 127.5 - 1).mean())
+    assert measured(nn.Identity())["checkerboard_ratio"] == pytest.approx(1, abs=0.2)
+    chequered = measured(Chequered(0.3))
+    assert chequered["checkerboard_ratio"] == pytest.approx(1 + 2 / 3 * 64 * 0.3**2 / power, rel=0.2)
+    for key in ("checkerboard_ratio", "gradient_energy_ratio"):
+        low, high = chequered["confidence"][key]
+        assert low < chequered[key] < high
+
+
+def test_what_is_not_defined_is_left_out(paired: PackedDataset, tmp_path: Path):
+    """Sixteen pixels are too few for checkerboards; flat real images have no gradient; a source alone has no target."""
+    statistics = statistics_of(paired.split("test").target)
+    assert "checkerboard_ratio" not in score_generator(Negative(), paired, statistics)
+    for index in range(3):
+        for split in ("train", "test"):
+            write(tmp_path / f"data/{split}A/{index}.png", noise(index, 64, 64))
+            write(tmp_path / f"data/{split}B/{index}.png", np.full((64, 64, 3), 80, np.uint8))
+    flat = pack_folder(tmp_path / "data", tmp_path / "flat", layout="parallel", load_size=64, crop_size=64)
+    scores = score_generator(nn.Identity(), flat, statistics)
+    assert "gradient_energy_ratio" not in scores
+    assert scores["checkerboard_ratio"] > 0
+
+
+def test_label_maps_are_compared_with_real_photographs(streets: PackedDataset):
+    real = streets.split("test").target
+    scores = score_generator(Painter(), streets, statistics_of(real))
+    made = [Painter()(images) for images, _ in held_out_images(streets, direction=FORWARD, limit=None, batch_size=4)]
+    painted = (torch.cat(made).permute(0, 2, 3, 1).numpy() + 1) * 127.5
+    assert scores["gradient_energy_ratio"] == pytest.approx(gradients_of(painted) / gradients_of(real), rel=1e-4)
+    assert list(scores)[-1] == "gradient_energy_ratio"
 
 
 # ----------------------------------------------------------------------------------------------------------------- mIoU

@@ -526,6 +526,17 @@ def test_rates_follow_the_schedule_for_each_optimiser(tmp_path: Path):
         assert rates == pytest.approx([full_rate * factor for factor in expected])
 
 
+def test_a_training_of_a_number_of_steps_ends_there_and_so_does_its_schedule(tmp_path: Path):
+    objective = SmallObjective()
+    progress = run(tmp_path / "a", objective, steps=5, schedule={"kind": "one_cycle", "warm_up": 0.4}, evaluations=2)
+    assert objective.steps == progress.step == 5
+    falling = [1, 0.75, 0.25]
+    assert [rate / 0.01 for rate, _ in objective.rates] == pytest.approx([1 / 3, 2 / 3, *falling])
+    assert [line["step"] for line in lines(tmp_path / "a") if "scores" in line] == [2, 5]
+    longer = run(tmp_path / "b", SmallObjective(), steps=14, schedule="one_cycle")
+    assert longer.step == 14  # more than the four epochs of three steps
+
+
 @pytest.mark.parametrize(
     ("evaluations", "steps"),
     [(0, []), (1, [12]), (4, [3, 6, 9, 12]), (5, [2, 5, 7, 10, 12]), (100, list(range(1, 13)))],

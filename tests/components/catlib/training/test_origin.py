@@ -71,6 +71,7 @@ def test_other_lengths_lie_side_by_side(settings: dict[str, Any]) -> None:
         {"evaluation_images": 9},
         {"family": "cyclegan"},
         {"adversarial": "hinge"},
+        {"schedule": "one_cycle", "steps": 7},
     ],
 )
 def test_what_changes_weights_or_scores_changes_the_digest(settings: dict[str, Any]) -> None:

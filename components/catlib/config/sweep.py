@@ -1,0 +1,110 @@
+"""Settings of sweeps, and the sections of each student of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from components.catlib.config.complaints import validate
+from components.catlib.config.distill import DistillConfig
+from components.catlib.config.sections import NonNegative, Section, spelled_out
+from components.catlib.config.student import PruneConfig
+from components.catlib.config.training import FAST
+from components.catlib.errors import UserError
+
+STEP_SECONDS = "step_seconds"
+PRUNE = "prune"
+
+
+class SweepConfig(Section):
+    """The variations that the sweep pipeline compares; each is made for every budget with every seed."""
+
+    variations: tuple[dict[str, Any], ...] = Field(
+        default=({"distiller": "none"}, {}),
+        min_length=1,
+        description="changes to the distill section, one entry per variation; an entry may also hold prune (changes to "
+        "the prune section) and step_seconds (measured seconds of one of its steps, for sweep.seconds)",
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(0,),
+        min_length=1,
+        description="seeds that replace distill.seed; several show how much scores vary by chance",
+    )
+    seconds: NonNegative = Field(
+        default=0.0,
+        description="cost of every student's training: its steps become seconds / step_seconds of its variation; 0: "
+        "all train as long as distill says",
+    )
+
+
+@dataclass(frozen=True)
+class StudentSections:
+    """The sections that make a student of a sweep."""
+
+    prune: PruneConfig
+    distill: DistillConfig
+
+
+def student_sections(
+    variation: Mapping[str, Any], *, prune: dict[str, Any], distill: dict[str, Any], seconds: float = 0.0
+) -> StudentSections:
+    """Returns the sections of a variation.
+
+    Args:
+        variation: An entry of `sweep.variations`.
+        prune: The recipe's `prune` section as JSON values.
+        distill: Its `distill` section as JSON values.
+        seconds: As `sweep.seconds`.
+
+    Raises:
+        UserError: An entry or what follows from it is not valid.
+    """
+    changes = dict(variation)
+    cut = changes.pop(PRUNE, {})
+    if not isinstance(cut, Mapping) or "generator" in cut:
+        raise UserError(
+            f"sweep.variations: prune is {cut!r}; give changes to the prune section, such as {{student_init: "
+            "inherit}, without its generator, which all students of a sweep share."
+        )
+    step_seconds = changes.pop(STEP_SECONDS, None)
+    if step_seconds is not None and not (_is_number(step_seconds) and step_seconds > 0):
+        raise UserError(f"sweep.variations: step_seconds is {step_seconds!r}; give a number above 0.")
+    if seconds > 0:
+        if step_seconds is None or "steps" in changes:
+            raise UserError(
+                f"sweep.seconds is {seconds:g}, so each entry of sweep.variations needs its step_seconds and no steps; "
+                f"{dict(variation)} is otherwise. Set sweep.seconds=0 to give lengths yourself."
+            )
+        changes["steps"] = max(1, round(seconds / step_seconds))
+    return StudentSections(
+        prune=validate(PruneConfig, varied(prune, cut), where="sweep.variations: prune"),
+        distill=validate(DistillConfig, varied(distill, changes), where="sweep.variations"),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def varied(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings after changes. Settings of a loss change one by one, unless the loss becomes another kind.
+
+    A change of `speed` is one of all settings that it stands for.
+
+    Args:
+        settings: A section as JSON values.
+        changes: The changes, in the form of a recipe.
+    """
+    kept = {name: value for name, value in settings.items() if "speed" not in changes or name not in FAST}
+    result = {**kept, **changes}
+    for key in changes:
+        before, after = settings.get(key), spelled_out(changes[key])
+        if not (isinstance(before, dict) and isinstance(after, dict)):
+            continue
+        is_loss = not before.keys().isdisjoint({"kind", "weight"})
+        if is_loss and after.get("kind", before.get("kind")) == before.get("kind"):
+            result[key] = before | after
+    return result

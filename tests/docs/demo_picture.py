@@ -1,4 +1,4 @@
-"""Makes the README's picture of the demo from its evaluation: `python -m tests.docs.demo_picture FOLDER`, after `make demo`.
+"""Makes the README's picture of the demo: `python -m tests.docs.demo_picture FOLDER`, after `make demo`.
 
 FOLDER is the artifact of the stage evaluate, `runs/artifacts/compress-*/for-loop-*/evaluate-student/evaluation`.
 """

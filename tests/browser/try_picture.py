@@ -1,6 +1,6 @@
 """Takes the README's picture of the page that runs a student: `python -m tests.browser.try_picture`, after `make try`.
 
-It shows a held-out part of the built-in satellite map, at the scale of the demo's tiles.
+It shows a held-out part of the built-in relief map, at the scale of the demo's tiles.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def main() -> None:
     executable = find_chromium()
     assert executable, "there is no Chromium here (Debian: apt-get install chromium)"
     with tempfile.TemporaryDirectory() as folder, chromium_tab(executable, Path(folder) / "profile") as tab:
-        picture = Path(folder) / "satellite.png"
-        part = open_map("satellite", "the picture").crop((TEST_COLUMNS[0], ROWS[0], TEST_COLUMNS[-1] + TILE, ROWS[-1]))
+        picture = Path(folder) / "relief.png"
+        part = open_map("relief", "the picture").crop((TEST_COLUMNS[0], ROWS[0], TEST_COLUMNS[-1] + TILE, ROWS[-1]))
         part.resize([round(SCALE * side) for side in part.size], Image.Resampling.BICUBIC).save(picture)
         tab.open(options.page.resolve().as_uri(), width=860)
         field = tab.call("Runtime.evaluate", expression="document.getElementById('file')")["result"]

@@ -69,8 +69,8 @@ class DatasetConfig(Section):
         description="where the images are: the path or the https://, s3:// or minio:// address of a folder or an "
         "archive (.zip, .tar, .tar.gz); the name of a known dataset: horse2zebra, apple2orange, "
         "summer2winter_yosemite, monet2photo, facades, maps, edges2shoes, edges2handbags, cityscapes; or built-in "
-        "data: builtin:relief-to-satellite, builtin:satellite-to-relief, builtin:climate-to-satellite, "
-        "builtin:satellite-to-relief-unpaired",
+        "data: builtin:relief-to-satellite, builtin:satellite-to-relief, builtin:relief-to-pastel, "
+        "builtin:satellite-to-pastel, builtin:climate-to-satellite, builtin:satellite-to-relief-unpaired",
     )
     sha256: str | None = Field(
         default=None,

@@ -49,14 +49,23 @@ def test_the_land_tiles_are_those_of_the_climate_map():
 
 
 @needs_pictures
-@pytest.mark.parametrize("name", ["builtin:relief-to-satellite", "builtin:satellite-to-relief"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtin:relief-to-satellite",
+        "builtin:satellite-to-relief",
+        "builtin:relief-to-pastel",
+        "builtin:satellite-to-pastel",
+    ],
+)
 def test_paired_tiles_are_split_by_place_without_overlap(name: str):
     found = open_named(name)
     (train,), (test,) = found.train, found.test
     assert (found.pairing, len(train.samples), len(test.samples)) == ("paired", 734, 118)
     assert not columns(train) & columns(test)
     assert found.test_is_paired
-    assert "MIT" in found.provenance["licences"]["satellite"]
+    assert all("MIT" in licence for licence in found.provenance["licences"].values())
+    assert set(found.provenance["licences"]) == set(name.removeprefix("builtin:").split("-to-"))
 
 
 @needs_pictures
@@ -75,6 +84,29 @@ def test_the_satellite_picture_is_brightened():
     picture = builtin.open_map("satellite", "test")
     assert picture.size == MAP_SIZE
     assert builtin._brighten(Image.new("RGB", (1, 1), (0, 64, 255))).getpixel((0, 0)) == (0, 97, 255)
+
+
+@needs_pictures
+def test_the_pastel_map_is_halved_by_the_mean_of_four_pixels():
+    assert builtin.open_map("pastel", "test").size == MAP_SIZE
+    pixels = np.array([[[0, 40, 80], [20, 60, 100]], [[4, 8, 12], [16, 32, 48]]], np.uint8)
+    assert builtin.MAPS["pastel"].convert(Image.fromarray(pixels)).getpixel((0, 0)) == (10, 35, 60)
+
+
+@needs_pictures
+@pytest.mark.parametrize("other", ["relief", "satellite"])
+def test_the_pastel_map_lies_over_the_others(other: str):
+    """Edges correlate most within one pixel of no shift, over a region of coasts and mountains."""
+    box = (2528, 650, 3040, 1162)
+
+    def edges(earth: str) -> np.ndarray:
+        grey = np.asarray(builtin.open_map(earth, "test").crop(box).convert("L"), float)
+        steps = np.hypot(*np.gradient(grey))
+        return np.fft.fft2(steps - steps.mean())
+
+    correlation = np.fft.ifft2(edges("pastel") * edges(other).conj()).real
+    row, column = np.unravel_index(correlation.argmax(), correlation.shape)
+    assert {int(row), int(column)} <= {0, 1, 511}  # cyclic: 511 is one pixel back
 
 
 @needs_pictures

@@ -2,7 +2,8 @@
 
 Each layer runs alone in ONNX Runtime, with the operators that the exported file has for it. A layer within a network
 takes less than alone, because its input is in the processor's cache and its channels stay in the runtime's own order.
-So a factor and an overhead are fitted to whole networks of random widths, and checked on others.
+A small one takes more, because the runtime hands on from operator to operator. So a factor, a time per layer and an
+overhead are fitted to whole networks, and checked on others.
 """
 
 from __future__ import annotations
@@ -122,14 +123,21 @@ def network_milliseconds(
 
 
 def random_students(widest: Architecture, thinnest: Architecture, count: int, *, seed: int) -> list[Architecture]:
-    """Returns students of random widths between two: each norm keeps a share that scatters around the student's own."""
+    """Returns students of random widths between two.
+
+    Each norm keeps a share that scatters around that of its group ("branch", "spade_branch", ...), and each group's
+    scatters around the student's own. So some students lose all branches of a block, and with it its layers of label
+    maps, resizing and modulation: only these tell what each layer costs beside its time from what a network costs.
+    """
     random = np.random.default_rng(seed)
     least = {norm.name: norm.channels if norm.floor else 0 for norm in thinnest.prunable_norms()}
+    norms = widest.prunable_norms()
     students = []
     for share in random.uniform(0.05, 0.95, count):
+        shares = {group: random.normal(share, 0.25) for group in dict.fromkeys(norm.group for norm in norms)}
         widths = {}
-        for norm in widest.prunable_norms():
-            kept = round(norm.channels * random.normal(share, 0.15)) // norm.multiple * norm.multiple
+        for norm in norms:
+            kept = round(norm.channels * random.normal(shares[norm.group], 0.15)) // norm.multiple * norm.multiple
             widths[norm.name] = min(max(kept, least[norm.name]), norm.channels)
         students.append(widest.resized(widths))
     return students
@@ -140,7 +148,7 @@ LEAST_SHARE = 0.01
 
 
 def _fitted(table: LatencyTable, students: list[Architecture], size: ImageSize) -> LatencyTable:
-    """Fits overhead and scale to the first `FITTED` students by least squares of relative errors.
+    """Fits overhead, time per layer and scale to the first `FITTED` students by least squares of relative errors.
 
     Raises:
         UserError: The students' times do not grow with those of their layers.
@@ -149,23 +157,24 @@ def _fitted(table: LatencyTable, students: list[Architecture], size: ImageSize) 
         network_milliseconds(students, size, threads=table.threads, opset=table.opset, rewrites=table.rewrites)
     )
     sums = np.array([table.latency(student, size) for student in students])
-    design = np.stack([np.ones_like(sums), sums], axis=1) / times[:, None]
-    (overhead, scale), _ = nnls(design[:FITTED], np.ones(FITTED))
+    counts = np.array([float(len(parts(student, size, table.rewrites))) for student in students])
+    design = np.stack([np.ones_like(sums), counts, sums], axis=1) / times[:, None]
+    (overhead, per_layer, scale), _ = nnls(design[:FITTED], np.ones(FITTED))
     if (scale * sums / times).max() < LEAST_SHARE:
         raise UserError(
             "The measured times of networks do not grow with their layers, so a table would foretell nothing; measure "
             "again on a quieter machine."
         )
-    errors = np.abs(design[FITTED:] @ (overhead, scale) - 1)
+    errors = np.abs(design[FITTED:] @ (overhead, per_layer, scale) - 1)
     logger.info(
-        "latency = %.3f ms + %.3f x sum of layers; errors on %d other networks: median %.1f %%, largest %.1f %%",
-        *(overhead, scale, len(errors), 100 * np.median(errors), 100 * errors.max()),
+        "latency = %.3f ms + %.4f ms per layer + %.3f x sum of layers; errors on %d other networks: median %.1f %%, "
+        "largest %.1f %%",
+        *(overhead, per_layer, scale, len(errors), 100 * np.median(errors), 100 * errors.max()),
     )
     if errors.max() > GOOD:
         logger.warning("the table is off by more than %.0f %%; measure it again on a quieter machine", 100 * GOOD)
-    return table.model_copy(
-        update={"overhead": float(overhead), "scale": float(scale), "errors": tuple(map(float, errors))}
-    )
+    fitted = {"overhead": float(overhead), "per_layer": float(per_layer), "scale": float(scale)}
+    return table.model_copy(update=fitted | {"errors": tuple(map(float, errors))})
 
 
 # --------------------------------------------------------------------------------------------------------- the layers

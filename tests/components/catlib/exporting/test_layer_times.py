@@ -80,13 +80,18 @@ def made_up_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], LatencyTable]
         }
 
     monkeypatch.setattr(layer_times, "measure", measured)
-    monkeypatch.setattr(layer_times, "FITTED", 3)
+    monkeypatch.setattr(layer_times, "FITTED", 8)
     monkeypatch.setattr(layer_times, "CHECKED", 2)
     return lambda: measure_table(*extremes(), (16, 16), threads=1, opset=20, rewrites=EVERY)
 
 
 def channels(student: Architecture) -> int:
     return sum(part.in_channels + part.out_channels for part in parts(student, (16, 16), EVERY))
+
+
+def made_up_network(student: Architecture) -> float:
+    """Returns 0.5 ms, 3 ms for every layer and twice what it takes alone."""
+    return 0.5 + 3 * len(parts(student, (16, 16), EVERY)) + 2 * channels(student)
 
 
 def extremes() -> tuple[Architecture, Architecture]:
@@ -101,14 +106,27 @@ def test_a_table_covers_every_student_between_thinnest_and_widest(
     monkeypatch.setattr(
         layer_times,
         "network_milliseconds",
-        lambda students, size, **_: [0.5 + 2 * channels(each) for each in students],
+        lambda students, size, **_: [made_up_network(each) for each in students],
     )
     table = made_up_clock()
-    assert (table.overhead, table.scale) == pytest.approx((0.5, 2))
+    assert (table.overhead, table.per_layer, table.scale) == pytest.approx((0.5, 3, 2))
     assert table.errors == pytest.approx((0, 0), abs=1e-9)
     assert {"family": "inception", "norm": "folded"}.items() <= table.network.items()
     for student in [*extremes(), *random_students(*extremes(), 20, seed=5)]:
-        assert table.latency(student, (16, 16)) == pytest.approx(0.5 + 2 * channels(student))
+        assert table.latency(student, (16, 16)) == pytest.approx(made_up_network(student))
+
+
+def test_some_random_students_of_label_maps_lose_whole_blocks() -> None:
+    """Only they tell what a network costs from what its blocks cost."""
+    widest = spade(base_channels=8, spade_hidden_channels=48, spectral=False)
+    thinnest = widest.resized({norm.name: 64 if norm.floor else 1 for norm in widest.prunable_norms()})
+    blocks = [
+        sum(part.kind == "modulation" for part in parts(student, (64, 128), ()))
+        for student in random_students(widest, thinnest, 20, seed=0)
+    ]
+    assert max(blocks) == len(widest.blocks)
+    assert 3 <= sum(count < max(blocks) for count in blocks) <= 15
+    assert len(set(blocks)) > 2
 
 
 def test_times_that_do_not_grow_with_layers_make_no_table(made_up_clock: Callable[[], LatencyTable]) -> None:

@@ -188,10 +188,11 @@ def _shapes(
 ) -> dict[Shape, tuple[set[int], set[int]]]:
     """Returns the ends of the channel counts read and made, by shape of a layer; every branch exists in both networks.
 
-    Blocks may lose branches, so branches also occur unmerged, and merged ones with every kernel.
+    Blocks may lose branches, so branches also occur unmerged, and merged ones with every kernel; and SPADE norms occur
+    without their branches.
     """
     found: dict[Shape, tuple[set[int], set[int]]] = {}
-    for architecture in (widest, thinnest):
+    for architecture in (widest, thinnest, _unmodulated(widest), _unmodulated(thinnest)):
         unmerged: list[Rewrite] = [name for name in rewrites if name != "merged_depthwise"]
         for used in (rewrites, unmerged):
             for part in parts(architecture, size, used):
@@ -206,6 +207,13 @@ def _shapes(
         if hidden is not None:
             hidden.add(1)
     return found
+
+
+def _unmodulated(architecture: Architecture) -> Architecture:
+    """Returns an architecture without the branches that read label maps; one without such branches is returned."""
+    widths = {norm.name: norm.channels for norm in architecture.prunable_norms()}
+    removed = {norm.name: 0 for norm in architecture.prunable_norms() if norm.group == "spade_branch"}
+    return architecture.resized(widths | removed) if removed else architecture
 
 
 def _counts(ends: set[int], *, dense: bool) -> list[int]:
@@ -234,7 +242,7 @@ def _measured(
 ) -> Times:
     """Measures a layer of one kind and size with all its channel counts, in turn."""
     kind, kernel_size, input_size, output_size = shape
-    single = kind in ("conv_depthwise", "norm", "modulation")
+    single = kind in ("conv_depthwise", "norm", "scaling", "modulation")
     read, made = (_counts(ends, dense=kind in any_) for ends, any_ in zip(axes, (READ_ANY, MADE_ANY), strict=True))
     pairs = [(i, o) for i in read for o in ([i] if single else made)]
     empty = Graph(opset)
@@ -306,8 +314,9 @@ def layer_model(part: Part, network: Mapping[str, str], rewrites: Collection[Rew
     bias = np.zeros(part.out_channels, np.float32)
     match part.kind:
         case "norm":
-            ones, zeros = graph.constant("scale", bias + 1), graph.constant("shift", bias)
-            x = graph.add("InstanceNormalization", "x", ones, zeros, name="norm", epsilon=1e-5)
+            x = _normed(graph, "x", part.out_channels)
+        case "scaling":
+            x = graph.add("Relu", _scaled(graph, "x", part.out_channels), name="relu")
         case "modulation":
             x = _modulated(graph, part, network)
         case "conv_transpose":
@@ -372,18 +381,27 @@ def _in_phases(graph: Graph, x: str, weight: NDArray[np.float32], bias: NDArray[
 def _modulated(graph: Graph, part: Part, network: Mapping[str, str]) -> str:
     """Adds what a SPADE norm does beside its branches: it enlarges x and the label maps, and takes (1 + γ)·x̂ + β."""
     channels, (height, width) = part.out_channels, part.output_size
-    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    scale, shift = graph.constant("scale", ones), graph.constant("shift", zeros)
     large = _resized(graph, "x", (1, channels, height, width), name="enlarged")
     _resized(graph, LABELS, (1, int(network["planes"]), height, width), name=RESIZED)
-    if network["norm"] == "folded":
-        x = graph.add("BatchNormalization", large, scale, shift, shift, scale, name="norm")
-    else:
-        x = graph.add("InstanceNormalization", large, scale, shift, name="norm", epsilon=1e-5)
+    x = (_scaled if network["spade_norm"] == "folded" else _normed)(graph, large, channels)
     gamma, beta = graph.split(MODULATION, [channels, channels], name="halves")
     gamma = graph.add("Add", gamma, graph.constant("one", np.ones((), np.float32)), name="scale + 1")
     x = graph.add("Add", graph.add("Mul", x, gamma, name="scaled"), beta, name="shifted")
     return graph.add("Relu", x, name="relu")
+
+
+def _normed(graph: Graph, x: str, channels: int) -> str:
+    """Adds a norm that computes the statistics of every image."""
+    scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    inputs = (x, graph.constant("scale", scale), graph.constant("shift", shift))
+    return graph.add("InstanceNormalization", *inputs, name="norm", epsilon=1e-5)
+
+
+def _scaled(graph: Graph, x: str, channels: int) -> str:
+    """Adds a norm with running statistics."""
+    scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    ones, zeros = graph.constant("scale", scale), graph.constant("shift", shift)
+    return graph.add("BatchNormalization", x, ones, zeros, zeros, ones, name="norm")
 
 
 def _resized(graph: Graph, x: str, shape: tuple[int, ...], *, name: str) -> str:

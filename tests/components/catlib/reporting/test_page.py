@@ -10,6 +10,7 @@ import yaml
 
 from components.catlib.config import InceptionSpadeConfig, NormConfig, Pix2PixDistillConfig, ReportConfig
 from components.catlib.reporting.comparison import compare_generators
+from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import LARGEST_PAGE, render
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
@@ -123,6 +124,35 @@ def test_the_headline(page: Page, run: SmallRun) -> None:
     assert "per 16×24 image; the smallest of 2 students" in page.words
     assert "L1 0.260 ± 0.010 teacher 0.200 ± 0.010 lower is better" in page.words
     assert "Time per image (CPU) 10.0 ms teacher 40.0 ms ÷ 4.0, measured in turn" in page.words
+
+
+def test_several_students_are_shown_in_one_glance(page: Page, run: SmallRun) -> None:
+    """Before the figures of the smallest one: MACs, time and L1 of each."""
+    glance = page.words.partition("figures")[0].partition("Generator MACs")[2]
+    sizes = {each.name: quantity(each.macs) for each in compare_generators(trace(**run.inputs())).contenders}
+    assert "Time per image (ONNX Runtime, CPU) L1 ↓lower is better" in glance
+    rows = [
+        f"Teacher {sizes['Teacher']} – 0.200 ± 0.010",  # no export timed its file
+        f"Student 0.5× {sizes['Student 0.5×']} 4.00 ms",
+        f"Student 0.2× {sizes['Student 0.2×']} 4.00 ms 0.260 ± 0.010",
+    ]
+    places = [glance.find(row) for row in rows]
+    assert -1 not in places, glance
+    assert places == sorted(places)
+
+
+def test_one_student_needs_no_glance(run: SmallRun) -> None:
+    alone = {name: found[:1] if isinstance(found, list) else found for name, found in run.inputs().items()}
+    front = page_of(alone, name="tiles").words.partition("in figures")[0]
+    assert "Generator MACs" not in front
+    assert re.search(r"Teacher [\d.]+ .?MACs", front)
+
+
+def test_without_exports_the_glance_shows_times_in_pytorch(run: SmallRun) -> None:
+    glance = page_of(run.inputs() | {"exports": []}, name="tiles").words.partition("in figures")[0]
+    assert "Time per image (CPU) L1" in glance
+    assert re.search(r"Teacher [\d.]+ . 40\.0 ms 0\.200", glance)
+    assert re.search(r"Student 0\.2× [\d.]+ . 10\.0 ms 0\.260", glance)
 
 
 def test_every_section_is_there(page: Page) -> None:

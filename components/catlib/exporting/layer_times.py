@@ -4,6 +4,9 @@ Each layer runs alone in ONNX Runtime, with the operators that the exported file
 takes less than alone, because its input is in the processor's cache and its channels stay in the runtime's own order.
 A small one takes more, because the runtime hands on from operator to operator. So a factor, a time per layer and an
 overhead are fitted to whole networks, and checked on others.
+
+Unless branches are merged, a block of label maps has six, which share their input and add up their outputs. So the time
+of a branch's first or last convolution is what a second one beside it adds, not what one takes alone.
 """
 
 from __future__ import annotations
@@ -56,6 +59,9 @@ LABELS, MODULATION, RESIZED = "labels", "modulation", "resized"
 
 GOOD = 0.1
 """Largest relative error that is not warned about."""
+
+BESIDE: tuple[Kind, ...] = ("conv_in", "conv_out")
+"""Kinds whose time is what a second one beside the first adds, unless branches are merged."""
 
 READ_ANY: tuple[Kind, ...] = ("conv_out", "conv_depthwise", "conv_transpose", "last")
 MADE_ANY: tuple[Kind, ...] = ("conv_in", "conv_transpose")
@@ -248,12 +254,21 @@ def _measured(
     empty = Graph(opset)
     nothing = empty.model(result=empty.add("Relu", "x", name="relu"), inputs=("x", (1,)), outputs=("y", (1,)))
     calls = {"nothing": _bound(nothing, machine.threads)}
+    beside = kind in BESIDE and "merged_depthwise" not in rewrites
     for i, o in pairs:
         part = Part(*shape, i, o)
-        calls[f"{i} {o}"] = _bound(layer_model(part, network, rewrites, opset), machine.threads)
-    times = measure(calls, repeats=ROUNDS, machine=machine, seconds=SECONDS)
-    without = times["nothing"].median
-    found = [max(0.0, round(1e3 * (times[f"{i} {o}"].median - without), 6)) for i, o in pairs]
+        if beside:
+            for count in (1, 2):
+                model = branches_model(part, network, rewrites, opset, count=count)
+                calls[f"{i} {o} x {count}"] = _bound(model, machine.threads)
+        else:
+            calls[f"{i} {o}"] = _bound(layer_model(part, network, rewrites, opset), machine.threads)
+    measured = measure(calls, repeats=ROUNDS, machine=machine, seconds=SECONDS)
+    times = {name: each.median for name, each in measured.items()}
+    found = []
+    for name in (f"{i} {o}" for i, o in pairs):
+        seconds = times[f"{name} x 2"] - times[f"{name} x 1"] if beside else times[name] - times["nothing"]
+        found.append(max(0.0, round(1e3 * seconds, 6)))
     width = 1 if single else len(made)
     return Times(
         kind=kind,
@@ -345,24 +360,60 @@ def layer_model(part: Part, network: Mapping[str, str], rewrites: Collection[Rew
     return model
 
 
-def _convolved(graph: Graph, part: Part, network: Mapping[str, str], rewrites: Collection[Rewrite]) -> str:
-    """Adds a convolution and its padding; returns the name of its output."""
+def branches_model(
+    part: Part, network: Mapping[str, str], rewrites: Collection[Rewrite], opset: int, *, count: int
+) -> onnx.ModelProto:
+    """Writes the first or the last convolutions of several equal branches of a block, with other weights each.
+
+    Args:
+        part: The first convolution, whose inputs are one, or the last, whose outputs are added up.
+        network: As for `layer_model`.
+        rewrites: The rewrites of the export.
+        opset: Version of the ONNX operator set.
+        count: Number of branches.
+    """
+    graph, first = Graph(opset), part.kind == "conv_in"
+    given, made = (1, part.in_channels, *part.input_size), (1, part.out_channels, *part.output_size)
+    sources = ["x"] + ["x" if first else f"x.{number}" for number in range(1, count)]
+    results: list[str] = []
+    for number, source in enumerate(sources):
+        y = _convolved(graph, part, network, rewrites, source, number)
+        if first:
+            results.append(graph.add("Relu", y, name=f"relu.{number}"))
+        else:
+            results = [graph.add("Add", *results, y, name=f"sum.{number}") if results else y]
+    model = graph.model(result=results[-1], inputs=("x", given), outputs=("y", made))
+    others = dict.fromkeys(sources[1:])
+    model.graph.input.extend(make_tensor_value_info(name, TensorProto.FLOAT, given) for name in others if name != "x")
+    model.graph.output.extend(make_tensor_value_info(name, TensorProto.FLOAT, made) for name in results[:-1])
+    return model
+
+
+def _convolved(
+    graph: Graph,
+    part: Part,
+    network: Mapping[str, str],
+    rewrites: Collection[Rewrite],
+    x: str = "x",
+    number: int = 0,
+) -> str:
+    """Adds a convolution of a tensor and its padding, with weights of its number; returns the name of its output."""
     k, edge = part.kernel_size, part.kernel_size // 2
     padding = network.get("padding", "zero")
     if padding != "zero" and part.kind in ("conv", "last"):  # the first and the last reflect, others have zeros
         padding = "reflect" if part.input_size == part.output_size else "zero"
     group = part.in_channels if part.kind == "conv_depthwise" else 1
-    weight, bias = _weight(part.out_channels, part.in_channels // group, k), np.zeros(part.out_channels, np.float32)
-    x, pads = "x", [edge] * 4
+    weight = _weight(part.out_channels, part.in_channels // group, k, seed=number)
+    bias, pads, name = np.zeros(part.out_channels, np.float32), [edge] * 4, f"conv.{number}"
     if padding != "zero" and edge:
-        x, pads = graph.pad(x, edge, padding, name="pad"), [0] * 4
+        x, pads = graph.pad(x, edge, padding, name=f"pad.{number}"), [0] * 4
     if part.kind == "conv_in" and "transposed_branches" in rewrites and k > 1 and part.out_channels < 2 * BLOCK:
         cut = [k - 1 - each for each in pads] if padding == "zero" else [k - 1] * 4
-        return graph.conv(x, flipped(weight), bias, name="conv", operator="ConvTranspose", pads=cut)
+        return graph.conv(x, flipped(weight), bias, name=name, operator="ConvTranspose", pads=cut)
     if part.kind == "last" and "output_phases" in rewrites and part.out_channels < BLOCK:
         return _in_phases(graph, x, output_phases(weight), np.repeat(bias, PHASES**2))
     stride = -(-part.input_size[0] // part.output_size[0])
-    return graph.conv(x, weight, bias, name="conv", group=group, strides=[stride] * 2, pads=pads)
+    return graph.conv(x, weight, bias, name=name, group=group, strides=[stride] * 2, pads=pads)
 
 
 def _in_phases(graph: Graph, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
@@ -409,7 +460,7 @@ def _resized(graph: Graph, x: str, shape: tuple[int, ...], *, name: str) -> str:
                      mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
 
 
-def _weight(*shape: int) -> NDArray[np.float32]:
+def _weight(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     """Returns weights for a square kernel whose side is the last number."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     return random.standard_normal((*shape, shape[-1]), np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))

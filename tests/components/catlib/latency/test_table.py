@@ -117,6 +117,27 @@ def test_a_vanished_spade_block_takes_no_modulation() -> None:
     assert modulations(spade()) - modulations(pruned(spade(), head_0__res_ops=0, head_0__dw_ops=0)) == 1
 
 
+def test_a_spade_norm_without_branches_modulates_nothing() -> None:
+    """With running statistics it scales and shifts; without, it computes statistics."""
+
+    def norms(student: Any) -> Counter[str]:
+        kinds = ("modulation", "scaling", "norm")
+        return Counter(part.kind for part in parts(student, (64, 128), ()) if part.kind in kinds)
+
+    blocks, shortcuts = 5, 4  # the last two blocks have no branches
+    assert norms(spade()) == Counter(modulation=blocks, scaling=shortcuts)
+    plain = pruned(spade(), head_0__spade=0)
+    assert norms(plain) == Counter(modulation=blocks - 1, scaling=shortcuts + 1)
+    plain = pruned(spade(spade_norm="instance"), head_0__spade=0)
+    assert norms(plain) == Counter(modulation=blocks - 1, scaling=shortcuts, norm=1)
+
+
+def test_tables_of_other_spade_norms_are_refused() -> None:
+    made = table(spade(), (64, 128), lambda kind, read, out: 1.0)
+    with pytest.raises(UserError, match="measured for networks with spade_norm folded, but the student has instance"):
+        made.latency(spade(spade_norm="instance"), (64, 128))
+
+
 # ------------------------------------------------------------------------------------------------------- hostile tables
 
 

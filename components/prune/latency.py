@@ -30,7 +30,7 @@ from components.catlib.storage import Storage, is_remote
 from components.catlib.storage.cache import user_folder
 from components.catlib.timing import cpu_name
 
-MEASUREMENT = 1
+MEASUREMENT = 2
 """Version of the way in which layers are measured; a table of another one is measured again."""
 
 logger = logging.getLogger(__name__)

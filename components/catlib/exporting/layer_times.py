@@ -2,7 +2,11 @@
 
 Each layer runs alone in ONNX Runtime, with the operators that the exported file has for it. A layer within a network
 takes less than alone, because its input is in the processor's cache and its channels stay in the runtime's own order.
-So a factor and an overhead are fitted to whole networks of random widths, and checked on others.
+A small one takes more, because the runtime hands on from operator to operator. So a factor, a time per layer and an
+overhead are fitted to whole networks, and checked on others.
+
+Unless branches are merged, a block of label maps has six, which share their input and add up their outputs. So the time
+of a branch's first or last convolution is what a second one beside it adds, not what one takes alone.
 """
 
 from __future__ import annotations
@@ -55,6 +59,9 @@ LABELS, MODULATION, RESIZED = "labels", "modulation", "resized"
 
 GOOD = 0.1
 """Largest relative error that is not warned about."""
+
+BESIDE: tuple[Kind, ...] = ("conv_in", "conv_out")
+"""Kinds whose time is what a second one beside the first adds, unless branches are merged."""
 
 READ_ANY: tuple[Kind, ...] = ("conv_out", "conv_depthwise", "conv_transpose", "last")
 MADE_ANY: tuple[Kind, ...] = ("conv_in", "conv_transpose")
@@ -122,14 +129,21 @@ def network_milliseconds(
 
 
 def random_students(widest: Architecture, thinnest: Architecture, count: int, *, seed: int) -> list[Architecture]:
-    """Returns students of random widths between two: each norm keeps a share that scatters around the student's own."""
+    """Returns students of random widths between two.
+
+    Each norm keeps a share that scatters around that of its group ("branch", "spade_branch", ...), and each group's
+    scatters around the student's own. So some students lose all branches of a block, and with it its layers of label
+    maps, resizing and modulation: only these tell what each layer costs beside its time from what a network costs.
+    """
     random = np.random.default_rng(seed)
     least = {norm.name: norm.channels if norm.floor else 0 for norm in thinnest.prunable_norms()}
+    norms = widest.prunable_norms()
     students = []
     for share in random.uniform(0.05, 0.95, count):
+        shares = {group: random.normal(share, 0.25) for group in dict.fromkeys(norm.group for norm in norms)}
         widths = {}
-        for norm in widest.prunable_norms():
-            kept = round(norm.channels * random.normal(share, 0.15)) // norm.multiple * norm.multiple
+        for norm in norms:
+            kept = round(norm.channels * random.normal(shares[norm.group], 0.15)) // norm.multiple * norm.multiple
             widths[norm.name] = min(max(kept, least[norm.name]), norm.channels)
         students.append(widest.resized(widths))
     return students
@@ -140,7 +154,7 @@ LEAST_SHARE = 0.01
 
 
 def _fitted(table: LatencyTable, students: list[Architecture], size: ImageSize) -> LatencyTable:
-    """Fits overhead and scale to the first `FITTED` students by least squares of relative errors.
+    """Fits overhead, time per layer and scale to the first `FITTED` students by least squares of relative errors.
 
     Raises:
         UserError: The students' times do not grow with those of their layers.
@@ -149,23 +163,24 @@ def _fitted(table: LatencyTable, students: list[Architecture], size: ImageSize) 
         network_milliseconds(students, size, threads=table.threads, opset=table.opset, rewrites=table.rewrites)
     )
     sums = np.array([table.latency(student, size) for student in students])
-    design = np.stack([np.ones_like(sums), sums], axis=1) / times[:, None]
-    (overhead, scale), _ = nnls(design[:FITTED], np.ones(FITTED))
+    counts = np.array([float(len(parts(student, size, table.rewrites))) for student in students])
+    design = np.stack([np.ones_like(sums), counts, sums], axis=1) / times[:, None]
+    (overhead, per_layer, scale), _ = nnls(design[:FITTED], np.ones(FITTED))
     if (scale * sums / times).max() < LEAST_SHARE:
         raise UserError(
             "The measured times of networks do not grow with their layers, so a table would foretell nothing; measure "
             "again on a quieter machine."
         )
-    errors = np.abs(design[FITTED:] @ (overhead, scale) - 1)
+    errors = np.abs(design[FITTED:] @ (overhead, per_layer, scale) - 1)
     logger.info(
-        "latency = %.3f ms + %.3f x sum of layers; errors on %d other networks: median %.1f %%, largest %.1f %%",
-        *(overhead, scale, len(errors), 100 * np.median(errors), 100 * errors.max()),
+        "latency = %.3f ms + %.4f ms per layer + %.3f x sum of layers; errors on %d other networks: median %.1f %%, "
+        "largest %.1f %%",
+        *(overhead, per_layer, scale, len(errors), 100 * np.median(errors), 100 * errors.max()),
     )
     if errors.max() > GOOD:
         logger.warning("the table is off by more than %.0f %%; measure it again on a quieter machine", 100 * GOOD)
-    return table.model_copy(
-        update={"overhead": float(overhead), "scale": float(scale), "errors": tuple(map(float, errors))}
-    )
+    fitted = {"overhead": float(overhead), "per_layer": float(per_layer), "scale": float(scale)}
+    return table.model_copy(update=fitted | {"errors": tuple(map(float, errors))})
 
 
 # --------------------------------------------------------------------------------------------------------- the layers
@@ -179,10 +194,11 @@ def _shapes(
 ) -> dict[Shape, tuple[set[int], set[int]]]:
     """Returns the ends of the channel counts read and made, by shape of a layer; every branch exists in both networks.
 
-    Blocks may lose branches, so branches also occur unmerged, and merged ones with every kernel.
+    Blocks may lose branches, so branches also occur unmerged, and merged ones with every kernel; and SPADE norms occur
+    without their branches.
     """
     found: dict[Shape, tuple[set[int], set[int]]] = {}
-    for architecture in (widest, thinnest):
+    for architecture in (widest, thinnest, _unmodulated(widest), _unmodulated(thinnest)):
         unmerged: list[Rewrite] = [name for name in rewrites if name != "merged_depthwise"]
         for used in (rewrites, unmerged):
             for part in parts(architecture, size, used):
@@ -197,6 +213,13 @@ def _shapes(
         if hidden is not None:
             hidden.add(1)
     return found
+
+
+def _unmodulated(architecture: Architecture) -> Architecture:
+    """Returns an architecture without the branches that read label maps; one without such branches is returned."""
+    widths = {norm.name: norm.channels for norm in architecture.prunable_norms()}
+    removed = {norm.name: 0 for norm in architecture.prunable_norms() if norm.group == "spade_branch"}
+    return architecture.resized(widths | removed) if removed else architecture
 
 
 def _counts(ends: set[int], *, dense: bool) -> list[int]:
@@ -225,18 +248,27 @@ def _measured(
 ) -> Times:
     """Measures a layer of one kind and size with all its channel counts, in turn."""
     kind, kernel_size, input_size, output_size = shape
-    single = kind in ("conv_depthwise", "norm", "modulation")
+    single = kind in ("conv_depthwise", "norm", "scaling", "modulation")
     read, made = (_counts(ends, dense=kind in any_) for ends, any_ in zip(axes, (READ_ANY, MADE_ANY), strict=True))
     pairs = [(i, o) for i in read for o in ([i] if single else made)]
     empty = Graph(opset)
     nothing = empty.model(result=empty.add("Relu", "x", name="relu"), inputs=("x", (1,)), outputs=("y", (1,)))
     calls = {"nothing": _bound(nothing, machine.threads)}
+    beside = kind in BESIDE and "merged_depthwise" not in rewrites
     for i, o in pairs:
         part = Part(*shape, i, o)
-        calls[f"{i} {o}"] = _bound(layer_model(part, network, rewrites, opset), machine.threads)
-    times = measure(calls, repeats=ROUNDS, machine=machine, seconds=SECONDS)
-    without = times["nothing"].median
-    found = [max(0.0, round(1e3 * (times[f"{i} {o}"].median - without), 6)) for i, o in pairs]
+        if beside:
+            for count in (1, 2):
+                model = branches_model(part, network, rewrites, opset, count=count)
+                calls[f"{i} {o} x {count}"] = _bound(model, machine.threads)
+        else:
+            calls[f"{i} {o}"] = _bound(layer_model(part, network, rewrites, opset), machine.threads)
+    measured = measure(calls, repeats=ROUNDS, machine=machine, seconds=SECONDS)
+    times = {name: each.median for name, each in measured.items()}
+    found = []
+    for name in (f"{i} {o}" for i, o in pairs):
+        seconds = times[f"{name} x 2"] - times[f"{name} x 1"] if beside else times[name] - times["nothing"]
+        found.append(max(0.0, round(1e3 * seconds, 6)))
     width = 1 if single else len(made)
     return Times(
         kind=kind,
@@ -297,8 +329,9 @@ def layer_model(part: Part, network: Mapping[str, str], rewrites: Collection[Rew
     bias = np.zeros(part.out_channels, np.float32)
     match part.kind:
         case "norm":
-            ones, zeros = graph.constant("scale", bias + 1), graph.constant("shift", bias)
-            x = graph.add("InstanceNormalization", "x", ones, zeros, name="norm", epsilon=1e-5)
+            x = _normed(graph, "x", part.out_channels)
+        case "scaling":
+            x = graph.add("Relu", _scaled(graph, "x", part.out_channels), name="relu")
         case "modulation":
             x = _modulated(graph, part, network)
         case "conv_transpose":
@@ -327,24 +360,60 @@ def layer_model(part: Part, network: Mapping[str, str], rewrites: Collection[Rew
     return model
 
 
-def _convolved(graph: Graph, part: Part, network: Mapping[str, str], rewrites: Collection[Rewrite]) -> str:
-    """Adds a convolution and its padding; returns the name of its output."""
+def branches_model(
+    part: Part, network: Mapping[str, str], rewrites: Collection[Rewrite], opset: int, *, count: int
+) -> onnx.ModelProto:
+    """Writes the first or the last convolutions of several equal branches of a block, with other weights each.
+
+    Args:
+        part: The first convolution, whose inputs are one, or the last, whose outputs are added up.
+        network: As for `layer_model`.
+        rewrites: The rewrites of the export.
+        opset: Version of the ONNX operator set.
+        count: Number of branches.
+    """
+    graph, first = Graph(opset), part.kind == "conv_in"
+    given, made = (1, part.in_channels, *part.input_size), (1, part.out_channels, *part.output_size)
+    sources = ["x"] + ["x" if first else f"x.{number}" for number in range(1, count)]
+    results: list[str] = []
+    for number, source in enumerate(sources):
+        y = _convolved(graph, part, network, rewrites, source, number)
+        if first:
+            results.append(graph.add("Relu", y, name=f"relu.{number}"))
+        else:
+            results = [graph.add("Add", *results, y, name=f"sum.{number}") if results else y]
+    model = graph.model(result=results[-1], inputs=("x", given), outputs=("y", made))
+    others = dict.fromkeys(sources[1:])
+    model.graph.input.extend(make_tensor_value_info(name, TensorProto.FLOAT, given) for name in others if name != "x")
+    model.graph.output.extend(make_tensor_value_info(name, TensorProto.FLOAT, made) for name in results[:-1])
+    return model
+
+
+def _convolved(
+    graph: Graph,
+    part: Part,
+    network: Mapping[str, str],
+    rewrites: Collection[Rewrite],
+    x: str = "x",
+    number: int = 0,
+) -> str:
+    """Adds a convolution of a tensor and its padding, with weights of its number; returns the name of its output."""
     k, edge = part.kernel_size, part.kernel_size // 2
     padding = network.get("padding", "zero")
     if padding != "zero" and part.kind in ("conv", "last"):  # the first and the last reflect, others have zeros
         padding = "reflect" if part.input_size == part.output_size else "zero"
     group = part.in_channels if part.kind == "conv_depthwise" else 1
-    weight, bias = _weight(part.out_channels, part.in_channels // group, k), np.zeros(part.out_channels, np.float32)
-    x, pads = "x", [edge] * 4
+    weight = _weight(part.out_channels, part.in_channels // group, k, seed=number)
+    bias, pads, name = np.zeros(part.out_channels, np.float32), [edge] * 4, f"conv.{number}"
     if padding != "zero" and edge:
-        x, pads = graph.pad(x, edge, padding, name="pad"), [0] * 4
+        x, pads = graph.pad(x, edge, padding, name=f"pad.{number}"), [0] * 4
     if part.kind == "conv_in" and "transposed_branches" in rewrites and k > 1 and part.out_channels < 2 * BLOCK:
         cut = [k - 1 - each for each in pads] if padding == "zero" else [k - 1] * 4
-        return graph.conv(x, flipped(weight), bias, name="conv", operator="ConvTranspose", pads=cut)
+        return graph.conv(x, flipped(weight), bias, name=name, operator="ConvTranspose", pads=cut)
     if part.kind == "last" and "output_phases" in rewrites and part.out_channels < BLOCK:
         return _in_phases(graph, x, output_phases(weight), np.repeat(bias, PHASES**2))
     stride = -(-part.input_size[0] // part.output_size[0])
-    return graph.conv(x, weight, bias, name="conv", group=group, strides=[stride] * 2, pads=pads)
+    return graph.conv(x, weight, bias, name=name, group=group, strides=[stride] * 2, pads=pads)
 
 
 def _in_phases(graph: Graph, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
@@ -363,18 +432,27 @@ def _in_phases(graph: Graph, x: str, weight: NDArray[np.float32], bias: NDArray[
 def _modulated(graph: Graph, part: Part, network: Mapping[str, str]) -> str:
     """Adds what a SPADE norm does beside its branches: it enlarges x and the label maps, and takes (1 + γ)·x̂ + β."""
     channels, (height, width) = part.out_channels, part.output_size
-    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    scale, shift = graph.constant("scale", ones), graph.constant("shift", zeros)
     large = _resized(graph, "x", (1, channels, height, width), name="enlarged")
     _resized(graph, LABELS, (1, int(network["planes"]), height, width), name=RESIZED)
-    if network["norm"] == "folded":
-        x = graph.add("BatchNormalization", large, scale, shift, shift, scale, name="norm")
-    else:
-        x = graph.add("InstanceNormalization", large, scale, shift, name="norm", epsilon=1e-5)
+    x = (_scaled if network["spade_norm"] == "folded" else _normed)(graph, large, channels)
     gamma, beta = graph.split(MODULATION, [channels, channels], name="halves")
     gamma = graph.add("Add", gamma, graph.constant("one", np.ones((), np.float32)), name="scale + 1")
     x = graph.add("Add", graph.add("Mul", x, gamma, name="scaled"), beta, name="shifted")
     return graph.add("Relu", x, name="relu")
+
+
+def _normed(graph: Graph, x: str, channels: int) -> str:
+    """Adds a norm that computes the statistics of every image."""
+    scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    inputs = (x, graph.constant("scale", scale), graph.constant("shift", shift))
+    return graph.add("InstanceNormalization", *inputs, name="norm", epsilon=1e-5)
+
+
+def _scaled(graph: Graph, x: str, channels: int) -> str:
+    """Adds a norm with running statistics."""
+    scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    ones, zeros = graph.constant("scale", scale), graph.constant("shift", shift)
+    return graph.add("BatchNormalization", x, ones, zeros, zeros, ones, name="norm")
 
 
 def _resized(graph: Graph, x: str, shape: tuple[int, ...], *, name: str) -> str:
@@ -382,7 +460,7 @@ def _resized(graph: Graph, x: str, shape: tuple[int, ...], *, name: str) -> str:
                      mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
 
 
-def _weight(*shape: int) -> NDArray[np.float32]:
+def _weight(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     """Returns weights for a square kernel whose side is the last number."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     return random.standard_normal((*shape, shape[-1]), np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))

@@ -1,7 +1,8 @@
 """The parts of a generator whose times add up to its latency, from its table of layers.
 
 A part is a layer as the exported file computes it. The rewrites of an export change layers: depthwise branches of a
-block become one, and its 1x1 residual-conv branches join them. Norms with running statistics vanish into convolutions.
+block become one, and its 1x1 residual-conv branches join them. Norms with running statistics vanish into convolutions,
+except those that a SPADE generator has elsewhere: they scale and shift its features.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from components.catlib.errors import UserError
 from components.catlib.networks.families import Architecture
 from components.catlib.networks.layers import ImageSize, Layer
 
-Kind = Literal["conv", "conv_transpose", "conv_in", "conv_depthwise", "conv_out", "last", "norm", "modulation"]
+Kind = Literal[
+    "conv", "conv_transpose", "conv_in", "conv_depthwise", "conv_out", "last", "norm", "scaling", "modulation"
+]
 """What a part is: a convolution between blocks, a transposed one, the first, the depthwise or the last convolution of a
-branch, the convolution that makes the image, a norm that computes statistics, or a norm modulated by label maps."""
+branch, the convolution that makes the image, a norm that computes statistics, one with running statistics that no
+convolution absorbs, or a norm modulated by label maps."""
 
 BLOCK, MULTIPLE = 8, 4
 """From a block of channels on, the rewrite `padded_channels` makes multiples of this; see `exporting/rewriting.py`."""
@@ -74,8 +78,9 @@ def parts(architecture: Architecture, size: ImageSize, rewrites: Collection[Rewr
     if "padded_channels" in rewrites:
         padded |= {layer.out_space for layer in layers if _place(layer)[2] == "conv_depthwise"}
     found = []
+    modulated = {_place(layer)[0] for layer in layers}
     for layer in layers:
-        kind = _kind(layer, last=layer is last)
+        kind = _kind(layer, modulated, last=layer is last)
         if kind is not None:
             channels = [
                 _padded(count) if space in padded else count
@@ -96,18 +101,29 @@ def traits(architecture: Architecture) -> dict[str, str]:
     found = {"family": architecture.family, "norm": norm, "activation": architecture.activation}
     if (padding := getattr(architecture, "padding", None)) is not None:
         found["padding"] = padding
+    if (tracks := getattr(architecture, "spade_norm_tracks", None)) is not None:
+        found["spade_norm"] = "folded" if tracks else "instance"
     if architecture.fixed_size is not None:
         found["image_size"] = "x".join(map(str, architecture.fixed_size))
     return found
 
 
-def _kind(layer: Layer, *, last: bool) -> Kind | None:
-    """Returns a layer's kind; None for a norm that the exported file does not have."""
+def _kind(layer: Layer, modulated: Collection[str], *, last: bool) -> Kind | None:
+    """Returns a layer's kind; None for a norm that the exported file does not have.
+
+    Args:
+        layer: The layer.
+        modulated: Paths of what has branches; a SPADE norm without branches modulates nothing.
+        last: Whether it makes the image.
+    """
     role = _place(layer)[2]
     if layer.kind == "norm":
-        if layer.identity.endswith(".param_free_norm"):
+        owner, _, name = layer.identity.rpartition(".")
+        if name == "param_free_norm" and owner in modulated:
             return "modulation"
-        return None if layer.tracks_running_stats else "norm"
+        if not layer.tracks_running_stats:
+            return "norm"
+        return "scaling" if name == "param_free_norm" or owner.endswith(".shortcut") else None
     if role == "conv_in" or role == "conv_depthwise" or role == "conv_out":
         return role
     assert layer.kind == "conv" or layer.kind == "conv_transpose", layer.kind

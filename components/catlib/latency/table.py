@@ -1,6 +1,6 @@
 """A table of layers' times on one device, and the latency of a generator that follows from it.
 
-    latency = overhead + scale · Σ time(part)
+    latency = overhead + Σ (per_layer + scale · time(part))
 
 Between measured channel counts, times are interpolated linearly. Runtimes compute channels in blocks, so a count that
 fills no block may take longer than the next larger one that does. Counts that are multiples of `multiple` are therefore
@@ -96,6 +96,9 @@ class LatencyTable(Section):
         default=1, ge=1, le=64, description="channel counts that are multiples of this are interpolated apart"
     )
     overhead: NonNegative = Field(default=0.0, description="milliseconds that a network takes beside its layers")
+    per_layer: NonNegative = Field(
+        default=0.0, description="milliseconds that every layer takes within a network beside its own time"
+    )
     scale: Positive = Field(default=1.0, description="factor on the times of layers when they run within a network")
     errors: tuple[NonNegative, ...] = Field(
         default=(), max_length=1000, description="relative errors for whole networks that the fit did not see"
@@ -129,7 +132,7 @@ class LatencyTable(Section):
         return known
 
     def _total(self, times: list[float]) -> float:
-        return self.overhead + self.scale * sum(times)
+        return self.overhead + self.per_layer * len(times) + self.scale * sum(times)
 
     def _parts(self, architecture: Architecture, size: ImageSize) -> list[Part]:
         for name, found in traits(architecture).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Headline:
-    """The first section: figures of the student with the fewest MACs.
+    """The first section: all students in brief, and figures of the one with the fewest MACs.
 
     Attributes:
         student: The student.
@@ -50,6 +50,7 @@ class Headline:
         place: Its place among several students.
         size: Height × width of the images.
         facts: Its figures.
+        glance: MACs, time and headline metric of every generator, where there are several students; else None.
     """
 
     student: Contender
@@ -57,6 +58,7 @@ class Headline:
     place: str
     size: str
     facts: list[Fact]
+    glance: Table | None
 
 
 def headline(comparison: Comparison) -> Headline:
@@ -75,6 +77,7 @@ def headline(comparison: Comparison) -> Headline:
             *_latency_facts(comparison),
             *_time_facts(comparison),
         ],
+        glance=_glance(comparison) if len(comparison.students) > 1 else None,
     )
 
 
@@ -145,6 +148,39 @@ def _runtime_fact(timed: Mapping[str, Any]) -> Fact:
     )
 
 
+def _glance(comparison: Comparison) -> Table:
+    """Puts MACs, time and headline metric of all generators side by side."""
+    metric = comparison.metrics[0]
+    in_onnx = all(student.exported for student in comparison.students)
+    columns = [
+        Column("MACs"),
+        Column(f"Time per image ({'ONNX Runtime, ' * in_onnx}CPU)"),
+        Column(metric.label, arrow=metric.arrow, goal=metric.goal),
+    ]
+    rows = []
+    for contender in comparison.contenders:
+        time = _onnx_time_cell(comparison, contender) if in_onnx else Cell(_time_cell(comparison, contender).text)
+        cells = [Cell(quantity(contender.macs)), time, _score_cell(comparison, contender, metric)]
+        rows.append(Row(contender.name, contender.colour, cells))
+    return Table(columns, rows)
+
+
+def _onnx_time_cell(comparison: Comparison, contender: Contender) -> Cell:
+    """Writes the time of a student's ONNX file; for the teacher the range over all measurements beside students."""
+    if contender is not comparison.teacher:
+        return Cell(milliseconds(1e3 * comparison.onnx_seconds(contender)))
+    beside = [
+        timed["teacher_milliseconds"] for each in comparison.students if (timed := comparison.against_teacher(each))
+    ]
+    return Cell(_range(beside)) if beside else NOTHING
+
+
+def _range(times: Sequence[float]) -> str:
+    """Writes the smallest and the largest of times in milliseconds, or one if they read alike."""
+    low, high = milliseconds(min(times)), milliseconds(max(times))
+    return low if low == high else f"{low} to {high}"
+
+
 # ---------------------------------------------------------------------------------------------------------------- table
 
 
@@ -153,7 +189,7 @@ class Column:
     """A column of the table: heading, meaning, and the better direction as a sign and in words ("" if obvious)."""
 
     label: str
-    meaning: str
+    meaning: str = ""
     arrow: str = ""
     goal: str = ""
 
@@ -246,8 +282,7 @@ def _time_cell(comparison: Comparison, contender: Contender) -> Cell:
     """Writes a student's time and the teacher's, measured in turn; for the teacher the range over all students."""
     if contender is comparison.teacher:
         medians = [student.teacher_latency["median"] for student in comparison.students if student.teacher_latency]
-        low, high = milliseconds(min(medians)), milliseconds(max(medians))
-        return Cell(low if low == high else f"{low} to {high}")
+        return Cell(_range(medians))
     beside = f", teacher {milliseconds(contender.teacher_latency['median'])}" if contender.teacher_latency else ""
     ratio = factor(contender.ratio["latency"]) if "latency" in contender.ratio else ""
     return Cell(milliseconds(contender.figures["latency_ms"]["median"]), ratio + beside)

@@ -131,7 +131,7 @@ def test_several_students_are_timed_together_and_the_page_names_the_load(
     page = (tmp_path / "report" / "report.html").read_text()
     assert "measured in turn by one task" in page
     assert "7.2 processes for" in page
-    headline, _, rest = page.partition('class="scroll"')
+    headline, _, rest = page.partition('id="comparison"')
     smallest, teacher = (milliseconds(found["milliseconds"][name]) for name in ("Student 0.2×", "Teacher"))
     assert "Time per image (ONNX Runtime, CPU)" in headline
     assert smallest in headline and teacher in headline and smallest in rest, "one measurement for headline and table"

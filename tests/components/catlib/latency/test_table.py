@@ -51,12 +51,12 @@ def test_other_layers_that_double_sizes_are_refused(upsample: Any) -> None:
         parts(inception(norm=BATCH, num_blocks=1).model_copy(update={"upsample": upsample}), (32, 32), ())
 
 
-def test_latency_is_overhead_and_scaled_sum() -> None:
+def test_latency_is_overhead_time_per_layer_and_scaled_sum() -> None:
     student = inception(norm=BATCH, num_blocks=1)
     made = table(student, (32, 32), lambda kind, read, out: 0.25)
     assert made.latency(student, (32, 32)) == pytest.approx(0.25 * len(parts(student, (32, 32), ())))
-    scaled = made.model_copy(update={"overhead": 2.0, "scale": 0.5})
-    assert scaled.latency(student, (32, 32)) == pytest.approx(2 + 0.125 * len(parts(student, (32, 32), ())))
+    scaled = made.model_copy(update={"overhead": 2.0, "per_layer": 0.01, "scale": 0.5})
+    assert scaled.latency(student, (32, 32)) == pytest.approx(2 + (0.01 + 0.125) * len(parts(student, (32, 32), ())))
 
 
 def test_no_student_is_faster_than_the_least() -> None:
@@ -66,6 +66,9 @@ def test_no_student_is_faster_than_the_least() -> None:
     smallest = pruned(widest, down_sampling=1, up_sampling=1, features=0)
     assert made.latency(smallest, (32, 32)) > made.latency(pruned(widest, features=0), (32, 32))
     assert made.least(smallest, (32, 32)) <= made.latency(pruned(widest, features=0), (32, 32))
+    slow = made.model_copy(update={"per_layer": 5.0})
+    more = 5 * len(parts(smallest, (32, 32), ()))
+    assert slow.least(smallest, (32, 32)) == pytest.approx(made.least(smallest, (32, 32)) + more)
 
 
 def test_other_networks_than_the_measured_ones_are_refused() -> None:
@@ -114,6 +117,27 @@ def test_a_vanished_spade_block_takes_no_modulation() -> None:
     assert modulations(spade()) - modulations(pruned(spade(), head_0__res_ops=0, head_0__dw_ops=0)) == 1
 
 
+def test_a_spade_norm_without_branches_modulates_nothing() -> None:
+    """With running statistics it scales and shifts; without, it computes statistics."""
+
+    def norms(student: Any) -> Counter[str]:
+        kinds = ("modulation", "scaling", "norm")
+        return Counter(part.kind for part in parts(student, (64, 128), ()) if part.kind in kinds)
+
+    blocks, shortcuts = 5, 4  # the last two blocks have no branches
+    assert norms(spade()) == Counter(modulation=blocks, scaling=shortcuts)
+    plain = pruned(spade(), head_0__spade=0)
+    assert norms(plain) == Counter(modulation=blocks - 1, scaling=shortcuts + 1)
+    plain = pruned(spade(spade_norm="instance"), head_0__spade=0)
+    assert norms(plain) == Counter(modulation=blocks - 1, scaling=shortcuts, norm=1)
+
+
+def test_tables_of_other_spade_norms_are_refused() -> None:
+    made = table(spade(), (64, 128), lambda kind, read, out: 1.0)
+    with pytest.raises(UserError, match="measured for networks with spade_norm folded, but the student has instance"):
+        made.latency(spade(spade_norm="instance"), (64, 128))
+
+
 # ------------------------------------------------------------------------------------------------------- hostile tables
 
 
@@ -129,6 +153,7 @@ def layer(**changes: Any) -> dict[str, Any]:
         (json.dumps(document(format=2)), "format"),
         (json.dumps(document(threads=0)), "threads"),
         (json.dumps(document(scale=-1)), "scale"),
+        (json.dumps(document(per_layer=-1)), "per_layer"),
         (json.dumps(document(multiple=0)), "multiple"),
         (json.dumps(document(extra=1)), "extra"),
         (json.dumps(document(layers=[])), "layers"),

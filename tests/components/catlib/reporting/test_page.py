@@ -10,6 +10,7 @@ import yaml
 
 from components.catlib.config import InceptionSpadeConfig, NormConfig, Pix2PixDistillConfig, ReportConfig
 from components.catlib.reporting.comparison import compare_generators
+from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import LARGEST_PAGE, render
 from tests.components.report.small_run import SmallRun, rewrite, write_small_run
@@ -123,6 +124,34 @@ def test_the_headline(page: Page, run: SmallRun) -> None:
     assert "per 16×24 image; the smallest of 2 students" in page.words
     assert "L1 0.260 ± 0.010 teacher 0.200 ± 0.010 lower is better" in page.words
     assert "Time per image (CPU) 10.0 ms teacher 40.0 ms ÷ 4.0, measured in turn" in page.words
+
+
+def glance_of(page: Page) -> str:
+    """Returns what stands between the first heading and the pictures, where all generators are listed."""
+    return page.words.partition("in figures")[0].partition("GeneratorMACs")[2]
+
+
+def test_several_students_are_shown_in_one_glance(page: Page, run: SmallRun) -> None:
+    macs = {each.name: quantity(each.macs) for each in compare_generators(trace(**run.inputs())).contenders}
+    assert glance_of(page).startswith(
+        " Time per image (ONNX Runtime, CPU) Fréchet distance (random features) ↓lower is better "
+        f"Teacher {macs['Teacher']} – 30.00 "  # no export timed the teacher's file
+        f"Student 0.5× {macs['Student 0.5×']} 4.00 ms 30.00 "
+        f"Student 0.2× {macs['Student 0.2×']} 4.00 ms 31.00 "
+    )
+
+
+def test_one_student_needs_no_glance(run: SmallRun) -> None:
+    alone = {name: found[:1] if isinstance(found, list) else found for name, found in run.inputs().items()}
+    page = page_of(alone, name="tiles")
+    assert not glance_of(page)
+    assert re.search(r"Teacher [\d.]+ M MACs Student [\d.]+ M MACs", page.words)
+
+
+def test_without_exports_the_glance_shows_times_in_pytorch(run: SmallRun) -> None:
+    glance = glance_of(page_of(run.inputs() | {"exports": []}, name="tiles"))
+    assert glance.startswith(" Time per image (CPU) ")
+    assert re.search(r"Teacher [\d.]+ M 40\.0 ms 30\.00 Student 0\.5× [\d.]+ M 10\.0 ms 30\.00 ", glance)
 
 
 def test_every_section_is_there(page: Page) -> None:

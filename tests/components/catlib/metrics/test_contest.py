@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.catlib.metrics.contest import contest, hedges_g, holm, paired_error, stepped_levels
 
-NAMES = ("a", "b", "c")
+NAMES: tuple[str, ...] = ("a", "b", "c")
 
 
 def students(
@@ -144,6 +144,19 @@ def test_false_differences_are_rare(num_seeds: int) -> None:
         for _ in range(trials)
     )
     assert wrong / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_the_correction_is_no_stricter_than_it_must_be() -> None:
+    random = np.random.default_rng(30)
+    trials = 4000
+    wrong = sum(
+        any(
+            each.is_real
+            for each in contest({name: random.normal(size=(5, 1)) for name in NAMES}, better="lower").differences
+        )
+        for _ in range(trials)
+    )
+    assert 0.025 < wrong / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
 
 
 @pytest.mark.parametrize(("num_seeds", "num_images"), [(3, 30), (5, 30), (5, 6)])

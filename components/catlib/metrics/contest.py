@@ -40,6 +40,9 @@ from numpy.typing import NDArray
 
 from components.catlib.metrics.confidence import LEVEL, Interval
 
+IMAGE_SCORES_FILE = "image_scores.json"
+"""File of an evaluation with the scores of every image, by generator ("student", "teacher") and metric."""
+
 FEWEST_SEEDS = 2
 """With fewer seeds, the spread of a variation is unknown: there is no interval, and nobody wins."""
 

@@ -43,6 +43,9 @@ from components.catlib.metrics.confidence import LEVEL, Interval
 IMAGE_SCORES_FILE = "image_scores.json"
 """File of an evaluation with the scores of every image, by generator ("student", "teacher") and metric."""
 
+ROUNDING = 1e-12
+"""Differences that vary by less, as a share of the largest, are equal."""
+
 FEWEST_SEEDS = 2
 """With fewer seeds, the spread of a variation is unknown: there is no interval, and nobody wins."""
 
@@ -227,7 +230,7 @@ def hedges_g(delta_S: NDArray[np.float64]) -> float | None:
     """
     freedom = len(delta_S) - 1
     spread = float(delta_S.std(ddof=1)) if freedom > 1 else 0.0
-    if spread == 0:
+    if spread <= ROUNDING * float(np.abs(delta_S).max()):
         return None
     unbiased = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)) / math.sqrt(freedom / 2)
     return unbiased * float(delta_S.mean()) / spread

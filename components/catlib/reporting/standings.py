@@ -25,6 +25,7 @@ from components.catlib.metrics.catalogue import BY_KEY, Metric
 from components.catlib.metrics.contest import IMAGE_SCORES_FILE
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.curves import scores_by_step
+from components.catlib.reporting.formatting import budget_label
 from components.catlib.reporting.lineage import settings_of
 
 STANDINGS_FILE = "standings.json"
@@ -38,6 +39,9 @@ LARGEST_FILE = 64_000_000
 LARGEST_SIDE = 256
 """Largest side of a kept picture in pixels."""
 
+LARGEST_NUMBER = 1e15
+"""Larger numbers are refused, because sums of their squares must stay finite."""
+
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -47,6 +51,24 @@ def _known(key: str) -> str:
     return key
 
 
+def _readable_budget(text: str) -> str:
+    if text:
+        budget_label(text)  # ValueError
+    return text
+
+
+def _kinds_are_words(value: JsonValue) -> JsonValue:
+    """Checks what comparisons of settings rely on: the `kind` of a part is a word."""
+    if isinstance(value, dict):
+        if not isinstance(value.get("kind", ""), str):
+            raise ValueError("the kind of a part of the settings is no word")
+        for part in value.values():
+            _kinds_are_words(part)
+    return value
+
+
+Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+Count = Annotated[int, Field(ge=0, le=int(LARGEST_NUMBER))]
 Key = Annotated[str, AfterValidator(_known)]
 """The key of a metric in the catalogue."""
 
@@ -58,8 +80,8 @@ class _Part(BaseModel):
 class ScoreCurve(_Part):
     """Scores on held-out images during a training."""
 
-    steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="optimisation steps, increasing")
-    values: list[float] = Field(min_length=1, description="one score per entry of steps")
+    steps: list[Count] = Field(min_length=1, description="optimisation steps")
+    values: list[Number] = Field(min_length=1, description="one score per entry of steps")
 
     @model_validator(mode="after")
     def _one_value_per_step(self) -> ScoreCurve:
@@ -72,14 +94,18 @@ class Standing(_Part):
     """A student of a sweep."""
 
     student: Digest = Field(description="digest of the artifact with its weights")
-    budget: str = Field(max_length=40, description='its budget as the recipe gives it; "" if it was not pruned')
-    settings: dict[str, JsonValue] = Field(description="its distill section, and as prune its prune section")
+    budget: Annotated[str, AfterValidator(_readable_budget)] = Field(
+        max_length=40, description='its budget as the recipe gives it; "" if it was not pruned'
+    )
+    settings: Annotated[dict[str, JsonValue], AfterValidator(_kinds_are_words)] = Field(
+        description="its distill section, and as prune its prune section"
+    )
     seed: int = Field(ge=0, description="seed of its training")
-    macs: int = Field(gt=0, description="multiply-accumulates of one image")
-    steps: int | None = Field(ge=0, description="optimisation steps; null if unknown")
-    seconds: float | None = Field(ge=0, description="seconds of its training; null if unknown")
-    scores: dict[Key, float] = Field(description="scores on all held-out images")
-    image_scores: dict[Key, list[float]] = Field(description="scores of every held-out image, where there are any")
+    macs: Count = Field(gt=0, description="multiply-accumulates of one image")
+    steps: Count | None = Field(description="optimisation steps; null if unknown")
+    seconds: Number | None = Field(ge=0, description="seconds of its training; null if unknown")
+    scores: dict[Key, Number] = Field(description="scores on all held-out images")
+    image_scores: dict[Key, list[Number]] = Field(description="scores of every held-out image, where there are any")
     curves: dict[Key, ScoreCurve] = Field(description="scores during the training")
     sample: str = Field(max_length=200, description='name of the held-out image of its picture; "" without a picture')
 

@@ -19,7 +19,7 @@ from components.catlib.metrics.catalogue import METRICS, Metric
 from components.catlib.metrics.contest import FEWEST_SEEDS, Contest, Difference, contest
 from components.catlib.reporting.charts import STUDENT_COLOURS, Curve, Group, curves_chart, groups_chart
 from components.catlib.reporting.comparison import Comparison, Contender
-from components.catlib.reporting.formatting import budget_label, quantity, short_number
+from components.catlib.reporting.formatting import budget_label, quantity, short_number, with_minus
 from components.catlib.reporting.lineage import setting_texts, varied_settings
 from components.catlib.reporting.pictures import Pictures, Shown
 from components.catlib.reporting.standings import Standing, Standings
@@ -48,10 +48,10 @@ class Variation:
 
 @dataclass(frozen=True)
 class Cell:
-    """A score of a variation: mean and spread, and the difference to the reference."""
+    """A score of a variation: mean and spread; the difference to the reference and its interval below it."""
 
     text: str
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,14 @@ def variations(standings: Standings | None, comparison: Comparison, pictures: Pi
 
 
 def grouped(students: Sequence[Standing]) -> list[Variation]:
-    """Puts students together that differ in their seed alone, in the order in which variations first appear."""
+    """Puts students together that differ in their seed alone, in the order in which variations first appear.
+
+    Returns:
+        The variations; none if students differ only in seed and budget.
+    """
     varied = [key for key in varied_settings([student.settings for student in students]) if key != "seed"]
+    if not varied:
+        return []
     budgets = {student.budget for student in students}
     found: dict[tuple[str, ...], list[Standing]] = {}
     for student in students:
@@ -220,11 +226,22 @@ def _pairs(metric: Metric, found: Contest) -> list[tuple[str, str, str, str]]:
 
 def _difference(metric: Metric, difference: Difference) -> str:
     """Writes "+0.012 (−0.004 to +0.028)"; only the mean without an interval."""
-    mean = _signed(metric, difference.mean)
+    mean, interval = _signed(metric, difference.mean), _interval(metric, difference)
+    return f"{mean} ({interval})" if interval else mean
+
+
+def _below(metric: Metric, difference: Difference) -> tuple[str, ...]:
+    """Writes "+0.012, g +0.8" and "−0.004 to +0.028", as far as they are known."""
+    effect = "" if difference.effect is None else f", g {_effect(difference)}"
+    interval = _interval(metric, difference)
+    return f"{_signed(metric, difference.mean)}{effect}", *([interval] if interval else [])
+
+
+def _interval(metric: Metric, difference: Difference) -> str:
     if difference.interval is None:
-        return mean
+        return ""
     low, high = difference.interval
-    return f"{mean} ({_signed(metric, low)} to {_signed(metric, high)})"
+    return f"{_signed(metric, low)} to {_signed(metric, high)}"
 
 
 def _signed(metric: Metric, value: float) -> str:
@@ -232,7 +249,7 @@ def _signed(metric: Metric, value: float) -> str:
 
 
 def _effect(difference: Difference) -> str:
-    return "–" if difference.effect is None else f"{difference.effect:+.1f}".replace("-", "−")
+    return "–" if difference.effect is None else with_minus(f"{difference.effect:+.1f}")
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
@@ -243,12 +260,10 @@ def _row(
 ) -> VariationRow:
     cells = []
     for metric in metrics:
-        remark = ""
+        remarks: tuple[str, ...] = ()
         if group is not reference and metric in contests:
-            difference = contests[metric].between(group.name, reference.name)
-            effect = "" if difference.effect is None else f", g {_effect(difference)}"
-            remark = f"{_difference(metric, difference)}{effect}"
-        cells.append(Cell(_mean_and_spread(metric, _values(group, metric)), remark))
+            remarks = _below(metric, contests[metric].between(group.name, reference.name))
+        cells.append(Cell(_mean_and_spread(metric, _values(group, metric)), remarks))
     costs = [quantity(round(_mean([each.macs for each in group.students]) or 0))]
     for values, digits in ((_steps(group), 0), (_seconds(group), 1)):
         mean = _mean(values)

@@ -92,6 +92,7 @@ def test_effect_sizes_are_hedges_g() -> None:
     assert hedges_g(np.arange(5.0)) == pytest.approx(2 / np.sqrt(2.5) * np.sqrt(2 / np.pi))
     assert hedges_g(np.array([1.0, 2.0])) is None
     assert hedges_g(np.array([2.0, 2.0, 2.0])) is None
+    assert hedges_g(np.array([0.3, 0.1 + 0.2, 0.3])) is None  # 0.1 + 0.2 is rounded
 
 
 def test_units_and_offsets_change_nothing() -> None:

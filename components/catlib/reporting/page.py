@@ -56,7 +56,7 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison, stand
         "survivors": survivors.survivors(lineage, shown.students),
         "training": curves.training_charts(shown),
         "timelines": pictures.timelines(lineage, shown, album),
-        "exports": origins.exported_files(comparison),
+        "exports": origins.exported_files(shown),
         "tried": origins.tried_in_browser(comparison),
         "dataset": origins.dataset_facts(lineage),
         "protocols": origins.protocols(comparison),

@@ -88,7 +88,7 @@ class Variations:
         metrics: Columns of the table.
         rows: One per variation.
         reference: Name of the variation that differences are shown to.
-        remarks: Sentences about unequal costs and about the seeds that differences rest on.
+        remarks: Sentences about earlier students, unequal costs, and the seeds that differences rest on.
         verdicts: One per metric that all variations have.
         charts: Metric and SVG.
         curves: Metric and SVG: scores during the trainings.
@@ -122,7 +122,7 @@ def variations(standings: Standings | None, comparison: Comparison, pictures: Pi
         metrics=metrics,
         rows=[_row(group, groups[0], metrics, contests) for group in groups],
         reference=groups[0].name,
-        remarks=[*_unequal_costs(groups), *_seeds(groups)],
+        remarks=[*_elsewhere(standings, comparison), *_unequal_costs(groups), *_seeds(groups)],
         verdicts=[Verdict(metric, _sentence(found), _pairs(metric, found)) for metric, found in contests.items()],
         charts=_charts(groups, metrics),
         curves=_curves(groups),
@@ -297,6 +297,17 @@ def _mean_and_spread(metric: Metric, values: Sequence[float]) -> str:
     if len(values) < 2:
         return mean
     return f"{mean} ± {metric.number(statistics.stdev(values))}"
+
+
+def _elsewhere(standings: Standings, comparison: Comparison) -> list[str]:
+    """Returns a sentence if some students come from earlier reports."""
+    own = {student.trained.digest for student in comparison.students if student.trained}
+    count = sum(student.student not in own for student in standings.students)
+    if count == 0:
+        return []
+    return [
+        f"{count} of these {len(standings.students)} students come from earlier reports; only this section has them."
+    ]
 
 
 def _unequal_costs(groups: Sequence[Variation]) -> list[str]:

@@ -78,6 +78,7 @@ def test_a_later_report_shows_and_keeps_all_students(earlier: Path, second: Smal
     assert len(kept.pictures) == 6
     assert read_manifest(output).inputs["earlier 1"] == read_manifest(earlier).digest()
     html = (output / "report.html").read_text(encoding="utf-8")
+    assert "4 of these 6 students come from earlier reports" in html
     # L1 of kernel alignment: 0.25 and 0.26 before, 0.25 now
     assert "0.253 ± 0.006" in html
 

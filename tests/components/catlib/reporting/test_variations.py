@@ -180,7 +180,7 @@ def test_the_page_shows_one_student_of_each_variation_in_detail(run: SmallRun, c
     html = render(ReportConfig(name="ablation"), trace(**run.inputs()), comparison)
     assert "Variations of the distillation" in html
     assert "0.255 ± 0.007" in html
-    assert html.count("One student of each variation is shown.") == 2
+    assert html.count("One student of each variation is shown.") == 3  # pictures, trainings and ONNX files
     assert "none, seed 0, while it learned" in html
     assert "none, seed 1, while it learned" not in html
 

@@ -38,12 +38,15 @@ class Variation:
     Attributes:
         name: The settings that set it apart, such as "mse".
         colour: Of its lines and dots.
-        students: The students made this way, by seed.
+        students: The students made this way, one per seed, by seed.
+        repeated: Further students of the same seeds, such as those of earlier code. They do not count, because
+            they would make chance look smaller than it is.
     """
 
     name: str
     colour: str
     students: tuple[Standing, ...]
+    repeated: tuple[Standing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Variations:
         metrics: Columns of the table.
         rows: One per variation.
         reference: Name of the variation that differences are shown to.
-        remarks: Sentences about earlier students, unequal costs, and the seeds that differences rest on.
+        remarks: Sentences about earlier and repeated students, unequal costs, and the seeds that differences rest on.
         verdicts: One per metric that all variations have.
         charts: Metric and SVG.
         curves: Metric and SVG: scores during the trainings.
@@ -122,7 +125,7 @@ def variations(standings: Standings | None, comparison: Comparison, pictures: Pi
         metrics=metrics,
         rows=[_row(group, groups[0], metrics, contests) for group in groups],
         reference=groups[0].name,
-        remarks=[*_elsewhere(standings, comparison), *_unequal_costs(groups), *_seeds(groups)],
+        remarks=[*_elsewhere(standings, comparison), *_repeated(groups), *_unequal_costs(groups), *_seeds(groups)],
         verdicts=[Verdict(metric, _sentence(found), _pairs(metric, found)) for metric, found in contests.items()],
         charts=_charts(groups, metrics),
         curves=_curves(groups),
@@ -148,9 +151,17 @@ def grouped(students: Sequence[Standing]) -> list[Variation]:
         found.setdefault(tuple(parts), []).append(student)
     names = _names(found, {text for student in students for text in setting_texts(student.settings, [LENGTH])})
     return [
-        Variation(name, f"student-{i % STUDENT_COLOURS}", tuple(sorted(members, key=lambda each: each.seed)))
+        _variation(name, f"student-{i % STUDENT_COLOURS}", members)
         for i, (name, members) in enumerate(zip(names, found.values(), strict=True))
     ]
+
+
+def _variation(name: str, colour: str, members: Sequence[Standing]) -> Variation:
+    by_seed: dict[int, Standing] = {}
+    for student in members:
+        by_seed.setdefault(student.seed, student)
+    kept = tuple(by_seed[seed] for seed in sorted(by_seed))
+    return Variation(name, colour, kept, tuple(student for student in members if student not in kept))
 
 
 def _names(parts: Iterable[tuple[str, ...]], lengths: set[str]) -> list[str]:
@@ -165,7 +176,7 @@ def representatives(standings: Standings | None, comparison: Comparison) -> tupl
     groups = grouped(standings.students) if standings else []
     if len(groups) < 2:
         return comparison.students
-    of_student = {student.student: group.name for group in groups for student in group.students}
+    of_student = {student.student: group.name for group in groups for student in (*group.students, *group.repeated)}
     first: dict[str, Contender] = {}
     for student in comparison.students:
         assert student.trained is not None, "there are no standings without the weights' artifacts"
@@ -187,7 +198,7 @@ def _contest(groups: Sequence[Variation], metric: Metric) -> Contest | None:
     seeds = common_seeds(groups, metric.key)
     if not seeds:
         return None
-    by_seed = {group.name: {student.seed: student for student in reversed(group.students)} for group in groups}
+    by_seed = {group.name: {student.seed: student for student in group.students} for group in groups}
     used = {name: [students[seed] for seed in seeds] for name, students in by_seed.items()}
     by_image = all(metric.key in student.image_scores for students in used.values() for student in students)
     scores = {name: _scores(students, metric.key, by_image=by_image) for name, students in used.items()}
@@ -308,6 +319,12 @@ def _elsewhere(standings: Standings, comparison: Comparison) -> list[str]:
     return [
         f"{count} of these {len(standings.students)} students come from earlier reports; only this section has them."
     ]
+
+
+def _repeated(groups: Sequence[Variation]) -> list[str]:
+    """Returns a sentence if students are left out because another one has their variation and seed."""
+    count = sum(len(group.repeated) for group in groups)
+    return [f"Students left out because another one has the same variation and seed: {count}."] if count else []
 
 
 def _unequal_costs(groups: Sequence[Variation]) -> list[str]:

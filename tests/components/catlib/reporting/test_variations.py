@@ -131,6 +131,13 @@ def test_only_seeds_of_all_variations_are_compared(comparison: Comparison) -> No
     assert "Differences rest on the seeds that all variations have: none." in apart.remarks
 
 
+def test_a_seed_counts_once(comparison: Comparison) -> None:
+    again = [student("mse", 1, student="b" * 64), student("mse", 1, student="c" * 64)]
+    found = championship(comparison, [*all_students(), *again])
+    assert [row.count for row in found.rows] == [3, 3, 3]
+    assert "Students left out because another one has the same variation and seed: 2." in found.remarks
+
+
 def test_unequal_costs_are_stated(comparison: Comparison) -> None:
     equal = championship(comparison, all_students())
     assert not any("not equal" in remark for remark in equal.remarks)

@@ -24,11 +24,12 @@ from components.catlib.footprint.networks import generator_activations
 from components.catlib.footprint.stating import state
 from components.catlib.metrics.baseline import baselines
 from components.catlib.metrics.catalogue import measured_among
+from components.catlib.metrics.contest import IMAGE_SCORES_FILE
 from components.catlib.metrics.costs import cost_ratios, costs, time_generators
 from components.catlib.metrics.held_out import HeldOut, held_out_images
 from components.catlib.metrics.perceptual_similarity import Lpips, read_lpips
 from components.catlib.metrics.protocol import protocol
-from components.catlib.metrics.scoring import IMAGE_SCORES_FILE, ImageScores, quality, score_images
+from components.catlib.metrics.scoring import ImageScores, quality, score_images
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE, by_class
 from components.catlib.metrics.segmenters import Segmenter, read_segmenter
 from components.catlib.metrics.signs import NUM_IMAGES, look_at

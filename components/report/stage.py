@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.catlib.artifacts import TEACHER_FILE, writing
+from components.catlib.artifacts import TEACHER_FILE, read_manifest, writing
 from components.catlib.config import ReportConfig
 from components.catlib.disk import temporary_folder
 from components.catlib.publishing.tracking import track
 from components.catlib.reporting.comparison import Comparison, Contender, Together, compare_generators, folder_names
 from components.catlib.reporting.lineage import Artifact, Lineage, trace
 from components.catlib.reporting.page import render
+from components.catlib.reporting.standings import standings
 from components.catlib.storage import Storage
 from components.catlib.timing import busy, cpu_name, ratio
 
@@ -55,8 +56,9 @@ def run(
     Args:
         config: Heading and description of the page, and the registry that records the students.
         evaluations: Evaluate artifacts, at least one.
-        output: Where the artifact goes: `report.html`, `students/<budget>/` with metrics, ONNX file and weights, and,
-            for several ONNX files, `latency.json`: their times, measured here in turn.
+        output: Where the artifact goes: `report.html`, `students/<budget>/` with metrics, ONNX file and weights;
+            for several ONNX files `latency.json`, their times, measured here in turn; and, for the reports of later
+            sweeps, `standings.json` and `standings/` with the figures and pictures of these and earlier students.
         dataset: The dataset artifact.
         real_stats: The real_stats artifact.
         teacher: The teacher artifact.
@@ -82,13 +84,17 @@ def run(
     together = _time_together(lineage)
     comparison = compare_generators(lineage, together=together)
     folders = folder_names([student.pruned for student in comparison.students])
-    page = render(config, lineage, comparison)
+    compared = standings(comparison, earlier)
+    page = render(config, lineage, comparison, compared)
     inputs = {name: artifact.manifest for name, artifact in _named(lineage, comparison, folders).items()}
+    inputs |= {f"earlier {number}": read_manifest(folder) for number, folder in enumerate(earlier, start=1)}
     with writing(output, kind="report", config=config, inputs=inputs) as writer:
         (writer.folder / PAGE).write_text(page, encoding="utf-8")
         for student, name in zip(comparison.students, folders, strict=True):
             _deliver(student, writer.folder / "students" / name)
         writer.summary["students"] = dict(zip(folders, (student.name for student in comparison.students), strict=True))
+        if compared is not None:
+            compared.write(writer.folder)
         if together is not None:
             writer.write_json("latency.json", _times(comparison, together))
         writer.summary["metrics"] = _metrics(comparison, page)

@@ -45,9 +45,6 @@ from components.catlib.metrics.segmenters import Segmenter
 from components.catlib.metrics.statistics import RealStatistics
 from components.catlib.networks.directions import Direction
 
-IMAGE_SCORES_FILE = "image_scores.json"
-"""File of an evaluation with `ImageScores.by_image` of every generator; students are compared image by image."""
-
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """From generated images and their targets [N, C, H, W] to [N]."""
 

@@ -82,12 +82,14 @@ class Curve:
         x: Positions.
         y: Values, one per position, all finite.
         dots: Mark every point.
+        faint: Draw it thin and pale, as one of several behind their mean.
     """
 
     colour: str
     x: Sequence[float]
     y: Sequence[float]
     dots: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def curves_chart(curves: Sequence[Curve], *, x_label: str, description: str) -> 
         for curve in curves:
             x, y = shortened(curve.x), shortened(curve.y)
             marker = "o" if curve.dots or len(x) == 1 else ""
-            axes.plot(x, y, color=_PLACEHOLDERS[curve.colour], marker=marker, markersize=5)
+            look: dict[str, Any] = {"linewidth": 1, "alpha": 0.4, "markersize": 3} if curve.faint else {"markersize": 5}
+            axes.plot(x, y, color=_PLACEHOLDERS[curve.colour], marker=marker, **look)
         values = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
         _value_axis(axes, values)
         axes.set_xlabel(x_label)

@@ -14,7 +14,14 @@ from typing import Any
 from components.catlib.metrics.catalogue import BY_KEY, METRICS, OF_ALL, Metric, measured_among
 from components.catlib.reporting.charts import STUDENT_COLOURS
 from components.catlib.reporting.formatting import budget_label
-from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage, setting_texts, varied_settings
+from components.catlib.reporting.lineage import (
+    Artifact,
+    EvaluatedStudent,
+    Lineage,
+    setting_texts,
+    settings_of,
+    varied_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -265,7 +272,7 @@ def _names(students: Sequence[EvaluatedStudent]) -> list[str]:
     if len(students) == 1:
         return ["Student"]
     budgets = [budget_of(student.pruned) for student in students]
-    configs = [student.trained.manifest.config if student.trained else {} for student in students]
+    configs = [settings_of(student.trained, student.pruned) for student in students]
     varied = varied_settings(configs)
     names = [
         ", ".join(

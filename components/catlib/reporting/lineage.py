@@ -69,6 +69,12 @@ def _joined(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
+def settings_of(trained: Artifact | None, pruned: Artifact | None) -> dict[str, Any]:
+    """Returns the settings that a student was made with: those of its training, and as `prune` those of pruning."""
+    settings = dict(trained.manifest.config) if trained else {}
+    return settings | ({"prune": pruned.manifest.config} if trained and pruned else {})
+
+
 def setting_texts(config: dict[str, Any], paths: Sequence[str]) -> list[str]:
     """Writes the settings at some paths (from `varied_settings`) that a section has, in few words each."""
     values = {path: _at(config, path) for path in paths}
@@ -192,11 +198,11 @@ def trace(
 
 def _ordered(students: Sequence[EvaluatedStudent]) -> list[EvaluatedStudent]:
     """Orders students by MACs, largest first; equal ones by how they were trained."""
-    varied = varied_settings([student.trained.manifest.config if student.trained else {} for student in students])
+    varied = varied_settings([settings_of(student.trained, student.pruned) for student in students])
 
     def key(student: EvaluatedStudent) -> tuple[int, list[str], str]:
         macs: int = student.evaluation.read_json("metrics.json")["student"]["paper_macs"]
-        settings = student.trained.manifest.config if student.trained else {}
+        settings = settings_of(student.trained, student.pruned)
         return -macs, setting_texts(settings, varied), student.evaluation.digest
 
     return sorted(students, key=key)

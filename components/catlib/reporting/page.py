@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from components.catlib.config import ReportConfig
@@ -9,6 +10,7 @@ from components.catlib.reporting import classes, curves, diagnoses, origins, pic
 from components.catlib.reporting.comparison import Comparison
 from components.catlib.reporting.formatting import quantity
 from components.catlib.reporting.lineage import Lineage
+from components.catlib.reporting.standings import Standings, of_run
 from components.catlib.reporting.templates import template
 
 FOLDER = Path(__file__).parent
@@ -17,8 +19,10 @@ LARGEST_PAGE = 3_000_000
 """Largest page in bytes that Kubeflow's interface shows."""
 
 
-def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> str:
+def render(config: ReportConfig, lineage: Lineage, comparison: Comparison, standings: Standings | None = None) -> str:
     """Writes the page of a run; sections whose artifacts were not given are left out.
+
+    Where students are variations, the parts with pictures and charts per student show one of each variation.
 
     All text is escaped by the template engine; charts escape their own.
 
@@ -26,12 +30,15 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         config: Heading and description.
         lineage: The artifacts of the run.
         comparison: Its generators side by side.
+        standings: Its students and those of earlier reports; None: its own alone.
 
     Returns:
         HTML of at most 3 MB.
     """
     album = pictures.Pictures()
-    samples = pictures.samples(comparison, album)
+    standings = standings or of_run(comparison)
+    shown = replace(comparison, students=variations.representatives(standings, comparison))
+    samples = pictures.samples(shown, album)
     content = {
         "config": config,
         "style": (FOLDER / "report.css").read_text(encoding="utf-8"),
@@ -41,14 +48,15 @@ def render(config: ReportConfig, lineage: Lineage, comparison: Comparison) -> st
         "diagnoses": diagnoses.of_run(lineage, comparison),
         "caveats": results.caveats(lineage, comparison),
         "cost_charts": results.cost_charts(comparison),
-        "variations": variations.variations(comparison),
+        "variations": variations.variations(standings, comparison, album),
+        "left_out": len(comparison.students) - len(shown.students),
         "classes": classes.classes(comparison),
         "samples": samples,
-        "triptych": pictures.triptych(samples, comparison),
-        "survivors": survivors.survivors(lineage, comparison.students),
-        "training": curves.training_charts(comparison),
-        "timelines": pictures.timelines(lineage, comparison, album),
-        "exports": origins.exported_files(comparison),
+        "triptych": pictures.triptych(samples, shown),
+        "survivors": survivors.survivors(lineage, shown.students),
+        "training": curves.training_charts(shown),
+        "timelines": pictures.timelines(lineage, shown, album),
+        "exports": origins.exported_files(shown),
         "tried": origins.tried_in_browser(comparison),
         "dataset": origins.dataset_facts(lineage),
         "protocols": origins.protocols(comparison),

@@ -1,38 +1,86 @@
-"""Variations of the distillation: the scores of each, as mean and spread over its seeds."""
+"""Variations of the distillation: their costs and scores side by side, and which is better beyond chance.
+
+A variation is what sets students apart besides their seed: settings of the distillation or of pruning, or the budget.
+The first one of the page is the reference that differences are shown to; all pairs are in folded tables.
+"""
 
 from __future__ import annotations
 
+import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.catlib.metrics.catalogue import Metric
-from components.catlib.reporting.charts import Group, groups_chart
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from components.catlib.metrics.catalogue import METRICS, Metric
+from components.catlib.metrics.contest import FEWEST_SEEDS, Contest, Difference, contest
+from components.catlib.reporting.charts import STUDENT_COLOURS, Curve, Group, curves_chart, groups_chart
 from components.catlib.reporting.comparison import Comparison, Contender
-from components.catlib.reporting.formatting import budget_label
+from components.catlib.reporting.formatting import budget_label, quantity, short_number, with_minus
 from components.catlib.reporting.lineage import setting_texts, varied_settings
+from components.catlib.reporting.pictures import Pictures, Shown
+from components.catlib.reporting.standings import Standing, Standings
+
+EQUAL_COST = 1.05
+"""Costs of variations that differ by a larger factor are stated above the table."""
+
+LENGTH = "steps"
+"""Setting that follows from the cost of a step in a sweep of equal seconds; it names a variation only where it must."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """One way of distilling.
+    """One way of making a student.
 
     Attributes:
         name: The settings that set it apart, such as "mse".
-        students: The students made this way, one per seed.
+        colour: Of its lines and dots.
+        students: The students made this way, one per seed, by seed.
+        repeated: Further students of the same seeds, such as those of earlier code. They do not count, because
+            they would make chance look smaller than it is.
     """
 
     name: str
-    students: tuple[Contender, ...]
+    colour: str
+    students: tuple[Standing, ...]
+    repeated: tuple[Standing, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score of a variation: mean and spread; the difference to the reference and its interval below it."""
+
+    text: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class VariationRow:
-    """A variation in the table: its name, its number of students, and a text per metric."""
+    """A variation in the table."""
 
     name: str
+    colour: str
     count: int
-    cells: list[str]
+    costs: list[str]
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a metric says of all variations.
+
+    Attributes:
+        metric: The metric.
+        sentence: The winner, or why there is none.
+        pairs: Name, difference with interval, p value and effect size of every pair.
+    """
+
+    metric: Metric
+    sentence: str
+    pairs: list[tuple[str, str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -42,58 +90,215 @@ class Variations:
     Attributes:
         metrics: Columns of the table.
         rows: One per variation.
+        reference: Name of the variation that differences are shown to.
+        remarks: Sentences about earlier and repeated students, unequal costs, and the seeds that differences rest on.
+        verdicts: One per metric that all variations have.
         charts: Metric and SVG.
+        curves: Metric and SVG: scores during the trainings.
+        pictures: A held-out image: input, target, teacher, and a student of every variation.
     """
 
     metrics: tuple[Metric, ...]
     rows: list[VariationRow]
+    reference: str
+    remarks: list[str]
+    verdicts: list[Verdict]
     charts: list[tuple[Metric, str]]
+    curves: list[tuple[Metric, str]]
+    pictures: list[Shown]
 
 
-def variations(comparison: Comparison) -> Variations | None:
-    """Compares variations of the distillation; None when there is only one.
+def variations(standings: Standings | None, comparison: Comparison, pictures: Pictures) -> Variations | None:
+    """Compares variations; None when there is only one, or when it is unknown how students were made.
 
-    A number that is withheld for one student is left out for its whole variation.
+    Args:
+        standings: The students of this run and of earlier ones.
+        comparison: This run, for the data in the row of pictures.
+        pictures: Takes the pictures.
     """
-    groups = _group(comparison.students)
-    if len(groups) < 2:
+    groups = grouped(standings.students) if standings else []
+    if standings is None or len(groups) < 2:
         return None
-    rows = [
-        VariationRow(
-            group.name,
-            len(group.students),
-            [_mean_and_spread(metric, _values(comparison, group, metric)) for metric in comparison.metrics],
-        )
-        for group in groups
-    ]
-    charts = []
-    for metric in comparison.metrics:
-        drawn = [Group(group.name, _values(comparison, group, metric)) for group in groups]
-        if all(group.values for group in drawn):
-            read = "; ".join(f"{row.name} {row.cells[comparison.metrics.index(metric)]}" for row in rows)
-            charts.append((metric, groups_chart(drawn, description=f"{metric.label} by variation: {read}")))
-    return Variations(comparison.metrics, rows, charts)
+    metrics = tuple(metric for metric in METRICS if any(metric.key in each.scores for each in standings.students))
+    contests = {metric: found for metric in metrics if (found := _contest(groups, metric)) is not None}
+    return Variations(
+        metrics=metrics,
+        rows=[_row(group, groups[0], metrics, contests) for group in groups],
+        reference=groups[0].name,
+        remarks=[*_elsewhere(standings, comparison), *_repeated(groups), *_unequal_costs(groups), *_seeds(groups)],
+        verdicts=[Verdict(metric, _sentence(found), _pairs(metric, found)) for metric, found in contests.items()],
+        charts=_charts(groups, metrics),
+        curves=_curves(groups),
+        pictures=_pictures(groups, standings, comparison, pictures),
+    )
 
 
-def _group(students: Sequence[Contender]) -> list[Variation]:
-    trained = [student.trained for student in students]
-    configs = [artifact.manifest.config if artifact else {} for artifact in trained]
-    varied = [key for key in varied_settings(configs) if key != "seed"]
+def grouped(students: Sequence[Standing]) -> list[Variation]:
+    """Puts students together that differ in their seed alone, in the order in which variations first appear.
+
+    Returns:
+        The variations; none if students differ only in seed and budget.
+    """
+    varied = [key for key in varied_settings([student.settings for student in students]) if key != "seed"]
     if not varied:
         return []
     budgets = {student.budget for student in students}
-    grouped: dict[str, list[Contender]] = {}
-    for student, config in zip(students, configs, strict=True):
-        parts = setting_texts(config, varied)
+    found: dict[tuple[str, ...], list[Standing]] = {}
+    for student in students:
+        parts = setting_texts(student.settings, varied)
         if len(budgets) > 1 and student.budget:
             parts.insert(0, budget_label(student.budget))
-        grouped.setdefault(", ".join(parts), []).append(student)
-    return [Variation(name, tuple(members)) for name, members in grouped.items()]
+        found.setdefault(tuple(parts), []).append(student)
+    names = _names(found, {text for student in students for text in setting_texts(student.settings, [LENGTH])})
+    return [
+        _variation(name, f"student-{i % STUDENT_COLOURS}", members)
+        for i, (name, members) in enumerate(zip(names, found.values(), strict=True))
+    ]
 
 
-def _values(comparison: Comparison, variation: Variation, metric: Metric) -> list[float]:
-    scores = [comparison.score(student, metric) for student in variation.students]
-    return [score.value for score in scores if score is not None] if None not in scores else []
+def _variation(name: str, colour: str, members: Sequence[Standing]) -> Variation:
+    by_seed: dict[int, Standing] = {}
+    for student in members:
+        by_seed.setdefault(student.seed, student)
+    kept = tuple(by_seed[seed] for seed in sorted(by_seed))
+    return Variation(name, colour, kept, tuple(student for student in members if student not in kept))
+
+
+def _names(parts: Iterable[tuple[str, ...]], lengths: set[str]) -> list[str]:
+    """Joins the texts of every variation, without the length of its training where names are different even so."""
+    parts = list(parts)
+    short = [", ".join(text for text in texts if text not in lengths) for texts in parts]
+    return short if all(short) and len(set(short)) == len(short) else [", ".join(texts) or "none" for texts in parts]
+
+
+def representatives(standings: Standings | None, comparison: Comparison) -> tuple[Contender, ...]:
+    """Returns this run's first student of every variation; all students if there is only one variation."""
+    groups = grouped(standings.students) if standings else []
+    if len(groups) < 2:
+        return comparison.students
+    of_student = {student.student: group.name for group in groups for student in (*group.students, *group.repeated)}
+    first: dict[str, Contender] = {}
+    for student in comparison.students:
+        assert student.trained is not None, "there are no standings without the weights' artifacts"
+        first.setdefault(of_student[student.trained.digest], student)
+    return tuple(first.values())
+
+
+# ---------------------------------------------------------------------------------------------------------- the contest
+
+
+def common_seeds(groups: Sequence[Variation], key: str) -> list[int]:
+    """Returns the seeds with which every variation has a student with a score."""
+    seeds = [{student.seed for student in group.students if key in student.scores} for group in groups]
+    return sorted(set.intersection(*seeds))
+
+
+def _contest(groups: Sequence[Variation], metric: Metric) -> Contest | None:
+    """Compares all variations; None if they have no seed in common."""
+    seeds = common_seeds(groups, metric.key)
+    if not seeds:
+        return None
+    by_seed = {group.name: {student.seed: student for student in group.students} for group in groups}
+    used = {name: [students[seed] for seed in seeds] for name, students in by_seed.items()}
+    by_image = all(metric.key in student.image_scores for students in used.values() for student in students)
+    scores = {name: _scores(students, metric.key, by_image=by_image) for name, students in used.items()}
+    return contest(scores, better=metric.better)
+
+
+def _scores(students: Sequence[Standing], key: str, *, by_image: bool) -> NDArray[np.float64]:
+    """Returns scores [seeds, images], or [seeds, 1] of a metric that is measured on sets of images."""
+    values = [student.image_scores[key] if by_image else [student.scores[key]] for student in students]
+    return np.array(values, dtype=np.float64)
+
+
+def _sentence(found: Contest) -> str:
+    if found.winner is not None:
+        return f"{found.winner} wins: its corrected interval against every other variation excludes 0."
+    if found.num_seeds < FEWEST_SEEDS:
+        return "no winner: the variations have one seed in common, and one seed shows no spread."
+    names = dict.fromkeys(name for each in found.differences for name in (each.first, each.second))
+    others = [name for name in names if name != found.best and not found.between(found.best, name).is_real]
+    return (
+        f"no winner: {found.best} has the best mean, but its difference from {' and from '.join(others)} may be chance."
+    )
+
+
+def _pairs(metric: Metric, found: Contest) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            f"{each.first} − {each.second}",
+            _difference(metric, each),
+            "–" if each.p is None else "< 0.001" if each.p < 0.001 else f"{each.p:.3f}",
+            _effect(each),
+        )
+        for each in found.differences
+    ]
+
+
+def _difference(metric: Metric, difference: Difference) -> str:
+    """Writes "+0.012 (−0.004 to +0.028)"; only the mean without an interval."""
+    mean, interval = _signed(metric, difference.mean), _interval(metric, difference)
+    return f"{mean} ({interval})" if interval else mean
+
+
+def _below(metric: Metric, difference: Difference) -> tuple[str, ...]:
+    """Writes "+0.012, g +0.8" and "−0.004 to +0.028", as far as they are known."""
+    effect = "" if difference.effect is None else f", g {_effect(difference)}"
+    interval = _interval(metric, difference)
+    return f"{_signed(metric, difference.mean)}{effect}", *([interval] if interval else [])
+
+
+def _interval(metric: Metric, difference: Difference) -> str:
+    if difference.interval is None:
+        return ""
+    low, high = difference.interval
+    return f"{_signed(metric, low)} to {_signed(metric, high)}"
+
+
+def _signed(metric: Metric, value: float) -> str:
+    return f"{'+' if value > 0 else ''}{metric.number(value)}"
+
+
+def _effect(difference: Difference) -> str:
+    return "–" if difference.effect is None else with_minus(f"{difference.effect:+.1f}")
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+
+def _row(
+    group: Variation, reference: Variation, metrics: Sequence[Metric], contests: dict[Metric, Contest]
+) -> VariationRow:
+    cells = []
+    for metric in metrics:
+        remarks: tuple[str, ...] = ()
+        if group is not reference and metric in contests:
+            remarks = _below(metric, contests[metric].between(group.name, reference.name))
+        cells.append(Cell(_mean_and_spread(metric, _values(group, metric)), remarks))
+    costs = [quantity(round(_mean([each.macs for each in group.students]) or 0))]
+    for values, digits in ((_steps(group), 0), (_seconds(group), 1)):
+        mean = _mean(values)
+        costs.append("–" if mean is None else f"{mean:.{digits}f}")
+    return VariationRow(group.name, group.colour, len(group.students), costs, cells)
+
+
+def _steps(group: Variation) -> list[int | None]:
+    return [student.steps for student in group.students]
+
+
+def _seconds(group: Variation) -> list[float | None]:
+    return [student.seconds for student in group.students]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _values(group: Variation, metric: Metric) -> list[float]:
+    """Returns the scores of a variation; none if one of its students has none that may be compared."""
+    values = [student.scores[metric.key] for student in group.students if metric.key in student.scores]
+    return values if len(values) == len(group.students) else []
 
 
 def _mean_and_spread(metric: Metric, values: Sequence[float]) -> str:
@@ -103,3 +308,104 @@ def _mean_and_spread(metric: Metric, values: Sequence[float]) -> str:
     if len(values) < 2:
         return mean
     return f"{mean} ± {metric.number(statistics.stdev(values))}"
+
+
+def _elsewhere(standings: Standings, comparison: Comparison) -> list[str]:
+    """Returns a sentence if some students come from earlier reports."""
+    own = {student.trained.digest for student in comparison.students if student.trained}
+    count = sum(student.student not in own for student in standings.students)
+    if count == 0:
+        return []
+    return [
+        f"{count} of these {len(standings.students)} students come from earlier reports; only this section has them."
+    ]
+
+
+def _repeated(groups: Sequence[Variation]) -> list[str]:
+    """Returns a sentence if students are left out because another one has their variation and seed."""
+    count = sum(len(group.repeated) for group in groups)
+    return [f"Students left out because another one has the same variation and seed: {count}."] if count else []
+
+
+def _unequal_costs(groups: Sequence[Variation]) -> list[str]:
+    """Returns a sentence per cost in which variations differ, so that a difference of scores may come from it."""
+    sentences = []
+    for name, unit, values in (
+        ("Multiply-accumulates", "", [_mean([student.macs for student in group.students]) for group in groups]),
+        ("Seconds of training", " s", [_mean(_seconds(group)) for group in groups]),
+    ):
+        known = [value for value in values if value is not None]
+        if known and max(known) > EQUAL_COST * min(known):
+            low, high = short_number(min(known)), short_number(max(known))
+            sentences.append(f"{name} are not equal: {low}{unit} to {high}{unit} in the mean of a variation.")
+    return sentences
+
+
+def _seeds(groups: Sequence[Variation]) -> list[str]:
+    """Returns a sentence if some students are left out of the differences, because others have not their seed."""
+    all_seeds = {student.seed for group in groups for student in group.students}
+    common = {seed for seed in all_seeds if all(seed in {each.seed for each in group.students} for group in groups)}
+    if common == all_seeds:
+        return []
+    listed = ", ".join(map(str, sorted(common)))
+    return [f"Differences rest on the seeds that all variations have: {listed or 'none'}."]
+
+
+# --------------------------------------------------------------------------------------------- the charts and pictures
+
+
+def _charts(groups: Sequence[Variation], metrics: Sequence[Metric]) -> list[tuple[Metric, str]]:
+    charts = []
+    for metric in metrics:
+        drawn = [Group(group.name, _values(group, metric)) for group in groups]
+        if all(group.values for group in drawn):
+            read = "; ".join(f"{group.name} {_mean_and_spread(metric, group.values)}" for group in drawn)
+            charts.append((metric, groups_chart(drawn, description=f"{metric.label} by variation: {read}")))
+    return charts
+
+
+def _curves(groups: Sequence[Variation]) -> list[tuple[Metric, str]]:
+    """Draws scores during the trainings: a thin line per student, a thick one for the mean of a variation."""
+    keys = {key for group in groups for student in group.students for key in student.curves}
+    charts = []
+    for metric in (metric for metric in METRICS if metric.key in keys):
+        thin: list[Curve] = []
+        thick: list[Curve] = []
+        read = []
+        for group in groups:
+            lines = [student.curves[metric.key] for student in group.students if metric.key in student.curves]
+            thin += [Curve(group.colour, line.steps, line.values, faint=True) for line in lines]
+            if lines and (steps := _common_steps([line.steps for line in lines])):
+                by_step = [dict(zip(line.steps, line.values, strict=True)) for line in lines]
+                means = [statistics.fmean(values[step] for values in by_step) for step in steps]
+                thick.append(Curve(group.colour, steps, means, dots=True))
+                read.append(f"{group.name} {metric.number(means[0])} to {metric.number(means[-1])}")
+        description = f"{metric.label} by step, mean over the students of each variation. {'; '.join(read)}."
+        charts.append((metric, curves_chart([*thin, *thick], x_label="step", description=description)))
+    return charts
+
+
+def _common_steps(lines: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(set.intersection(*map(set, lines)))
+
+
+def _pictures(
+    groups: Sequence[Variation], standings: Standings, comparison: Comparison, pictures: Pictures
+) -> list[Shown]:
+    """Returns the first held-out image of this run, and its translation by the first student of every variation."""
+    evaluation = comparison.students[0].evaluation
+    samples = evaluation.read_json("metrics.json")["samples"]
+    if not samples:
+        return []
+    first = samples[0]
+    shown = [
+        Shown(column, pictures.add(Image.open(evaluation.folder / first[column])), colour)
+        for column, colour in (("input", ""), ("target", ""), ("teacher", "teacher"))
+        if column in first
+    ]
+    for group in groups:
+        student = next((each for each in group.students if each.sample == first["name"][:200]), None)
+        if student is not None and student.student in standings.pictures:
+            image = Image.open(io.BytesIO(standings.pictures[student.student]))
+            shown.append(Shown(f"{group.name}, seed {student.seed}", pictures.add(image), group.colour))
+    return shown

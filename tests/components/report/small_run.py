@@ -27,6 +27,7 @@ from components.catlib.config import (
     RealStatsConfig,
 )
 from components.catlib.latency.table import LatencyTable
+from components.catlib.metrics.contest import IMAGE_SCORES_FILE
 from components.catlib.metrics.segmentation import SEGMENTATION_FILE
 from components.catlib.networks.architecture_files import write_architecture
 from components.catlib.networks.families import Architecture, architecture_from_config
@@ -113,7 +114,8 @@ def _write_student(
     _write_training(trained, distillation, {**data, "teacher": run.teacher, "student": pruned}, pruning.architecture)
     evaluation = _evaluation(teacher, pruning.architecture, size, number)
     _write(run.evaluations[-1], EvaluateConfig(), {**data, "teacher": run.teacher, "student": trained},
-           files={"metrics.json": evaluation}, then=_write_samples)  # fmt: skip
+           files={"metrics.json": evaluation, IMAGE_SCORES_FILE: _image_scores(evaluation)},
+           then=_write_samples)  # fmt: skip
     _write(run.exports[-1], ExportConfig(), {"dataset": run.dataset, "student": trained},
            files={"export.json": _export_facts(number)},
            then=lambda place: _write_onnx_files(place, number))  # fmt: skip
@@ -214,6 +216,15 @@ def _evaluation(teacher: Architecture, student: Architecture, size: tuple[int, i
             {"name": name, **{column: f"samples/{i}_{column}.webp" for column in COLUMNS}}
             for i, name in enumerate(SAMPLE_NAMES)
         ],
+    }  # fmt: skip
+
+
+def _image_scores(evaluation: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Spreads the scores of pairs over five images."""
+    return {
+        name: {key: [evaluation[name][key] + spread for spread in (-0.02, -0.01, 0.0, 0.01, 0.02)]
+               for key in ("l1", "psnr", "ssim")}
+        for name in ("teacher", "student")
     }  # fmt: skip
 
 

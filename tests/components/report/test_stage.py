@@ -44,6 +44,8 @@ def test_the_artifact_holds_the_page_and_every_students_deliverables(report: Pat
     assert set(manifest.files) == {
         "report.html",
         "latency.json",
+        "standings.json",
+        *(f"standings/{read_manifest(distilled).digest()}.webp" for distilled in run.distilled),
         *(f"students/{budget}/{file}" for budget in ("0.5x", "0.2x") for file in delivered),
     }
     for i, budget in enumerate(("0.5x", "0.2x")):

@@ -11,7 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
 from PIL import Image
 
 from components.__main__ import main
@@ -43,6 +42,7 @@ from components.catlib.reporting.runtimes import runtime_table
 from components.dataset.stage import run as prepare_dataset
 from components.export.stage import run
 from components.real_stats.stage import run as prepare_statistics
+from tests.components.catlib.exporting.broken_files import change_norm, change_pad, change_weight
 from tests.components.catlib.exporting.small_generators import spade
 from tests.components.opened import read_generator
 
@@ -207,24 +207,7 @@ def test_the_plain_form_in_every_operator_set(opset: int, student: Path, tmp_pat
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
 
 
-def _change_weight(model: onnx.ModelProto) -> None:
-    weight = next(each for each in model.graph.initializer if each.name.startswith("features.0.dw_ops"))
-    values = numpy_helper.to_array(weight).copy()
-    values.flat[0] += 0.1
-    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-
-
-def _change_norm(model: onnx.ModelProto) -> None:
-    norm = next(node for node in model.graph.node if node.op_type == "InstanceNormalization")
-    next(each for each in norm.attribute if each.name == "epsilon").f = 0.1
-
-
-def _change_pad(model: onnx.ModelProto) -> None:
-    pad = [node for node in model.graph.node if node.op_type == "Pad"][-1]
-    next(each for each in pad.attribute if each.name == "mode").s = b"edge"
-
-
-@pytest.mark.parametrize("change", [_change_weight, _change_norm, _change_pad])
+@pytest.mark.parametrize("change", [change_weight, change_norm, change_pad])
 @pytest.mark.parametrize("rewrites", ["all", "none"])
 def test_a_broken_file_is_refused_and_leaves_nothing(
     change: Callable[[onnx.ModelProto], None],

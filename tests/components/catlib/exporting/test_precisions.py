@@ -21,6 +21,7 @@ from components.catlib.exporting.precisions import Pictures, decibels_between, w
 from components.catlib.exporting.quantising import INT8_REWRITES, Quantiser, layers_to_keep, to_float16
 from components.catlib.exporting.runtimes import INSTALL_OPENVINO, Run, Runtime, installed_runtimes
 from components.catlib.metrics.catalogue import BY_KEY
+from tests.components.catlib.exporting.broken_files import change_norm, change_pad
 from tests.components.catlib.exporting.small_generators import NORMS, example, inception
 
 ONNX_RUNTIME = installed_runtimes()[0]
@@ -175,17 +176,7 @@ def _change_weight(model: onnx.ModelProto) -> None:
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
 
-def _change_norm(model: onnx.ModelProto) -> None:
-    norm = next(node for node in model.graph.node if node.op_type == "InstanceNormalization")
-    next(each for each in norm.attribute if each.name == "epsilon").f = 1.0
-
-
-def _change_pad(model: onnx.ModelProto) -> None:
-    pad = [node for node in model.graph.node if node.op_type == "Pad"][-1]
-    next(each for each in pad.attribute if each.name == "mode").s = b"edge"
-
-
-@pytest.mark.parametrize("change", [_change_weight, _change_norm, _change_pad])
+@pytest.mark.parametrize("change", [_change_weight, change_norm, change_pad])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_broken_file_is_caught(
     change: Callable[[onnx.ModelProto], None], precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

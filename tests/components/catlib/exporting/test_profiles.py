@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from components.catlib.config import RGB, ValuesConfig
 from components.catlib.config.student import Profile
@@ -30,6 +30,7 @@ from components.catlib.exporting.profiles import (
     write_profiles,
 )
 from components.catlib.networks.generator import Generator
+from tests.components.catlib.exporting.broken_files import change_norm, change_pad, change_weight
 from tests.components.catlib.exporting.small_generators import NORMS, SIZE, example, inception
 
 COLOURS = {"input": RGB, "output": RGB}
@@ -95,25 +96,8 @@ def test_a_static_file_keeps_opset_rewrites_and_metadata(tiny: Student, tmp_path
     assert {each.key: each.value for each in model.metadata_props} == {**tiny.metadata, "fixed_size": "[16, 24]"}
 
 
-def _change_weight(model: onnx.ModelProto) -> None:
-    weight = next(each for each in model.graph.initializer if "dw_ops" in each.name and each.name.endswith("weight"))
-    values = numpy_helper.to_array(weight).copy()
-    values.flat[0] += 0.1
-    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-
-
-def _change_norm(model: onnx.ModelProto) -> None:
-    norm = next(node for node in model.graph.node if node.op_type == "InstanceNormalization")
-    next(each for each in norm.attribute if each.name == "epsilon").f = 0.1
-
-
-def _change_pad(model: onnx.ModelProto) -> None:
-    pad = [node for node in model.graph.node if node.op_type == "Pad"][-1]
-    next(each for each in pad.attribute if each.name == "mode").s = b"edge"
-
-
 @pytest.mark.parametrize("profile", EVERY)
-@pytest.mark.parametrize("change", [_change_weight, _change_norm, _change_pad])
+@pytest.mark.parametrize("change", [change_weight, change_norm, change_pad])
 def test_a_broken_file_is_refused(
     profile: Profile,
     change: Callable[[onnx.ModelProto], None],

@@ -259,7 +259,7 @@ def test_the_default_folder_of_a_run_is_its_recipes_own(
 
     def run_locally(recipe: Recipe, *, origin: str, output: Path, **_: object) -> local.LocalRun:
         outputs.append(report(output, origin))
-        return local.LocalRun(output, [], [], 0.0)
+        return local.LocalRun(output, output, [], [], 0.0)
 
     monkeypatch.setattr(local, "run_locally", run_locally)
     for recipe in ("smoke", str(copied), "smoke", str(copied)):

@@ -194,7 +194,10 @@ def common_seeds(groups: Sequence[Variation], key: str) -> list[int]:
 
 
 def _contest(groups: Sequence[Variation], metric: Metric) -> Contest | None:
-    """Compares all variations; None if they have no seed in common."""
+    """Compares all variations; None if they have no seed in common.
+
+    Of a metric that is best near a value, the distances from that value are compared.
+    """
     seeds = common_seeds(groups, metric.key)
     if not seeds:
         return None
@@ -202,6 +205,8 @@ def _contest(groups: Sequence[Variation], metric: Metric) -> Contest | None:
     used = {name: [students[seed] for seed in seeds] for name, students in by_seed.items()}
     by_image = all(metric.key in student.image_scores for students in used.values() for student in students)
     scores = {name: _scores(students, metric.key, by_image=by_image) for name, students in used.items()}
+    if metric.better == "nearest":
+        return contest({name: abs(values - metric.best) for name, values in scores.items()}, better="lower")
     return contest(scores, better=metric.better)
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from components.catlib.config import Pix2PixDistillConfig, ReportConfig
+from components.catlib.metrics.catalogue import BY_KEY
 from components.catlib.metrics.contest import contest
 from components.catlib.reporting.comparison import Comparison, compare_generators
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import render
 from components.catlib.reporting.pictures import Pictures
 from components.catlib.reporting.standings import ScoreCurve, Standing, Standings, standings
-from components.catlib.reporting.variations import Variations, grouped, representatives, variations
+from components.catlib.reporting.variations import Variations, _contest, grouped, representatives, variations
 from tests.components.report.small_run import SmallRun, write_small_run
 
 SEEDS = (0, 1, 2)
@@ -100,6 +101,20 @@ def test_the_winner_is_the_contests(comparison: Comparison) -> None:
     assert found.rows[0].cells[0].remarks == ()
     assert found.rows[2].cells[0].remarks[0] == "−0.200"  # every seed differs by as much, so g is not defined
     assert [pair[0] for pair in verdict.pairs] == ["kernel alignment − mse", "kernel alignment − none", "mse − none"]
+
+
+def test_nearness_is_what_counts_for_a_metric_that_is_best_at_a_value(comparison: Comparison) -> None:
+    metric = BY_KEY["gradient_energy_ratio"]
+    energies = {"kernel_alignment": 0.9, "mse": 1.3, "none": 0.4}
+    students = [
+        student(kind, seed, scores={metric.key: energies[kind] + seed / 1000}, image_scores={}, curves={})
+        for kind in energies
+        for seed in SEEDS
+    ]
+    contests = [_contest(grouped(students), each) for each in (metric, BY_KEY["l1"])]
+    assert contests[0] is not None and contests[0].best == contests[0].winner == "kernel alignment"
+    assert contests[0].between("mse", "kernel alignment").mean == pytest.approx(0.3 + 0.002 - 0.1)
+    assert contests[1] is None
 
 
 def test_nobody_wins_by_chance(comparison: Comparison) -> None:

@@ -19,7 +19,7 @@ from components.sweep.stage import MOST_STUDENTS, divided, plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
 from pipelines.latency_tables import check_table, table_of, with_own_table
-from pipelines.parameters import all_arguments, model_addresses, with_arguments
+from pipelines.parameters import all_arguments, earlier_addresses, with_arguments
 from pipelines.preflight import Plan, findings, lost_places, report
 from pipelines.reuse import Reuse, compare
 from pipelines.series import parts
@@ -136,7 +136,7 @@ def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], 
     complete = all_arguments(pinned, compiled.pipeline, arguments)
     complete.setdefault("source_version", dataset_version(changed, here=here))
     if "model_version" in compiled.parameters:
-        addresses = model_addresses(compiled.pipeline, arguments)
+        addresses = [address for _, address in earlier_addresses(compiled.pipeline, arguments)]
         complete.setdefault("model_version", content_version(addresses, parameter="model_version", here=here))
     return complete
 

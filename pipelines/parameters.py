@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, List
+from typing import Any, List, Literal
 
 from pydantic import BaseModel
 
@@ -36,7 +36,7 @@ class Parameter:
             default is an empty text or list.
         annotation: The Python type that Kubeflow turns into its own.
         required: Whether it must be given; it then has no default.
-        names_models: Whether its value is one address, or several, of models of earlier runs.
+        earlier: What of earlier runs its value names, by one address or several: "model" or "report"; "": nothing.
         without: Key of its section that is a parameter of its own.
     """
 
@@ -45,7 +45,7 @@ class Parameter:
     setting: str = ""
     annotation: Any = str
     required: bool = False
-    names_models: bool = False
+    earlier: Literal["", "model", "report"] = ""
     without: str = ""
 
     def default(self, recipe: Recipe) -> Any:
@@ -101,7 +101,7 @@ _EARLIER_SWEEPS = Parameter(
     "Addresses of the reports of earlier sweeps with the same images and teacher, whose students the report compares "
     "with these: s3://BUCKET/PREFIX, or folders if the pipeline runs locally.",
     annotation=List[str],
-    names_models=True,
+    earlier="report",
 )
 _DATASET = Parameter(
     "dataset", "How the images are read and packed.", setting="dataset", annotation=dict, without="source"
@@ -117,12 +117,12 @@ _EARLIER_TEACHER = Parameter(
     "teacher",
     "Address of the teacher's artifact, s3://BUCKET/PREFIX or a local folder, or of a published .pth file, also https://.",
     required=True,
-    names_models=True,
+    earlier="model",
 )
 _TEACHER_BESIDE = Parameter(
     "teacher",
     "Address of the artifact of the students' teacher; empty: the students are scored alone.",
-    names_models=True,
+    earlier="model",
 )
 _TEACHER_SETTINGS = _section(
     "teacher_settings",
@@ -136,7 +136,7 @@ _EARLIER_STUDENTS = Parameter(
     "runs locally.",
     annotation=List[str],
     required=True,
-    names_models=True,
+    earlier="model",
 )
 _PRUNE = _section("prune", "How the students' channels are chosen, and which direction of the teacher is compressed.")
 _DISTILL = _section("distill", "Training of the students.")
@@ -216,10 +216,13 @@ def with_signature(
     return function
 
 
-def model_addresses(pipeline: str, arguments: Mapping[str, Any]) -> list[str]:
-    """Returns the addresses of earlier models that arguments of a pipeline name."""
-    given = [arguments.get(parameter.name) or [] for parameter in PARAMETERS[pipeline] if parameter.names_models]
-    return [address for value in given for address in ([value] if isinstance(value, str) else value)]
+def earlier_addresses(pipeline: str, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what of earlier runs the arguments of a pipeline name: "model" or "report", and its address."""
+    found = []
+    for parameter in PARAMETERS[pipeline]:
+        given = (arguments.get(parameter.name) or []) if parameter.earlier else []
+        found += [(parameter.earlier, address) for address in ([given] if isinstance(given, str) else given)]
+    return found
 
 
 def all_arguments(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def findings(plan: Plan) -> Iterator[Finding]:
 def _models(plan: Plan) -> Iterator[Finding]:
     for parameter in PARAMETERS[plan.pipeline]:
         given = plan.arguments.get(parameter.name)
-        if not parameter.names_models:
+        if not parameter.earlier:
             continue
         if parameter.required and not given:
             yield wrong(f"Argument {parameter.name} is empty; give at least one address of an earlier model.")
@@ -376,12 +376,20 @@ def _on_this_machine(setting: str, reading: Reading, plan: Plan) -> Iterator[Fin
         elif setting.endswith(".uri") or path.name.endswith(STATE_DICTS):
             yield from _file_here(setting, path, reading)
         else:
-            read_manifest(path, "teacher" if plan.trains else "teacher|distill")
+            read_manifest(path, _kinds(setting, plan))
     except OSError as error:  # the name is too long, or a folder on the way may not be entered
         yield wrong(f"{setting} {path} cannot be read ({error.strerror}); correct the path, or its permissions.")
     except UserError as error:
         reason = str(error).rstrip(".")
-        yield wrong(f"{setting} {path} cannot be used ({reason}); give the folder of a model of an earlier run.")
+        what = setting.rstrip(" 0123456789").removeprefix("the earlier ")
+        yield wrong(f"{setting} {path} cannot be used ({reason}); give the folder of a {what} of an earlier run.")
+
+
+def _kinds(setting: str, plan: Plan) -> str:
+    """Returns the kinds of artifacts that may lie at an address of an earlier run."""
+    if setting.startswith("the earlier report"):
+        return "report"
+    return "teacher" if plan.trains else "teacher|distill"
 
 
 def _images_here(path: Path, reading: Reading) -> Iterator[Finding]:

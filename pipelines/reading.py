@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from components.catlib.config import Recipe, TrainingConfig
 from components.catlib.recipes import with_files
 from components.fetch.stage import STATE_DICTS
-from pipelines.parameters import PARAMETERS, model_addresses
+from pipelines.parameters import PARAMETERS, earlier_addresses
 
 TRAINS_TEACHER = ("compress", "sweep")
 """The pipelines that train a teacher of their own."""
@@ -39,14 +39,16 @@ def readings(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -> dic
             found |= readings_in(settings, section)
     if recipe.real_stats.features != "inception":
         found = {setting: reading for setting, reading in found.items() if not setting.startswith("real_stats.")}
-    models = model_addresses(pipeline, arguments)
+    earlier = earlier_addresses(pipeline, arguments)
     if pipeline in TRAINS_TEACHER:
         found |= _new(_read_by_training(recipe.teacher, "teacher"), found)
-    elif any(str(model).endswith(STATE_DICTS) for model in models):
+    elif any(str(address).endswith(STATE_DICTS) for _, address in earlier):
         found |= _discriminator_of_published(recipe)
     for name, config in _distillations(recipe, pipeline):
         found |= _new(_of_direction(_read_by_training(config, name), name, recipe.prune.generator), found)
-    found |= {f"the earlier model {number + 1}": Reading(address) for number, address in enumerate(models)}
+    found |= {
+        f"the earlier {what} {number}": Reading(address) for number, (what, address) in enumerate(earlier, start=1)
+    }
     return {setting: reading for setting, reading in found.items() if _is_given(reading.address)}
 
 

@@ -16,7 +16,7 @@ from pipelines.parameters import (
     PARAMETERS,
     Parameter,
     all_arguments,
-    model_addresses,
+    earlier_addresses,
     with_arguments,
     with_signature,
 )
@@ -84,9 +84,11 @@ def test_an_argument_with_a_wrong_setting_is_refused(arguments: dict[str, Any]) 
 
 
 def test_addresses_of_earlier_models_are_found() -> None:
-    assert model_addresses("distill-only", {"teacher": "s3://b/t"}) == ["s3://b/t"]
-    assert model_addresses("evaluate-only", {"teacher": "", "students": ["a", "b"]}) == ["a", "b"]
-    assert model_addresses("compress", {"teacher": {"epochs": 1}}) == []
+    assert earlier_addresses("distill-only", {"teacher": "s3://b/t"}) == [("model", "s3://b/t")]
+    assert earlier_addresses("sweep", {"earlier_sweeps": ["a", "b"]}) == [("report", "a"), ("report", "b")]
+    scored = {"teacher": "", "students": ["a", "b"]}
+    assert earlier_addresses("evaluate-only", scored) == [("model", "a"), ("model", "b")]
+    assert earlier_addresses("compress", {"teacher": {"epochs": 1}}) == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from components.catlib.artifacts import writing
+from components.catlib.config import ReportConfig
 from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
 from pipelines import api, local
@@ -13,6 +15,12 @@ from pipelines.__main__ import main
 
 GRID = ["--pipeline", "sweep", "--set", f"sweep.seeds={list(range(13))}"]
 """Two variations with 13 seeds: 26 students."""
+
+
+def earlier(folder: Path, kind: str = "report") -> str:
+    with writing(folder, kind=kind, config=ReportConfig()):
+        pass
+    return str(folder)
 
 
 @pytest.fixture
@@ -46,17 +54,27 @@ def test_a_large_grid_runs_as_several_sweeps_and_the_last_report_has_them_all(
 
 
 def test_a_small_grid_is_one_run_as_it_was_asked_for(runs: list[dict[str, Any]], tmp_path: Path) -> None:
-    api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments={"earlier_sweeps": [str(tmp_path)]})
+    before = earlier(tmp_path / "before")
+    api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments={"earlier_sweeps": [before]})
     (asked,) = runs
-    assert asked["earlier_sweeps"] == [str(tmp_path)]
+    assert asked["earlier_sweeps"] == [before]
     assert asked["output"].name == "smoke"
 
 
 def test_reports_that_were_given_come_before_those_of_the_series(runs: list[dict[str, Any]], tmp_path: Path) -> None:
-    before = str(tmp_path)
+    before = earlier(tmp_path / "before")
     arguments = {"earlier_sweeps": [before], "seeds": list(range(9))}
     api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments=arguments)
     assert [run["earlier_sweeps"] for run in runs] == [[before], [before, "/artifacts/1"]]
+
+
+def test_an_earlier_sweep_that_is_none_is_refused(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = earlier(tmp_path / "teacher", kind="teacher")
+    with pytest.raises(
+        UserError, match=r"the earlier report 1 .* cannot be used .*the folder of a report of an earlier"
+    ):
+        api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments={"earlier_sweeps": [folder]})
+    assert runs == []
 
 
 @pytest.mark.parametrize(

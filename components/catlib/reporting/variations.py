@@ -136,6 +136,8 @@ def variations(standings: Standings | None, comparison: Comparison, pictures: Pi
 def grouped(students: Sequence[Standing]) -> list[Variation]:
     """Puts students together that differ in their seed alone, in the order in which variations first appear.
 
+    Those without a distiller come first: the others are shown against them.
+
     Returns:
         The variations; none if students differ only in seed and budget.
     """
@@ -144,7 +146,7 @@ def grouped(students: Sequence[Standing]) -> list[Variation]:
         return []
     budgets = {student.budget for student in students}
     found: dict[tuple[str, ...], list[Standing]] = {}
-    for student in students:
+    for student in sorted(students, key=_has_distiller):
         parts = setting_texts(student.settings, varied)
         if len(budgets) > 1 and student.budget:
             parts.insert(0, budget_label(student.budget))
@@ -154,6 +156,11 @@ def grouped(students: Sequence[Standing]) -> list[Variation]:
         _variation(name, f"student-{i % STUDENT_COLOURS}", members)
         for i, (name, members) in enumerate(zip(names, found.values(), strict=True))
     ]
+
+
+def _has_distiller(student: Standing) -> bool:
+    distiller = student.settings.get("distiller")
+    return not (isinstance(distiller, dict) and distiller.get("kind") == "none")
 
 
 def _variation(name: str, colour: str, members: Sequence[Standing]) -> Variation:

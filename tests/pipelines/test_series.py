@@ -70,9 +70,7 @@ def test_reports_that_were_given_come_before_those_of_the_series(runs: list[dict
 
 def test_an_earlier_sweep_that_is_none_is_refused(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     folder = earlier(tmp_path / "teacher", kind="teacher")
-    with pytest.raises(
-        UserError, match=r"the earlier report 1 .* cannot be used .*give the folder of a report"
-    ):
+    with pytest.raises(UserError, match=r"the earlier report 1 .* cannot be used .*give the folder of a report"):
         api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments={"earlier_sweeps": [folder]})
     assert runs == []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,14 +144,11 @@ def grouped(students: Sequence[Standing]) -> list[Variation]:
     varied = [key for key in varied_settings([student.settings for student in students]) if key != "seed"]
     if not varied:
         return []
-    budgets = {student.budget for student in students}
+    budgets = len({student.budget for student in students}) > 1
     found: dict[tuple[str, ...], list[Standing]] = {}
     for student in sorted(students, key=_has_distiller):
-        parts = setting_texts(student.settings, varied)
-        if len(budgets) > 1 and student.budget:
-            parts.insert(0, budget_label(student.budget))
-        found.setdefault(tuple(parts), []).append(student)
-    names = _names(found, {text for student in students for text in setting_texts(student.settings, [LENGTH])})
+        found.setdefault(tuple(_texts(student, varied, budgets=budgets)), []).append(student)
+    names = _names([members[0] for members in found.values()], varied, budgets=budgets)
     return [
         _variation(name, f"student-{i % STUDENT_COLOURS}", members)
         for i, (name, members) in enumerate(zip(names, found.values(), strict=True))
@@ -171,11 +168,27 @@ def _variation(name: str, colour: str, members: Sequence[Standing]) -> Variation
     return Variation(name, colour, kept, tuple(student for student in members if student not in kept))
 
 
-def _names(parts: Iterable[tuple[str, ...]], lengths: set[str]) -> list[str]:
-    """Joins the texts of every variation, without the length of its training where names are different even so."""
-    parts = list(parts)
-    short = [", ".join(text for text in texts if text not in lengths) for texts in parts]
-    return short if all(short) and len(set(short)) == len(short) else [", ".join(texts) or "none" for texts in parts]
+def _texts(student: Standing, keys: Sequence[str], *, budgets: bool) -> list[str]:
+    """Writes what sets a student apart: its budget where there are several, and the settings at some paths."""
+    budget = [budget_label(student.budget)] if budgets and student.budget else []
+    return budget + setting_texts(student.settings, keys)
+
+
+def _names(students: Sequence[Standing], varied: Sequence[str], *, budgets: bool) -> list[str]:
+    """Names a student of each variation by the settings that tell them apart.
+
+    A setting that follows from those before it is left out: first comes the distiller, last the length of the training.
+    """
+
+    def names(keys: Sequence[str]) -> list[str]:
+        texts = [_texts(student, [key for key in varied if key in keys], budgets=budgets) for student in students]
+        return [", ".join(each) or "none" for each in texts]
+
+    kept: list[str] = []
+    for key in sorted(varied, key=lambda key: (key == LENGTH, not key.startswith("distiller"))):
+        if len(set(names([*kept, key]))) > len(set(names(kept))):
+            kept.append(key)
+    return names(kept)
 
 
 def representatives(standings: Standings | None, comparison: Comparison) -> tuple[Contender, ...]:
@@ -230,9 +243,8 @@ def _sentence(found: Contest) -> str:
         return "no winner: the variations have one seed in common, and one seed shows no spread."
     names = dict.fromkeys(name for each in found.differences for name in (each.first, each.second))
     others = [name for name in names if name != found.best and not found.between(found.best, name).is_real]
-    return (
-        f"no winner: {found.best} has the best mean, but its difference from {' and from '.join(others)} may be chance."
-    )
+    said = " and from ".join(others) if len(others) < len(names) - 1 or len(others) < 3 else "every other variation"
+    return f"no winner: {found.best} has the best mean, but its difference from {said} may be chance."
 
 
 def _pairs(metric: Metric, found: Contest) -> list[tuple[str, str, str, str]]:

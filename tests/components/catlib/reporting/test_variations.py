@@ -187,6 +187,17 @@ def test_variations_of_pruning_and_of_length() -> None:
         student("none", 0, settings={"distiller": "none", "steps": 120}),
     ]
     assert [group.name for group in grouped(timed)] == ["mse", "none"]
+    championship = [
+        student("mse", 0, settings={"distiller": {"kind": kind, **more}, "adversarial": adversarial, "steps": steps})
+        for kind, more, adversarial, steps in (
+            ("none", {}, 1.0, 90),
+            ("omgd", {"online": False}, 0.0, 40),
+            ("omgd", {"online": True}, 1.0, 30),
+        )
+    ]
+    assert [group.name for group in grouped(championship)] == [
+        *("none", "omgd, distiller online False", "omgd, distiller online True")
+    ]
     longer = [student("mse", 0, settings={"steps": 90}), student("mse", 0, settings={"steps": 120})]
     assert [group.name for group in grouped(longer)] == ["steps 90", "steps 120"]
 

@@ -85,7 +85,7 @@ def test_tests_and_stubs_of_packages_stay_behind(name: str, stays: bool):
 
 
 def test_every_published_recipe_is_measured():
-    demos = {name for name in recipe_names() if name.startswith("demo") or name in ("smoke", "ablation")}
+    demos = {name for name in recipe_names() if name.startswith(("demo", "championship", "smoke", "ablation"))}
     assert set(steps.RECIPES) == set(recipe_names()) - demos
 
 

@@ -139,7 +139,7 @@ def test_an_experiment_that_is_there_is_used(server: KubeflowServer) -> None:
             "'epochs'",
         ),
         (["--argument", "report={nam: x}"], "did you mean 'name'"),
-        (["--pipeline", "sweep", "--argument", "seeds=[0, 1, 2, 3, 4, 5, 6]"], "a sweep makes 1 to 12"),
+        (["--pipeline", "sweep", "--argument", "seeds=[0, 1, 2, 3, 4, 5, 6]"], "too many for one sweep"),
         (["--pipeline", "sweep", "--argument", "variations=[{lambda: 1}]"], "unknown key 'lambda'"),
         (["--set", "teacher.epoch=1"], "did you mean 'epochs'"),
         (["--set", "resources.stages.teacher.memory=lots"], "resources.stages.teacher.memory"),

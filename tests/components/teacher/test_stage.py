@@ -70,7 +70,8 @@ def test_every_family_becomes_an_artifact(
     assert manifest.config == config.model_dump(mode="json")
     assert set(manifest.inputs) == {"dataset", "real_stats"}
     metrics = manifest.summary["metrics"]
-    assert set(metrics) == {"steps", "seconds", "images_per_second", *scores, "frechet_random_features"}
+    of_all = {"frechet_random_features", "gradient_energy_ratio"}
+    assert set(metrics) == {"steps", "seconds", "images_per_second", *scores, *of_all}
     assert metrics["steps"] == 3
     assert manifest.summary["sample_rows"] == rows
     directions = rows[2:]

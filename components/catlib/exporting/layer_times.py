@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -36,7 +36,7 @@ from components.catlib.exporting.rewriting import (
     input_parts,
     output_phases,
 )
-from components.catlib.latency.parts import Kind, Part, parts, traits
+from components.catlib.latency.parts import Kind, Part, UpsamplingKind, parts, traits
 from components.catlib.latency.table import LatencyTable, Times
 from components.catlib.networks.families import Architecture, build_generator
 from components.catlib.networks.layers import ImageSize
@@ -63,8 +63,8 @@ GOOD = 0.1
 BESIDE: tuple[Kind, ...] = ("conv_in", "conv_out")
 """Kinds whose time is what a second one beside the first adds, unless branches are merged."""
 
-READ_ANY: tuple[Kind, ...] = ("conv_out", "conv_depthwise", "conv_transpose", "last")
-MADE_ANY: tuple[Kind, ...] = ("conv_in", "conv_transpose")
+READ_ANY: tuple[Kind, ...] = ("conv_out", "conv_depthwise", *get_args(UpsamplingKind), "last")
+MADE_ANY: tuple[Kind, ...] = ("conv_in", *get_args(UpsamplingKind))
 """Kinds that may read or make numbers of channels above a block that are no multiples of `MULTIPLE`."""
 
 logger = logging.getLogger(__name__)
@@ -338,6 +338,15 @@ def layer_model(part: Part, network: Mapping[str, str], rewrites: Collection[Rew
             weight = _weight(part.in_channels, part.out_channels, part.kernel_size)
             double: dict[str, Any] = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]}
             x = graph.conv("x", weight, bias, name="conv", operator="ConvTranspose", **double)
+            x = graph.add("Relu", x, name="relu")
+        case "conv_resize":
+            weight = _weight(part.out_channels, part.in_channels, part.kernel_size)
+            x = graph.conv(graph.repeat_pixels("x", name="resized"), weight, bias, name="conv", pads=[1] * 4)
+            x = graph.add("Relu", x, name="relu")
+        case "conv_subpixel":
+            weight = _weight(4 * part.out_channels, part.in_channels, part.kernel_size)
+            x = graph.conv("x", weight, np.zeros(4 * part.out_channels, np.float32), name="conv", pads=[1] * 4)
+            x = graph.add("DepthToSpace", x, name="shuffle", blocksize=2, mode="CRD")
             x = graph.add("Relu", x, name="relu")
         case _:
             x = _convolved(graph, part, network, rewrites)

@@ -12,16 +12,14 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from components.catlib.config.student import Rewrite
-from components.catlib.errors import UserError
 from components.catlib.networks.families import Architecture
 from components.catlib.networks.layers import ImageSize, Layer
 
-Kind = Literal[
-    "conv", "conv_transpose", "conv_in", "conv_depthwise", "conv_out", "last", "norm", "scaling", "modulation"
-]
-"""What a part is: a convolution between blocks, a transposed one, the first, the depthwise or the last convolution of a
-branch, the convolution that makes the image, a norm that computes statistics, one with running statistics that no
-convolution absorbs, or a norm modulated by label maps."""
+UpsamplingKind = Literal["conv_transpose", "conv_resize", "conv_subpixel"]
+Kind = Literal["conv", UpsamplingKind, "conv_in", "conv_depthwise", "conv_out", "last", "norm", "scaling", "modulation"]
+"""What a part is: a convolution between blocks, one that doubles the size, the first, the depthwise or the last
+convolution of a branch, the convolution that makes the image, a norm that computes statistics, one with running
+statistics that no convolution absorbs, or a norm modulated by label maps."""
 
 BLOCK, MULTIPLE = 8, 4
 """From a block of channels on, the rewrite `padded_channels` makes multiples of this; see `exporting/rewriting.py`."""
@@ -59,15 +57,7 @@ def parts(architecture: Architecture, size: ImageSize, rewrites: Collection[Rewr
         architecture: The generator.
         size: Height and width in pixels of its images.
         rewrites: The rewrites that an export uses.
-
-    Raises:
-        UserError: It doubles sizes by another layer than transposed convolutions.
     """
-    upsample = getattr(architecture, "upsample", "transposed")
-    if upsample != "transposed":
-        raise UserError(
-            f"Budgets in milliseconds know generators with upsample: transposed, not {upsample}; give a budget in MACs."
-        )
     layers = architecture.layers(*size)
     last, padded = layers[-1], set[str]()
     if "padded_channels" in rewrites:
@@ -126,7 +116,6 @@ def _kind(layer: Layer, modulated: Collection[str], *, last: bool) -> Kind | Non
         return "scaling" if name == "param_free_norm" or owner.endswith(".shortcut") else None
     if role == "conv_in" or role == "conv_depthwise" or role == "conv_out":
         return role
-    assert layer.kind == "conv" or layer.kind == "conv_transpose", layer.kind
     return "last" if last else layer.kind
 
 

@@ -23,7 +23,7 @@ from tests.components.catlib.networks.sample_architectures import inception, spa
 
 BATCH = NormConfig(kind="batch", track_running_stats=True)
 EVERY: tuple[Rewrite, ...] = get_args(Rewrite)
-TIMED = ("Conv", "ConvTranspose", "InstanceNormalization", "DepthToSpace", "Split", "Tanh")
+TIMED = ("Conv", "ConvTranspose", "InstanceNormalization", "DepthToSpace", "Resize", "Split", "Tanh")
 
 
 def operators(model: onnx.ModelProto) -> Counter[tuple[Any, ...]]:
@@ -47,8 +47,13 @@ def check_operators(student: Architecture, size: tuple[int, int], rewrites: tupl
 
 @pytest.mark.parametrize("rewrites", [EVERY, ("merged_depthwise",), ("padded_channels", "output_phases"), ()])
 @pytest.mark.parametrize("norm", [BATCH, NormConfig(kind="instance")], ids=["batch", "instance"])
-def test_parts_have_the_operators_and_weights_of_the_exported_file(norm: NormConfig, rewrites: Any) -> None:
-    widest, thinnest = inception(norm=norm, base_channels=10), inception(norm=norm, base_channels=2)
+@pytest.mark.parametrize("upsample", ["transposed", "resize", "subpixel"])
+def test_parts_have_the_operators_and_weights_of_the_exported_file(
+    upsample: Any, norm: NormConfig, rewrites: Any
+) -> None:
+    widest, thinnest = (
+        inception(norm=norm, base_channels=channels).model_copy(update={"upsample": upsample}) for channels in (10, 2)
+    )
     thinnest = widest.resized({each.name: 1 for each in thinnest.prunable_norms()})
     for student in random_students(widest, thinnest, 4, seed=1):
         check_operators(student, (16, 16), rewrites)

@@ -46,9 +46,13 @@ def test_what_was_not_measured_is_named(unmeasured: Part) -> None:
 
 
 @pytest.mark.parametrize("upsample", ["resize", "subpixel"])
-def test_other_layers_that_double_sizes_are_refused(upsample: Any) -> None:
-    with pytest.raises(UserError, match=f"know generators with upsample: transposed, not {upsample}; give a budget in"):
-        parts(inception(norm=BATCH, num_blocks=1).model_copy(update={"upsample": upsample}), (32, 32), ())
+def test_a_table_of_other_layers_that_double_sizes_is_refused(upsample: Any) -> None:
+    student = inception(norm=BATCH, num_blocks=1)
+    other = student.model_copy(update={"upsample": upsample})
+    with pytest.raises(UserError, match=rf"has no time of conv_{upsample} 3x3 .*; measure one that fits the teacher"):
+        table(student, (32, 32), lambda kind, read, out: 0.25).latency(other, (32, 32))
+    own = table(other, (32, 32), lambda kind, read, out: 0.25)
+    assert own.latency(other, (32, 32)) == pytest.approx(0.25 * len(parts(student, (32, 32), ())))
 
 
 def test_latency_is_overhead_time_per_layer_and_scaled_sum() -> None:

@@ -21,7 +21,7 @@ def write_report(
     students: dsl.Input[List[dsl.Model]] = None,
     distilled: dsl.Input[List[dsl.Model]] = None,
     exports: dsl.Input[List[dsl.Model]] = None,
-    earlier: List[str] = [],  # noqa: B006  # Kubeflow takes no other default
+    earlier: List[str] = None,
     earlier_version: str = "",
 ) -> None:
     """Shows the whole run on one page and collects its deliverables in one folder.
@@ -52,7 +52,7 @@ def write_report(
         from components.catlib.disk import writing_to
         from components.report.stage import fetched, run
 
-        with fetched(earlier) as folders:
+        with fetched(earlier or []) as folders:
             run(
                 validate(ReportConfig, config, where="report"),
                 dataset=Path(dataset.path) if dataset else None,

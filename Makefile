@@ -73,7 +73,7 @@ $(READY_DEV): $(READY) requirements-mlflow.lock requirements-dev.lock
 	$(COMPILE_ALL)
 	touch $@
 
-demo: $(READY) ## Run the whole pipeline on real images, on the CPU (about 6 minutes after the set-up)
+demo: $(READY) ## Run the whole pipeline on real images, on the CPU (about 5 minutes after the set-up)
 	$(BIN)/python -m pipelines run --recipe demo
 
 run: $(READY) ## Run another recipe: make run RECIPE=smoke

@@ -21,7 +21,7 @@ def write_report(
     students: dsl.Input[List[dsl.Model]] = None,
     distilled: dsl.Input[List[dsl.Model]] = None,
     exports: dsl.Input[List[dsl.Model]] = None,
-    earlier: List[str] = None,
+    earlier: List[str] | None = None,
     earlier_version: str = "",
 ) -> None:
     """Shows the whole run on one page and collects its deliverables in one folder.

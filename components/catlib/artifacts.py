@@ -133,7 +133,7 @@ def replacing_folder(target: Path, *, what: str = "", check: Callable[[], None] 
             folder is finished by then, it stays beside the old one.
     """
     target = Path(os.path.realpath(target))
-    if target.is_mount():
+    if os.path.ismount(target):
         raise UserError(f"{what or target} is a mount point, which cannot be replaced; give a folder in it.")
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
@@ -158,8 +158,8 @@ def replacing_folder(target: Path, *, what: str = "", check: Callable[[], None] 
                 fsync(target.parent)
     finally:
         complete_replacing(target)
-        for leftover in (staging, _aside(staging)):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        _discard(_aside(staging))
 
 
 def complete_replacing(target: Path) -> None:
@@ -199,9 +199,16 @@ def _put_in_place(new: Path, target: Path) -> None:
     """
     old = _aside(new)
     while new.exists() and not _renamed(new, target) and not _exchange(new, target):
-        shutil.rmtree(old, ignore_errors=True)
+        _discard(old)
         with contextlib.suppress(FileNotFoundError):
             target.rename(old)
+
+
+def _discard(old: Path) -> None:
+    """Removes a folder that was set aside, under a name at which nobody who completes a replacement looks."""
+    with contextlib.suppress(OSError):  # gone: another process has put it in its place, or discards it
+        doomed = old.rename(old.with_name(f"{old.stem.rpartition('.')[0]}.{uuid.uuid4().hex[:8]}{PARTIAL}"))
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -222,7 +229,7 @@ def _clear_away(target: Path) -> None:
     superseded = list(target.parent.glob(f"{pattern}{OLD}"))
     if target.exists():
         for old in superseded:
-            shutil.rmtree(old, ignore_errors=True)
+            _discard(old)
     remove_abandoned(target.parent.glob(f"{pattern}{PARTIAL}"))
 
 

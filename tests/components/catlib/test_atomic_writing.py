@@ -234,7 +234,7 @@ def test_others_who_put_their_folder_there_in_between_are_replaced(
 
 
 def test_a_mount_point_is_called_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "a")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "a")
     with pytest.raises(UserError) as refused, artifacts.replacing_folder(tmp_path / "a"):
         pytest.fail("it began")
     assert str(refused.value).startswith(f"{tmp_path}/a is a mount point")

@@ -195,6 +195,57 @@ def test_writers_at_once_leave_one_whole_folder(system: str, tmp_path: Path) -> 
     check_the_next_writer(folder)
 
 
+def test_what_is_being_removed_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process completes a replacement just while this one removes the folder that it had set aside."""
+    folder = tmp_path / "a"
+    removed = []
+    remove = shutil.rmtree
+
+    def removing(path: Path, ignore_errors: bool = False) -> None:
+        if Path(path).exists():
+            removed.append((Path(path) / "file.txt").exists())
+            kept = folder.rename(tmp_path / "kept") if folder.exists() else None
+            artifacts.complete_replacing(folder)
+            assert not folder.exists(), f"{path} is in the place of the folder, and about to be removed"
+            if kept is not None:
+                kept.rename(folder)
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(artifacts, "_exchange", lambda first, second: False)
+    write(folder, "old")
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    write(folder, "new")
+    assert text_in(folder) == "new"
+    assert removed == [True], "the old one"
+
+
+@pytest.mark.parametrize("look", range(8))
+def test_a_folder_may_vanish_between_two_looks(look: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process sets the folder aside just after this one has looked at it, and is killed."""
+    folder = tmp_path / "place" / "a"
+    write(folder, "old")
+    write(tmp_path / "b", "new")
+    looks = itertools.count()
+
+    def losing(function: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def looking(path: Any, **named: Any) -> os.stat_result:
+            found = function(path, **named)
+            if isinstance(path, (str, Path)) and f"{path}" == f"{folder}" and next(looks) == look:
+                folder.rename(folder.with_name(".a.0123abcd.old"))
+            return found
+
+        return looking
+
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, losing(getattr(os, name)))
+    with artifacts.replacing_folder(folder) as new:
+        shutil.copytree(tmp_path / "b", new, dirs_exist_ok=True)
+    monkeypatch.undo()
+    assert next(looks) > look, "it vanished"
+    assert text_in(folder) == "new"
+    check_the_next_writer(folder)
+
+
 @pytest.mark.parametrize("finished", ["new", "old"])
 def test_a_replacement_that_was_broken_off_is_completed(finished: str, tmp_path: Path) -> None:
     folder = tmp_path / "a"
@@ -224,7 +275,7 @@ def test_a_link_is_followed(system: str, tmp_path: Path) -> None:
 
 
 def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "a")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "a")
     with pytest.raises(UserError, match=r"a is a mount point, which cannot be replaced; give a folder in it"):
         write(tmp_path / "a", "new")
 

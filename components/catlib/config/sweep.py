@@ -16,6 +16,7 @@ from components.catlib.config.training import FAST
 from components.catlib.errors import UserError
 
 STEP_SECONDS = "step_seconds"
+SECONDS = "seconds"
 PRUNE = "prune"
 
 
@@ -26,7 +27,8 @@ class SweepConfig(Section):
         default=({"distiller": "none"}, {}),
         min_length=1,
         description="changes to the distill section, one entry per variation; an entry may also hold prune (changes to "
-        "the prune section) and step_seconds (measured seconds of one of its steps, for sweep.seconds)",
+        "the prune section), step_seconds (measured seconds of one of its steps, for sweep.seconds) and seconds (in "
+        "place of sweep.seconds, where that is not 0)",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(0,),
@@ -69,10 +71,12 @@ def student_sections(
             f"sweep.variations: prune is {cut!r}; give changes to the prune section, such as {{student_init: "
             "inherit}, without its generator, which all students of a sweep share."
         )
-    step_seconds = changes.pop(STEP_SECONDS, None)
-    if step_seconds is not None and not (_is_number(step_seconds) and step_seconds > 0):
-        raise UserError(f"sweep.variations: step_seconds is {step_seconds!r}; give a number above 0.")
+    step_seconds, own_seconds = changes.pop(STEP_SECONDS, None), changes.pop(SECONDS, None)
+    for name, value in ((STEP_SECONDS, step_seconds), (SECONDS, own_seconds)):
+        if value is not None and not (_is_number(value) and value > 0):
+            raise UserError(f"sweep.variations: {name} is {value!r}; give a number above 0.")
     if seconds > 0:
+        seconds = own_seconds or seconds
         if step_seconds is None or "steps" in changes:
             raise UserError(
                 f"sweep.seconds is {seconds:g}, so each entry of sweep.variations needs its step_seconds and no steps; "

@@ -16,11 +16,12 @@ Interval and p value are Student's with S - 1 degrees of freedom: the spread of 
 usual percentiles of a bootstrap know nothing of that. With three to five seeds they are too narrow: for three, the
 factor of the error is 1.96 in place of 4.30.
 
-All pairs of variations in one metric are a family. Holm's step-down correction (1979) keeps the chance of any false
-difference in it at 5 %. The intervals follow the same steps: that of the k-th smallest p value among m has the level
-1 - 0.05 / (m - k + 1), up to the first that is not significant, whose level holds for the rest. So an interval
-excludes 0 exactly where Holm's correction finds a difference. Each covers its own difference with at least 95 %; they
-do not promise to cover all of them at once.
+Two questions are two families of comparisons. Which variation wins: all pairs (`contest`). What is better than one
+reference: every other variation with it (`against`); these are fewer, so smaller differences are found. In each
+family and metric, Holm's step-down correction (1979) keeps the chance of any false difference at 5 %. The intervals
+follow the same steps: that of the k-th smallest p value among m has the level 1 - 0.05 / (m - k + 1), up to the first
+that is not significant, whose level holds for the rest. So an interval excludes 0 exactly where Holm's correction finds
+a difference. Each covers its own difference with at least 95 %; they do not promise to cover all of them at once.
 
 Several metrics are several families: nothing here corrects for looking at many.
 
@@ -29,6 +30,7 @@ Shape suffixes: S seeds, N images; N is 1 for scores of whole sets, such as a Fr
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -118,28 +120,43 @@ def contest(scores: Mapping[str, NDArray[np.float64]], *, better: Literal["lower
             and the same image everywhere.
         better: Which direction is better.
     """
-    names = list(scores)
-    shapes = {values.shape for values in scores.values()}
-    assert len(names) > 1 and len(shapes) == 1, f"{len(names)} variations with scores of shapes {shapes}"
-    ((num_seeds, _),) = shapes
+    names, num_seeds = list(scores), _num_seeds(scores)
     means = {name: float(values.mean()) for name, values in scores.items()}
     best = (min if better == "lower" else max)(names, key=means.__getitem__)
-    pairs = list(itertools.combinations(names, 2))
-    deltas = [scores[first] - scores[second] for first, second in pairs]
-    if num_seeds < FEWEST_SEEDS:
-        differences = [
-            Difference(*pair, mean=float(delta_SN.mean())) for pair, delta_SN in zip(pairs, deltas, strict=True)
-        ]
-        return Contest(best, None, tuple(differences), num_seeds)
-    found = tuple(_differences(pairs, deltas))
-    made = Contest(best, None, found, num_seeds)
+    made = Contest(best, None, tuple(_differences(list(itertools.combinations(names, 2)), scores)), num_seeds)
     wins = all(made.between(best, other).is_real for other in names if other != best)
-    return Contest(best, best if wins else None, found, num_seeds)
+    return dataclasses.replace(made, winner=best if wins else None)
 
 
-def _differences(pairs: Sequence[tuple[str, str]], deltas: Sequence[NDArray[np.float64]]) -> list[Difference]:
-    freedom = len(deltas[0]) - 1
+def against(reference: str, scores: Mapping[str, NDArray[np.float64]]) -> dict[str, Difference]:
+    """Compares every other variation with one of them, in one metric.
+
+    Args:
+        reference: Name of the variation that the others are compared with.
+        scores: As in `contest`.
+
+    Returns:
+        What each other variation scores above the reference, by its name.
+    """
+    _num_seeds(scores)
+    pairs = [(name, reference) for name in scores if name != reference]
+    return {difference.first: difference for difference in _differences(pairs, scores)}
+
+
+def _num_seeds(scores: Mapping[str, NDArray[np.float64]]) -> int:
+    shapes = {values.shape for values in scores.values()}
+    assert len(scores) > 1 and len(shapes) == 1, f"{len(scores)} variations with scores of shapes {shapes}"
+    ((num_seeds, _),) = shapes
+    return num_seeds
+
+
+def _differences(pairs: Sequence[tuple[str, str]], scores: Mapping[str, NDArray[np.float64]]) -> list[Difference]:
+    """Compares the pairs of a family; without intervals where there are too few seeds."""
+    deltas = [scores[first] - scores[second] for first, second in pairs]
     means = [float(delta_SN.mean()) for delta_SN in deltas]
+    freedom = len(deltas[0]) - 1
+    if freedom + 1 < FEWEST_SEEDS:
+        return [Difference(*pair, mean=mean) for pair, mean in zip(pairs, means, strict=True)]
     errors = [paired_error(delta_SN) for delta_SN in deltas]
     p_values = [two_sided(mean, error, freedom) for mean, error in zip(means, errors, strict=True)]
     halves = [quantile(level, freedom) for level in stepped_levels(p_values)]

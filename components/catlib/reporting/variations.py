@@ -1,22 +1,23 @@
 """Variations of the distillation: their costs and scores side by side, and which is better beyond chance.
 
 A variation is what sets students apart besides their seed: settings of the distillation or of pruning, or the budget.
-The first one of the page is the reference that differences are shown to; all pairs are in folded tables.
+The first one of the page is the reference that the others are compared with; all pairs are in folded tables.
 """
 
 from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from components.catlib.metrics.catalogue import METRICS, Metric
-from components.catlib.metrics.contest import FEWEST_SEEDS, Contest, Difference, contest
+from components.catlib.metrics.contest import FEWEST_SEEDS, Contest, Difference, against, contest
 from components.catlib.reporting.charts import STUDENT_COLOURS, Curve, Group, curves_chart, groups_chart
 from components.catlib.reporting.comparison import Comparison, Contender
 from components.catlib.reporting.formatting import budget_label, quantity, short_number, with_minus
@@ -75,11 +76,13 @@ class Verdict:
     Attributes:
         metric: The metric.
         sentence: The winner, or why there is none.
+        than_reference: What is better or worse than the reference beyond chance; "" with too few seeds.
         pairs: Name, difference with interval, p value and effect size of every pair.
     """
 
     metric: Metric
     sentence: str
+    than_reference: str
     pairs: list[tuple[str, str, str, str]]
 
 
@@ -120,13 +123,17 @@ def variations(standings: Standings | None, comparison: Comparison, pictures: Pi
     if standings is None or len(groups) < 2:
         return None
     metrics = tuple(metric for metric in METRICS if any(metric.key in each.scores for each in standings.students))
-    contests = {metric: found for metric in metrics if (found := _contest(groups, metric)) is not None}
+    compared = {metric: scores for metric in metrics if (scores := _comparable(groups, metric))}
+    differences = {metric: against(groups[0].name, scores) for metric, scores in compared.items()}
     return Variations(
         metrics=metrics,
-        rows=[_row(group, groups[0], metrics, contests) for group in groups],
+        rows=[_row(group, metrics, differences) for group in groups],
         reference=groups[0].name,
         remarks=[*_elsewhere(standings, comparison), *_repeated(groups), *_unequal_costs(groups), *_seeds(groups)],
-        verdicts=[Verdict(metric, _sentence(found), _pairs(metric, found)) for metric, found in contests.items()],
+        verdicts=[
+            _verdict(metric, contest(scores, better=_better(metric)), groups[0].name, differences[metric])
+            for metric, scores in compared.items()
+        ],
         charts=_charts(groups, metrics),
         curves=_curves(groups),
         pictures=_pictures(groups, standings, comparison, pictures),
@@ -213,27 +220,47 @@ def common_seeds(groups: Sequence[Variation], key: str) -> list[int]:
     return sorted(set.intersection(*seeds))
 
 
-def _contest(groups: Sequence[Variation], metric: Metric) -> Contest | None:
-    """Compares all variations; None if they have no seed in common.
+def _comparable(groups: Sequence[Variation], metric: Metric) -> dict[str, NDArray[np.float64]]:
+    """Returns scores [seeds, images] by the name of their variation; none if the variations have no seed in common.
 
-    Of a metric that is best near a value, the distances from that value are compared.
+    Of a metric that is best near a value, these are the distances from that value.
     """
     seeds = common_seeds(groups, metric.key)
     if not seeds:
-        return None
+        return {}
     by_seed = {group.name: {student.seed: student for student in group.students} for group in groups}
     used = {name: [students[seed] for seed in seeds] for name, students in by_seed.items()}
     by_image = all(metric.key in student.image_scores for students in used.values() for student in students)
     scores = {name: _scores(students, metric.key, by_image=by_image) for name, students in used.items()}
     if metric.better == "nearest":
-        return contest({name: abs(values - metric.best) for name, values in scores.items()}, better="lower")
-    return contest(scores, better=metric.better)
+        return {name: abs(values - metric.best) for name, values in scores.items()}
+    return scores
+
+
+def _better(metric: Metric) -> Literal["lower", "higher"]:
+    """Returns which direction is better for what `_comparable` returns."""
+    return "higher" if metric.better == "higher" else "lower"
 
 
 def _scores(students: Sequence[Standing], key: str, *, by_image: bool) -> NDArray[np.float64]:
     """Returns scores [seeds, images], or [seeds, 1] of a metric that is measured on sets of images."""
     values = [student.image_scores[key] if by_image else [student.scores[key]] for student in students]
     return np.array(values, dtype=np.float64)
+
+
+def _verdict(metric: Metric, found: Contest, reference: str, differences: Mapping[str, Difference]) -> Verdict:
+    return Verdict(metric, _sentence(found), _than_reference(metric, reference, differences), _pairs(metric, found))
+
+
+def _than_reference(metric: Metric, reference: str, differences: Mapping[str, Difference]) -> str:
+    if all(difference.interval is None for difference in differences.values()):
+        return ""
+    real = {name: difference.mean for name, difference in differences.items() if difference.is_real}
+    sign = 1 if _better(metric) == "higher" else -1
+    better = [name for name, mean in real.items() if sign * mean > 0]
+    worse = [name for name in real if name not in better]
+    said = [f"{word} {' and '.join(names)}" for word, names in (("better:", better), ("worse:", worse)) if names]
+    return f"Beside {reference}, beyond chance, {'; '.join(said) or 'none is better or worse'}."
 
 
 def _sentence(found: Contest) -> str:
@@ -291,13 +318,13 @@ def _effect(difference: Difference) -> str:
 
 
 def _row(
-    group: Variation, reference: Variation, metrics: Sequence[Metric], contests: dict[Metric, Contest]
+    group: Variation, metrics: Sequence[Metric], differences: Mapping[Metric, Mapping[str, Difference]]
 ) -> VariationRow:
     cells = []
     for metric in metrics:
         remarks: tuple[str, ...] = ()
-        if group is not reference and metric in contests:
-            remarks = _below(metric, contests[metric].between(group.name, reference.name))
+        if group.name in differences.get(metric, {}):
+            remarks = _below(metric, differences[metric][group.name])
         cells.append(Cell(_mean_and_spread(metric, _values(group, metric)), remarks))
     costs = [quantity(round(_mean([each.macs for each in group.students]) or 0))]
     for values, digits in ((_steps(group), 0), (_seconds(group), 1)):

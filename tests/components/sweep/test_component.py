@@ -59,6 +59,16 @@ def test_equal_cost_gives_each_variation_its_steps_and_a_variation_may_be_one_of
     assert "| 0.1x | prune.student_init inherit, distiller mse | 0 | 50 |" in (tmp_path / "summary").read_text()
 
 
+def test_a_variation_may_cost_more_than_the_others(tmp_path: Path) -> None:
+    longer = [{"step_seconds": 0.1}, {"step_seconds": 0.1, "seconds": 60}]
+    points = plan(tmp_path / "summary", variations=longer, distill=STEPS, seconds=20.0)
+    assert [point["distill"]["steps"] for point in points] == [200, 600]
+    assert "seconds" not in points[1]["distill"]
+    assert "| 0.1x | seconds 60 | 0 | 600 |" in (tmp_path / "summary").read_text()
+    alike = plan(tmp_path / "summary", variations=longer, distill=STEPS, seconds=0.0)
+    assert alike[0] == alike[1], "without sweep.seconds, all train as long as distill says"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -70,6 +80,8 @@ def test_equal_cost_gives_each_variation_its_steps_and_a_variation_may_be_one_of
         ({"variations": [{"prune": 3}]}, "prune is 3; give changes to the prune section"),
         ({"variations": [{"prune": {"student_int": "inherit"}}]}, "unknown key 'student_int'"),
         ({"variations": [{"step_seconds": "fast"}]}, "step_seconds is 'fast'; give a number above 0"),
+        ({"variations": [{"seconds": 0}]}, "seconds is 0; give a number above 0"),
+        ({"variations": [{"seconds": True}]}, "seconds is True; give a number above 0"),
         ({"seconds": 9.0, "distill": STEPS}, "each entry of sweep.variations needs its step_seconds and no steps"),
         (
             {"seconds": 9.0, "distill": STEPS, "variations": [{"step_seconds": 1, "steps": 5}]},

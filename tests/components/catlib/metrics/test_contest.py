@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.catlib.metrics.contest import contest, hedges_g, holm, paired_error, stepped_levels
+from components.catlib.metrics.contest import against, contest, hedges_g, holm, paired_error, stepped_levels
 
 NAMES: tuple[str, ...] = ("a", "b", "c")
 
@@ -114,6 +114,21 @@ def test_differences_can_be_read_in_both_directions() -> None:
     assert (back.mean, back.p) == (-there.mean, there.p)
 
 
+def test_comparisons_with_one_variation_are_a_family_of_their_own() -> None:
+    scores = students(np.random.default_rng(3), 5, 12, shift=0.7)
+    found = against("a", scores)
+    assert list(found) == ["b", "c"]
+    alone = {name: against("a", {"a": scores["a"], name: scores[name]})[name] for name in found}
+    p_values = [alone[name].p or 0.0 for name in found]
+    assert [each.p for each in found.values()] == pytest.approx(holm(p_values))
+    pairs = contest(scores, better="lower")
+    for name, each in found.items():
+        assert (each.first, each.second) == (name, "a")
+        assert (each.mean, each.effect) == (pairs.between(name, "a").mean, pairs.between(name, "a").effect)
+        assert each.p <= pairs.between(name, "a").p
+    assert against("a", {name: values[:1] for name, values in scores.items()})["b"].interval is None
+
+
 def test_one_seed_shows_no_interval_and_no_winner() -> None:
     found = contest({"a": np.zeros((1, 9)), "b": np.ones((1, 9))}, better="lower")
     assert (found.best, found.winner) == ("a", None)
@@ -145,6 +160,16 @@ def test_false_differences_are_rare(num_seeds: int) -> None:
         for _ in range(trials)
     )
     assert wrong / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_false_differences_from_one_variation_are_rare() -> None:
+    random = np.random.default_rng(40)
+    trials = 6000
+    wrong = sum(
+        any(each.is_real for each in against("a", {name: random.normal(size=(5, 1)) for name in "abcdefghi"}).values())
+        for _ in range(trials)
+    )
+    assert 0.02 < wrong / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
 
 
 def test_the_correction_is_no_stricter_than_it_must_be() -> None:

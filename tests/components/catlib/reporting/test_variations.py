@@ -16,7 +16,7 @@ from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import render
 from components.catlib.reporting.pictures import Pictures
 from components.catlib.reporting.standings import ScoreCurve, Standing, Standings, standings
-from components.catlib.reporting.variations import Variations, _contest, grouped, representatives, variations
+from components.catlib.reporting.variations import Variations, _comparable, grouped, representatives, variations
 from tests.components.report.small_run import SmallRun, write_small_run
 
 SEEDS = (0, 1, 2)
@@ -100,6 +100,7 @@ def test_the_winner_is_the_contests(comparison: Comparison) -> None:
     assert found.reference == "none"
     assert found.rows[0].cells[0].remarks == ()
     assert found.rows[1].cells[0].remarks[0] == "+0.200"  # every seed differs by as much, so g is not defined
+    assert verdict.than_reference == "Beside none, beyond chance, worse: kernel alignment and mse."
     assert [pair[0] for pair in verdict.pairs] == ["none − kernel alignment", "none − mse", "kernel alignment − mse"]
 
 
@@ -111,10 +112,13 @@ def test_nearness_is_what_counts_for_a_metric_that_is_best_at_a_value(comparison
         for kind in energies
         for seed in SEEDS
     ]
-    contests = [_contest(grouped(students), each) for each in (metric, BY_KEY["l1"])]
-    assert contests[0] is not None and contests[0].best == contests[0].winner == "kernel alignment"
-    assert contests[0].between("mse", "kernel alignment").mean == pytest.approx(0.3 + 0.002 - 0.1)
-    assert contests[1] is None
+    scores = _comparable(grouped(students), metric)
+    assert scores["mse"][:, 0] == pytest.approx([0.3, 0.301, 0.302])
+    assert scores["none"][:, 0] == pytest.approx([0.6, 0.599, 0.598])
+    assert _comparable(grouped(students), BY_KEY["l1"]) == {}
+    found = {verdict.metric.key: verdict for verdict in championship(comparison, students).verdicts}
+    assert found[metric.key].sentence.startswith("kernel alignment wins")
+    assert found[metric.key].than_reference == "Beside none, beyond chance, better: kernel alignment and mse."
 
 
 def test_nobody_wins_by_chance(comparison: Comparison) -> None:
@@ -127,6 +131,7 @@ def test_nobody_wins_by_chance(comparison: Comparison) -> None:
     assert found.verdicts[0].sentence == (
         "no winner: mse has the best mean, but its difference from none may be chance."
     )
+    assert found.verdicts[0].than_reference == "Beside none, beyond chance, none is better or worse."
     low, high = found.rows[1].cells[0].remarks[1].replace("−", "-").split(" to ")
     assert float(low) < 0 < float(high)
 
@@ -134,6 +139,7 @@ def test_nobody_wins_by_chance(comparison: Comparison) -> None:
 def test_one_seed_names_no_winner(comparison: Comparison) -> None:
     found = championship(comparison, [student(kind, 0) for kind in MEANS])
     assert found.verdicts[0].sentence.startswith("no winner: the variations have one seed in common")
+    assert found.verdicts[0].than_reference == ""
     assert found.rows[1].cells[0].remarks == ("+0.200",)
 
 
@@ -210,7 +216,7 @@ def test_students_are_named_by_what_sets_them_apart(comparison: Comparison) -> N
 def test_the_page_shows_one_student_of_each_variation_in_detail(run: SmallRun, comparison: Comparison) -> None:
     shown = [student.name for student in representatives(standings(comparison), comparison)]
     assert shown == ["Student 0.5×, kernel alignment, seed 0", "Student 0.5×, none, seed 0"]
-    html = render(ReportConfig(name="ablation"), trace(**run.inputs()), comparison)
+    html = render(ReportConfig(name="sweep"), trace(**run.inputs()), comparison)
     assert "Variations of the distillation" in html
     assert "0.255 ± 0.007" in html
     assert html.count("One student of each variation is shown.") == 3  # pictures, trainings and ONNX files

@@ -81,5 +81,9 @@ def as_text(value: Any) -> str:
 
 
 def setting_text(key: str, value: Any) -> str:
-    """Writes a setting in few words: a word alone, a number after its name."""
-    return value.replace("_", " ") if isinstance(value, str) else f"{key.replace('_', ' ').replace('.', ' ')} {value}"
+    """Writes a setting in few words: "mse", "not centred", "distiller weight 0.5"."""
+    if isinstance(value, str):
+        return value.replace("_", " ")
+    if isinstance(value, bool):
+        return f"{'' if value else 'not '}{key.rpartition('.')[2].replace('_', ' ')}"
+    return f"{key.replace('_', ' ').replace('.', ' ')} {value}"

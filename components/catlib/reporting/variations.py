@@ -259,8 +259,12 @@ def _than_reference(metric: Metric, reference: str, differences: Mapping[str, Di
     sign = 1 if _better(metric) == "higher" else -1
     better = [name for name, mean in real.items() if sign * mean > 0]
     worse = [name for name in real if name not in better]
-    said = [f"{word} {' and '.join(names)}" for word, names in (("better:", better), ("worse:", worse)) if names]
-    return f"Beside {reference}, beyond chance, {'; '.join(said) or 'none is better or worse'}."
+    parts = [
+        f"{word} than {reference}: {' and '.join(names)}"
+        for word, names in (("better", better), ("worse", worse))
+        if names
+    ]
+    return f"Beyond chance, {'; '.join(parts) or f'no other is better or worse than {reference}'}."
 
 
 def _sentence(found: Contest) -> str:
@@ -270,7 +274,10 @@ def _sentence(found: Contest) -> str:
         return "no winner: the variations have one seed in common, and one seed shows no spread."
     names = dict.fromkeys(name for each in found.differences for name in (each.first, each.second))
     others = [name for name in names if name != found.best and not found.between(found.best, name).is_real]
-    said = " and from ".join(others) if len(others) < len(names) - 1 or len(others) < 3 else "every other variation"
+    if len(others) == len(names) - 1 > 1:
+        said = "every other variation"
+    else:
+        said = " and from ".join(others) if len(others) < 3 else f"{len(others)} of the {len(names) - 1} others"
     return f"no winner: {found.best} has the best mean, but its difference from {said} may be chance."
 
 

@@ -100,7 +100,7 @@ def test_the_winner_is_the_contests(comparison: Comparison) -> None:
     assert found.reference == "none"
     assert found.rows[0].cells[0].remarks == ()
     assert found.rows[1].cells[0].remarks[0] == "+0.200"  # every seed differs by as much, so g is not defined
-    assert verdict.than_reference == "Beside none, beyond chance, worse: kernel alignment and mse."
+    assert verdict.than_reference == "Beyond chance, worse than none: kernel alignment and mse."
     assert [pair[0] for pair in verdict.pairs] == ["none − kernel alignment", "none − mse", "kernel alignment − mse"]
 
 
@@ -118,7 +118,7 @@ def test_nearness_is_what_counts_for_a_metric_that_is_best_at_a_value(comparison
     assert _comparable(grouped(students), BY_KEY["l1"]) == {}
     found = {verdict.metric.key: verdict for verdict in championship(comparison, students).verdicts}
     assert found[metric.key].sentence.startswith("kernel alignment wins")
-    assert found[metric.key].than_reference == "Beside none, beyond chance, better: kernel alignment and mse."
+    assert found[metric.key].than_reference == "Beyond chance, better than none: kernel alignment and mse."
 
 
 def test_nobody_wins_by_chance(comparison: Comparison) -> None:
@@ -131,9 +131,31 @@ def test_nobody_wins_by_chance(comparison: Comparison) -> None:
     assert found.verdicts[0].sentence == (
         "no winner: mse has the best mean, but its difference from none may be chance."
     )
-    assert found.verdicts[0].than_reference == "Beside none, beyond chance, none is better or worse."
+    assert found.verdicts[0].than_reference == "Beyond chance, no other is better or worse than none."
     low, high = found.rows[1].cells[0].remarks[1].replace("−", "-").split(" to ")
     assert float(low) < 0 < float(high)
+
+
+def test_the_sentence_counts_variations_that_may_be_as_good(comparison: Comparison) -> None:
+    kinds = ("kernel_alignment", "mse", "none", "wavelet", "omgd")
+    noise = np.random.default_rng(0).normal(scale=0.01, size=(len(kinds), len(SEEDS)))
+    scores = {kind: noise[i] + (9.0 if kind == "omgd" else 0.1) for i, kind in enumerate(kinds)}
+    found = championship(
+        comparison,
+        [
+            student(
+                "mse",
+                seed,
+                student=f"{kinds.index(kind):032x}{seed:032x}",
+                settings={"distiller": kind},
+                scores={"l1": float(score)},
+                image_scores={},
+            )
+            for kind in kinds
+            for seed, score in zip(SEEDS, scores[kind], strict=True)
+        ],
+    )
+    assert "its difference from 3 of the 4 others may be chance." in found.verdicts[0].sentence
 
 
 def test_one_seed_names_no_winner(comparison: Comparison) -> None:
@@ -201,9 +223,7 @@ def test_variations_of_pruning_and_of_length() -> None:
             ("omgd", {"online": True}, 1.0, 30),
         )
     ]
-    assert [group.name for group in grouped(championship)] == [
-        *("none", "omgd, distiller online False", "omgd, distiller online True")
-    ]
+    assert [group.name for group in grouped(championship)] == [*("none", "omgd, not online", "omgd, online")]
     longer = [student("mse", 0, settings={"steps": 90}), student("mse", 0, settings={"steps": 120})]
     assert [group.name for group in grouped(longer)] == ["steps 90", "steps 120"]
 

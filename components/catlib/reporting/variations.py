@@ -257,8 +257,10 @@ def _than_reference(metric: Metric, reference: str, differences: Mapping[str, Di
         return ""
     real = {name: difference.mean for name, difference in differences.items() if difference.is_real}
     sign = 1 if _better(metric) == "higher" else -1
-    better = [name for name, mean in real.items() if sign * mean > 0]
-    worse = [name for name in real if name not in better]
+    sides = {
+        "better": [name for name, mean in real.items() if sign * mean > 0],
+        "worse": [name for name, mean in real.items() if sign * mean < 0],
+    }
     parts = [
         f"{word} than {reference}: {' and '.join(names)}"
         for word, names in (("better", better), ("worse", worse))

@@ -261,11 +261,7 @@ def _than_reference(metric: Metric, reference: str, differences: Mapping[str, Di
         "better": [name for name, mean in real.items() if sign * mean > 0],
         "worse": [name for name, mean in real.items() if sign * mean < 0],
     }
-    parts = [
-        f"{word} than {reference}: {' and '.join(names)}"
-        for word, names in (("better", better), ("worse", worse))
-        if names
-    ]
+    parts = [f"{word} than {reference}: {' and '.join(names)}" for word, names in sides.items() if names]
     return f"Beyond chance, {'; '.join(parts) or f'no other is better or worse than {reference}'}."
 
 

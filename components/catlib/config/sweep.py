@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,6 +19,9 @@ from components.catlib.errors import UserError
 STEP_SECONDS = "step_seconds"
 SECONDS = "seconds"
 PRUNE = "prune"
+
+MOST_STEPS = 1e12
+"""More steps of a training are a mistake in `seconds` or `step_seconds`."""
 
 
 class SweepConfig(Section):
@@ -82,7 +86,13 @@ def student_sections(
                 f"sweep.seconds is {seconds:g}, so each entry of sweep.variations needs its step_seconds and no steps; "
                 f"{dict(variation)} is otherwise. Set sweep.seconds=0 to give lengths yourself."
             )
-        changes["steps"] = max(1, round(seconds / step_seconds))
+        steps = seconds / step_seconds
+        if steps > MOST_STEPS:
+            raise UserError(
+                f"sweep.variations: {seconds:g} seconds make {steps:.2g} steps of {step_seconds:g} s, more than any "
+                "training takes; correct seconds or step_seconds."
+            )
+        changes["steps"] = max(1, round(steps))
     return StudentSections(
         prune=validate(PruneConfig, varied(prune, cut), where="sweep.variations: prune"),
         distill=validate(DistillConfig, varied(distill, changes), where="sweep.variations"),
@@ -90,7 +100,7 @@ def student_sections(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def varied(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

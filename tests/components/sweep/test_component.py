@@ -1,5 +1,6 @@
 """The plan of a sweep, and the division of a large grid."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ def test_a_variation_may_cost_more_than_the_others(tmp_path: Path) -> None:
         ({"variations": [{"step_seconds": "fast"}]}, "step_seconds is 'fast'; give a number above 0"),
         ({"variations": [{"seconds": 0}]}, "seconds is 0; give a number above 0"),
         ({"variations": [{"seconds": True}]}, "seconds is True; give a number above 0"),
+        ({"variations": [{"step_seconds": math.inf}]}, "step_seconds is inf; give a number above 0"),
+        ({"variations": [{"seconds": math.inf}]}, "seconds is inf; give a number above 0"),
+        (
+            {"seconds": 1e300, "distill": STEPS, "variations": [{"step_seconds": 1e-300}]},
+            "more than any training takes; correct seconds or step_seconds",
+        ),
         ({"seconds": 9.0, "distill": STEPS}, "each entry of sweep.variations needs its step_seconds and no steps"),
         (
             {"seconds": 9.0, "distill": STEPS, "variations": [{"step_seconds": 1, "steps": 5}]},

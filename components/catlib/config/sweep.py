@@ -19,6 +19,7 @@ from components.catlib.errors import UserError
 STEP_SECONDS = "step_seconds"
 SECONDS = "seconds"
 PRUNE = "prune"
+LENGTHS = frozenset({"steps", "epochs", "decay_epochs"})
 
 MOST_STEPS = 1e12
 """More steps of a training are a mistake in `seconds` or `step_seconds`."""
@@ -75,17 +76,27 @@ def student_sections(
             f"sweep.variations: prune is {cut!r}; give changes to the prune section, such as {{student_init: "
             "inherit}, without its generator, which all students of a sweep share."
         )
+    if "seed" in changes:
+        raise UserError(
+            f"sweep.variations: {dict(variation)} has a seed, but every variation is trained with all of sweep.seeds; "
+            "give seeds there."
+        )
     step_seconds, own_seconds = changes.pop(STEP_SECONDS, None), changes.pop(SECONDS, None)
     for name, value in ((STEP_SECONDS, step_seconds), (SECONDS, own_seconds)):
         if value is not None and not (_is_number(value) and value > 0):
             raise UserError(f"sweep.variations: {name} is {value!r}; give a number above 0.")
     if seconds > 0:
-        seconds = own_seconds or seconds
-        if step_seconds is None or "steps" in changes:
+        if step_seconds is None or not LENGTHS.isdisjoint(changes):
             raise UserError(
-                f"sweep.seconds is {seconds:g}, so each entry of sweep.variations needs its step_seconds and no steps; "
-                f"{dict(variation)} is otherwise. Set sweep.seconds=0 to give lengths yourself."
+                f"sweep.seconds is {seconds:g}, so each entry of sweep.variations needs its step_seconds and no steps "
+                f"or epochs; {dict(variation)} is otherwise. Set sweep.seconds=0 to give lengths yourself."
             )
+        if distill.get("steps") is not None:
+            raise UserError(
+                f"distill.steps is {distill['steps']:.0f}, but sweep.seconds is {seconds:g}, which gives each student "
+                "its steps; set sweep.seconds=0 or distill.steps=null."
+            )
+        seconds = own_seconds or seconds
         steps = seconds / step_seconds
         if steps > MOST_STEPS:
             raise UserError(

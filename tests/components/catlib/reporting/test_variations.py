@@ -11,6 +11,7 @@ import pytest
 from components.catlib.config import Pix2PixDistillConfig, ReportConfig
 from components.catlib.metrics.catalogue import BY_KEY
 from components.catlib.metrics.contest import contest
+from components.catlib.recipes import load_recipe
 from components.catlib.reporting.comparison import Comparison, compare_generators
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import render
@@ -206,6 +207,18 @@ def test_variations_of_pruning_and_of_length() -> None:
     ]
     longer = [student("mse", 0, settings={"steps": 90}), student("mse", 0, settings={"steps": 120})]
     assert [group.name for group in grouped(longer)] == ["steps 90", "steps 120"]
+
+
+def test_without_a_student_without_a_distiller_the_unchanged_settings_are_the_reference() -> None:
+    recipe = load_recipe("ablation")
+    sections = [student.distill.model_dump(mode="json", exclude_none=True) for student in recipe.variations()]
+    prunes = [student.prune.model_dump(mode="json", exclude_none=True) for student in recipe.variations()]
+    students = [
+        student("mse", 0, settings={**distill, "prune": prune}, steps=distill["steps"], student=f"{number}" * 64)
+        for number, (distill, prune) in enumerate(zip(sections, prunes, strict=True))
+    ]
+    for order in (students, students[::-1], sorted(students, key=lambda each: str(each.steps))):
+        assert grouped(order)[0].students == (students[0],)
 
 
 def test_students_are_named_by_what_sets_them_apart(comparison: Comparison) -> None:

@@ -278,19 +278,34 @@ def _than_reference(metric: Metric, reference: str, differences: Mapping[str, Di
     sign = 1 if _better(metric) == "higher" else -1
     better = [name for name, mean in real.items() if sign * mean > 0]
     worse = [name for name in real if name not in better]
-    said = [f"{word} {' and '.join(names)}" for word, names in (("better:", better), ("worse:", worse)) if names]
-    return f"Beside {reference}, beyond chance, {'; '.join(said) or 'none is better or worse'}."
+    said = [
+        f"{word}: {' and '.join(map(_quoted, names))}"
+        for word, names in (("better", better), ("worse", worse))
+        if names
+    ]
+    if not said:
+        return f"No difference from {_quoted(reference)} is beyond chance."
+    return f"Compared with {_quoted(reference)}, beyond chance {'; '.join(said)}."
+
+
+def _quoted(name: str) -> str:
+    """Sets a name off from the words around it: names such as "none" or "mse, fresh" read as part of a sentence."""
+    return f"“{name}”"
 
 
 def _sentence(found: Contest) -> str:
     if found.winner is not None:
-        return f"{found.winner} wins: its corrected interval against every other variation excludes 0."
+        return f"{_quoted(found.winner)} wins: its corrected interval against every other variation excludes 0."
     if found.num_seeds < FEWEST_SEEDS:
         return "no winner: the variations have one seed in common, and one seed shows no spread."
     names = dict.fromkeys(name for each in found.differences for name in (each.first, each.second))
     others = [name for name in names if name != found.best and not found.between(found.best, name).is_real]
-    said = " and from ".join(others) if len(others) < len(names) - 1 or len(others) < 3 else "every other variation"
-    return f"no winner: {found.best} has the best mean, but its difference from {said} may be chance."
+    said = (
+        " and from ".join(map(_quoted, others))
+        if len(others) < len(names) - 1 or len(others) < 3
+        else "every other variation"
+    )
+    return f"no winner: {_quoted(found.best)} has the best mean, but its difference from {said} may be chance."
 
 
 def _pairs(metric: Metric, found: Contest) -> list[tuple[str, str, str, str]]:

@@ -94,14 +94,14 @@ def test_variations_are_means_over_seeds(comparison: Comparison) -> None:
 def test_the_winner_is_the_contests(comparison: Comparison) -> None:
     found = championship(comparison, all_students())
     (verdict,) = found.verdicts
-    assert verdict.sentence == "none wins: its corrected interval against every other variation excludes 0."
+    assert verdict.sentence == "“none” wins: its corrected interval against every other variation excludes 0."
     scores = {kind: np.array([student(kind, seed).image_scores["l1"] for seed in SEEDS]) for kind in MEANS}
     difference = contest(scores, better="lower").between("none", "kernel_alignment")
     assert difference.mean == pytest.approx(-0.2)
     assert found.reference == "none"
     assert found.rows[0].cells[0].remarks == ()
     assert found.rows[1].cells[0].remarks[0] == "+0.200"  # every seed differs by as much, so g is not defined
-    assert verdict.than_reference == "Beside none, beyond chance, worse: kernel alignment and mse."
+    assert verdict.than_reference == "Compared with “none”, beyond chance worse: “kernel alignment” and “mse”."
     assert [pair[0] for pair in verdict.pairs] == ["none − kernel alignment", "none − mse", "kernel alignment − mse"]
 
 
@@ -118,8 +118,10 @@ def test_nearness_is_what_counts_for_a_metric_that_is_best_at_a_value(comparison
     assert scores["none"][:, 0] == pytest.approx([0.6, 0.599, 0.598])
     assert _comparable(grouped(students), BY_KEY["l1"]) == {}
     found = {verdict.metric.key: verdict for verdict in championship(comparison, students).verdicts}
-    assert found[metric.key].sentence.startswith("kernel alignment wins")
-    assert found[metric.key].than_reference == "Beside none, beyond chance, better: kernel alignment and mse."
+    assert found[metric.key].sentence.startswith("“kernel alignment” wins")
+    assert (
+        found[metric.key].than_reference == "Compared with “none”, beyond chance better: “kernel alignment” and “mse”."
+    )
 
 
 def test_nobody_wins_by_chance(comparison: Comparison) -> None:
@@ -130,9 +132,9 @@ def test_nobody_wins_by_chance(comparison: Comparison) -> None:
     ]
     found = championship(comparison, noisy)
     assert found.verdicts[0].sentence == (
-        "no winner: mse has the best mean, but its difference from none may be chance."
+        "no winner: “mse” has the best mean, but its difference from “none” may be chance."
     )
-    assert found.verdicts[0].than_reference == "Beside none, beyond chance, none is better or worse."
+    assert found.verdicts[0].than_reference == "No difference from “none” is beyond chance."
     low, high = found.rows[1].cells[0].remarks[1].replace("−", "-").split(" to ")
     assert float(low) < 0 < float(high)
 

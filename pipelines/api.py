@@ -358,7 +358,7 @@ def run(
         RunFailed: A stage failed.
     """
     from pipelines.compiling import compile_pipeline
-    from pipelines.local import own_folder, run_locally
+    from pipelines.local import check_output, own_folder, run_locally
 
     settings = with_own_table(_recipe(recipe, overrides, budgets), pipeline, arguments or {}, measure=True, say=say)
     compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
@@ -368,8 +368,11 @@ def run(
     origin = recipe_origin(recipe) if isinstance(recipe, str) else f"a recipe without a file, {recipe.name}"
     folder = output.resolve() if output else own_folder(workspace.resolve() / settings.name, origin, say)
     anew = marks(no_cache, compiled.spec)
+    series = parts(settings, pipeline, arguments or {})
+    for part in series:
+        check_output(part.folder(folder), workspace.resolve())
     runs: list[LocalRun] = []
-    for part in parts(settings, pipeline, arguments or {}):
+    for part in series:
         if part.described():
             say(part.described())
         asked = part.arguments(arguments or {}, [str(run.artifact) for run in runs])

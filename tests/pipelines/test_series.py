@@ -122,6 +122,19 @@ def test_on_a_cluster_each_sweep_starts_when_the_one_before_has_ended(monkeypatc
     ]
 
 
+@pytest.mark.parametrize("taken", ["out", "out-sweep-2"])
+def test_a_place_of_results_that_is_taken_is_refused_before_anything_starts(
+    runs: list[dict[str, Any]], taken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / taken).mkdir()
+    (tmp_path / taken / "thesis.tex").write_text("mine")
+    arguments = [*GRID, "--output", str(tmp_path / "out"), "--workspace", str(tmp_path / "w")]
+    assert main(["run", "--recipe", "smoke", *arguments]) == 2
+    assert f"Output {tmp_path / taken} exists and holds something else" in capsys.readouterr().err
+    assert runs == []
+    assert [path.name for path in tmp_path.iterdir()] == [taken]
+
+
 def test_a_part_that_is_wrong_is_refused_before_anything_starts(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     recipe = load_recipe("smoke", ["sweep.seeds=[0,1,2,3,4,5,6,7]"])
     with pytest.raises(UserError, match="unknown key"):

@@ -15,14 +15,14 @@ from components.catlib.errors import UserError
 from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
-from components.sweep.stage import MOST_STUDENTS, divided, plan
+from components.sweep.stage import MOST_STUDENTS, plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
 from pipelines.latency_tables import check_table, table_of, with_own_table
 from pipelines.parameters import all_arguments, earlier_addresses, with_arguments
 from pipelines.preflight import Plan, findings, lost_places, report
 from pipelines.reuse import Reuse, compare
-from pipelines.series import parts
+from pipelines.series import parts, sweeps
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
 __all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "submit_in_turn", "validate"]
@@ -62,7 +62,7 @@ def check_arguments(
         _check_networks(changed)
     if compiled.pipeline == "sweep":
         prune, distill, sweep = changed.section("prune"), changed.section("distill"), changed.sweep
-        for grid in divided(changed.budgets, sweep.variations, sweep.seeds):
+        for grid in sweeps(changed):
             plan(**grid, prune=prune, distill=distill, seconds=sweep.seconds)
 
 

@@ -135,6 +135,18 @@ def test_a_place_of_results_that_is_taken_is_refused_before_anything_starts(
     assert [path.name for path in tmp_path.iterdir()] == [taken]
 
 
+def test_more_students_than_a_report_compares_are_refused_before_anything_starts(
+    runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="2 variations and 121 seeds make 242 students, but a report compares at"):
+        api.run("smoke", pipeline="sweep", workspace=tmp_path, arguments={"seeds": list(range(121))})
+    with pytest.raises(UserError, match="make 242 students"):
+        api.submit_in_turn(load_recipe("smoke"), arguments={"seeds": list(range(121))}, say=lambda _: None)
+    assert runs == []
+    api.run("smoke", pipeline="sweep", workspace=tmp_path, arguments={"seeds": list(range(120))})
+    assert sum(len(run["seeds"]) for run in runs) == 120
+
+
 def test_a_part_that_is_wrong_is_refused_before_anything_starts(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     recipe = load_recipe("smoke", ["sweep.seeds=[0,1,2,3,4,5,6,7]"])
     with pytest.raises(UserError, match="unknown key"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.catlib.code_digest import code_digest
-from components.catlib.config import Recipe
+from components.catlib.config import DistillConfig, Recipe
 from components.catlib.config.budgets import in_milliseconds
 from components.catlib.errors import UserError
 from components.catlib.exits import note
@@ -59,14 +59,16 @@ def check_arguments(
     if not measures:
         check_table(changed, compiled.pipeline)
     if compiled.pipeline in ("compress", "sweep"):
-        _check_networks(changed)
+        sweeping = compiled.pipeline == "sweep"
+        students = [student.distill for student in changed.variations()] if sweeping else [changed.distill]
+        _check_networks(changed, students)
     if compiled.pipeline == "sweep":
         prune, distill, sweep = changed.section("prune"), changed.section("distill"), changed.sweep
         for grid in sweeps(changed):
             plan(**grid, prune=prune, distill=distill, seconds=sweep.seconds)
 
 
-def _check_networks(recipe: Recipe) -> None:
+def _check_networks(recipe: Recipe, students: Sequence[DistillConfig]) -> None:
     """Refuses, before a teacher is trained, crops that no network takes, and what the prune stage would refuse later.
 
     Only the prune stage checks the budgets of published teachers, whose architecture is in their file, and of label
@@ -95,6 +97,8 @@ def _check_networks(recipe: Recipe) -> None:
         return
     architecture = architecture_from_config(teacher.generator, **recipe.dataset.channels, crop_size=size)
     smallest_student(architecture, recipe.prune)
+    for student in students:
+        student.distiller.check_layers(architecture.feature_widths)
     if recipe.dataset.num_labels is None and recipe.dataset.source not in LABELLED:
         table = table_of(recipe)
         for budget in recipe.budgets:

@@ -147,6 +147,21 @@ def test_more_students_than_a_report_compares_are_refused_before_anything_starts
     assert sum(len(run["seeds"]) for run in runs) == 120
 
 
+def test_weights_of_layers_that_the_teacher_lacks_are_refused_before_anything_starts(
+    runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    sentence = (
+        r"layer_weights has 1 numbers, expected 3, one per feature layer: down_sampling"
+    )
+    for pipeline, change in (
+        ("sweep", "sweep.variations=[{}, {distiller: {layer_weights: [1]}}]"),
+        ("compress", "distill.distiller.layer_weights=[1]"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            api.run("smoke", pipeline=pipeline, overrides=[change], workspace=tmp_path)
+    assert runs == []
+
+
 def test_a_part_that_is_wrong_is_refused_before_anything_starts(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     recipe = load_recipe("smoke", ["sweep.seeds=[0,1,2,3,4,5,6,7]"])
     with pytest.raises(UserError, match="unknown key"):

@@ -17,9 +17,26 @@ GRID = ["--pipeline", "sweep", "--set", f"sweep.seeds={list(range(13))}"]
 """Two variations with 13 seeds: 26 students."""
 
 
-def earlier(folder: Path, kind: str = "report") -> str:
-    with writing(folder, kind=kind, config=ReportConfig()):
-        pass
+STUDENT: dict[str, Any] = {
+    "student": "a" * 64,
+    "budget": "0.3x",
+    "settings": {},
+    "seed": 0,
+    "macs": 9,
+    "steps": 1,
+    "seconds": 1.0,
+    "scores": {},
+    "image_scores": {},
+    "curves": {},
+    "sample": "",
+}
+
+
+def earlier(folder: Path, kind: str = "report", *, table: object = None) -> str:
+    with writing(folder, kind=kind, config=ReportConfig()) as writer:
+        if kind == "report" and table != "":
+            usual = {"dataset": "b" * 64, "teacher": None, "protocol": {}, "students": [STUDENT]}
+            writer.write_json("standings.json", table or usual)
     return str(folder)
 
 
@@ -71,6 +88,18 @@ def test_reports_that_were_given_come_before_those_of_the_series(runs: list[dict
 def test_an_earlier_sweep_that_is_none_is_refused(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     folder = earlier(tmp_path / "teacher", kind="teacher")
     with pytest.raises(UserError, match=r"the earlier report 1 .* cannot be used .*give the folder of a report"):
+        api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments={"earlier_sweeps": [folder]})
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"), [("", "has no standings.json"), ({"students": []}, "is damaged or from another version")]
+)
+def test_an_earlier_report_without_students_to_compare_is_refused_before_any_is_trained(
+    table: object, sentence: str, runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = earlier(tmp_path / "before", table=table)
+    with pytest.raises(UserError, match=f"the earlier report 1 .* cannot be used .*{sentence}"):
         api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments={"earlier_sweeps": [folder]})
     assert runs == []
 
@@ -150,9 +179,7 @@ def test_more_students_than_a_report_compares_are_refused_before_anything_starts
 def test_weights_of_layers_that_the_teacher_lacks_are_refused_before_anything_starts(
     runs: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    sentence = (
-        r"layer_weights has 1 numbers, expected 3, one per feature layer: down_sampling"
-    )
+    sentence = r"layer_weights has 1 numbers, expected 3, one per feature layer: down_sampling"
     for pipeline, change in (
         ("sweep", "sweep.variations=[{}, {distiller: {layer_weights: [1]}}]"),
         ("compress", "distill.distiller.layer_weights=[1]"),

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.catlib.code_digest import code_digest
-from components.catlib.config import Recipe
+from components.catlib.config import DistillConfig, Recipe
 from components.catlib.config.budgets import in_milliseconds
 from components.catlib.errors import UserError
 from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
 from components.kubeflow import DEFAULT_IMAGE
-from components.sweep.stage import MOST_STUDENTS, divided, plan
+from components.sweep.stage import MOST_STUDENTS, plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
 from pipelines.forecasting import Forecast, forecast
 from pipelines.latency_tables import check_table, table_of, with_own_table
 from pipelines.parameters import all_arguments, earlier_addresses, with_arguments
 from pipelines.preflight import Plan, findings, lost_places, report
 from pipelines.reuse import Reuse, compare
-from pipelines.series import parts
+from pipelines.series import parts, sweeps
 from pipelines.versions import check_pinned, content_version, dataset_version, pin_weights, unpinned
 
 __all__ = ["Submitted", "compile_recipe", "load_recipe", "recipe_names", "run", "submit", "submit_in_turn", "validate"]
@@ -59,14 +59,16 @@ def check_arguments(
     if not measures:
         check_table(changed, compiled.pipeline)
     if compiled.pipeline in ("compress", "sweep"):
-        _check_networks(changed)
+        sweeping = compiled.pipeline == "sweep"
+        students = [student.distill for student in changed.variations()] if sweeping else [changed.distill]
+        _check_networks(changed, students)
     if compiled.pipeline == "sweep":
         prune, distill, sweep = changed.section("prune"), changed.section("distill"), changed.sweep
-        for grid in divided(changed.budgets, sweep.variations, sweep.seeds):
+        for grid in sweeps(changed):
             plan(**grid, prune=prune, distill=distill, seconds=sweep.seconds)
 
 
-def _check_networks(recipe: Recipe) -> None:
+def _check_networks(recipe: Recipe, students: Sequence[DistillConfig]) -> None:
     """Refuses, before a teacher is trained, crops that no network takes, and what the prune stage would refuse later.
 
     Only the prune stage checks the budgets of published teachers, whose architecture is in their file, and of label
@@ -95,6 +97,8 @@ def _check_networks(recipe: Recipe) -> None:
         return
     architecture = architecture_from_config(teacher.generator, **recipe.dataset.channels, crop_size=size)
     smallest_student(architecture, recipe.prune)
+    for student in students:
+        student.distiller.check_layers(architecture.feature_widths)
     if recipe.dataset.num_labels is None and recipe.dataset.source not in LABELLED:
         table = table_of(recipe)
         for budget in recipe.budgets:
@@ -358,7 +362,7 @@ def run(
         RunFailed: A stage failed.
     """
     from pipelines.compiling import compile_pipeline
-    from pipelines.local import own_folder, run_locally
+    from pipelines.local import check_output, own_folder, run_locally
 
     settings = with_own_table(_recipe(recipe, overrides, budgets), pipeline, arguments or {}, measure=True, say=say)
     compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
@@ -368,8 +372,11 @@ def run(
     origin = recipe_origin(recipe) if isinstance(recipe, str) else f"a recipe without a file, {recipe.name}"
     folder = output.resolve() if output else own_folder(workspace.resolve() / settings.name, origin, say)
     anew = marks(no_cache, compiled.spec)
+    series = parts(settings, pipeline, arguments or {})
+    for part in series:
+        check_output(part.folder(folder), workspace.resolve())
     runs: list[LocalRun] = []
-    for part in parts(settings, pipeline, arguments or {}):
+    for part in series:
         if part.described():
             say(part.described())
         asked = part.arguments(arguments or {}, [str(run.artifact) for run in runs])

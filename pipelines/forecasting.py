@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from components.catlib.config import DatasetConfig, Recipe
+from components.catlib.config import DatasetConfig, Recipe, TrainingConfig
 from components.catlib.config.budgets import in_milliseconds, parse_budget
 from components.catlib.data.builtin import PREFIX, open_builtin
 from components.catlib.data.known_datasets import KNOWN
@@ -45,7 +45,8 @@ class Forecast:
 
     Attributes:
         images: Number of training images (of the larger domain if they are unpaired).
-        steps: Optimisation steps of each training, by stage.
+        steps: Optimisation steps of each training, by stage; of students, those of the one that computes most.
+        sweep_steps: Fewest and most steps of a sweep's students, if they differ.
         teacher_macs: MACs of the teacher for one image.
         budgets: MACs that a student may have at most, by budget in MACs or shares.
         milliseconds: The latency table, as words, that each budget in milliseconds is compared with.
@@ -59,6 +60,7 @@ class Forecast:
 
     images: int | None = None
     steps: dict[str, int] = field(default_factory=dict)
+    sweep_steps: tuple[int, int] | None = None
     teacher_macs: int | None = None
     budgets: dict[str, int] = field(default_factory=dict)
     milliseconds: dict[str, str] = field(default_factory=dict)
@@ -81,7 +83,10 @@ class Forecast:
         if self.images is not None:
             yield f"training images: {self.images}"
         for stage, steps in self.steps.items():
-            yield f"steps of {stage}: {steps}" + (" for each student" if stage == "distill" else "")
+            if stage == "distill" and self.sweep_steps:
+                yield "steps of distill: {} to {}, by variation".format(*self.sweep_steps)
+            else:
+                yield f"steps of {stage}: {steps}" + (" for each student" if stage == "distill" else "")
         for what, size in self.disk_bytes.items():
             yield f"disk for {what}: about {size / 1e6:.1f} MB"
         for stage, needed in self.memory.items():
@@ -167,7 +172,10 @@ def _memory(plan: Plan, made: Forecast) -> None:
     budgets = [number * shares[unit] if unit in shares else whole for number, unit in map(parse_budget, recipe.budgets)]
     student = evenly_pruned(teacher, size, min(round(max(budgets)), whole))
     processes = _processes(plan, "distill")
-    needed["distill"] = student_footprint(recipe.distill, student, teacher, judge, size, processes=processes)
+    trainings = [
+        student_footprint(each, student, teacher, judge, size, processes=processes) for each in _students(plan)
+    ]
+    needed["distill"] = max(trainings, key=lambda footprint: footprint.total)
     needed["evaluate"] = measuring_footprint(
         recipe.evaluate.batch_size,
         size,
@@ -220,10 +228,30 @@ def _steps(plan: Plan, collection: Collection, made: Forecast) -> None:
         for role in each.roles
     )
     trainings = {"teacher": plan.pipeline in ("compress", "sweep"), "distill": plan.trains}
-    for stage, runs in trainings.items():
-        if runs:
-            section = getattr(plan.recipe, stage)
-            made.steps[stage] = section.total_steps(made.images // section.batch_size)
+    if trainings["teacher"]:
+        made.steps["teacher"] = _length(plan.recipe.teacher, made.images)
+    if trainings["distill"]:
+        students, images = _students(plan), made.images
+        lengths = [_length(each, images) for each in students]
+        most = max(range(len(students)), key=lambda i: lengths[i] * students[i].batch_size)
+        made.steps["distill"] = lengths[most]
+        if min(lengths) != max(lengths):
+            made.sweep_steps = min(lengths), max(lengths)
+        if "distill" in made.work_macs:  # it grows with the batch
+            made.work_macs["distill"] = (
+                made.work_macs["distill"] // plan.recipe.distill.batch_size * students[most].batch_size
+            )
+
+
+def _length(section: TrainingConfig, images: int) -> int:
+    return section.total_steps(images // section.batch_size)
+
+
+def _students(plan: Plan) -> list[Any]:
+    """Returns the distill sections of the run: of a sweep one per variation."""
+    if plan.pipeline == "sweep":
+        return [student.distill for student in plan.recipe.variations()]
+    return [plan.recipe.distill]
 
 
 def _bytes_per_pixel(role: ImageRole, collection: Collection, config: DatasetConfig) -> int:

@@ -164,8 +164,7 @@ def run_locally(
         Interrupted: The run was interrupted; the same call resumes it.
         RunFailed: A stage failed.
     """
-    _check_output(output, workspace)
-    check_writable(output)
+    check_output(output, workspace)
     if image:
         check_image_code(image)
     began = time.monotonic()
@@ -201,7 +200,7 @@ def run_locally(
         raise _failure(log, log_path, workspace)
     deliverables = Path(json.loads(answer.read_text(encoding="utf-8"))["report"])
     read_manifest(deliverables, "report")
-    check = functools.partial(_check_output, output, workspace)
+    check = functools.partial(_check_kind, output, workspace)
     with replacing_folder(output, what=f"Output {output}", check=check) as folder:
         copy(deliverables, folder)
         stamp(folder, _digest(origin))
@@ -298,7 +297,13 @@ def _digest(origin: str) -> str:
     return hashlib.sha256(f"recipe {origin}".encode()).hexdigest()
 
 
-def _check_output(output: Path, workspace: Path) -> None:
+def check_output(output: Path, workspace: Path) -> None:
+    """Refuses a place where a run could not leave its results (UserError)."""
+    _check_kind(output, workspace)
+    check_writable(output)
+
+
+def _check_kind(output: Path, workspace: Path) -> None:
     """Refuses an output folder that holds something else than a run, or something that runs need."""
     check_replaceable(output, "report")
     own = [workspace, *(workspace / name for name in ("artifacts", "cache", "checkpoints", "logs"))]

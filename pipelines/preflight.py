@@ -23,6 +23,7 @@ from components.catlib.errors import UserError
 from components.catlib.exporting.profile_rules import PACKAGES, check_profiles, missing_packages
 from components.catlib.networks.alike import check_earlier_generators
 from components.catlib.networks.architecture_files import open_networks
+from components.catlib.reporting import standings
 from components.catlib.storage import Location, Storage, is_in_object_store, is_remote, is_web, shown
 from components.catlib.storage.settings import store_out_of_sight
 from components.catlib.storage.store import NotThere
@@ -375,8 +376,10 @@ def _on_this_machine(setting: str, reading: Reading, plan: Plan) -> Iterator[Fin
             yield from _earlier_teacher(plan)
         elif setting.endswith(".uri") or path.name.endswith(STATE_DICTS):
             yield from _file_here(setting, path, reading)
+        elif setting.startswith("the earlier report"):
+            standings.read(path)
         else:
-            read_manifest(path, _kinds(setting, plan))
+            read_manifest(path, _kinds(plan))
     except OSError as error:  # the name is too long, or a folder on the way may not be entered
         yield wrong(f"{setting} {path} cannot be read ({error.strerror}); correct the path, or its permissions.")
     except UserError as error:
@@ -385,10 +388,8 @@ def _on_this_machine(setting: str, reading: Reading, plan: Plan) -> Iterator[Fin
         yield wrong(f"{setting} {path} cannot be used ({reason}); give the folder of a {what} of an earlier run.")
 
 
-def _kinds(setting: str, plan: Plan) -> str:
-    """Returns the kinds of artifacts that may lie at an address of an earlier run."""
-    if setting.startswith("the earlier report"):
-        return "report"
+def _kinds(plan: Plan) -> str:
+    """Returns the kinds of artifacts that may lie at the address of an earlier model."""
     return "teacher" if plan.trains else "teacher|distill"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.catlib.config import Recipe
+from components.catlib.errors import UserError
+from components.catlib.reporting.standings import MOST_STUDENTS
 from components.sweep.stage import divided
 from pipelines.parameters import with_arguments
 
@@ -63,12 +66,28 @@ def parts(recipe: Recipe, pipeline: str, arguments: Mapping[str, Any]) -> list[P
         arguments: Values of its parameters.
 
     Raises:
-        UserError: The arguments are no valid settings.
+        UserError: The arguments are no valid settings, or make too many students.
     """
     if pipeline != "sweep":
         return [Part()]
-    asked = with_arguments(recipe, pipeline, arguments)
-    grids = list(divided(asked.budgets, asked.sweep.variations, asked.sweep.seeds))
+    grids = sweeps(with_arguments(recipe, pipeline, arguments))
     if len(grids) == 1:
         return [Part()]
     return [Part(number, len(grids), grid) for number, grid in enumerate(grids, start=1)]
+
+
+def sweeps(recipe: Recipe) -> list[dict[str, list[Any]]]:
+    """Returns budgets, variations and seeds of every sweep that a recipe's grid makes.
+
+    Raises:
+        UserError: Their last report could not hold all students.
+    """
+    grids = list(divided(recipe.budgets, recipe.sweep.variations, recipe.sweep.seeds))
+    students = sum(math.prod(map(len, grid.values())) for grid in grids)
+    if students > MOST_STUDENTS:
+        budgets, variations, seeds = map(len, (recipe.budgets, recipe.sweep.variations, recipe.sweep.seeds))
+        raise UserError(
+            f"{budgets} budgets, {variations} variations and {seeds} seeds make {students} students, but a report "
+            f"compares at most {MOST_STUDENTS}; give fewer of them."
+        )
+    return grids

@@ -433,6 +433,7 @@ FOLLOWED_ELSEWHERE = {
     "set {} to {} if this file is right.": "tests/pipelines/test_preflight.py",
     "set schedule: one_cycle, or steps: null": "tests/components/catlib/test_config.py",
     "set steps: null, or goes_on_from: []": "tests/components/catlib/test_config.py",
+    "set sweep.seconds=0 or distill.steps=null.": "tests/components/sweep/test_component.py",
     "set perceptual: 0": "tests/components/catlib/test_config.py",
     "set prune.generator to that.": "tests/pipelines/test_main.py",
     "set dataset.crop_size and dataset.load_size to {} or more, or remove evaluate.lpips.": (

@@ -17,9 +17,26 @@ GRID = ["--pipeline", "sweep", "--set", f"sweep.seeds={list(range(13))}"]
 """Two variations with 13 seeds: 26 students."""
 
 
-def earlier(folder: Path, kind: str = "report") -> str:
-    with writing(folder, kind=kind, config=ReportConfig()):
-        pass
+STUDENT: dict[str, Any] = {
+    "student": "a" * 64,
+    "budget": "0.3x",
+    "settings": {},
+    "seed": 0,
+    "macs": 9,
+    "steps": 1,
+    "seconds": 1.0,
+    "scores": {},
+    "image_scores": {},
+    "curves": {},
+    "sample": "",
+}
+
+
+def earlier(folder: Path, kind: str = "report", *, table: object = None) -> str:
+    with writing(folder, kind=kind, config=ReportConfig()) as writer:
+        if kind == "report" and table != "":
+            usual = {"dataset": "b" * 64, "teacher": None, "protocol": {}, "students": [STUDENT]}
+            writer.write_json("standings.json", table or usual)
     return str(folder)
 
 
@@ -76,6 +93,18 @@ def test_an_earlier_sweep_that_is_none_is_refused(runs: list[dict[str, Any]], tm
 
 
 @pytest.mark.parametrize(
+    ("table", "sentence"), [("", "has no standings.json"), ({"students": []}, "is damaged or from another version")]
+)
+def test_an_earlier_report_without_students_to_compare_is_refused_before_any_is_trained(
+    table: object, sentence: str, runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = earlier(tmp_path / "before", table=table)
+    with pytest.raises(UserError, match=f"the earlier report 1 .* cannot be used .*{sentence}"):
+        api.run("smoke", pipeline="sweep", workspace=tmp_path / "w", arguments={"earlier_sweeps": [folder]})
+    assert runs == []
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["compile", "--output", "sweep.yaml"],
@@ -120,6 +149,44 @@ def test_on_a_cluster_each_sweep_starts_when_the_one_before_has_ended(monkeypatc
         "run-1 started after ['s3://runs/run-0/report'] in e",
         "run-1 ended, resubmitted 2 times at most",
     ]
+
+
+@pytest.mark.parametrize("taken", ["out", "out-sweep-2"])
+def test_a_place_of_results_that_is_taken_is_refused_before_anything_starts(
+    runs: list[dict[str, Any]], taken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / taken).mkdir()
+    (tmp_path / taken / "thesis.tex").write_text("mine")
+    arguments = [*GRID, "--output", str(tmp_path / "out"), "--workspace", str(tmp_path / "w")]
+    assert main(["run", "--recipe", "smoke", *arguments]) == 2
+    assert f"Output {tmp_path / taken} exists and holds something else" in capsys.readouterr().err
+    assert runs == []
+    assert [path.name for path in tmp_path.iterdir()] == [taken]
+
+
+def test_more_students_than_a_report_compares_are_refused_before_anything_starts(
+    runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="2 variations and 121 seeds make 242 students, but a report compares at"):
+        api.run("smoke", pipeline="sweep", workspace=tmp_path, arguments={"seeds": list(range(121))})
+    with pytest.raises(UserError, match="make 242 students"):
+        api.submit_in_turn(load_recipe("smoke"), arguments={"seeds": list(range(121))}, say=lambda _: None)
+    assert runs == []
+    api.run("smoke", pipeline="sweep", workspace=tmp_path, arguments={"seeds": list(range(120))})
+    assert sum(len(run["seeds"]) for run in runs) == 120
+
+
+def test_weights_of_layers_that_the_teacher_lacks_are_refused_before_anything_starts(
+    runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    sentence = r"layer_weights has 1 numbers, expected 3, one per feature layer: down_sampling"
+    for pipeline, change in (
+        ("sweep", "sweep.variations=[{}, {distiller: {layer_weights: [1]}}]"),
+        ("compress", "distill.distiller.layer_weights=[1]"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            api.run("smoke", pipeline=pipeline, overrides=[change], workspace=tmp_path)
+    assert runs == []
 
 
 def test_a_part_that_is_wrong_is_refused_before_anything_starts(runs: list[dict[str, Any]], tmp_path: Path) -> None:

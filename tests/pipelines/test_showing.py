@@ -102,6 +102,21 @@ def test_only_what_the_pipeline_runs_is_foretold(pipeline: str, steps: set[str])
     assert bool(made.budgets) == (pipeline == "sweep")
 
 
+def test_a_sweep_has_the_steps_of_its_variations() -> None:
+    """30 seconds make 91 to 361 steps in the championship; the longest training of the ablation has batches of 8."""
+    made = costs("championship", pipeline="sweep")
+    assert made.steps["distill"] == 361
+    assert "steps of distill: 91 to 361, by variation" in list(made.lines())
+    ablation = costs("ablation", pipeline="sweep")
+    assert (ablation.steps["distill"], ablation.sweep_steps) == (1237, (103, 1237))
+    assert ablation.work_macs["distill"] == made.work_macs["distill"]
+    assert ablation.memory_bytes["distill"] > 2 * made.memory_bytes["distill"], "a variation has batches of 32"
+    equal = costs("smoke", pipeline="sweep")
+    assert "steps of distill: 6 for each student" in list(equal.lines())
+    wide = costs("smoke", "sweep.variations=[{}, {batch_size: 16}]", pipeline="sweep")
+    assert (wide.steps["distill"], wide.sweep_steps) == (6, (2, 6))
+
+
 def test_label_maps_leave_their_macs_open() -> None:
     made = costs("demo-labels")
     assert made.budgets == {}

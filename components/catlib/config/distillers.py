@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, TypeVar, get_args
 
@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from components.catlib.config.losses import PerceptualConfig, VggPerceptualConfig
 from components.catlib.config.sections import Count, NonNegative, Section, default_kind, spelled_out
+from components.catlib.errors import UserError
 
 Value = TypeVar("Value")
 
@@ -54,6 +55,9 @@ class _DistillerConfig(Section):
     def check_size(self, height: int, width: int) -> None:
         """Refuses images of a size in pixels that cannot be compared; raises ValueError."""
 
+    def check_layers(self, layers: Collection[str]) -> None:
+        """Refuses settings that do not fit the distillation layers of a generator; raises UserError."""
+
 
 class FeatureConfig(_DistillerConfig):
     """What all losses on features have in common."""
@@ -64,6 +68,14 @@ class FeatureConfig(_DistillerConfig):
     layer_weights: tuple[NonNegative, ...] | None = Field(
         default=None, description="weight of each feature layer; null: 1 each"
     )
+
+    def check_layers(self, layers: Collection[str]) -> None:
+        """Refuses another number of layer weights than there are layers (UserError)."""
+        if self.layer_weights is not None and len(self.layer_weights) != len(layers):
+            raise UserError(
+                f"distill.distiller.layer_weights has {len(self.layer_weights)} numbers, expected {len(layers)}, one "
+                f"per feature layer: {', '.join(layers)}."
+            )
 
 
 class KernelAlignmentConfig(FeatureConfig):

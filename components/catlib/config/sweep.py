@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.catlib.config.complaints import validate
 from components.catlib.config.distill import DistillConfig
 from components.catlib.config.sections import NonNegative, Section, spelled_out
 from components.catlib.config.student import PruneConfig
-from components.catlib.config.training import FAST
+from components.catlib.config.training import FAST, LARGEST_SEED
 from components.catlib.errors import UserError
 
 STEP_SECONDS = "step_seconds"
 SECONDS = "seconds"
 PRUNE = "prune"
+LENGTHS = frozenset({"steps", "epochs", "decay_epochs"})
+
+MOST_STEPS = 1e12
+"""More steps of a training are a mistake in `seconds` or `step_seconds`."""
 
 
 class SweepConfig(Section):
@@ -30,7 +35,7 @@ class SweepConfig(Section):
         "the prune section), step_seconds (measured seconds of one of its steps, for sweep.seconds) and seconds (in "
         "place of sweep.seconds, where that is not 0)",
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field(
         default=(0,),
         min_length=1,
         description="seeds that replace distill.seed; several show how much scores vary by chance",
@@ -40,6 +45,14 @@ class SweepConfig(Section):
         description="cost of every student's training: its steps become seconds / step_seconds of its variation; 0: "
         "all train as long as distill says",
     )
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        """Refuses a seed that is listed twice: its second student would be the first one once more."""
+        if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
+            raise ValueError(f"seed {twice[0]} is listed twice, which adds no student; give each seed once")
+        return seeds
 
 
 @dataclass(frozen=True)
@@ -71,18 +84,34 @@ def student_sections(
             f"sweep.variations: prune is {cut!r}; give changes to the prune section, such as {{student_init: "
             "inherit}, without its generator, which all students of a sweep share."
         )
+    if "seed" in changes:
+        raise UserError(
+            f"sweep.variations: {dict(variation)} has a seed, but every variation is trained with all of sweep.seeds; "
+            "give seeds there."
+        )
     step_seconds, own_seconds = changes.pop(STEP_SECONDS, None), changes.pop(SECONDS, None)
     for name, value in ((STEP_SECONDS, step_seconds), (SECONDS, own_seconds)):
         if value is not None and not (_is_number(value) and value > 0):
             raise UserError(f"sweep.variations: {name} is {value!r}; give a number above 0.")
     if seconds > 0:
-        seconds = own_seconds or seconds
-        if step_seconds is None or "steps" in changes:
+        if step_seconds is None or not LENGTHS.isdisjoint(changes):
             raise UserError(
-                f"sweep.seconds is {seconds:g}, so each entry of sweep.variations needs its step_seconds and no steps; "
-                f"{dict(variation)} is otherwise. Set sweep.seconds=0 to give lengths yourself."
+                f"sweep.seconds is {seconds:g}, so each entry of sweep.variations needs its step_seconds and no steps "
+                f"or epochs; {dict(variation)} is otherwise. Set sweep.seconds=0 to give lengths yourself."
             )
-        changes["steps"] = max(1, round(seconds / step_seconds))
+        if distill.get("steps") is not None:
+            raise UserError(
+                f"distill.steps is {distill['steps']:.0f}, but sweep.seconds is {seconds:g}, which gives each student "
+                "its steps; set sweep.seconds=0 or distill.steps=null."
+            )
+        seconds = own_seconds or seconds
+        steps = seconds / step_seconds
+        if steps > MOST_STEPS:
+            raise UserError(
+                f"sweep.variations: {seconds:g} seconds make {steps:.2g} steps of {step_seconds:g} s, more than any "
+                "training takes; correct seconds or step_seconds."
+            )
+        changes["steps"] = max(1, round(steps))
     return StudentSections(
         prune=validate(PruneConfig, varied(prune, cut), where="sweep.variations: prune"),
         distill=validate(DistillConfig, varied(distill, changes), where="sweep.variations"),
@@ -90,7 +119,7 @@ def student_sections(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def varied(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from components.catlib.config.measuring import SegmenterConfig
 from components.catlib.config.schedules import LinearConfig, ScheduleConfig
 from components.catlib.config.sections import Count, Positive, Section
 
+LARGEST_SEED = 1_000_000_000_000
+"""Largest seed: multiples of it are seeds of networks, and pipelines hand it over as a floating-point number."""
+
 FAST = {"precision": "bf16", "tf32": True, "channels_last": True, "compile": True, "cudnn_benchmark": True}
 """The settings that `speed: fast` stands for."""
 
@@ -70,7 +73,9 @@ class TrainingConfig(Section):
     )
     schedule: ScheduleConfig = Field(default=LinearConfig(), description="learning-rate schedule")
     flip: bool = Field(default=True, description="mirror training images left-right at random")
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of weights, data order and augmentation")
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
+        default=0, description="seed of weights, data order and augmentation"
+    )
     evaluations: Annotated[int, Field(ge=0)] = Field(
         default=4, description="number of times that held-out images are scored during training, evenly spread"
     )

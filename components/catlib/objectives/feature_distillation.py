@@ -16,7 +16,6 @@ from components.catlib.config.distillers import (
     OmgdConfig,
     OutputConfig,
 )
-from components.catlib.errors import UserError
 from components.catlib.networks.discriminators import Discriminator
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.distillers.discriminator_cooperated import DiscriminatorCooperation
@@ -87,12 +86,8 @@ class FeatureDistillation:
         Raises:
             UserError: The number of layer weights is not that of the layers.
         """
+        config.check_layers(layers)
         weights = config.layer_weights or (1.0,) * len(layers)
-        if len(weights) != len(layers):
-            raise UserError(
-                f"distill.distiller.layer_weights has {len(weights)} numbers, expected {len(layers)}, one per feature "
-                f"layer: {', '.join(layers)}."
-            )
         self._weight, self._figure, self._loss = config.weight, config.figure.name, loss
         self._weights = dict(zip(layers, weights, strict=True))
 

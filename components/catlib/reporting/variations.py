@@ -1,7 +1,8 @@
 """Variations of the distillation: their costs and scores side by side, and which is better beyond chance.
 
 A variation is what sets students apart besides their seed: settings of the distillation or of pruning, or the budget.
-The first one of the page is the reference that the others are compared with; all pairs are in folded tables.
+The first one of the page is the reference that the others are compared with: one without a distiller or, without such,
+the one that has most settings in common with the others. All pairs are in folded tables.
 """
 
 from __future__ import annotations
@@ -141,9 +142,9 @@ def variations(standings: Standings | None, comparison: Comparison, pictures: Pi
 
 
 def grouped(students: Sequence[Standing]) -> list[Variation]:
-    """Puts students together that differ in their seed alone, in the order in which variations first appear.
+    """Puts students together that differ in their seed alone.
 
-    Those without a distiller come first: the others are shown against them.
+    The reference comes first, then variations without a distiller, then the others in the order in which they appear.
 
     Returns:
         The variations; none if students differ only in seed and budget.
@@ -153,13 +154,31 @@ def grouped(students: Sequence[Standing]) -> list[Variation]:
         return []
     budgets = len({student.budget for student in students}) > 1
     found: dict[tuple[str, ...], list[Standing]] = {}
-    for student in sorted(students, key=_has_distiller):
+    for student in students:
         found.setdefault(tuple(_texts(student, varied, budgets=budgets)), []).append(student)
-    names = _names([members[0] for members in found.values()], varied, budgets=budgets)
+    reference = _reference([members[0] for members in found.values()], varied)
+    ordered = sorted(found.values(), key=lambda members: (members[0] is not reference, _has_distiller(members[0])))
+    names = _names([members[0] for members in ordered], varied, budgets=budgets)
     return [
         _variation(name, f"student-{i % STUDENT_COLOURS}", members)
-        for i, (name, members) in enumerate(zip(names, found.values(), strict=True))
+        for i, (name, members) in enumerate(zip(names, ordered, strict=True))
     ]
+
+
+def _reference(students: Sequence[Standing], varied: Sequence[str]) -> Standing:
+    """Returns the one of several variations' students that the others are shown against.
+
+    It has no distiller if there is such a student; then the fewest settings that differ from the others'. Where each
+    variation is one change of the same settings, those are the settings without a change. Of equal ones, the shortest
+    training is taken.
+    """
+    texts = [[setting_texts(student.settings, [key]) for key in varied] for student in students]
+
+    def rank(number: int) -> tuple[bool, int, int]:
+        changes = sum(own != other for each in texts for own, other in zip(texts[number], each, strict=True))
+        return _has_distiller(students[number]), changes, students[number].steps or 0
+
+    return students[min(range(len(students)), key=rank)]
 
 
 def _has_distiller(student: Standing) -> bool:
@@ -258,25 +277,34 @@ def _than_reference(metric: Metric, reference: str, differences: Mapping[str, Di
     real = {name: difference.mean for name, difference in differences.items() if difference.is_real}
     sign = 1 if _better(metric) == "higher" else -1
     sides = {
-        "better": [name for name, mean in real.items() if sign * mean > 0],
-        "worse": [name for name, mean in real.items() if sign * mean < 0],
+        "better": [_quoted(name) for name, mean in real.items() if sign * mean > 0],
+        "worse": [_quoted(name) for name, mean in real.items() if sign * mean < 0],
     }
-    parts = [f"{word} than {reference}: {' and '.join(names)}" for word, names in sides.items() if names]
-    return f"Beyond chance, {'; '.join(parts) or f'no other is better or worse than {reference}'}."
+    if not real:
+        return f"No difference from {_quoted(reference)} is beyond chance."
+    parts = [f"{word} than {_quoted(reference)}: {' and '.join(names)}" for word, names in sides.items() if names]
+    return f"Beyond chance, {'; '.join(parts)}."
+
+
+def _quoted(name: str) -> str:
+    """Sets a name off from the words around it: names such as "none" or "mse, fresh" read as part of a sentence."""
+    return f"“{name}”"
 
 
 def _sentence(found: Contest) -> str:
     if found.winner is not None:
-        return f"{found.winner} wins: its corrected interval against every other variation excludes 0."
+        return f"{_quoted(found.winner)} wins: its corrected interval against every other variation excludes 0."
     if found.num_seeds < FEWEST_SEEDS:
         return "no winner: the variations have one seed in common, and one seed shows no spread."
     names = dict.fromkeys(name for each in found.differences for name in (each.first, each.second))
     others = [name for name in names if name != found.best and not found.between(found.best, name).is_real]
     if len(others) == len(names) - 1 > 1:
         said = "every other variation"
+    elif len(others) < 3:
+        said = " and from ".join(map(_quoted, others))
     else:
-        said = " and from ".join(others) if len(others) < 3 else f"{len(others)} of the {len(names) - 1} others"
-    return f"no winner: {found.best} has the best mean, but its difference from {said} may be chance."
+        said = f"{len(others)} of the {len(names) - 1} others"
+    return f"no winner: {_quoted(found.best)} has the best mean, but its difference from {said} may be chance."
 
 
 def _pairs(metric: Metric, found: Contest) -> list[tuple[str, str, str, str]]:

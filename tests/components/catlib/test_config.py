@@ -129,6 +129,8 @@ def _integers_to_floats(value: object) -> object:
         ("teacher={epochs: 0, decay_epochs: 0, published: {discriminator: {uri: d}}}", "both 0.*published.generator"),
         ("distill.steps=9", "needs a learning rate that falls by the step, but schedule: linear goes by epochs"),
         ("distill={steps: 9, schedule: one_cycle, goes_on_from: [1]}", "steps: 9 and goes_on_from cannot be combined"),
+        ("sweep.seeds=[0, 3, 3.0]", r"sweep\.seeds: .*seed 3 is listed twice, which adds no student"),
+        ("sweep.seeds=[1000000000000000000000000]", r"sweep\.seeds\.0: .*less than or equal to 1000000000000"),
         ("sweep.seconds=5", "needs its step_seconds and no steps"),
         ("teacher.epochs", "is not of the form SECTION.KEY=VALUE"),
         ("budgets=[]", "budgets: .*at least 1"),

@@ -1,5 +1,6 @@
 """The plan of a sweep, and the division of a large grid."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from kfp import dsl
 
 from components.catlib.code_digest import code_digest
+from components.catlib.errors import UserError
 from components.catlib.recipes import load_recipe
 from components.sweep.component import plan_sweep
 from components.sweep.stage import MOST_STUDENTS, divided
@@ -82,11 +84,26 @@ def test_a_variation_may_cost_more_than_the_others(tmp_path: Path) -> None:
         ({"variations": [{"step_seconds": "fast"}]}, "step_seconds is 'fast'; give a number above 0"),
         ({"variations": [{"seconds": 0}]}, "seconds is 0; give a number above 0"),
         ({"variations": [{"seconds": True}]}, "seconds is True; give a number above 0"),
+        ({"variations": [{"step_seconds": math.inf}]}, "step_seconds is inf; give a number above 0"),
+        ({"variations": [{"seconds": math.inf}]}, "seconds is inf; give a number above 0"),
+        (
+            {"seconds": 1e300, "distill": STEPS, "variations": [{"step_seconds": 1e-300}]},
+            "more than any training takes; correct seconds or step_seconds",
+        ),
         ({"seconds": 9.0, "distill": STEPS}, "each entry of sweep.variations needs its step_seconds and no steps"),
         (
             {"seconds": 9.0, "distill": STEPS, "variations": [{"step_seconds": 1, "steps": 5}]},
             "needs its step_seconds and no steps",
         ),
+        (
+            {"seconds": 9.0, "distill": STEPS, "variations": [{"step_seconds": 1, "epochs": 5}]},
+            "needs its step_seconds and no steps or epochs",
+        ),
+        (
+            {"seconds": 9.0, "distill": STEPS | {"steps": 20}, "variations": [{"step_seconds": 1}]},
+            "distill.steps is 20, but sweep.seconds is 9, which gives each student its steps",
+        ),
+        ({"variations": [{"seed": 3}]}, "has a seed, but every variation is trained with all of sweep.seeds"),
         ({"seconds": 9.0, "variations": [{"step_seconds": 1}]}, "set schedule: one_cycle, or steps: null"),
     ],
 )
@@ -97,6 +114,14 @@ def test_a_plan_that_cannot_be_made_is_refused(
         plan(tmp_path / "summary", **change)
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err + caplog.text
+
+
+def test_steps_beside_equal_seconds_are_refused_and_either_can_be_given_up() -> None:
+    with pytest.raises(UserError, match=r"set sweep\.seconds=0 or distill\.steps=null"):
+        load_recipe("championship", ["distill.steps=60"])
+    for way_out, steps in (("sweep.seconds=0", 60), ("distill.steps=null", 361)):
+        first = next(load_recipe("championship", ["distill.steps=60", way_out]).variations())
+        assert first.distill.steps == steps
 
 
 sizes = st.integers(1, 40)

@@ -11,6 +11,7 @@ import pytest
 from components.catlib.config import Pix2PixDistillConfig, ReportConfig
 from components.catlib.metrics.catalogue import BY_KEY
 from components.catlib.metrics.contest import contest
+from components.catlib.recipes import load_recipe
 from components.catlib.reporting.comparison import Comparison, compare_generators
 from components.catlib.reporting.lineage import trace
 from components.catlib.reporting.page import render
@@ -93,14 +94,14 @@ def test_variations_are_means_over_seeds(comparison: Comparison) -> None:
 def test_the_winner_is_the_contests(comparison: Comparison) -> None:
     found = championship(comparison, all_students())
     (verdict,) = found.verdicts
-    assert verdict.sentence == "none wins: its corrected interval against every other variation excludes 0."
+    assert verdict.sentence == "“none” wins: its corrected interval against every other variation excludes 0."
     scores = {kind: np.array([student(kind, seed).image_scores["l1"] for seed in SEEDS]) for kind in MEANS}
     difference = contest(scores, better="lower").between("none", "kernel_alignment")
     assert difference.mean == pytest.approx(-0.2)
     assert found.reference == "none"
     assert found.rows[0].cells[0].remarks == ()
     assert found.rows[1].cells[0].remarks[0] == "+0.200"  # every seed differs by as much, so g is not defined
-    assert verdict.than_reference == "Beyond chance, worse than none: kernel alignment and mse."
+    assert verdict.than_reference == "Beyond chance, worse than “none”: “kernel alignment” and “mse”."
     assert [pair[0] for pair in verdict.pairs] == ["none − kernel alignment", "none − mse", "kernel alignment − mse"]
 
 
@@ -117,8 +118,8 @@ def test_nearness_is_what_counts_for_a_metric_that_is_best_at_a_value(comparison
     assert scores["none"][:, 0] == pytest.approx([0.6, 0.599, 0.598])
     assert _comparable(grouped(students), BY_KEY["l1"]) == {}
     found = {verdict.metric.key: verdict for verdict in championship(comparison, students).verdicts}
-    assert found[metric.key].sentence.startswith("kernel alignment wins")
-    assert found[metric.key].than_reference == "Beyond chance, better than none: kernel alignment and mse."
+    assert found[metric.key].sentence.startswith("“kernel alignment” wins")
+    assert found[metric.key].than_reference == "Beyond chance, better than “none”: “kernel alignment” and “mse”."
 
 
 def test_nobody_wins_by_chance(comparison: Comparison) -> None:
@@ -129,9 +130,9 @@ def test_nobody_wins_by_chance(comparison: Comparison) -> None:
     ]
     found = championship(comparison, noisy)
     assert found.verdicts[0].sentence == (
-        "no winner: mse has the best mean, but its difference from none may be chance."
+        "no winner: “mse” has the best mean, but its difference from “none” may be chance."
     )
-    assert found.verdicts[0].than_reference == "Beyond chance, no other is better or worse than none."
+    assert found.verdicts[0].than_reference == "No difference from “none” is beyond chance."
     low, high = found.rows[1].cells[0].remarks[1].replace("−", "-").split(" to ")
     assert float(low) < 0 < float(high)
 
@@ -226,6 +227,18 @@ def test_variations_of_pruning_and_of_length() -> None:
     assert [group.name for group in grouped(championship)] == [*("none", "omgd, not online", "omgd, online")]
     longer = [student("mse", 0, settings={"steps": 90}), student("mse", 0, settings={"steps": 120})]
     assert [group.name for group in grouped(longer)] == ["steps 90", "steps 120"]
+
+
+def test_without_a_student_without_a_distiller_the_unchanged_settings_are_the_reference() -> None:
+    recipe = load_recipe("ablation")
+    sections = [student.distill.model_dump(mode="json", exclude_none=True) for student in recipe.variations()]
+    prunes = [student.prune.model_dump(mode="json", exclude_none=True) for student in recipe.variations()]
+    students = [
+        student("mse", 0, settings={**distill, "prune": prune}, steps=distill["steps"], student=f"{number}" * 64)
+        for number, (distill, prune) in enumerate(zip(sections, prunes, strict=True))
+    ]
+    for order in (students, students[::-1], sorted(students, key=lambda each: str(each.steps))):
+        assert grouped(order)[0].students == (students[0],)
 
 
 def test_students_are_named_by_what_sets_them_apart(comparison: Comparison) -> None:

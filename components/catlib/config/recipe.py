@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from components.catlib.config.budgets import Budget
 from components.catlib.config.dataset import DatasetConfig
@@ -14,7 +14,7 @@ from components.catlib.config.measuring import EvaluateConfig, RealStatsConfig, 
 from components.catlib.config.networks import undivided
 from components.catlib.config.publish import PublishConfig
 from components.catlib.config.resources import ResourcesConfig
-from components.catlib.config.sections import Section
+from components.catlib.config.sections import Section, listed_once
 from components.catlib.config.student import ExportConfig, PruneConfig
 from components.catlib.config.sweep import StudentSections, SweepConfig, student_sections
 from components.catlib.config.teacher import Pix2PixConfig, TeacherConfig
@@ -45,7 +45,7 @@ class Recipe(Section):
 
     name: str = Field(description="short name of the recipe")
     description: str = Field(description="one sentence: which images are translated into which, how, and for whom")
-    budgets: tuple[Budget, ...] = Field(
+    budgets: Annotated[tuple[Budget, ...], AfterValidator(listed_once)] = Field(
         min_length=1,
         description="compute budgets, in MACs, as shares of the teacher's MACs or in milliseconds (15ms); each makes "
         "one student",

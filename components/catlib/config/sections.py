@@ -18,6 +18,13 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def listed_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuses what is listed twice (ValueError): budgets and seeds make a student each, and equal ones the same one."""
+    if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]} is listed twice, which makes the same student again; give it once")
+    return values
+
+
 class Outside:
     """Marks a setting that names what a stage reads from outside a run."""
 

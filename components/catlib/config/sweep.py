@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from components.catlib.config.complaints import validate
 from components.catlib.config.distill import DistillConfig
-from components.catlib.config.sections import NonNegative, Section, spelled_out
+from components.catlib.config.sections import NonNegative, Section, listed_once, spelled_out
 from components.catlib.config.student import PruneConfig
 from components.catlib.config.training import FAST, LARGEST_SEED
 from components.catlib.errors import UserError
@@ -35,7 +35,7 @@ class SweepConfig(Section):
         "the prune section), step_seconds (measured seconds of one of its steps, for sweep.seconds) and seconds (in "
         "place of sweep.seconds, where that is not 0)",
     )
-    seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field(
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...], AfterValidator(listed_once)] = Field(
         default=(0,),
         min_length=1,
         description="seeds that replace distill.seed; several show how much scores vary by chance",
@@ -45,14 +45,6 @@ class SweepConfig(Section):
         description="cost of every student's training: its steps become seconds / step_seconds of its variation; 0: "
         "all train as long as distill says",
     )
-
-    @field_validator("seeds")
-    @classmethod
-    def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        """Refuses a seed that is listed twice: its second student would be the first one once more."""
-        if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
-            raise ValueError(f"seed {twice[0]} is listed twice, which adds no student; give each seed once")
-        return seeds
 
 
 @dataclass(frozen=True)

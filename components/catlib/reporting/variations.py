@@ -8,6 +8,7 @@ the one that has most settings in common with the others. All pairs are in folde
 from __future__ import annotations
 
 import io
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def variations(standings: Standings | None, comparison: Comparison, pictures: Pi
 def grouped(students: Sequence[Standing]) -> list[Variation]:
     """Puts students together that differ in their seed alone.
 
-    The reference comes first, then variations without a distiller, then the others in the order in which they appear.
+    The reference comes first, then variations without a distiller, then the others by name.
 
     Returns:
         The variations; none if students differ only in seed and budget.
@@ -156,13 +157,19 @@ def grouped(students: Sequence[Standing]) -> list[Variation]:
     found: dict[tuple[str, ...], list[Standing]] = {}
     for student in students:
         found.setdefault(tuple(_texts(student, varied, budgets=budgets)), []).append(student)
-    reference = _reference([members[0] for members in found.values()], varied)
-    ordered = sorted(found.values(), key=lambda members: (members[0] is not reference, _has_distiller(members[0])))
-    names = _names([members[0] for members in ordered], varied, budgets=budgets)
-    return [
-        _variation(name, f"student-{i % STUDENT_COLOURS}", members)
-        for i, (name, members) in enumerate(zip(names, ordered, strict=True))
-    ]
+    firsts = [members[0] for members in found.values()]
+    reference = firsts.index(_reference(firsts, varied))
+    names = _names(firsts, varied, reference, budgets=budgets)
+    ordered = sorted(
+        zip(names, found.values(), strict=True),
+        key=lambda each: (each[0] != names[reference], _has_distiller(each[1][0]), _by_number(each[0])),
+    )
+    return [_variation(name, f"student-{i % STUDENT_COLOURS}", members) for i, (name, members) in enumerate(ordered)]
+
+
+def _by_number(name: str) -> list[tuple[float, str]]:
+    """Returns a key that sorts names by their words and the size of their numbers."""
+    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(re.split(r"(\d+\.?\d*)", name))]
 
 
 def _reference(students: Sequence[Standing], varied: Sequence[str]) -> Standing:
@@ -200,10 +207,11 @@ def _texts(student: Standing, keys: Sequence[str], *, budgets: bool) -> list[str
     return budget + setting_texts(student.settings, keys)
 
 
-def _names(students: Sequence[Standing], varied: Sequence[str], *, budgets: bool) -> list[str]:
+def _names(students: Sequence[Standing], varied: Sequence[str], reference: int, *, budgets: bool) -> list[str]:
     """Names a student of each variation by the settings that tell them apart.
 
     A setting that follows from those before it is left out: first comes the distiller, last the length of the training.
+    The reference has all of them; another one those that differ from it, if no two are then called alike.
     """
 
     def names(keys: Sequence[str]) -> list[str]:
@@ -214,7 +222,18 @@ def _names(students: Sequence[Standing], varied: Sequence[str], *, budgets: bool
     for key in sorted(varied, key=lambda key: (key == LENGTH, not key.startswith("distiller"))):
         if len(set(names([*kept, key]))) > len(set(names(kept))):
             kept.append(key)
-    return names(kept)
+    whole = names(kept)
+    changed = [_changes(student, students[reference], kept, budgets=budgets) for student in students]
+    short = [whole[i] if i == reference else ", ".join(texts) or whole[i] for i, texts in enumerate(changed)]
+    return short if len(set(short)) == len(whole) else whole
+
+
+def _changes(student: Standing, reference: Standing, keys: Sequence[str], *, budgets: bool) -> list[str]:
+    """Writes the settings of a student that are not the reference's; its length only if there are no others."""
+    others = set(_texts(reference, keys, budgets=budgets))
+    without_length = [key for key in keys if key != LENGTH]
+    found = [text for text in _texts(student, without_length, budgets=budgets) if text not in others]
+    return found or [text for text in _texts(student, keys, budgets=budgets) if text not in others]
 
 
 def representatives(standings: Standings | None, comparison: Comparison) -> tuple[Contender, ...]:

@@ -225,8 +225,27 @@ def test_variations_of_pruning_and_of_length() -> None:
         )
     ]
     assert [group.name for group in grouped(championship)] == [*("none", "omgd, not online", "omgd, online")]
-    longer = [student("mse", 0, settings={"steps": 90}), student("mse", 0, settings={"steps": 120})]
-    assert [group.name for group in grouped(longer)] == ["steps 90", "steps 120"]
+    longer = [student("mse", 0, settings={"steps": steps}, steps=steps) for steps in (1200, 90, 120)]
+    assert [group.name for group in grouped(longer)] == ["steps 90", "steps 120", "steps 1200"]
+
+
+def test_variations_of_one_recipe_are_named_by_what_they_change() -> None:
+    plain = {"steps": 300, "batch_size": 8, "prune": {"student_init": "fresh"}, "distiller": {"layer_weights": None}}
+    changes: list[dict[str, Any]] = [
+        {"batch_size": 16, "steps": 190},
+        {"prune": {"student_init": "inherit"}},
+        {"distiller": {"layer_weights": [4.0, 0.0]}},
+        {"steps": 600},
+        {},
+    ]
+    students = [student("mse", 0, settings={**plain, **change}) for change in changes]
+    assert [group.name for group in grouped(students)] == [
+        "steps 300, batch size 8, fresh",
+        *("batch size 16", "distiller layer weights 4 0", "inherit", "steps 600"),
+    ]
+    both = {"batch_size": 16, "prune": {"student_init": "inherit"}, "steps": 190}
+    crossed = [*students, student("mse", 0, settings={**plain, **both})]
+    assert "batch size 16, inherit" in [group.name for group in grouped(crossed)]
 
 
 def test_without_a_student_without_a_distiller_the_unchanged_settings_are_the_reference() -> None:

@@ -10,7 +10,10 @@ section 3.2). With t_i the pixels of a part and μ the mean distance of all pair
 The loss is the mean Huber distance (δ = 1) of the teacher's relations to the student's, with angles weighed twice, as
 there. Example: strips 0, 1 and 3 of one grey value each have the distances 1, 3 and 2, μ = 2, relations 0.5, 1.5 and 1.
 
-Differs: μ is that of each image. The online teacher discriminator of the CRD paper is not part of this loss.
+Differs: μ is that of each image, and lengths that divide, μ included, count as at least a tenth of the teacher's μ.
+Relations are the same at every contrast, so the gradient of an image grows as 1 / contrast. That of a nearly flat image
+would drown every other loss and leave the image flat, as it did with students of label maps. The online teacher
+discriminator of the CRD paper is not part of this loss.
 
 Shape suffixes: N batch, P parts of an image, D values of a part, C channels, H height, W width.
 """
@@ -26,6 +29,9 @@ from components.catlib.objectives.precision import at_least_float32
 
 ANGLE_WEIGHT = 2.0
 """Weight of angles; that of distances is 1 (Park et al., section 4: 50 and 25)."""
+
+SMALLEST_CONTRAST = 0.1
+"""Lengths by which relations divide count as at least this share of the mean distance in the teacher's image."""
 
 SMALLEST_SQUARE = 1e-12
 """Parts whose squared distance is smaller count as equal: rounding decides about their direction."""
@@ -70,29 +76,49 @@ def sliced(image_NCHW: Tensor, rows: int, columns: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, -1)
 
 
-def relations(parts_NPD: Tensor) -> tuple[Tensor, Tensor]:
+def relations(parts_NPD: Tensor, smallest_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Returns the distances [N, P, P] and angles [N, P, P, P], the latter as cosines at their second index.
 
     A part has no distance to itself, and no angle with it: both are 0.
+
+    Args:
+        parts_NPD: The parts of images.
+        smallest_N: What lengths that divide count as at least, by image; None: nothing.
     """
+    gram, energy, distances = _distances(parts_NPD)
+    smallest_N11 = distances.new_zeros(len(distances), 1, 1) if smallest_N is None else smallest_N[:, None, None]
+    smallest_N11 = smallest_N11.clamp_min(SMALLEST_SQUARE**0.5)
+    lengths = distances.maximum(smallest_N11)
+    # ⟨t_i − t_j, t_k − t_j⟩ without the differences, which would take P times the memory of the parts.
+    products = gram[:, :, None, :] - gram[:, :, :, None] - gram[:, None, :, :] + energy[:, None, :, None]
+    apart = distances > 0
+    seen = apart[:, :, :, None] & apart[:, None, :, :]
+    cosines = torch.where(seen, products / (lengths[:, :, :, None] * lengths[:, None, :, :]), 0.0)
+    return distances / mean_distance(distances)[:, None, None].maximum(smallest_N11), cosines
+
+
+def _distances(parts_NPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the products of centred parts [N, P, P], their squares [N, P], and the distances of parts [N, P, P]."""
     centred = parts_NPD - parts_NPD.mean(dim=1, keepdim=True)
     gram = centred @ centred.mT
     energy = gram.diagonal(dim1=1, dim2=2)
     squares = energy[:, :, None] + energy[:, None, :] - 2 * gram
     apart = squares > SMALLEST_SQUARE
-    lengths = torch.where(apart, squares, 1.0).sqrt()
-    distances = torch.where(apart, lengths, 0.0)
-    pairs = parts_NPD.shape[1] * (parts_NPD.shape[1] - 1)
-    mean = distances.sum(dim=(1, 2), keepdim=True) / pairs
-    # ⟨t_i − t_j, t_k − t_j⟩ without the differences, which would take P times the memory of the parts.
-    products = gram[:, :, None, :] - gram[:, :, :, None] - gram[:, None, :, :] + energy[:, None, :, None]
-    seen = apart[:, :, :, None] & apart[:, None, :, :]
-    cosines = torch.where(seen, products / (lengths[:, :, :, None] * lengths[:, None, :, :]), 0.0)
-    return distances / mean.clamp_min(SMALLEST_SQUARE**0.5), cosines
+    return gram, energy, torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+
+
+def mean_distance(distances_NPP: Tensor) -> Tensor:
+    """Returns the mean distance of all pairs of different parts, by image [N]."""
+    parts = distances_NPP.shape[1]
+    return distances_NPP.sum(dim=(1, 2)) / (parts * (parts - 1))
 
 
 def _relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    (distances, angles), (wanted_distances, wanted_angles) = relations(student), relations(teacher)
+    smallest_N = SMALLEST_CONTRAST * mean_distance(_distances(teacher)[2])
+    (distances, angles), (wanted_distances, wanted_angles) = (
+        relations(student, smallest_N),
+        relations(teacher, smallest_N),
+    )
     return functional.huber_loss(distances, wanted_distances) + ANGLE_WEIGHT * functional.huber_loss(
         angles, wanted_angles
     )

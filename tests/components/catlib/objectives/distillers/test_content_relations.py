@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from components.catlib.config.distillers import ContentRelationsConfig
-from components.catlib.objectives.distillers.content_relations import ContentRelations, relations, sliced
+from components.catlib.objectives.distillers.content_relations import (
+    SMALLEST_CONTRAST,
+    ContentRelations,
+    relations,
+    sliced,
+)
 
 
 def test_the_example_of_the_docstring() -> None:
@@ -60,6 +65,37 @@ def test_contrast_and_brightness_do_not_count() -> None:
     assert loss(0.3 * image - 0.1, image).item() == pytest.approx(0, abs=1e-12)
     assert loss(torch.rand(2, 3, 8, 8, dtype=torch.float64), image).item() > 1e-3
     assert loss(image.bfloat16(), image.bfloat16()).dtype == torch.float32
+
+
+def test_gradients_of_nearly_flat_images_are_bounded() -> None:
+    loss = ContentRelations(ContentRelationsConfig(parts=4))
+    pattern, wanted = torch.rand(2, 2, 3, 8, 8, dtype=torch.float64)
+
+    def steepness(contrast: float) -> float:
+        image = (contrast * pattern).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(image, wanted), image)
+        return gradient.norm().item()
+
+    assert steepness(0.5) == pytest.approx(2 * steepness(1.0), rel=0.01), "the same at every contrast: as 1 / contrast"
+    bound = steepness(SMALLEST_CONTRAST / 2)
+    assert all(steepness(contrast) < 1.2 * bound for contrast in (3e-2, 1e-2, 1e-3, 1e-5))
+
+
+def test_a_nearly_flat_image_learns_contrast() -> None:
+    """A step against the gradient raises the contrast, which relations of any contrast would leave as it is."""
+    loss = ContentRelations(ContentRelationsConfig(parts=4))
+    wanted = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    image = (1e-3 * wanted).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(image, wanted), image)
+    assert (gradient * image).sum() < -1e-3 * gradient.norm() * image.norm()
+    assert loss(image, wanted) > 0.1
+
+
+def test_lengths_that_divide_are_at_least_the_given_one() -> None:
+    parts = torch.tensor([[[0.0], [1.0], [3.0]]], dtype=torch.float64)
+    distances, cosines = relations(parts, torch.tensor([4.0], dtype=torch.float64))
+    torch.testing.assert_close(distances[0], torch.tensor([[0, 1, 3], [1, 0, 2], [3, 2, 0]]).double() / 4)
+    assert cosines[0, 1, 0, 2].item() == pytest.approx(1 * 3 / 16)
 
 
 def test_gradient_is_that_of_the_definition() -> None:

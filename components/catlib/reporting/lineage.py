@@ -36,6 +36,12 @@ class Artifact:
         """Reads one of its JSON files."""
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
+    def log(self) -> list[dict[str, Any]]:
+        """Reads the records of a training's log; a network that was not trained has none."""
+        if "log.jsonl" not in self.manifest.files:
+            return []
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
     @cached_property
     def digest(self) -> str:
         """Digest of the whole artifact, by which its descendants name it."""

@@ -56,12 +56,7 @@ class ChannelDistillation:
         return {"adaptors": FeatureAdaptors(student, teacher)}
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns for every layer the weighted loss, and the figure that the log shows, which is not weighted.
-
-        Args:
-            student: The student's features, with gradient.
-            teacher: The teacher's features, without gradient.
-        """
+        """Returns for every layer the weighted loss, and the figure that the log shows, which is not weighted."""
         adapted = self._adaptors({name: at_least_float32(features) for name, features in student.items()})
         distances = {name: channel_distance(adapted[name], wanted) for name, wanted in teacher.items()}
         losses = {name: self._weight * distance for name, distance in distances.items()}

@@ -114,14 +114,7 @@ def _checked_cluster(plan: Plan, connection: Connection, say: Callable[[str], No
 
 
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, here: bool) -> dict[str, Any]:
-    """Pins weights, and returns the value of every parameter, with versions of addresses' content.
-
-    Args:
-        compiled: A pipeline.
-        recipe: The recipe that it was compiled from.
-        arguments: Values of its parameters.
-        here: Whether its stages run in processes of this machine.
-    """
+    """Pins weights, and returns the value of every parameter, with versions of what lies at addresses."""
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     pinned = pin_weights(changed) if changed != recipe else changed
     complete = all_arguments(pinned, compiled.pipeline, arguments)

@@ -59,11 +59,7 @@ def check_earlier_generators(
 ) -> None:
     """Refuses an artifact whose generators are not those of a recipe; their channels count only once there are images.
 
-    Args:
-        start: Its address and expected digest.
-        config: The recipe's `teacher` section.
-        networks: The opened artifact.
-        crop_size: Height and width of the images in pixels.
+    The images have the height and width `crop_size` in pixels; `check_earlier` tells of the other arguments.
 
     Raises:
         UserError: Family, digest or architecture differ.

@@ -77,12 +77,7 @@ class OmgdOutputLoss:
         self._config, self._perceptual = config, perceptual
 
     def __call__(self, image: Tensor, wanted: Tensor) -> Tensor:
-        """Returns L_KD, a scalar, at least float32.
-
-        Args:
-            image: The student's images, [N, C, H, W] in [-1, 1].
-            wanted: The teacher's, of the same shape.
-        """
+        """Returns L_KD of the student's and teacher's images [N, C, H, W] in [-1, 1]: a scalar, at least float32."""
         config = self._config
         loss = config.ssim_weight * (1 - ssim(image, wanted)) + config.total_variation_weight * total_variation(image)
         if self._perceptual is not None and config.perceptual.weight > 0:

@@ -54,13 +54,18 @@ def marked(digest: Callable[[str], str], marks: Mapping[str, str]) -> Callable[[
 
 def _codes(spec: Mapping[str, Any]) -> dict[str, str]:
     """Returns the digest of the code, with its mark, by task; the second task of a kind is left out."""
-    graphs = [spec["root"]["dag"], *(each["dag"] for each in spec["components"].values() if "dag" in each)]
-    found = {}
-    for name, task in (item for graph in graphs for item in graph["tasks"].items()):
-        code = task.get("inputs", {}).get("parameters", {}).get("code_digest", {})
-        if name in STAGE_OF_TASK and (constant := code.get("runtimeValue", {}).get("constant")):
-            found[name] = constant
-    return found
+    return {name: code for name, task in _tasks(spec) if name in STAGE_OF_TASK and (code := _code(task))}
+
+
+def _tasks(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for graph in (spec["root"]["dag"], *(each["dag"] for each in spec["components"].values() if "dag" in each)):
+        yield from graph["tasks"].items()
+
+
+def _code(task: Mapping[str, Any]) -> str | None:
+    """Returns the digest of a task's code, with its mark; None if it has none."""
+    given = task.get("inputs", {}).get("parameters", {}).get("code_digest", {})
+    return given.get("runtimeValue", {}).get("constant")
 
 
 def changes_since(name: str, earlier: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
@@ -90,10 +95,8 @@ def changes_since(name: str, earlier: Mapping[str, Any], spec: Mapping[str, Any]
 def _keys(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str | None]]]:
     """Yields name, image and digest of the code of every task whose result may come from the cache."""
     components, executors = spec["components"], spec["deploymentSpec"]["executors"]
-    graphs = [spec["root"]["dag"], *(each["dag"] for each in components.values() if "dag" in each)]
-    for name, task in (item for graph in graphs for item in graph["tasks"].items()):
+    for name, task in _tasks(spec):
         label = components[task["componentRef"]["name"]].get("executorLabel")
         if label and task.get("cachingOptions", {}).get("enableCache"):
-            code = task.get("inputs", {}).get("parameters", {}).get("code_digest", {})
-            digest = code.get("runtimeValue", {}).get("constant")
+            digest = _code(task)
             yield name, (executors[label]["container"]["image"], digest and digest.partition("+")[0])

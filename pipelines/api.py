@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from components.catlib.code_digest import code_digest
 from components.catlib.config import DistillConfig, Recipe
 from components.catlib.config.budgets import in_milliseconds
-from components.catlib.errors import UserError
+from components.catlib.errors import Unavailable, UserError
 from components.catlib.exits import note
 from components.catlib.recipes import load_recipe, recipe_names, recipe_origin
+from components.catlib.storage.retrying import Unreachable
 from components.kubeflow import DEFAULT_IMAGE
 from components.sweep.stage import MOST_STUDENTS, plan
 from pipelines.anew import changes_since, earlier_marks, marked, marks
+from pipelines.failure import RunLost
 from pipelines.forecasting import Forecast, forecast
 from pipelines.latency_tables import check_table, table_of, with_own_table
 from pipelines.parameters import all_arguments, earlier_addresses, with_arguments
@@ -32,40 +35,15 @@ if TYPE_CHECKING:
     from pipelines.compiling import Compiled
     from pipelines.local import LocalRun
 
+PAUSE_SECONDS = 60.0
+"""Pause before a lost run is submitted again, so that what was away can come back; each later one is twice as long."""
+
 
 def _recipe(recipe: str | Recipe, overrides: Sequence[str], budgets: Sequence[str] | None) -> Recipe:
     if isinstance(recipe, Recipe):
         assert not overrides and not budgets, "a loaded recipe has its overrides already"
         return recipe
     return load_recipe(recipe, list(overrides), list(budgets) if budgets else None)
-
-
-def check_arguments(
-    compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, measures: bool = False
-) -> None:
-    """Checks before the start what stages would refuse: names, types, settings, budgets, size of a sweep.
-
-    Args:
-        compiled: A pipeline.
-        recipe: The recipe that it was compiled from.
-        arguments: Values of its parameters.
-        measures: Whether the run measures a missing latency table itself.
-
-    Raises:
-        UserError: An argument is wrong.
-    """
-    compiled.check_arguments(arguments)
-    changed = with_arguments(recipe, compiled.pipeline, arguments)
-    if not measures:
-        check_table(changed, compiled.pipeline)
-    if compiled.pipeline in ("compress", "sweep"):
-        sweeping = compiled.pipeline == "sweep"
-        students = [student.distill for student in changed.variations()] if sweeping else [changed.distill]
-        _check_networks(changed, students)
-    if compiled.pipeline == "sweep":
-        prune, distill, sweep = changed.section("prune"), changed.section("distill"), changed.sweep
-        for grid in sweeps(changed):
-            plan(**grid, prune=prune, distill=distill, seconds=sweep.seconds)
 
 
 def _check_networks(recipe: Recipe, students: Sequence[DistillConfig]) -> None:
@@ -109,9 +87,22 @@ def _check_networks(recipe: Recipe, students: Sequence[DistillConfig]) -> None:
 def _plan(
     compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, measures: bool = False, **place: Any
 ) -> Plan:
-    """Checks arguments and returns the plan of a run, which goes to `place`."""
-    check_arguments(compiled, recipe, arguments, measures=measures)
+    """Checks what stages would refuse (names, types, settings, budgets, size of a sweep); returns the plan of the run.
+
+    The run goes to `place`, and `measures` a missing latency table itself.
+    """
+    compiled.check_arguments(arguments)
     changed = with_arguments(recipe, compiled.pipeline, arguments)
+    if not measures:
+        check_table(changed, compiled.pipeline)
+    if compiled.pipeline in ("compress", "sweep"):
+        sweeping = compiled.pipeline == "sweep"
+        students = [student.distill for student in changed.variations()] if sweeping else [changed.distill]
+        _check_networks(changed, students)
+    if compiled.pipeline == "sweep":
+        prune, distill, sweep = changed.section("prune"), changed.section("distill"), changed.sweep
+        for grid in sweeps(changed):
+            plan(**grid, prune=prune, distill=distill, seconds=sweep.seconds)
     return Plan(compiled.pipeline, changed, arguments, **place)
 
 
@@ -127,14 +118,7 @@ def _checked_cluster(plan: Plan, connection: Connection, say: Callable[[str], No
 
 
 def _complete(compiled: Compiled, recipe: Recipe, arguments: Mapping[str, Any], *, here: bool) -> dict[str, Any]:
-    """Pins weights, and returns the value of every parameter, with versions of addresses' content.
-
-    Args:
-        compiled: A pipeline.
-        recipe: The recipe that it was compiled from.
-        arguments: Values of its parameters.
-        here: Whether its stages run in processes of this machine.
-    """
+    """Pins weights, and returns the value of every parameter, with versions of what lies at addresses."""
     changed = with_arguments(recipe, compiled.pipeline, arguments)
     pinned = pin_weights(changed) if changed != recipe else changed
     complete = all_arguments(pinned, compiled.pipeline, arguments)
@@ -242,24 +226,23 @@ def validate(
     """
     from pipelines.compiling import compile_pipeline
 
-    settings = _recipe(recipe, overrides, budgets)
+    settings, given = _recipe(recipe, overrides, budgets), arguments or {}
     if connection is None:
-        settings = with_own_table(settings, pipeline, arguments or {}, measure=False)
+        settings = with_own_table(settings, pipeline, given, measure=False)
     compiled = compile_pipeline(pipeline, settings, image=image)
     if connection is None:
-        plan = _plan(compiled, settings, arguments or {}, measures=True)
+        plan = _plan(compiled, settings, given, measures=True)
         with _told_costs(plan, say):
             report(findings(plan), say)
         made = forecast(plan)
-        cached, executed = _from_local_cache(compiled, settings, plan, workspace, made)
-        return Valid(compiled, made, cached, executed)
-    check_pinned(image)
-    place = {"image": image, "in_pods": True, "root": root, "service_account": service_account}
-    plan = _plan(compiled, settings, arguments or {}, **place)
-    with _told_costs(plan, say):
-        cluster = _checked_cluster(plan, connection, say)
-    made = forecast(plan)
-    reused = _from_clusters_cache(compiled, settings, plan, cluster, made, say)
+        reused = _from_local_cache(compiled, settings, plan, workspace, made)
+    else:
+        check_pinned(image)
+        plan = _plan(compiled, settings, given, image=image, in_pods=True, root=root, service_account=service_account)
+        with _told_costs(plan, say):
+            cluster = _checked_cluster(plan, connection, say)
+        made = forecast(plan)
+        reused = _from_clusters_cache(compiled, settings, plan, cluster, made, say)
     return Valid(compiled, made, reused.cached, reused.executed)
 
 
@@ -289,8 +272,7 @@ def _from_clusters_cache(
         made.notes.append("There is no earlier run of this pipeline, so nothing comes from the cache.")
         return Reuse()
     report(cluster.lost_results(earlier, made_anew=()), say)
-    if unknown := unpinned(plan.sections()):
-        made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
+    if _follows_from_elsewhere(plan, made):
         return Reuse()
     pinned = pin_weights(settings)
     arguments = _complete(compiled, pinned, plan.arguments, here=False)
@@ -302,29 +284,32 @@ def _from_clusters_cache(
     return reused
 
 
-def _from_local_cache(
-    compiled: Compiled, settings: Recipe, plan: Plan, workspace: Path, made: Forecast
-) -> tuple[list[str], list[str]]:
-    """Returns the tasks of a local run that come from the cache, and the others; both empty if that is unknown."""
+def _follows_from_elsewhere(plan: Plan, made: Forecast) -> bool:
+    """Returns, and notes, whether what comes from the cache depends on files elsewhere that nothing pins."""
+    unknown = unpinned(plan.sections())
+    if unknown:
+        made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
+    return bool(unknown)
+
+
+def _from_local_cache(compiled: Compiled, settings: Recipe, plan: Plan, workspace: Path, made: Forecast) -> Reuse:
+    """Returns the tasks of a local run that come from the cache, and the others, as far as that is known."""
     from pipelines.rehearsing import rehearse
 
     if not (workspace / "cache").is_dir():
         made.notes.append(f"There are no earlier runs in {workspace}, so nothing comes from the cache.")
-        return [], []
-    if unknown := unpinned(plan.sections()):
-        made.notes.append(f"What comes from the cache follows from the content of {unknown[0]}, which is elsewhere.")
-        return [], []
-    pinned = pin_weights(settings)
-    cached: list[str] = []
-    executed: list[str] = []
+        return Reuse()
+    if _follows_from_elsewhere(plan, made):
+        return Reuse()
+    pinned, reused = pin_weights(settings), Reuse()
     for part in parts(pinned, plan.pipeline, plan.arguments):
         arguments = _complete(compiled, pinned, part.arguments(plan.arguments, []), here=True)
         found = rehearse(pinned, pipeline=plan.pipeline, arguments=arguments, workspace=workspace.resolve())
         if found is None:
-            return [], []
-        cached += found[0]
-        executed += found[1]
-    return cached, executed
+            return Reuse()
+        reused.cached += found[0]
+        reused.executed += found[1]
+    return reused
 
 
 def run(
@@ -364,22 +349,22 @@ def run(
     from pipelines.compiling import compile_pipeline
     from pipelines.local import check_output, own_folder, run_locally
 
-    settings = with_own_table(_recipe(recipe, overrides, budgets), pipeline, arguments or {}, measure=True, say=say)
+    given = arguments or {}
+    settings = with_own_table(_recipe(recipe, overrides, budgets), pipeline, given, measure=True, say=say)
     compiled = compile_pipeline(pipeline, settings, image=image or DEFAULT_IMAGE)
-    plan = _plan(compiled, settings, arguments or {}, image=image)
-    report(findings(plan), say)
+    report(findings(_plan(compiled, settings, given, image=image)), say)
     settings = pin_weights(settings)
     origin = recipe_origin(recipe) if isinstance(recipe, str) else f"a recipe without a file, {recipe.name}"
     folder = output.resolve() if output else own_folder(workspace.resolve() / settings.name, origin, say)
     anew = marks(no_cache, compiled.spec)
-    series = parts(settings, pipeline, arguments or {})
+    series = parts(settings, pipeline, given)
     for part in series:
         check_output(part.folder(folder), workspace.resolve())
     runs: list[LocalRun] = []
     for part in series:
         if part.described():
             say(part.described())
-        asked = part.arguments(arguments or {}, [str(run.artifact) for run in runs])
+        asked = part.arguments(given, [str(run.artifact) for run in runs])
         made = run_locally(
             settings,
             origin=origin,
@@ -424,16 +409,28 @@ class Submitted:
         """Waits until the run ends, and submits it again, at most `resubmit` times, when the cluster loses it.
 
         Returns:
-            The run that succeeded.
+            The run that succeeded: this one, or the last that was submitted in its place.
 
         Raises:
             UserError: A stage refused its input or ran out of memory.
             RunFailed: The run failed, was stopped or lost.
             Interrupted: This process was interrupted; the run goes on.
         """
-        from pipelines.resubmitting import watch_and_resubmit
+        from pipelines.resubmitting import watch_and_explain
 
-        return watch_and_resubmit(self, times=resubmit, say=say)
+        submitted = self
+        for number in range(resubmit):
+            try:
+                return watch_and_explain(submitted.cluster, submitted.run_id, say=say)
+            except Unreachable:
+                raise  # Kubeflow's API stays away, and the run goes on
+            except (RunLost, Unavailable) as lost:
+                pause = PAUSE_SECONDS * 2**number
+                say(f"{str(lost).rstrip('.')}; it is submitted again in {pause:.0f} s, {number + 1} of {resubmit}")
+            time.sleep(pause)
+            submitted = submitted.again()
+            say(f"Run {submitted.run_id}: {submitted.link or submitted.cluster.where_to_look(submitted.run_id)}")
+        return watch_and_explain(submitted.cluster, submitted.run_id, say=say)
 
     def logs(self, task: str | None = None) -> Iterator[tuple[str, str]]:
         """Reads the log lines of the run's stages, as pairs of task and line."""
@@ -484,12 +481,9 @@ def submit(
 
     check_pinned(image)
     settings = _recipe(recipe, overrides, budgets)
-    compiled = compile_pipeline(pipeline, settings, image=image)
-    check_arguments(compiled, settings, arguments or {})
-    _check_one_run(settings, pipeline, arguments or {}, "give --wait, or call submit_in_turn")
-    plan = _plan(
-        compiled, settings, arguments or {}, image=image, in_pods=True, root=root, service_account=service_account
-    )
+    compiled, given = compile_pipeline(pipeline, settings, image=image), arguments or {}
+    plan = _plan(compiled, settings, given, image=image, in_pods=True, root=root, service_account=service_account)
+    _check_one_run(settings, pipeline, given, "give --wait, or call submit_in_turn")
     fresh = marks(no_cache, compiled.spec)
     cluster = _checked_cluster(plan, connection, say)
     if earlier := cluster.newest(pipeline):
@@ -499,7 +493,7 @@ def submit(
         fresh = earlier_marks(earlier.spec) | fresh
     settings = pin_weights(settings)
     compiled = compile_pipeline(pipeline, settings, image=image, code_digest=marked(code_digest, fresh))
-    complete = _complete(compiled, settings, arguments or {}, here=False)
+    complete = _complete(compiled, settings, given, here=False)
 
     def start() -> Submitted:
         run_id = cluster.submit(
@@ -529,16 +523,8 @@ def submit_in_turn(
 ) -> tuple[Submitted, Run]:
     """Starts a pipeline on a cluster and waits for it; a sweep of many students as several sweeps, one after another.
 
-    Args:
-        recipe: As for `submit`, like all other arguments that are not named here.
-        pipeline: As for `submit`.
-        overrides: As for `submit`.
-        budgets: As for `submit`.
-        arguments: As for `submit`.
-        root: As for `submit`.
-        resubmit: How often each run is submitted again when the cluster loses it.
-        say: As for `submit`.
-        chosen: Further arguments of `submit`.
+    The arguments are those of `submit`, `chosen` its further ones, and `resubmit`, which says how often each run is
+    submitted again when the cluster loses it.
 
     Returns:
         The last run, whose report compares the students of all.

@@ -223,12 +223,12 @@ class Cluster:
         answer = self._kubeflow.read(f"reading the tasks of run {run_id}", f"/apis/v1beta1/runs/{run_id}")
         return json.loads(answer.get("pipeline_runtime", {}).get("workflow_manifest") or "{}")
 
-    def runs(self, *, count: int = 10) -> list[Run]:
-        """Returns the newest runs."""
+    def runs(self) -> list[Run]:
+        """Returns the ten newest runs."""
         listed = self._patiently(
             "listing runs",
             lambda: self._client.list_runs(
-                page_size=count, sort_by="created_at desc", namespace=self.connection.namespace
+                page_size=10, sort_by="created_at desc", namespace=self.connection.namespace
             ),
         )
         return [read_run(run) for run in listed.runs or []]
@@ -264,20 +264,7 @@ class Cluster:
         yield from lost_results(earlier.name, workflow, made_anew=made_anew)
 
     def wait(self, run_id: str, *, say: Callable[[str], None]) -> Run:
-        """Waits until a run ends, and reports every change of a task's state and the progress of trainings.
-
-        Args:
-            run_id: The run.
-            say: Receives a line per change.
-
-        Returns:
-            The run, which succeeded.
-
-        Raises:
-            UserError: A stage refused its input.
-            RunFailed: The run failed or was stopped.
-            Interrupted: This process was interrupted; the run goes on.
-        """
+        """Waits until a run ends and succeeds, as `watch` does; `say` receives a line per change."""
         return watch(run_id, lambda: self.run(run_id), Logs(self._kubeflow), self.connection, say=say)
 
     def logs(

@@ -189,7 +189,7 @@ def make_student(
         prune: Settings of pruning; None: the pipeline's.
         distill: Settings of the training; None: the pipeline's.
     """
-    code_digest = placement.code_digest
+    code_digest, shared = placement.code_digest, {"teacher": teacher, **vars(images)}
     pruned = prune_teacher(
         config=given.prune if prune is None else prune,
         budget=budget,
@@ -199,28 +199,13 @@ def make_student(
     distilled = distill_student(
         config=given.distill if distill is None else distill,
         code_digest=code_digest("distill"),
-        teacher=teacher,
         student=pruned.outputs["student"],
-        dataset=images.dataset,
-        real_stats=images.real_stats,
+        **shared,
     )
-    evaluated = evaluate_student(
-        config=given.evaluate,
-        code_digest=code_digest("evaluate"),
-        student=distilled.outputs["distilled"],
-        teacher=teacher,
-        dataset=images.dataset,
-        real_stats=images.real_stats,
-    )
-    exported = export_student(
-        config=given.export,
-        code_digest=code_digest("export"),
-        student=distilled.outputs["distilled"],
-        teacher=teacher,
-        dataset=images.dataset,
-        real_stats=images.real_stats,
-    )
-    _link_curves(placement, distilled.outputs["distilled"])
+    student = distilled.outputs["distilled"]
+    evaluated = evaluate_student(config=given.evaluate, code_digest=code_digest("evaluate"), student=student, **shared)
+    exported = export_student(config=given.export, code_digest=code_digest("export"), student=student, **shared)
+    _link_curves(placement, student)
     return StudentTasks(
         placement.place("prune", pruned),
         placement.place("distill", distilled),

@@ -75,7 +75,7 @@ def with_own_table(
     budget = _needs_table(changed, pipeline)
     if budget is None:
         return recipe
-    from components.prune.latency import Students, own_table
+    from components.prune.latency import Students, write_table
 
     teacher = arguments.get("teacher")
     if isinstance(teacher, str) and teacher.endswith(STATE_DICTS):
@@ -85,11 +85,11 @@ def with_own_table(
             "`python -m components measure-latency --teacher ARTIFACT --output table.json`."
         )
     students = Students.of_recipe(changed) if teacher is None else Students.of_teacher(changed, str(teacher))
-    path = students.own_path(threads=1)
+    path = students.own_path()
     if not path.is_file():
         if not measure:
             return recipe
         say(f"budget {budget}: measuring the times of layers on this machine, once; they are kept in {path}")
-        own_table(students)
+        write_table(lambda: students.measure(threads=1), path)
     given = WeightsConfig(uri=str(path))
     return recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"latency_table": given})})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
@@ -54,9 +55,7 @@ class Parameter:
             return inspect.Parameter.empty
         if not self.setting:
             return "" if self.annotation is str else []
-        value: Any = recipe
-        for key in self.setting.split("."):
-            value = getattr(value, key)
+        value = operator.attrgetter(self.setting)(recipe)
         if isinstance(value, BaseModel):
             return value.model_dump(mode="json", exclude_none=True, exclude={self.without})
         return value if isinstance(value, str | float) else list(value)

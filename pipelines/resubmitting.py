@@ -1,4 +1,4 @@
-"""Runs that the cluster lost, told apart from runs whose stages failed, and submitted again.
+"""Runs that the cluster lost, told apart from runs whose stages failed: these may be submitted again.
 
 A pod of Kubeflow itself that fails ends the whole run, whatever the retries are set to: a driver, which prepares a task
 and must not run twice; the container that hands over a stage's log while the store is away. So does a stage's pod that
@@ -11,27 +11,21 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.catlib.errors import Unavailable, UserError
+from components.catlib.errors import UserError
 from components.catlib.memory import memory_advice
-from components.catlib.storage.retrying import Unreachable
 from pipelines.failure import RunFailed, RunLost
 from pipelines.tasks import stage_of
 from pipelines.workflows import Nodes, nodes_of
 
 if TYPE_CHECKING:
-    from pipelines.api import Submitted
     from pipelines.cluster import Cluster
     from pipelines.runs import Run
 
 logger = logging.getLogger(__name__)
-
-PAUSE_SECONDS = 60.0
-"""Pause before a lost run is submitted again, so that what was away can come back; each later one is twice as long."""
 
 _FAILED = ("Failed", "Error")
 _ATTEMPT = re.compile(r"\(\d+\)$")
@@ -162,9 +156,6 @@ def _memory_limits(pod: Mapping[str, Any]) -> Iterator[str]:
                     yield limit
 
 
-# ------------------------------------------------------------------------------------------------------------ again
-
-
 def watch_and_explain(cluster: Cluster, run_id: str, *, say: Callable[[str], None]) -> Run:
     """Waits until a run ends, as `Cluster.wait` does, and explains a failure that no stage could explain.
 
@@ -199,31 +190,3 @@ def _failure_of_run(cluster: Cluster, run_id: str) -> Failure | None:
     except UserError as error:
         logger.info("why the run failed cannot be read: %s", error)
         return None
-
-
-def watch_and_resubmit(submitted: Submitted, *, times: int, say: Callable[[str], None]) -> Run:
-    """Waits until a run ends, and submits it again if the cluster loses it or a store stays away.
-
-    Args:
-        submitted: The run.
-        times: How often it may be submitted again.
-        say: Receives a line per change.
-
-    Returns:
-        The run that succeeded: the given one, or the last that was submitted in its place.
-
-    Raises:
-        As `watch_and_explain`, of the last run.
-    """
-    for number in range(times):
-        try:
-            return watch_and_explain(submitted.cluster, submitted.run_id, say=say)
-        except Unreachable:
-            raise  # Kubeflow's API stays away, and the run goes on
-        except (RunLost, Unavailable) as lost:
-            pause = PAUSE_SECONDS * 2**number
-            say(f"{str(lost).rstrip('.')}; it is submitted again in {pause:.0f} s, {number + 1} of {times}")
-        time.sleep(pause)
-        submitted = submitted.again()
-        say(f"Run {submitted.run_id}: {submitted.link or submitted.cluster.where_to_look(submitted.run_id)}")
-    return watch_and_explain(submitted.cluster, submitted.run_id, say=say)

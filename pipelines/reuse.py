@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.catlib.config.dotted import leaves
 from pipelines.stage_plan import in_order, labels, points_of_sweep
 
 Values = Mapping[str, Any]
@@ -171,18 +172,10 @@ def _differences(old: Step, new: Step) -> Iterator[str]:
     if old.reads != new.reads:
         yield "the inputs are others"
     for name in dict.fromkeys([*new.given, *old.given]):
-        now, before = dict(_leaves(name, new.given.get(name))), dict(_leaves(name, old.given.get(name)))
+        now, before = dict(leaves(new.given.get(name), name)), dict(leaves(old.given.get(name), name))
         for path in dict.fromkeys([*now, *before]):
             if now.get(path) != before.get(path):
                 yield f"{path} is {_shown(now.get(path))}, and was {_shown(before.get(path))}"
-
-
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(f"{path}.{key}", inner)
-    else:
-        yield path, value
 
 
 def _shown(value: Any) -> str:

@@ -114,12 +114,6 @@ class Run:
         """Tasks that failed."""
         return tuple(task for task in self.tasks if task.state == "FAILED")
 
-    @property
-    def failed_by_kubeflow(self) -> bool:
-        """Whether the run failed without a failure of any stage: by one of Kubeflow's own pods."""
-        own = bool(self.own_failures or self.failed) and all(task.own for task in self.failed)
-        return self.state == "FAILED" and own
-
 
 def pipeline_of(raw: Any) -> dict[str, Any]:
     """Returns the pipeline in Kubeflow's model of a run; empty for a run that was started from the form."""

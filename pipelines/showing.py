@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from components.catlib.config import Recipe
+from components.catlib.config.dotted import leaves
 
 _MISSING = object()
 
@@ -37,7 +38,7 @@ class Resolved:
 
         A setting that only one of both has is null in the other.
         """
-        now, before = dict(_leaves(self.settings)), dict(_leaves(self.written))
+        now, before = dict(leaves(self.settings)), dict(leaves(self.written))
         return {
             name: {"is": now.get(name), "was": before.get(name)}
             for name in [*now, *(name for name in before if name not in now)]
@@ -46,16 +47,8 @@ class Resolved:
 
     def text(self) -> str:
         """Returns the recipe as YAML; comments tell what is overridden, and what differs from the defaults."""
-        written, defaults = dict(_leaves(self.written)), dict(_leaves(self.defaults))
+        written, defaults = dict(leaves(self.written)), dict(leaves(self.defaults))
         return "\n".join(_lines(self.settings, "", written, defaults)) + "\n"
-
-
-def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(settings, dict) and settings:
-        for key, value in settings.items():
-            yield from _leaves(value, f"{path}.{key}".removeprefix("."))
-    else:
-        yield path, settings
 
 
 def _lines(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.catlib.config.dotted import leaves
 from components.catlib.config.sweep import STEP_SECONDS
 from pipelines.workflows import Place, Workflow
 
@@ -132,13 +133,9 @@ def labels(items: Sequence[Any]) -> list[str]:
     return texts
 
 
-def _flat(item: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(item, Mapping):
-        return {name: f"{item:g}" if isinstance(item, float) else item}
-    found: dict[str, Any] = {}
-    for key, value in item.items():
-        found |= _flat(value, f"{name}.{key}" if name else key)
-    return found
+def _flat(item: Any) -> dict[str, Any]:
+    named = leaves(item)
+    return {name: f"{value:g}" if isinstance(value, float) else value for name, value in named if value != {}}
 
 
 def _given(task: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

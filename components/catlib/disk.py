@@ -65,6 +65,19 @@ _NOT_PLAIN = (
 )
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """Yields all files below a folder, without hidden folders; links are followed, and each folder is visited once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place) / name for name in names)
+
+
 @contextlib.contextmanager
 def writing_to(
     place: Path, *, what: str = "", partial: Path | None = None, need: int = 0, advice: str = "choose another path"

@@ -51,12 +51,7 @@ def check_fits(networks: OpenedNetworks, dataset: PackedDataset, direction: Dire
 
 
 def check_channels(networks: OpenedNetworks, dataset: PackedDataset, direction: Direction) -> None:
-    """Refuses images with other channels or another range than a generator was made for; their size does not matter.
-
-    Args:
-        networks: A teacher or a student.
-        dataset: The images that its generator will run on.
-        direction: The generator's direction.
+    """Refuses images of another kind than a generator was made for, as `check_fits` does, but for their size.
 
     Raises:
         UserError: The number of channels or the range of values differs, or there is no such generator.

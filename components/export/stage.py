@@ -138,13 +138,10 @@ def run(
 
 
 def _tell(facts: dict[str, Any]) -> None:
-    parity, medians = (
-        facts["parity"],
-        {name: 1e3 * facts["latency"][name]["median"] for name in ("onnxruntime", "torch")},
-    )
+    parity, medians = facts["parity"], [1e3 * facts["latency"][name]["median"] for name in ("onnxruntime", "torch")]
     logger.info(
         "model.onnx: %.2f MB, differs from PyTorch by at most %.1e on %s, %.1f ms beside %.1f ms in PyTorch",
-        *(facts["bytes"] / 1e6, parity["largest_difference"], parity["compared_on"], *medians.values()),
+        *(facts["bytes"] / 1e6, parity["largest_difference"], parity["compared_on"], *medians),
     )
 
 
@@ -347,13 +344,7 @@ def _facts(
             "tolerance": tolerance,
         },
         "latency": {
-            name: {
-                "median": timed.median,
-                "low": timed.low,
-                "high": timed.high,
-                "p95": timed.p95,
-                "threads": timed.threads,
-            }
+            name: {figure: getattr(timed, figure) for figure in ("median", "low", "high", "p95", "threads")}
             for name, timed in latency.items()
         }
         | {"device": cpu_name(), "unit": "seconds", "batch": 1, "repeats": TIMED_REPEATS},

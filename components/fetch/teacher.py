@@ -41,14 +41,8 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     check_pairing(config.family, images)
     check_crop_size(config, images)
     direction = Direction(prune.generator)
-    taken_over = config.model_copy(
-        update={
-            "epochs": 0,
-            "decay_epochs": 0,
-            "start_from": None,
-            "published": _published(address, config, direction),
-        }
-    )
+    changes = {"epochs": 0, "decay_epochs": 0, "start_from": None, "published": _published(address, config, direction)}
+    taken_over = config.model_copy(update=changes)
     generator, discriminator = build_teacher_networks(
         taken_over,
         direction,
@@ -60,10 +54,9 @@ def run(address: str, *, config: TeacherConfig, prune: PruneConfig, dataset: Pat
     with writing(output, kind="teacher", config=taken_over, inputs=inputs, stage="fetch_teacher") as writer:
         write_result(
             writer,
-            generators={direction: generator},
-            discriminators={direction.output: discriminator},
-            input_size=images.crop_size,
-            values=images.values,
+            {direction: generator},
+            {direction.output: discriminator},
+            images,
             config=taken_over,
             progress=Progress(),
         )

@@ -105,13 +105,13 @@ class Students:
             self.widest, self.thinnest, self.size, threads=threads, opset=self.opset, rewrites=self.rewrites
         )
 
-    def own_path(self, threads: int) -> Path:
-        """Returns where this machine's table for them lies, or would lie."""
+    def own_path(self) -> Path:
+        """Returns where this machine's table for them and one thread lies, or would lie."""
         key = {
             "measurement": MEASUREMENT,
             "device": cpu_name(),
             "runtime": onnxruntime.__version__,
-            "threads": threads,
+            "threads": 1,
             "opset": self.opset,
             "rewrites": self.rewrites,
             "size": self.size,
@@ -119,15 +119,6 @@ class Students:
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return user_folder() / "latency" / f"{digest[:32]}.json"
-
-
-def own_table(students: Students, *, threads: int = 1) -> Path:
-    """Returns this machine's table, which is measured unless it was before."""
-    path = students.own_path(threads)
-    if not path.is_file():
-        logger.info("measuring the times of layers on this machine, once: %s", path)
-        write_table(lambda: students.measure(threads), path)
-    return path
 
 
 def write_table(measure: Callable[[], LatencyTable], path: Path) -> LatencyTable:

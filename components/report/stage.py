@@ -153,8 +153,8 @@ def _named(lineage: Lineage, comparison: Comparison, folders: Sequence[str]) -> 
     shared = {"dataset": lineage.dataset, "real_stats": lineage.real_stats, "teacher": lineage.teacher}
     named = {name: artifact for name, artifact in shared.items() if artifact}
     for student, folder in zip(comparison.students, folders, strict=True):
-        for artifact in (student.pruned, student.trained, student.evaluation, student.exported):
-            if artifact and artifact not in shared.values():
+        for artifact in student.artifacts:
+            if artifact not in shared.values():
                 named[f"{artifact.manifest.kind} {folder}"] = artifact
     return named
 

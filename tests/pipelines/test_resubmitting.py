@@ -13,7 +13,7 @@ from components.catlib.storage.retrying import Unreachable
 from pipelines.__main__ import main
 from pipelines.api import Submitted
 from pipelines.failure import RunFailed
-from pipelines.resubmitting import Failure, RunLost, failure_of, watch_and_explain, watch_and_resubmit
+from pipelines.resubmitting import Failure, RunLost, failure_of, watch_and_explain
 from pipelines.tasks import STAGE_OF_TASK, stage_of
 from pipelines.workflows import nodes_of
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow
@@ -208,7 +208,7 @@ class Fate:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     slept: list[float] = []
-    monkeypatch.setattr("pipelines.resubmitting.time.sleep", slept.append)
+    monkeypatch.setattr("pipelines.api.time.sleep", slept.append)
     yield slept
 
 
@@ -220,7 +220,7 @@ AWAY = (Unavailable("train-teacher: The object store stays away."), recorded("us
 
 def test_a_lost_run_is_submitted_again_after_growing_pauses(pauses: list[float]) -> None:
     fate, said = Fate(LOST, DRIVER, AWAY, None), []
-    assert watch_and_resubmit(fate.submitted(), times=5, say=said.append) == "3"
+    assert fate.submitted().wait(said.append, resubmit=5) == "3"
     assert fate.submissions == 4
     assert pauses == [60.0, 120.0, 240.0]
     assert said[0].startswith("The cluster lost the pod of train-teacher (pod deleted), and no stage failed")
@@ -234,7 +234,7 @@ def test_a_lost_run_is_submitted_again_after_growing_pauses(pauses: list[float])
 def test_it_is_given_up_after_so_many_times(times: int, pauses: list[float]) -> None:
     fate, said = Fate(*[LOST] * 9), []
     with pytest.raises(RunLost, match=f"^{FAILED}$"):
-        watch_and_resubmit(fate.submitted(), times=times, say=said.append)
+        fate.submitted().wait(said.append, resubmit=times)
     assert "--resubmit N" in said[-1]
     assert fate.submissions == times + 1
     assert len(pauses) == times
@@ -257,7 +257,7 @@ def test_what_would_fail_again_or_goes_on_is_not_submitted_again(
 ) -> None:
     fate = Fate(end, None)
     with pytest.raises(kind) as raised:
-        watch_and_resubmit(fate.submitted(), times=3, say=lambda line: None)
+        fate.submitted().wait(lambda line: None, resubmit=3)
     assert type(raised.value) is kind
     assert fate.submissions == 1
 

@@ -257,9 +257,9 @@ def test_a_driver_that_failed_is_told_apart_from_a_stage(
     server.history = [("FAILED", {**PREPARED, "train-teacher": lost})]
     last = watched(server, capsys, code=1)[-1]
     assert "failed in train-teacher (Kubeflow's own pod that prepares it ended: exit code 64" in last
-    assert Cluster(Connection(host=server.host)).run(RUN_ID).failed_by_kubeflow
+    assert [task.own for task in Cluster(Connection(host=server.host)).run(RUN_ID).failed] == [True]
     server.history = [("FAILED", {**PREPARED, "train-teacher": KILLED})]
-    assert not Cluster(Connection(host=server.host)).run(RUN_ID).failed_by_kubeflow
+    assert [task.own for task in Cluster(Connection(host=server.host)).run(RUN_ID).failed] == [False]
 
 
 UPLOAD = (

@@ -58,11 +58,6 @@ class PackedBatch:
     instances: Tensor | None
     summary: PackedSummary
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that travel to a device."""
-        return sum(part.nbytes for part in (self.source, self.target, self.instances) if part is not None)
-
     def pinned(self) -> PackedBatch:
         """Returns the batch in page-locked memory, from which a GPU copies while the program goes on."""
         return self._with(lambda part: part.pin_memory())

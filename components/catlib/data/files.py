@@ -5,13 +5,13 @@ Nothing is unpacked. Layouts are recognised from paths alone, and each file is r
 
 from __future__ import annotations
 
-import os
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from components.catlib.disk import walk
 from components.catlib.errors import UserError
 
 _KINDS = "avif bmp gif heic heif jfif jp2 jpe jpeg jpg npy pgm png pnm ppm tga tif tiff webp"
@@ -191,16 +191,3 @@ def merged(trees: list[FileTree], *, where: str) -> FileTree:
             files[path] = file
     texts = {path: file for tree in reversed(trees) for path, file in tree.texts.items()}
     return FileTree(where, dict(sorted(files.items())), dict(sorted(texts.items())))
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """Yields all files below a folder, without hidden folders; links are followed, and each folder is visited once."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place) / name for name in names)

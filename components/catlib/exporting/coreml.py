@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.catlib.exporting.onnx_file import INPUT, OUTPUT
+from components.catlib.exporting.onnx_file import INPUT, OUTPUT, only_errors
 from components.catlib.exporting.portable import Node, read_nodes
 from components.catlib.exporting.profile_rules import COLOURS
 
@@ -204,11 +203,5 @@ def _name_parts_alike(path: Path) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences Apple's tools: bars on stderr, and warnings that this system cannot run models."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
-            yield
-    finally:
-        logger.setLevel(level)
+    with only_errors("coremltools"), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield

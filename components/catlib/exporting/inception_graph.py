@@ -191,22 +191,20 @@ class _Writer:
 
     def last(self, x: str, convolution: Convolution) -> str:
         """Adds the last convolution, on a padded x."""
-        weight, bias, name = convolution.weight, convolution.bias, convolution.name
-        out_channels, in_channels = weight.shape[:2]
-        if "output_phases" not in self._rewrites or out_channels >= BLOCK or bias is None:
+        weight, bias = convolution.weight, convolution.bias
+        if "output_phases" not in self._rewrites or weight.shape[0] >= BLOCK or bias is None:
             return self.convolution(x, convolution)
-        weight, bias = output_phases(weight), np.repeat(bias, PHASES**2)
-        parts = input_parts(in_channels)
-        sources = self.graph.split(x, parts, name=f"{name}.parts") if len(parts) > 1 else [x]
-        total, start = "", 0
-        for number, (source, count) in enumerate(zip(sources, parts, strict=True)):
-            made = self.graph.conv(
-                source,
-                weight[:, start : start + count],
-                None if number else bias,
-                name=f"{name}.{number}",
-                strides=[PHASES] * 2,
-            )
-            total = self.graph.add("Add", total, made, name=f"{name}.sum") if number else made
-            start += count
-        return self.graph.add("DepthToSpace", total, name=f"{name}.shuffle", blocksize=PHASES, mode="CRD")
+        return in_phases(self.graph, x, weight, bias, name=convolution.name)
+
+
+def in_phases(graph: Graph, x: str, weight_OIKK: np.ndarray, bias_O: np.ndarray, *, name: str) -> str:
+    """Adds a convolution with the rewrite `output_phases`; returns the name of its output."""
+    weight, bias, parts = output_phases(weight_OIKK), np.repeat(bias_O, PHASES**2), input_parts(weight_OIKK.shape[1])
+    sources = graph.split(x, parts, name=f"{name}.parts") if len(parts) > 1 else [x]
+    total, start = "", 0
+    for number, (source, count) in enumerate(zip(sources, parts, strict=True)):
+        read, kept = weight[:, start : start + count], None if number else bias
+        made = graph.conv(source, read, kept, name=f"{name}.{number}", strides=[PHASES] * 2)
+        total = graph.add("Add", total, made, name=f"{name}.sum") if number else made
+        start += count
+    return graph.add("DepthToSpace", total, name=f"{name}.shuffle", blocksize=PHASES, mode="CRD")

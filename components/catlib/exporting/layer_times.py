@@ -27,15 +27,10 @@ from scipy.optimize import nnls
 from components.catlib.config.student import Rewrite
 from components.catlib.errors import UserError
 from components.catlib.exporting.graph import Graph
+from components.catlib.exporting.inception_graph import in_phases
 from components.catlib.exporting.onnx_file import INPUT, OUTPUT, generator_model
-from components.catlib.exporting.rewriting import (
-    BLOCK,
-    MULTIPLE,
-    PHASES,
-    flipped,
-    input_parts,
-    output_phases,
-)
+from components.catlib.exporting.parity import cpu_session
+from components.catlib.exporting.rewriting import BLOCK, MULTIPLE, flipped
 from components.catlib.latency.parts import Kind, Part, UpsamplingKind, parts, traits
 from components.catlib.latency.table import LatencyTable, Times
 from components.catlib.networks.families import Architecture, build_generator
@@ -122,7 +117,7 @@ def network_milliseconds(
             build_generator(architecture).eval(), input_size=size, opset=opset, rewrites=rewrites
         ).SerializeToString()
         inputs = {INPUT: architecture.example_input(1, size)}
-        calls[str(number)] = functools.partial(_session(model, threads).run, [OUTPUT], inputs)
+        calls[str(number)] = functools.partial(cpu_session(model, threads).run, [OUTPUT], inputs)
     machine = Machine(threads=threads)
     measured = measure(calls, repeats=NETWORK_ROUNDS, machine=machine, seconds=NETWORK_SECONDS)
     return [1e3 * each.median for each in measured.values()]
@@ -287,16 +282,9 @@ def _fastest(sittings: Sequence[Times]) -> Times:
     return Times.model_validate(sittings[0].model_dump() | {"milliseconds": smallest.tolist()})
 
 
-def _session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-
-
 def _bound(model: onnx.ModelProto, threads: int) -> Session:
     """Returns a call that runs a model on noise and allocates nothing, as a layer within a network."""
-    session = _session(model.SerializeToString(), threads)
+    session = cpu_session(model.SerializeToString(), threads)
     binding = session.io_binding()
     kept = []
     random = np.random.default_rng(0)
@@ -420,22 +408,9 @@ def _convolved(
         cut = [k - 1 - each for each in pads] if padding == "zero" else [k - 1] * 4
         return graph.conv(x, flipped(weight), bias, name=name, operator="ConvTranspose", pads=cut)
     if part.kind == "last" and "output_phases" in rewrites and part.out_channels < BLOCK:
-        return _in_phases(graph, x, output_phases(weight), np.repeat(bias, PHASES**2))
+        return in_phases(graph, x, weight, bias, name="conv")
     stride = -(-part.input_size[0] // part.output_size[0])
     return graph.conv(x, weight, bias, name=name, group=group, strides=[stride] * 2, pads=pads)
-
-
-def _in_phases(graph: Graph, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-    """Adds the last convolution of an inception generator with the rewrite `output_phases`."""
-    counts = input_parts(weight.shape[1])
-    sources = graph.split(x, counts, name="parts") if len(counts) > 1 else [x]
-    total, start = "", 0
-    for number, (source, count) in enumerate(zip(sources, counts, strict=True)):
-        part, kept = weight[:, start : start + count], None if number else bias
-        made = graph.conv(source, part, kept, name=f"conv.{number}", strides=[PHASES] * 2)
-        total = graph.add("Add", total, made, name="sum") if number else made
-        start += count
-    return graph.add("DepthToSpace", total, name="shuffle", blocksize=PHASES, mode="CRD")
 
 
 def _modulated(graph: Graph, part: Part, network: Mapping[str, str]) -> str:

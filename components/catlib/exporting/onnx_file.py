@@ -167,7 +167,7 @@ def _traced(network: Generator, *, input_size: tuple[int, int], opset: int) -> o
     if architecture.fixed_size is None:
         step = architecture.size_step
         sizes |= {2: step * torch.export.Dim("height"), 3: step * torch.export.Dim("width")}
-    with torch.no_grad(), _quiet_exporter():
+    with torch.no_grad(), only_errors("torch.onnx", "onnxscript", "onnx_ir"):
         program = torch.onnx.export(
             network,
             (example_NCHW,),
@@ -184,9 +184,9 @@ def _traced(network: Generator, *, input_size: tuple[int, int], opset: int) -> o
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silences the exporter's messages about its optimisation passes."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+def only_errors(*names: str) -> Iterator[None]:
+    """Silences what loggers of these names say but for errors; without a name, the root's."""
+    loggers = [logging.getLogger(name) for name in names or (None,)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -35,6 +35,14 @@ class Parity:
     shapes: tuple[tuple[int, ...], ...]
 
 
+def cpu_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
+    """Loads an ONNX file, or its content, for a number of CPU threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
 class OnnxGenerator:
     """An exported generator run by ONNX Runtime on the CPU.
 
@@ -44,12 +52,7 @@ class OnnxGenerator:
     """
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        self._session = cpu_session(model, threads or torch.get_num_threads())
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         """Translates float32 images [N, C, H, W] to images [N, C', H, W] in [-1, 1]."""

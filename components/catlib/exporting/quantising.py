@@ -5,9 +5,7 @@ Inputs and outputs stay float32.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from components.catlib.config.student import Rewrite
-from components.catlib.exporting.onnx_file import INPUT, OUTPUT
+from components.catlib.exporting.onnx_file import INPUT, OUTPUT, only_errors
 
 INT8_REWRITES: tuple[Rewrite, ...] = ("output_phases", "merged_depthwise")
 """Rewrites that suit INT8: neither runtime has fast transposed convolutions of stride 1 in 8 bits."""
@@ -82,7 +80,7 @@ class Quantiser:
         """
         signed = [{"quant_type": QuantType.QInt8, "symmetric": True}]
         values = [INPUT, *(node.output[0] for node in self._model.graph.node if node.op_type != "Relu")]
-        with _without_advice():
+        with only_errors():  # no advice to prepare the model, which our graphs do not need: norms are folded already
             quantize_static(
                 self._plain,  # the model itself would lose its weights to a file
                 self._made,
@@ -140,15 +138,3 @@ class _Images(CalibrationDataReader):
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         image = next(self._left, None)
         return None if image is None else {INPUT: image[None]}
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Silences advice to prepare the model, which our graphs do not need: norms are folded already."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

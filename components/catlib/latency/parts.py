@@ -101,10 +101,7 @@ def traits(architecture: Architecture) -> dict[str, str]:
 def _kind(layer: Layer, modulated: Collection[str], *, last: bool) -> Kind | None:
     """Returns a layer's kind; None for a norm that the exported file does not have.
 
-    Args:
-        layer: The layer.
-        modulated: Paths of what has branches; a SPADE norm without branches modulates nothing.
-        last: Whether it makes the image.
+    `modulated` are the paths of what has branches: a SPADE norm without branches modulates nothing.
     """
     role = _place(layer)[2]
     if layer.kind == "norm":
@@ -120,12 +117,7 @@ def _kind(layer: Layer, modulated: Collection[str], *, last: bool) -> Kind | Non
 
 
 def _merged(layers: Iterable[Layer], *, pointwise: bool) -> list[Layer]:
-    """Returns layers with the depthwise branches of every block merged into one.
-
-    Args:
-        layers: All layers of a generator.
-        pointwise: Whether 1x1 residual-conv branches join them.
-    """
+    """Returns layers with the depthwise branches, and on request 1x1 residual-conv ones, of every block merged."""
     merged: list[Layer] = []
     for block, group in groupby(layers, key=lambda layer: _place(layer)[0]):
         found = list(group)

@@ -60,20 +60,16 @@ def polynomial_mmd(x_ND: ArrayLike, y_ND: ArrayLike) -> float:
 
 
 def kernel_distance(
-    first_ND: ArrayLike,
-    second_MD: ArrayLike,
-    *,
-    subsets: int = SUBSETS,
-    subset_size: int = SUBSET_SIZE,
-    seed: int = SEED,
+    first_ND: ArrayLike, second_MD: ArrayLike, *, subsets: int = SUBSETS, seed: int = SEED
 ) -> KernelDistance:
     """Averages the squared MMD over random subsets drawn without replacement (KID when the features are Inception's).
+
+    A subset has `SUBSET_SIZE` vectors of each set, or as many as the smaller set.
 
     Args:
         first_ND: [N, D] feature vectors.
         second_MD: [M, D] feature vectors.
         subsets: How many subsets.
-        subset_size: Vectors of each set per subset; no larger than the smaller set (min(subset_size, N, M) are drawn).
         seed: Seed of the draws.
 
     Raises:
@@ -85,7 +81,7 @@ def kernel_distance(
         raise ValueError(f"kernel distance needs two vectors of each set, got {len(first_ND)} and {len(second_MD)}")
     if first_ND.shape[1] != second_MD.shape[1]:
         raise ValueError(f"cannot compare {first_ND.shape[1]} features with {second_MD.shape[1]}")
-    size = min(subset_size, len(first_ND), len(second_MD))
+    size = min(SUBSET_SIZE, len(first_ND), len(second_MD))
     random = np.random.default_rng(seed)
     values = [
         polynomial_mmd(

@@ -27,7 +27,7 @@ from components.catlib.config import SegmenterConfig
 from components.catlib.errors import UserError
 from components.catlib.metrics import drn
 from components.catlib.metrics.segmentation import CITYSCAPES_CLASSES, confusion_matrix
-from components.catlib.networks.published.reading import check_file
+from components.catlib.networks.published.reading import check_file, first_line
 from components.catlib.storage import local_copy
 
 Network = Callable[[Tensor], Tensor]
@@ -149,7 +149,7 @@ class _OnnxNetwork:
                 path, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:  # an untrusted file can make the reader fail in any way
-            raise UserError(f"Segmenter {path} is not an ONNX file of a network ({_first_line(error)}).") from error
+            raise UserError(f"Segmenter {path} is not an ONNX file of a network ({first_line(error)}).") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self._path = path
         self._input = inputs[0].name
@@ -167,7 +167,7 @@ class _OnnxNetwork:
         except Exception as error:  # as above
             raise UserError(
                 f"Segmenter {self._path} fails on images of height × width {images_NCHW.shape[2]}×"
-                f"{images_NCHW.shape[3]} ({_first_line(error)}); set segmenter.input_size to a "
+                f"{images_NCHW.shape[3]} ({first_line(error)}); set segmenter.input_size to a "
                 "size that it takes."
             ) from error
         return torch.from_numpy(outputs[0])
@@ -178,7 +178,3 @@ def _resized(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(x_NCHW.shape[2:]) == tuple(size):
         return x_NCHW
     return functional.interpolate(x_NCHW, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -16,9 +16,6 @@ DATA_RANGE = 2.0
 HIGHEST_PSNR = 100.0
 """PSNR of equal images would be infinite; it ends here (a mean squared error of 1e-10 of the squared range)."""
 
-SMALLEST_SIDE = 11
-"""Width of the Gaussian window of SSIM."""
-
 SSIM = {"data_range": DATA_RANGE, "channel_axis": 0, "gaussian_weights": True, "use_sample_covariance": False}
 """Settings by which scikit-image computes what the paper defines."""
 
@@ -37,8 +34,8 @@ def psnr(generated: Tensor, target: Tensor) -> Tensor:
 def ssim(generated: Tensor, target: Tensor) -> Tensor:
     """Computes structural similarity per image (Wang et al. 2004: Gaussian window of 11 pixels, σ 1.5); 1 is equal.
 
-    The mean over the windows that lie within the image and over the channels. Images need at least `SMALLEST_SIDE`
-    pixels on each side.
+    The mean over the windows that lie within the image and over the channels. Images need at least 11 pixels on each
+    side.
 
     scikit-image computes it: torchmetrics mirrors the border into its mean (up to 0.5 off), and although it is right to
     1e-12 in float64 once the border is cropped from its full image, it takes 4.5 s and 240 MB to import and 40 times

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from components.catlib.config import DiscriminatorConfig, GeneratorConfig, StartConfig, TeacherConfig
+from components.catlib.config.dotted import leaves
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks
 from components.catlib.networks.families import architecture_from_config
@@ -58,11 +59,7 @@ def check_earlier_generators(
 ) -> None:
     """Refuses an artifact whose generators are not those of a recipe; their channels count only once there are images.
 
-    Args:
-        start: Its address and expected digest.
-        config: The recipe's `teacher` section.
-        networks: The opened artifact.
-        crop_size: Height and width of the images in pixels.
+    The images have the height and width `crop_size` in pixels; `check_earlier` tells of the other arguments.
 
     Raises:
         UserError: Family, digest or architecture differ.
@@ -110,7 +107,7 @@ def check_alike(
             )
     settings = like.model_dump(mode="json")
     of_settings = [each for each in _differences(earlier, settings) if each[0] not in WITHOUT_EFFECT] or [
-        (name, *values) for path, *values in differing if (name := SETTINGS.get(path, path)) in _paths(settings)
+        (name, *values) for path, *values in differing if (name := SETTINGS.get(path, path)) in dict(leaves(settings))
     ]
     name, there, here = (of_settings or differing)[0]
     advice = " and ".join(f"set teacher.{role}.{name}={_written(there)}" for name, there, _ in of_settings)
@@ -132,15 +129,6 @@ def _differences(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, A
             yield from _differences(one, other, f"{path}[{number}]")
     elif there != here:
         yield path, there, here
-
-
-def _paths(settings: Mapping[str, Any], path: str = "") -> set[str]:
-    """Returns the paths of all settings of a section."""
-    return {
-        inner
-        for name, value in settings.items()
-        for inner in (_paths(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}"})
-    }
 
 
 def _written(value: Any) -> str:

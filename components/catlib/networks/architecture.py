@@ -28,10 +28,6 @@ class GeneratorArchitecture(Protocol):
 
     Attributes:
         input_kind: Whether it reads images or semantic planes.
-        size_step: Height and width of its images must be multiples of this many pixels.
-        smallest_size: Least height and width of its images in pixels.
-        fixed_size: Height and width in pixels of the images that it makes; None if they are as large as its input.
-        feature_widths: Number of channels of every distillation layer, by module path, in the order of the network.
     """
 
     input_kind: ClassVar[InputKind]

@@ -36,12 +36,7 @@ class _ArchitectureBase(Section):
         return 1
 
     def check_size(self, height: int, width: int, *, where: str) -> None:
-        """Refuses images that are too small to be judged.
-
-        Args:
-            height: Height of an image in pixels.
-            width: Width of an image in pixels.
-            where: What has this size; it begins the message, for example "Dataset data/maps".
+        """Refuses images that are too small to be judged, as `GeneratorArchitecture.check_size` does.
 
         Raises:
             UserError: The image is too small; the message names the smallest size.

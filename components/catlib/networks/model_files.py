@@ -31,8 +31,8 @@ from components.catlib.networks.state_dicts import build_with_state
 def write_networks(
     folder: Path,
     *,
-    generators: Mapping[Direction, nn.Module],
-    discriminators: Mapping[Domain, nn.Module],
+    generators: Mapping[str, nn.Module],
+    discriminators: Mapping[str, nn.Module],
     input_size: tuple[int, int],
     values: Mapping[PictureRole, ValuesConfig] | None = None,
 ) -> None:
@@ -51,11 +51,11 @@ def write_networks(
     for direction, network in generators.items():
         assert isinstance(network, Generator), type(network)
         described["generators"][direction] = network.architecture
-        save_file(_weights(network), generator_file(folder, direction))
+        save_file(_weights(network), generator_file(folder, Direction(direction)))
     for domain, network in discriminators.items():
         assert isinstance(network, Discriminator), type(network)
         described["discriminators"][domain] = network.architecture
-        save_file(_weights(network), discriminator_file(folder, domain))
+        save_file(_weights(network), discriminator_file(folder, Domain(domain)))
     write_architectures(folder, NetworkArchitectures.model_validate({"input_size": input_size, **described}))
 
 
@@ -80,20 +80,19 @@ def read_generator(
     return one_at_a_time(generator, where=str(path)) if alone else generator
 
 
-def read_discriminator(networks: OpenedNetworks, domain: Domain, device: torch.device | str = "cpu") -> Discriminator:
+def read_discriminator(networks: OpenedNetworks, domain: Domain) -> Discriminator:
     """Reads a discriminator with its weights, in eval mode.
 
     Args:
         networks: An opened folder.
         domain: The domain that it judges.
-        device: The device that it is put on.
 
     Raises:
         UserError: The folder has no such discriminator, or its weights do not fit its architecture or are not finite;
             the message names the first wrong tensor.
     """
     architecture, path = networks.architectures.discriminator(domain), discriminator_file(networks.folder, domain)
-    return build_with_state(lambda: build_discriminator(architecture), _read_state(path), where=str(path)).to(device)
+    return build_with_state(lambda: build_discriminator(architecture), _read_state(path), where=str(path))
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from components.catlib.networks.generator import Generator
 from components.catlib.objectives.image_distillation import ImageDistillation
 from components.catlib.objectives.label_distillation import LabelDistillation
 from components.catlib.objectives.perceptual import PerceptualLoss
+from components.catlib.objectives.student import StudentTraining
 from components.catlib.objectives.teacher_alone import TeacherAlone
 
 DistillationObjective = ImageDistillation | LabelDistillation | TeacherAlone
@@ -46,14 +47,20 @@ def distillation_objective(
     Raises:
         UserError: The number of layer weights is not that of the distillation layers.
     """
-    if isinstance(config.distiller, OmgdConfig):
-        return TeacherAlone(config, networks, accelerator, teacher=teacher, direction=direction, perceptual=perceptual)
+    alone = isinstance(config.distiller, OmgdConfig)
+    student = StudentTraining(
+        config,
+        networks,
+        accelerator,
+        teacher=teacher,
+        direction=direction,
+        wants_image=isinstance(config, CycleGanDistillConfig) and config.reconstruction.weight > 0 and not alone,
+        perceptual=perceptual,
+    )
+    if alone:
+        return TeacherAlone(config, student, perceptual)
     match config:
         case Pix2PixDistillConfig() | CycleGanDistillConfig():
-            return ImageDistillation(
-                config, networks, accelerator, teacher=teacher, direction=direction, perceptual=perceptual
-            )
+            return ImageDistillation(config, student, perceptual)
         case SpadeDistillConfig():
-            return LabelDistillation(
-                config, networks, accelerator, teacher=teacher, direction=direction, perceptual=perceptual
-            )
+            return LabelDistillation(config, student, perceptual)

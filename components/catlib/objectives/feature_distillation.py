@@ -38,7 +38,12 @@ class FeatureLoss(Protocol):
         ...
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns per layer a loss with gradient, and the figure that the log shows, detached; all are scalars."""
+        """Returns per layer a loss with gradient, and the figure that the log shows, detached; all are scalars.
+
+        Args:
+            student: The student's features, with gradient.
+            teacher: The teacher's features, without gradient.
+        """
         ...
 
 

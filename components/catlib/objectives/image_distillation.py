@@ -1,15 +1,10 @@
 """Distillation on paired or unpaired images: discriminator, reconstruction and the teacher's features."""
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.catlib.config import CycleGanDistillConfig, Pix2PixDistillConfig
 from components.catlib.data.batches import Batch
-from components.catlib.distributed.devices import Accelerator
-from components.catlib.networks.directions import Direction
-from components.catlib.networks.generator import Generator
 from components.catlib.objectives.adversarial import generator_loss
 from components.catlib.objectives.frozen_teacher import Seen
 from components.catlib.objectives.optimisation import detached, frozen, noting, update
@@ -27,50 +22,26 @@ class ImageDistillation:
     teacher, its goal is the teacher's image, and the discriminator sees the image alone.
 
     Attributes:
-        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and for `mse` "adaptors".
-        generators: The student by direction.
-        discriminators: The discriminator by the domain that it judges.
-        teachers: The teacher by direction; it is not trained.
-        optimizers: "generator" (student and adaptors) and "discriminator".
+        networks, generators, discriminators, teachers, optimizers: Those of the student's training.
     """
 
     def __init__(
         self,
         config: Pix2PixDistillConfig | CycleGanDistillConfig,
-        networks: Mapping[str, nn.Module],
-        accelerator: Accelerator,
-        *,
-        teacher: Generator,
-        direction: Direction,
-        perceptual: PerceptualLoss | None = None,
+        student: StudentTraining,
+        perceptual: PerceptualLoss | None,
     ) -> None:
-        """Moves the networks to the accelerator's device.
+        """Takes what it trains.
 
         Args:
             config: Weights of the losses, and the optimisers' settings.
-            networks: The networks named above.
-            accelerator: Device, precision and processes.
-            teacher: A generator of the same direction and with the same distillation layers as the student.
-            direction: The student's direction.
+            student: The student, its teacher and its discriminator.
             perceptual: The VGG19 loss; required if it is the reconstruction loss.
-
-        Raises:
-            UserError: The number of layer weights is not that of the distillation layers.
         """
-        self._config, self._accelerator = config, accelerator
-        self._forward, self._paired = direction == Direction.SOURCE_TO_TARGET, config.family == "pix2pix"
-        student = StudentTraining(
-            config,
-            networks,
-            accelerator,
-            teacher=teacher,
-            direction=direction,
-            wants_image=not self._paired and config.reconstruction.weight > 0,
-        )
-        self.networks, self.optimizers = student.networks, student.optimizers
+        self._config, self._student, self._discriminator = config, student, student.discriminator
+        self._accelerator, self._paired = student.accelerator, config.family == "pix2pix"
+        self.networks, self.optimizers, self.teachers = student.networks, student.optimizers, student.teachers
         self.generators, self.discriminators = student.generators, student.discriminators
-        self.teachers = {Direction(direction).value: teacher}
-        self._student, self._teacher, self._discriminator = student, student.teacher, student.discriminator
         self._reconstruction_loss = reconstruction_loss(config.reconstruction, perceptual)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -90,26 +61,18 @@ class ImageDistillation:
         """
         self._student.train()
         parts = parts_of(batch, self._config.images_per_pass)
-        seen = self._see(batch) if len(parts) == 1 else None
-        fakes = [self._student.image(self._source(part.images)) for part in parts] if seen is None else [seen.fake]
+        seen = self._student.see(batch) if len(parts) == 1 else None
+        fakes = [self._student.image(part.images) for part in parts] if seen is None else [seen.fake]
         judging: dict[str, Tensor] = {}
         losses = ((part.share, self._judge(part.images, fake)) for part, fake in zip(parts, fakes, strict=True))
         update(self._accelerator, self.optimizers["discriminator"], noting(losses, judging, whole="discriminator"))
 
-        losses = ((part.share, self._generate(part.images, seen or self._see(part.images))) for part in parts)
+        losses = ((part.share, self._generate(part.images, seen or self._student.see(part.images))) for part in parts)
         return detached(judging | self._student.update(losses))
-
-    def _see(self, batch: Batch) -> Seen:
-        """Returns what teacher and student make of the images."""
-        source = self._source(batch)
-        teacher_image, teacher_features = self._teacher(source)
-        with self._accelerator.autocast():
-            fake, features = self._student.translate(source)
-        return Seen(fake, features, teacher_image, teacher_features)
 
     def _judge(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Returns the discriminator's loss and its parts."""
-        fake_shown, real_shown = (self._shown(batch, image) for image in (fake, self._real(batch)))
+        fake_shown, real_shown = (self._shown(batch, image) for image in (fake, self._student.real(batch)))
         with self._accelerator.autocast():
             return patch_discriminator_losses(
                 self._config.adversarial, self._discriminator, fake=fake_shown, real=real_shown
@@ -122,25 +85,11 @@ class ImageDistillation:
             judgement = self._discriminator(self._shown(batch, seen.fake))
             losses = {"adversarial": config.adversarial.weight * generator_loss(config.adversarial.kind, judgement)}
             if config.reconstruction.weight > 0:
-                wanted = self._real(batch) if self._paired else seen.teacher_image
+                wanted = self._student.real(batch) if self._paired else seen.teacher_image
                 assert wanted is not None
                 losses["reconstruction"] = config.reconstruction.weight * self._reconstruction_loss(seen.fake, wanted)
         return self._student.with_distillation(losses, seen)
 
-    def _source(self, batch: Batch) -> Tensor:
-        return batch.source if self._forward else batch.target
-
-    def _real(self, batch: Batch) -> Tensor:
-        return batch.target if self._forward else batch.source
-
     def _shown(self, batch: Batch, image: Tensor) -> Tensor:
         """Returns what the discriminator sees of an image."""
-        return torch.cat([self._source(batch), image], dim=1) if self._paired else image
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Returns nothing: networks and optimisers are the whole state."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `extra_state` returned."""
-        assert not state, list(state)
+        return torch.cat([self._student.source(batch), image], dim=1) if self._paired else image

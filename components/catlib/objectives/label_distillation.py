@@ -1,15 +1,9 @@
 """Distillation on label maps: the losses of SPADE, and the teacher's features."""
 
-from collections.abc import Mapping
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.catlib.config import SpadeDistillConfig
 from components.catlib.data.batches import Batch
-from components.catlib.distributed.devices import Accelerator
-from components.catlib.networks.directions import Direction
-from components.catlib.networks.generator import Generator
-from components.catlib.objectives.frozen_teacher import Seen
 from components.catlib.objectives.optimisation import detached, total, update
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.spade import SpadeAdversary
@@ -20,42 +14,20 @@ class LabelDistillation:
     """Trains a student that paints label maps, as `SpadeObjective` trains its teacher, plus the teacher's features.
 
     Attributes:
-        networks: What is trained: "generator_source_to_target", "discriminator_target", and for `mse` "adaptors".
-        generators: The student by direction.
-        discriminators: The discriminator by the domain that it judges.
-        teachers: The teacher by direction; it is not trained.
-        optimizers: "generator" (student and adaptors) and "discriminator".
+        networks, generators, discriminators, teachers, optimizers: Those of the student's training.
     """
 
-    def __init__(
-        self,
-        config: SpadeDistillConfig,
-        networks: Mapping[str, nn.Module],
-        accelerator: Accelerator,
-        *,
-        teacher: Generator,
-        direction: Direction,
-        perceptual: PerceptualLoss | None = None,
-    ) -> None:
-        """Moves the networks to the accelerator's device.
+    def __init__(self, config: SpadeDistillConfig, student: StudentTraining, perceptual: PerceptualLoss | None) -> None:
+        """Takes what it trains.
 
         Args:
-            config: Weights of the losses, and the optimisers' settings.
-            networks: The networks named above.
-            accelerator: Device, precision and processes.
-            teacher: A SPADE generator with the same distillation layers as the student.
-            direction: The student's direction.
+            config: Weights of the losses.
+            student: The student, its teacher and its discriminator.
             perceptual: The VGG19 loss; required if the perceptual loss has a weight.
-
-        Raises:
-            UserError: The number of layer weights is not that of the distillation layers.
         """
-        self._accelerator = accelerator
-        student = StudentTraining(config, networks, accelerator, teacher=teacher, direction=direction)
-        self.networks, self.optimizers = student.networks, student.optimizers
+        self._accelerator, self._student = student.accelerator, student
+        self.networks, self.optimizers, self.teachers = student.networks, student.optimizers, student.teachers
         self.generators, self.discriminators = student.generators, student.discriminators
-        self.teachers = {Direction(direction).value: teacher}
-        self._student, self._teacher = student, student.teacher
         self._adversary = SpadeAdversary(config, student.discriminator, perceptual)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -74,23 +46,13 @@ class LabelDistillation:
             UserError: The batch is too small for the distillation loss.
         """
         self._student.train()
-        teacher_image, teacher_features = self._teacher(batch.source)
+        seen = self._student.see(batch)
         with self._accelerator.autocast():
-            fake, features = self._student.translate(batch.source)
-            generating = self._adversary.generator_losses(batch, fake)
-        generating = self._student.with_distillation(generating, Seen(fake, features, teacher_image, teacher_features))
-        losses = self._student.update([(1.0, generating)])
+            generating = self._adversary.generator_losses(batch, seen.fake)
+        losses = self._student.update([(1.0, self._student.with_distillation(generating, seen))])
 
         with self._accelerator.autocast():
-            judging = self._adversary.discriminator_losses(batch, self._student.image(batch.source))
+            judging = self._adversary.discriminator_losses(batch, self._student.image(batch))
         judging["discriminator"] = total(judging)
         update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
         return detached(losses | judging)
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Returns nothing: networks and optimisers are the whole state."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `extra_state` returned."""
-        assert not state, list(state)

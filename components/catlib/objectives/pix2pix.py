@@ -101,14 +101,6 @@ class Pix2PixObjective:
         }
         return {**losses, "generator": total(losses)}
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """Returns nothing: networks and optimisers are the whole state."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `extra_state` returned."""
-        assert not state, list(state)
-
 
 def patch_discriminator_losses(
     config: AdversarialConfig, discriminator: nn.Module, *, fake: Tensor, real: Tensor

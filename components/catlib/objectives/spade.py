@@ -78,14 +78,6 @@ class SpadeObjective:
         update(self._accelerator, self.optimizers["discriminator"], [judging["discriminator"]])
         return detached(generating | judging)
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """Returns nothing: networks and optimisers are the whole state."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `extra_state` returned."""
-        assert not state, list(state)
-
 
 class SpadeAdversary:
     """Computes the losses of generator and discriminator from a multi-scale discriminator's features."""

@@ -6,15 +6,15 @@ from operator import add
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from components.catlib.config import DistillConfig
 from components.catlib.config.distillers import DiscriminatorCooperatedConfig
+from components.catlib.data.batches import Batch
 from components.catlib.distributed.devices import Accelerator
 from components.catlib.networks.directions import Direction
 from components.catlib.networks.generator import Generator
 from components.catlib.objectives.feature_distillation import build_feature_distillation
-from components.catlib.objectives.frozen_teacher import Features, FrozenTeacher, Seen
+from components.catlib.objectives.frozen_teacher import FrozenTeacher, Seen
 from components.catlib.objectives.optimisation import build_optimizers, noting, prepare, total, update
 from components.catlib.objectives.output_distillation import output_loss
 from components.catlib.objectives.perceptual import PerceptualLoss
@@ -24,12 +24,15 @@ class StudentTraining:
     """The part that distillations from teachers of every family share.
 
     Attributes:
-        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and what the distiller trains.
+        networks: What is trained: "generator_<direction>", "discriminator_<domain>", and what the distiller trains,
+            such as "adaptors".
         generators: The student by direction.
         discriminators: The discriminator by the domain that it judges.
+        teachers: The teacher by direction.
         optimizers: "generator" (student and adaptors) and "discriminator".
         discriminator: The discriminator, as prepared by the accelerator.
-        teacher: The teacher, which returns its image if it is wanted and its features if they are compared.
+        accelerator: Device, precision and processes.
+        direction: The student's direction.
     """
 
     def __init__(
@@ -57,25 +60,25 @@ class StudentTraining:
         Raises:
             UserError: The number of layer weights is not that of the distillation layers.
         """
-        self._accelerator = accelerator
+        self.accelerator = accelerator
         self.networks = dict(networks)
-        way = Direction(direction)
+        self.direction = way = Direction(direction)
         generator, judge = f"generator_{way}", f"discriminator_{way.output}"
         own = {name: network for name, network in networks.items() if name not in (generator, judge)}
         self.generators: dict[str, nn.Module] = {way.value: networks[generator]}
         self.discriminators: dict[str, nn.Module] = {way.output.value: networks[judge]}
-        optimizers = build_optimizers(
+        self.teachers = {way.value: teacher}
+        self.optimizers = build_optimizers(
             config, generator=[networks[generator], *own.values()], discriminator=[networks[judge]]
         )
         self._generator = prepare(accelerator, networks[generator], config)
         self.discriminator = prepare(accelerator, networks[judge], config)
-        self.optimizers: dict[str, Optimizer] = optimizers
         prepared = {name: prepare(accelerator, network, config) for name, network in own.items()}
         if isinstance(config.distiller, DiscriminatorCooperatedConfig):
             prepared["discriminator"] = self.discriminator
         self._feature_distillation = build_feature_distillation(config.distiller, teacher.distillation_layers, prepared)
         self._output_loss = output_loss(config.distiller, perceptual)
-        self.teacher = FrozenTeacher(
+        self._teacher = FrozenTeacher(
             teacher,
             accelerator,
             config,
@@ -88,14 +91,26 @@ class StudentTraining:
         self._generator.train()
         self.discriminator.train()
 
-    def translate(self, source: Tensor) -> tuple[Tensor, Features]:
-        """Returns the student's image and its features, both with gradient."""
-        return self._generator(source, return_features=True)
+    def source(self, batch: Batch) -> Tensor:
+        """Returns the images that the student translates."""
+        return batch.source if self.direction == Direction.SOURCE_TO_TARGET else batch.target
+
+    def real(self, batch: Batch) -> Tensor:
+        """Returns real images of the domain that the student translates to."""
+        return batch.target if self.direction == Direction.SOURCE_TO_TARGET else batch.source
+
+    def see(self, batch: Batch) -> Seen:
+        """Returns what teacher and student make of a batch."""
+        source = self.source(batch)
+        teacher_image, teacher_features = self._teacher(source)
+        with self.accelerator.autocast():
+            fake, features = self._generator(source, return_features=True)
+        return Seen(fake, features, teacher_image, teacher_features)
 
     @torch.no_grad()
-    def image(self, source: Tensor) -> Tensor:
-        """Returns the student's image, without gradient."""
-        return self._generator(source)
+    def image(self, batch: Batch) -> Tensor:
+        """Returns the student's images, without gradient."""
+        return self._generator(self.source(batch))
 
     def with_distillation(self, generating: dict[str, Tensor], seen: Seen) -> dict[str, Tensor]:
         """Adds the distillation loss to the others; returns all of them, their sum "generator", and the figures.
@@ -126,5 +141,5 @@ class StudentTraining:
             parts: For each part of the batch its share, and what `with_distillation` returned.
         """
         noted: dict[str, Tensor] = {}
-        update(self._accelerator, self.optimizers["generator"], noting(parts, noted, whole="generator"))
+        update(self.accelerator, self.optimizers["generator"], noting(parts, noted, whole="generator"))
         return noted

@@ -1,16 +1,10 @@
 """Distillation without a discriminator for the student: it learns from its teacher alone, which may learn on (OMGD)."""
 
-from collections.abc import Mapping
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.catlib.config import DistillConfig, Pix2PixDistillConfig, SpadeDistillConfig
 from components.catlib.config.distillers import OmgdConfig
 from components.catlib.data.batches import Batch
-from components.catlib.distributed.devices import Accelerator
-from components.catlib.networks.directions import Direction
-from components.catlib.networks.generator import Generator
-from components.catlib.objectives.frozen_teacher import Seen
 from components.catlib.objectives.parts import parts_of
 from components.catlib.objectives.perceptual import PerceptualLoss
 from components.catlib.objectives.pix2pix import Pix2PixObjective
@@ -26,59 +20,37 @@ class TeacherAlone:
     discriminator stay as they are.
 
     Attributes:
-        networks: What is trained: "generator_<direction>", "adaptors", online "discriminator_<domain>" and "teacher";
-            the discriminator is among them in any case, since an artifact holds it.
-        generators: The student by direction.
-        discriminators: The discriminator by the domain that it judges.
-        teachers: The teacher by direction.
+        networks: Those of the student's training, the discriminator too, since an artifact holds it; online "teacher".
+        generators, discriminators, teachers: Those of the student's training.
         optimizers: "generator" (student and adaptors), "discriminator", and online "teacher".
     """
 
-    def __init__(
-        self,
-        config: DistillConfig,
-        networks: Mapping[str, nn.Module],
-        accelerator: Accelerator,
-        *,
-        teacher: Generator,
-        direction: Direction,
-        perceptual: PerceptualLoss | None = None,
-    ) -> None:
-        """Moves the networks to the accelerator's device.
+    def __init__(self, config: DistillConfig, student: StudentTraining, perceptual: PerceptualLoss | None) -> None:
+        """Takes what it trains.
 
         Args:
             config: Weights of the losses, and the optimisers' settings.
-            networks: The networks named above, without the teacher.
-            accelerator: Device, precision and processes.
-            teacher: A generator of the same direction and with the same distillation layers as the student.
-            direction: The student's direction.
+            student: The student, its teacher and its discriminator.
             perceptual: The VGG19 loss; required if a loss of the recipe has a use for it.
-
-        Raises:
-            UserError: The number of layer weights is not that of the distillation layers.
         """
-        self._config, self._accelerator = config, accelerator
-        self._forward = Direction(direction) == Direction.SOURCE_TO_TARGET
-        self._student = StudentTraining(
-            config, networks, accelerator, teacher=teacher, direction=direction, perceptual=perceptual
-        )
-        self.networks, self.optimizers = dict(self._student.networks), dict(self._student.optimizers)
-        self.generators, self.discriminators = self._student.generators, self._student.discriminators
-        self.teachers = {Direction(direction).value: teacher}
-        self._teacher = teacher
+        self._config, self._student = config, student
+        self.networks, self.optimizers = dict(student.networks), dict(student.optimizers)
+        self.generators, self.discriminators = student.generators, student.discriminators
+        self.teachers = student.teachers
+        (self._teacher,) = student.teachers.values()
         assert isinstance(config.distiller, OmgdConfig)
         self._teaching: Pix2PixObjective | SpadeObjective | None = None
         if config.distiller.online:
-            teacher.requires_grad_(True)
-            self.networks["teacher"] = teacher
-            judge = {name: network for name, network in networks.items() if name.startswith("discriminator_")}
-            own = {f"generator_{Direction(direction)}": teacher, **judge}
+            self._teacher.requires_grad_(True)
+            self.networks["teacher"] = self._teacher
+            own = {name: network for name, network in student.networks.items() if name.startswith("discriminator_")}
+            own[f"generator_{student.direction}"] = self._teacher
             match config:
                 case Pix2PixDistillConfig():
-                    self._teaching = Pix2PixObjective(config, own, accelerator, perceptual)
+                    self._teaching = Pix2PixObjective(config, own, student.accelerator, perceptual)
                 case SpadeDistillConfig():
                     vgg = perceptual if config.perceptual.weight > 0 else None
-                    self._teaching = SpadeObjective(config, own, accelerator, vgg)
+                    self._teaching = SpadeObjective(config, own, student.accelerator, vgg)
             assert self._teaching is not None, config.family
             self.optimizers["discriminator"] = self._teaching.optimizers["discriminator"]
             self.optimizers["teacher"] = self._teaching.optimizers["generator"]
@@ -101,22 +73,8 @@ class TeacherAlone:
             self._teacher.eval()
         self._student.train()
         parts = parts_of(batch, self._config.images_per_pass)
-        return taught | self._student.update((part.share, self._losses(part.images)) for part in parts)
-
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        source = batch.source if self._forward else batch.target
-        teacher_image, teacher_features = self._student.teacher(source)
-        with self._accelerator.autocast():
-            fake, features = self._student.translate(source)
-        return self._student.with_distillation({}, Seen(fake, features, teacher_image, teacher_features))
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Returns nothing: networks and optimisers are the whole state."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `extra_state` returned."""
-        assert not state, list(state)
+        losses = ((part.share, self._student.with_distillation({}, self._student.see(part.images))) for part in parts)
+        return taught | self._student.update(losses)
 
 
 def _judges(name: str) -> bool:

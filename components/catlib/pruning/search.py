@@ -338,15 +338,7 @@ def _magnitudes(architecture: Architecture, scales: Mapping[str, np.ndarray]) ->
 def _notes(
     found: Candidate, threshold: float | None, limit: Limit, *, all_equal: bool, capped: bool
 ) -> tuple[str, ...]:
-    """Returns notes for the user about the result, one sentence each.
-
-    Args:
-        found: The result.
-        threshold: The threshold of the result; None when the budget needed no cut.
-        limit: The budget.
-        all_equal: Whether all scales are equal.
-        capped: Whether the first layer was cut to its cap.
-    """
+    """Returns notes for the user about the result, one sentence each; without a threshold, the budget needed no cut."""
     if threshold is None:
         cut = "only the first layer was cut, to prune.max_first_channels" if capped else "nothing was cut"
         return (

@@ -154,7 +154,9 @@ def triton_config(name: str, path: Path) -> str:
 def _write_oci(content: Content, folder: Path) -> None:
     files = {**content.onnx, content.weights.name: content.weights}
     pages = {
-        CARD: _card_text(content, {name: path.stat().st_size for name, path in {**files, **content.facts}.items()}),
+        CARD: as_markdown(
+            content.card, {name: path.stat().st_size for name, path in {**files, **content.facts}.items()}
+        ),
         CARD_FACTS: _json(content.card),
     }
     write_modelpack(folder, card=content.card, weights=files, facts=content.facts, pages=pages, version=content.version)
@@ -163,12 +165,8 @@ def _write_oci(content: Content, folder: Path) -> None:
 def _write_card(content: Content, folder: Path, *, before: str = "") -> None:
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.*"))}
     files = {name: size for name, size in sizes.items() if (folder / name).is_file()}
-    (folder / CARD).write_text(before + _card_text(content, files), encoding="utf-8")
+    (folder / CARD).write_text(before + as_markdown(content.card, files), encoding="utf-8")
     _write_json(folder / CARD_FACTS, content.card)
-
-
-def _card_text(content: Content, sizes: Mapping[str, int]) -> str:
-    return as_markdown(content.card, sizes)
 
 
 def _copy(files: Mapping[str, Path], folder: Path) -> None:

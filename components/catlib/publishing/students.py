@@ -9,7 +9,7 @@ from pathlib import Path
 from components.catlib.errors import UserError
 from components.catlib.networks.architecture_files import OpenedNetworks, open_networks
 from components.catlib.reporting.comparison import Comparison, compare_generators
-from components.catlib.reporting.lineage import Artifact, EvaluatedStudent, Lineage
+from components.catlib.reporting.lineage import Artifact, Evaluated, Lineage, check_ancestors
 
 KINDS = "distill|prune|teacher"
 """Artifacts with a generator that can be published."""
@@ -53,7 +53,7 @@ class Student:
     def lineage(self) -> Lineage:
         """The artifacts as the report has them; no student without an evaluation."""
         own = Artifact(self.networks.folder, self.networks.manifest)
-        students = [EvaluatedStudent(self.evaluation, own, self.pruned, self.exported)] if self.evaluation else []
+        students = [Evaluated(self.evaluation, own, self.pruned, self.exported)] if self.evaluation else []
         return Lineage(self.dataset, None, self.teacher, tuple(students))
 
     @property
@@ -107,10 +107,9 @@ def gather(
             exported=about["export"].get(digest),
             evaluation=about["evaluate"].get(digest),
             pruned=origins.get(networks.manifest.inputs.get("student", "")),
-            dataset=shared["dataset"],
-            teacher=shared["teacher"],
+            **shared,
         )
-        _check_ancestors(student)
+        check_ancestors(student.artifacts.values(), shared)
         found.append(student)
     return found
 
@@ -131,14 +130,3 @@ def _belongs_to_none(artifact: Artifact) -> UserError:
         f"The {artifact.manifest.kind} artifact {artifact.folder} belongs to none of the given students; also give its "
         "student, or leave it out."
     )
-
-
-def _check_ancestors(student: Student) -> None:
-    for artifact in (student.artifacts[kind] for kind in student.artifacts):
-        for name, ancestor in (("dataset", student.dataset), ("teacher", student.teacher)):
-            origin = artifact.manifest.inputs.get(name)
-            if ancestor and origin and origin != ancestor.digest:
-                raise UserError(
-                    f"{artifact.folder} was made from another {name} artifact than {ancestor.folder}; give the one it "
-                    "was made from, or leave it out."
-                )

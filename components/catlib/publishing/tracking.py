@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.catlib.config.dotted import leaves
 from components.catlib.credentials import refuse_credentials, without_credentials
 from components.catlib.errors import UserError
 from components.catlib.reporting.comparison import Comparison, Contender
@@ -110,12 +111,5 @@ def _settings(artifacts: dict[str, Artifact | None]) -> Iterator[tuple[str, str]
     for stage, artifact in artifacts.items():
         if artifact is not None:
             yield f"{stage}.artifact", artifact.digest
-            yield from _flat(artifact.manifest.config, stage)
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, nested in value.items():
-            yield from _flat(nested, f"{path}.{key}")
-    elif value is not None:
-        yield path, str(value)
+            named = leaves(artifact.manifest.config, stage)
+            yield from ((path, str(value)) for path, value in named if value not in (None, {}))

@@ -16,7 +16,7 @@ from components.catlib.reporting.charts import STUDENT_COLOURS
 from components.catlib.reporting.formatting import budget_label
 from components.catlib.reporting.lineage import (
     Artifact,
-    EvaluatedStudent,
+    Evaluated,
     Lineage,
     setting_texts,
     settings_of,
@@ -40,9 +40,9 @@ class Score:
     interval: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A generator in the comparison.
+@dataclass(frozen=True, kw_only=True)
+class Contender(Evaluated):
+    """A generator in the comparison, and its artifacts.
 
     Attributes:
         name: "Teacher", "Student", or "Student 2.6 G" when there are several.
@@ -51,11 +51,7 @@ class Contender:
         ratio: The teacher's costs divided by its own; empty for the teacher, or without one.
         teacher_latency: Time of the teacher, measured in turn with it, as `latency_ms` in `metrics.json`; None without
             a teacher. Times of different evaluations cannot be compared.
-        evaluation: The evaluation that measured it.
         protocol: How it was measured.
-        trained: The artifact with its weights; None when it was not given.
-        pruned: The artifact with a student's architecture; None when it was not given.
-        exported: The artifact with a student's ONNX file; None when it was not given.
     """
 
     name: str
@@ -63,11 +59,7 @@ class Contender:
     figures: dict[str, Any]
     ratio: dict[str, float]
     teacher_latency: dict[str, float] | None
-    evaluation: Artifact
     protocol: dict[str, Any]
-    trained: Artifact | None
-    pruned: Artifact | None = None
-    exported: Artifact | None = None
 
     @property
     def budget(self) -> str | None:
@@ -267,7 +259,7 @@ def folder_names(pruned: Sequence[Artifact | None]) -> list[str]:
     return [budget if budget and budgets.count(budget) == 1 else f"student-{i + 1}" for i, budget in enumerate(budgets)]
 
 
-def _names(students: Sequence[EvaluatedStudent]) -> list[str]:
+def _names(students: Sequence[Evaluated]) -> list[str]:
     """Names students by budget, by the training settings that differ, and by number where names are still equal."""
     if len(students) == 1:
         return ["Student"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +64,7 @@ class LoggedTraining:
     @classmethod
     def read(cls, generator: Contender, artifact: Artifact) -> LoggedTraining:
         """Reads `log.jsonl`; a network that was not trained has none."""
-        records = _records(artifact)
+        records = artifact.log()
         losses = _series(records, "losses", lambda record: record["step"])
         figures = {figure.name: figure.by_layer(losses) for figure in FIGURES}
         shown = {f"{figure}_{layer}" for figure, layers in figures.items() for layer in layers}
@@ -81,15 +80,8 @@ class LoggedTraining:
 
 def scores_by_step(generator: Contender, artifact: Artifact) -> Series:
     """Returns the scores of the compressed direction in the log of a training, by step."""
-    scores = _series(_records(artifact), "scores", lambda record: record["step"])
+    scores = _series(artifact.log(), "scores", lambda record: record["step"])
     return _of_direction(scores, generator.protocol["direction"])
-
-
-def _records(artifact: Artifact) -> list[dict[str, Any]]:
-    if "log.jsonl" not in artifact.manifest.files:
-        return []
-    lines = (artifact.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def _series(records: list[dict[str, Any]], kind: str, position: Callable[[dict[str, Any]], float]) -> Series:

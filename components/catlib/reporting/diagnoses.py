@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from components.catlib.data.inspection import REPORT
 from components.catlib.diagnosis.causes import (
@@ -39,7 +37,7 @@ def of_run(lineage: Lineage, comparison: Comparison) -> list[Diagnosis]:
     explained = _causes(of_teacher) & OF_TEACHER
     if OF_TRAINING & _causes(of_teacher):
         explained |= {CONSTANT_TEACHER, STUDENT_CAPACITY}
-    if lineage.teacher and trained_briefly(log_of(lineage.teacher)):
+    if lineage.teacher and trained_briefly(lineage.teacher.log()):
         explained.add(CONSTANT_TEACHER)
     for student in comparison.students:
         found += [each for each in _of_student(student) if each.cause not in explained]
@@ -53,15 +51,8 @@ def of_artifact(artifact: Artifact) -> list[Diagnosis]:
     if manifest.kind == "dataset" and REPORT in manifest.files:
         return diagnose_dataset(artifact.read_json(REPORT), manifest.summary)
     if manifest.kind in ("teacher", "distill"):
-        return diagnose_training(manifest.kind, manifest.config, log_of(artifact))
+        return diagnose_training(manifest.kind, manifest.config, artifact.log())
     return []
-
-
-def log_of(artifact: Artifact) -> list[dict[str, Any]]:
-    """Returns the records of a training's log; empty for a network that was not trained."""
-    if "log.jsonl" not in artifact.manifest.files:
-        return []
-    return [json.loads(line) for line in (artifact.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _of_student(student: Contender) -> list[Diagnosis]:

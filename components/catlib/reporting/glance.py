@@ -148,10 +148,8 @@ def _fill_training(folder: Path, content: Content) -> None:
     """Draws every loss and score of the log, and shows samples as they changed."""
     artifact = Artifact.read(folder, "teacher|distill")
     content.facts += [("diagnosis", str(diagnosis)) for diagnosis in of_artifact(artifact)]
-    log = folder / "log.jsonl"
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for record in records:
+    for record in artifact.log():
         for name, value in {**record.get("scores", {}), **record.get("losses", {})}.items():
             steps, values = series.setdefault(name, ([], []))
             steps.append(record["step"])

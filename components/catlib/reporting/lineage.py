@@ -8,8 +8,9 @@ names the digests of the artifacts it was made from; following them backwards fr
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,12 @@ class Artifact:
     def read_json(self, name: str) -> Any:
         """Reads one of its JSON files."""
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def log(self) -> list[dict[str, Any]]:
+        """Reads the records of a training's log; a network that was not trained has none."""
+        if "log.jsonl" not in self.manifest.files:
+            return []
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
     @cached_property
     def digest(self) -> str:
@@ -88,8 +95,8 @@ def _at(config: Any, path: str) -> Any:
 
 
 @dataclass(frozen=True)
-class EvaluatedStudent:
-    """An evaluation and the artifacts of its student; None for an artifact that was not given.
+class Evaluated:
+    """An evaluation and the artifacts of its generator; None for an artifact that was not given.
 
     Attributes:
         evaluation: Its scores.
@@ -100,8 +107,13 @@ class EvaluatedStudent:
 
     evaluation: Artifact
     trained: Artifact | None
-    pruned: Artifact | None
-    exported: Artifact | None
+    pruned: Artifact | None = None
+    exported: Artifact | None = None
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """Those that were given, ancestors first."""
+        return [each for each in (self.pruned, self.trained, self.evaluation, self.exported) if each]
 
 
 @dataclass(frozen=True)
@@ -118,16 +130,12 @@ class Lineage:
     dataset: Artifact | None
     real_stats: Artifact | None
     teacher: Artifact | None
-    students: tuple[EvaluatedStudent, ...]
+    students: tuple[Evaluated, ...]
 
     def artifacts(self) -> list[Artifact]:
         """Returns every artifact once, ancestors first."""
-        per_student = [
-            artifact
-            for student in self.students
-            for artifact in (student.pruned, student.trained, student.evaluation, student.exported)
-        ]
-        given = [artifact for artifact in (self.dataset, self.real_stats, self.teacher, *per_student) if artifact]
+        shared = [artifact for artifact in (self.dataset, self.real_stats, self.teacher) if artifact]
+        given = itertools.chain(shared, *(student.artifacts for student in self.students))
         return list({artifact.digest: artifact for artifact in given}.values())
 
 
@@ -179,7 +187,7 @@ def trace(
                 f"The student {weights and weights.folder} was trained from a pruned architecture that was not given; "
                 "give --student with the prune artifact that it was trained from."
             )
-        found.append(EvaluatedStudent(evaluation, weights, pruned.get(origin or ""), exported.get(evaluated)))
+        found.append(Evaluated(evaluation, weights, pruned.get(origin or ""), exported.get(evaluated)))
     if not found:
         raise UserError(
             "A report needs at least one evaluation; give --evaluation with an output of the evaluate stage."
@@ -192,15 +200,15 @@ def trace(
                 f"The {artifact.manifest.kind} artifact {artifact.folder} belongs to none of the given evaluations; "
                 "also give the evaluation of its student, or leave it out."
             )
-    _check_ancestors(lineage, single)
+    check_ancestors(lineage.artifacts(), single)
     return lineage
 
 
-def _ordered(students: Sequence[EvaluatedStudent]) -> list[EvaluatedStudent]:
+def _ordered(students: Sequence[Evaluated]) -> list[Evaluated]:
     """Orders students by MACs, largest first; equal ones by how they were trained."""
     varied = varied_settings([settings_of(student.trained, student.pruned) for student in students])
 
-    def key(student: EvaluatedStudent) -> tuple[int, list[str], str]:
+    def key(student: Evaluated) -> tuple[int, list[str], str]:
         macs: int = student.evaluation.read_json("metrics.json")["student"]["paper_macs"]
         settings = settings_of(student.trained, student.pruned)
         return -macs, setting_texts(settings, varied), student.evaluation.digest
@@ -223,9 +231,9 @@ def _by_student(exports: dict[str, Artifact]) -> dict[str, Artifact]:
     return by_student
 
 
-def _check_ancestors(lineage: Lineage, ancestors: dict[str, Artifact | None]) -> None:
-    """Refuses artifacts that were made from another dataset, teacher or statistics than the given ones."""
-    for artifact in lineage.artifacts():
+def check_ancestors(artifacts: Iterable[Artifact], ancestors: Mapping[str, Artifact | None]) -> None:
+    """Refuses artifacts that were made from another dataset, teacher or statistics than the given ones (UserError)."""
+    for artifact in artifacts:
         for name, ancestor in ancestors.items():
             origin = artifact.manifest.inputs.get(name)
             if ancestor and origin and origin != ancestor.digest:

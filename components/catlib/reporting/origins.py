@@ -215,11 +215,7 @@ def origins(lineage: Lineage, comparison: Comparison) -> list[Origin]:
 
 def _origin(artifact: Artifact, comparison: Comparison) -> Origin:
     manifest = artifact.manifest
-    owners = [
-        student.name
-        for student in comparison.students
-        if artifact in (student.pruned, student.trained, student.evaluation, student.exported)
-    ]
+    owners = [student.name for student in comparison.students if artifact in student.artifacts]
     shown = figures(manifest) if manifest.kind != "evaluate" else []
     return Origin(
         kind=words(manifest.kind),

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from components.catlib.data.files import SourceFile, as_text, is_image_path, walk
+from components.catlib.data.files import SourceFile, as_text, is_image_path
 from components.catlib.data.samples import UnusableImageError
-from components.catlib.disk import check_plain, writing_to
+from components.catlib.disk import check_plain, walk, writing_to
 from components.catlib.errors import UserError, one_line
 from components.catlib.exits import note
 from components.catlib.serving.model import Model, local_model, open_model

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.catlib.artifacts import file_sha256
+from components.catlib.disk import walk
 from components.catlib.errors import UserError
 
 REMEMBERED_BYTES = 2**26
@@ -67,17 +68,9 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
     if root.is_file():
         yield ".", root
         return
-    seen = set()
-    for place, folders, names in os.walk(root, followlinks=True):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(place) / name for name in names if not name.startswith(".")):
-            if path.is_file():
-                yield path.relative_to(root).as_posix(), path
+    for path in walk(root):
+        if path.is_file() and not path.name.startswith("."):
+            yield path.relative_to(root).as_posix(), path
 
 
 def _facts(path: Path) -> Facts:

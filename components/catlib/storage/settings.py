@@ -91,12 +91,12 @@ class StoreSettings:
         )
 
 
-def store_out_of_sight(environment: Mapping[str, str] = os.environ) -> str:
+def store_out_of_sight() -> str:
     """Returns why the object store of pods cannot be asked from this machine; "" if it can."""
     for name in ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        if not _variable(environment, name):
+        if not _variable(os.environ, name):
             return f"{name} is not set on this machine"
-    url = StoreSettings.from_environment(environment).url
+    url = StoreSettings.from_environment().url
     try:
         socket.getaddrinfo(urlsplit(url).hostname, None)
     except OSError:

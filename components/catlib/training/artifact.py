@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from torch import nn
 
 from components.catlib.artifacts import ArtifactWriter, Manifest
-from components.catlib.config import TrainingConfig, ValuesConfig
-from components.catlib.config.dataset import PictureRole
+from components.catlib.config import TrainingConfig
 from components.catlib.data.batches import TrainingBatches
 from components.catlib.data.packed import PackedDataset
 from components.catlib.distributed.devices import Accelerator
@@ -18,9 +17,7 @@ from components.catlib.distributed.processes import from_main
 from components.catlib.footprint.of_training import savings, state_training
 from components.catlib.memory import telling_out_of_memory
 from components.catlib.metrics.statistics import OpenedStatistics
-from components.catlib.networks.directions import Direction, Domain
-from components.catlib.networks.discriminators import Discriminator
-from components.catlib.networks.generator import Generator
+from components.catlib.networks.directions import Direction
 from components.catlib.networks.model_files import write_networks
 from components.catlib.training.checkpoints import Checkpoints, open_checkpoints
 from components.catlib.training.going_on import Beginning, Place, how_to_train_on, place_of
@@ -129,15 +126,7 @@ def train_and_write(
             logger.info(
                 "training ended (%s); to train on: %s", progress.ended, how_to_train_on(origin, config, progress)
             )
-    write_result(
-        writer,
-        generators=cast("Mapping[Direction, Generator]", objective.generators),
-        discriminators=cast("Mapping[Domain, Discriminator]", objective.discriminators),
-        input_size=dataset.crop_size,
-        values=dataset.values,
-        config=config,
-        progress=progress,
-    )
+    write_result(writer, objective.generators, objective.discriminators, dataset, config=config, progress=progress)
     if validation is not None:
         writer.summary["sample_rows"] = validation.rows
     return progress
@@ -145,11 +134,10 @@ def train_and_write(
 
 def write_result(
     writer: ArtifactWriter,
+    generators: Mapping[str, nn.Module],
+    discriminators: Mapping[str, nn.Module],
+    dataset: PackedDataset,
     *,
-    generators: Mapping[Direction, Generator],
-    discriminators: Mapping[Domain, Discriminator],
-    input_size: tuple[int, int],
-    values: Mapping[PictureRole, ValuesConfig],
     config: TrainingConfig,
     progress: Progress,
 ) -> None:
@@ -159,8 +147,7 @@ def write_result(
         writer: Receives the artifact's files.
         generators: Generators by direction.
         discriminators: Discriminators by the domain that they judge.
-        input_size: Height, width in pixels of the images that the networks are made for.
-        values: What the numbers of those pictures mean, by domain.
+        dataset: The images that the networks are made for.
         config: The stage's section of the recipe.
         progress: How far the training came; a new one if nothing was trained.
     """
@@ -168,8 +155,8 @@ def write_result(
         writer.folder,
         generators=generators,
         discriminators=discriminators,
-        input_size=input_size,
-        values=values,
+        input_size=dataset.crop_size,
+        values=dataset.values,
     )
     writer.summary = _summary(progress, config)
 

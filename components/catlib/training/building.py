@@ -107,15 +107,9 @@ def build_teacher_networks(
     crop_size: tuple[int, int],
     earlier: EarlierTeacher | None = None,
 ) -> tuple[Generator, Discriminator]:
-    """Makes one of a teacher's generators, and the discriminator of its images, as `build_teacher_objective` does.
+    """Makes a teacher's generator of a direction, and the discriminator of its images.
 
-    Args:
-        config: The teacher section of a recipe.
-        direction: The generator's direction.
-        in_channels: Channels of source images, or semantic planes.
-        out_channels: Channels of target images.
-        crop_size: Height, width in pixels of the images in a batch.
-        earlier: The teacher of `config.start_from`.
+    The other arguments are those of `build_teacher_objective`, which makes all of them.
 
     Raises:
         UserError: The family has no such direction, sizes or channels do not fit, weights cannot be read, or the

@@ -22,7 +22,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from components.catlib.artifacts import FileRecord, file_sha256
+from components.catlib.config.dotted import leaves
 from components.catlib.errors import EndedElsewhere, UserError
 from components.catlib.networks.tensor_files import UnreadableError, load_tensors
 from components.catlib.storage import NotThere, Store, open_store
@@ -352,7 +353,7 @@ class Checkpoints:
         ours, theirs = dict(self._origin), dict(self._read_origin(facts.origin))
         ours.pop(LENGTH, None)
         length = theirs.pop(LENGTH, None)
-        here, there = dict(_leaves(ours)), dict(_leaves(theirs))
+        here, there = dict(leaves(ours)), dict(leaves(theirs))
         for key in [*here, *there]:
             if key not in here or key not in there or here[key] != there[key]:
                 raise UserError(
@@ -377,15 +378,6 @@ def on_cpu(value: Any) -> Any:
 
 def _record(path: Path) -> FileRecord:
     return FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields ("a.b", 1) for {"a": {"b": 1}}; lists are leaves."""
-    if isinstance(value, dict) and value:
-        for key, nested in value.items():
-            yield from _leaves(nested, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
 
 
 def _shown(leaves: dict[str, Any], key: str) -> str:

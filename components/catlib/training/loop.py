@@ -42,7 +42,7 @@ from components.catlib.training.checking import CHECK_SECONDS, Checks
 from components.catlib.training.checkpoints import Checkpoints, on_cpu
 from components.catlib.training.log import LogWriter, open_log
 from components.catlib.training.moving_average import MovingAverages
-from components.catlib.training.progress import Evaluation, Objective, Progress, opponents
+from components.catlib.training.progress import Evaluation, Objective, Progress, Stateful, opponents
 from components.catlib.training.schedules import evaluations_without_improvement, learning_rate_factor
 from components.catlib.training.signs import steps_with_signs
 from components.catlib.training.upkeep import Upkeep
@@ -244,7 +244,7 @@ def _state(
     """
     scaler = accelerator.scaler
     own = {
-        "objective": objective.extra_state(),
+        "objective": objective.extra_state() if isinstance(objective, Stateful) else {},
         "random": torch.get_rng_state(),
         "device_random": accelerator.random_state(),
     }
@@ -286,7 +286,8 @@ def _resume(
         accelerator.scaler.load_state_dict(state["scaler"])
     owners, index = state["processes"], accelerator.process_index
     own = owners[index % len(owners)]
-    objective.load_extra_state(own["objective"])
+    if isinstance(objective, Stateful):
+        objective.load_extra_state(own["objective"])
     if len(owners) == accelerator.num_processes:
         torch.set_rng_state(own["random"])
         accelerator.restore_random_state(own["device_random"])

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -44,8 +44,13 @@ class Objective(Protocol):
         """Takes one optimisation step, with networks in train mode; returns every loss as a detached scalar."""
         ...
 
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An objective with a state beyond its networks and optimisers."""
+
     def extra_state(self) -> dict[str, Any]:
-        """Returns what a checkpoint needs beyond networks and optimisers, in plain containers."""
+        """Returns what a checkpoint needs of it, in plain containers."""
         ...
 
     def load_extra_state(self, state: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def load_statistics(path: Path, *, sha256: str | None = None) -> FeatureStatisti
     try:
         arrays = read_arrays(path, ("mu", "sigma"))
     except Exception as error:  # an untrusted file can make the reader fail in any way
-        raise UserError(f"{path} is not an .npz file of plain arrays ({_reason(error)}).") from error
+        raise UserError(f"{path} is not an .npz file of plain arrays ({first_line(error)}).") from error
     for name, shape in (("mu", (FEATURE_DIMENSIONS,)), ("sigma", (FEATURE_DIMENSIONS, FEATURE_DIMENSIONS))):
         if name not in arrays:
             raise UserError(f"{path} has no array {name}; statistics of real images hold mu and sigma.")
@@ -109,7 +109,7 @@ def check_file(path: Path, *, sha256: str | None = None) -> None:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
         except Exception as error:  # as above
-            raise UserError(f"{path} is a damaged zip archive ({_reason(error)}).") from error
+            raise UserError(f"{path} is a damaged zip archive ({first_line(error)}).") from error
         if unpacked > MAX_FILE_BYTES:
             raise UserError(f"{path} unpacks to more than {MAX_FILE_BYTES // 2**30} GiB; that is no file of this kind.")
 
@@ -166,5 +166,6 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32 if tensor.is_floating_point() else torch.int64).contiguous()
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns what an error says in its first line, or its type, to end a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -45,14 +45,9 @@ class ContentRelations:
         self._parts = config.parts
 
     def __call__(self, image: Tensor, wanted: Tensor) -> Tensor:
-        """Returns the loss, summed over strips of rows, strips of columns, and patches.
+        """Returns the loss of images [N, C, H, W] in [-1, 1], summed over strips of rows and of columns, and patches.
 
-        Args:
-            image: The student's images, [N, C, H, W] in [-1, 1].
-            wanted: The teacher's, of the same shape.
-
-        Returns:
-            A scalar, at least float32.
+        It is a scalar, at least float32.
         """
         with torch.autocast(device_type=image.device.type, enabled=False):
             return torch.stack([_relation_loss(*parts) for parts in self._sliced(image, wanted)]).sum()

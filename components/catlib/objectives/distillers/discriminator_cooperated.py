@@ -82,12 +82,7 @@ class DiscriminatorCooperation:
         return {"connectors": FeatureConnectors(student, teacher, discriminator.architecture.in_channels)}
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns for every layer the loss, and the figure that the log shows; both are the distance.
-
-        Args:
-            student: The student's features, with gradient.
-            teacher: The teacher's features, without gradient.
-        """
+        """Returns for every layer the loss, and the figure that the log shows; both are the distance."""
         pairs = self._connectors(student, teacher)
         with frozen(self._discriminator):
             distances = {name: judged_distance(self._discriminator, *pair) for name, pair in pairs.items()}

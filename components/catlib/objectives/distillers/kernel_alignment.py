@@ -50,10 +50,6 @@ class KernelAlignment:
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns for every layer the loss −KA, and the figure that the log shows: 1 − KA, detached.
 
-        Args:
-            student: The student's features, with gradient.
-            teacher: The teacher's features, without gradient.
-
         Raises:
             UserError: The batch is too small.
         """

@@ -50,12 +50,7 @@ class FeatureMse:
         return {"adaptors": FeatureAdaptors(student, teacher)}
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns for every layer the loss, and the figure that the log shows; both are the error, at least float32.
-
-        Args:
-            student: The student's features, with gradient.
-            teacher: The teacher's features, without gradient.
-        """
+        """Returns for every layer the loss, and the figure that the log shows; both are the error, at least float32."""
         adapted = self._adaptors(student)
         errors = {name: l2_loss(adapted[name], wanted) for name, wanted in teacher.items()}
         return errors, {name: error.detach() for name, error in errors.items()}

@@ -56,12 +56,7 @@ class ChannelDistillation:
         return {"adaptors": FeatureAdaptors(student, teacher)}
 
     def compare(self, student: Features, teacher: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns for every layer the weighted loss, and the figure that the log shows, which is not weighted.
-
-        Args:
-            student: The student's features, with gradient.
-            teacher: The teacher's features, without gradient.
-        """
+        """Returns for every layer the weighted loss, and the figure that the log shows, which is not weighted."""
         adapted = self._adaptors({name: at_least_float32(features) for name, features in student.items()})
         distances = {name: channel_distance(adapted[name], wanted) for name, wanted in teacher.items()}
         losses = {name: self._weight * distance for name, distance in distances.items()}
@@ -82,12 +77,7 @@ class OmgdOutputLoss:
         self._config, self._perceptual = config, perceptual
 
     def __call__(self, image: Tensor, wanted: Tensor) -> Tensor:
-        """Returns L_KD, a scalar, at least float32.
-
-        Args:
-            image: The student's images, [N, C, H, W] in [-1, 1].
-            wanted: The teacher's, of the same shape.
-        """
+        """Returns L_KD of the student's and teacher's images [N, C, H, W] in [-1, 1]: a scalar, at least float32."""
         config = self._config
         loss = config.ssim_weight * (1 - ssim(image, wanted)) + config.total_variation_weight * total_variation(image)
         if self._perceptual is not None and config.perceptual.weight > 0:

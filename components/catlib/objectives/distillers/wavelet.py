@@ -28,15 +28,7 @@ class WaveletLoss:
         self._levels = config.levels
 
     def __call__(self, image: Tensor, wanted: Tensor) -> Tensor:
-        """Returns Σ over levels of the mean |difference| of all details.
-
-        Args:
-            image: The student's images, [N, C, H, W] in [-1, 1].
-            wanted: The teacher's, of the same shape.
-
-        Returns:
-            A scalar, at least float32.
-        """
+        """Returns Σ over levels of the mean |difference| of all details of images [N, C, H, W], at least float32."""
         difference = at_least_float32(image) - at_least_float32(wanted)  # the transform is linear
         return torch.stack([band.abs().mean() for band in details(difference, self._levels)]).sum()
 

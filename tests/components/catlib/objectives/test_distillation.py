@@ -51,7 +51,7 @@ def build(
 )
 def test_gradient_reaches_every_parameter_and_no_part_of_the_teacher(family: str, distiller: str) -> None:
     objective = build(family, distiller=distiller)
-    teacher = objective._teacher._network
+    teacher = objective.teachers["source_to_target"]
     before = weights_of({"teacher": teacher})
     losses = objective.step(batch(family))
     assert all(loss.shape == () and torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
@@ -125,7 +125,7 @@ def test_paired_students_learn_from_targets_and_unpaired_ones_from_the_teacher()
         objective, images = build(family, reconstruction=2.0), batch(family)
         with torch.no_grad():
             given = objective.generators["source_to_target"].train()(images.source)
-            of_teacher = objective._teacher._network(images.source)
+            of_teacher = objective.teachers["source_to_target"](images.source)
         wanted = images.target if family == "pix2pix" else of_teacher
         losses = objective.step(images)
         torch.testing.assert_close(losses["reconstruction"], 2 * (given - wanted).abs().mean())
@@ -156,7 +156,7 @@ def test_no_pass_through_a_network_more_than_needed(family: str) -> None:
         return add
 
     objective.generators["source_to_target"].register_forward_pre_hook(count("student"))
-    objective._teacher._network.register_forward_pre_hook(count("teacher"))
+    objective.teachers["source_to_target"].register_forward_pre_hook(count("teacher"))
     objective.step(batch(family))
     assert passes == {"student": 2 if family == "spade" else 1, "teacher": 1}
 
@@ -164,7 +164,7 @@ def test_no_pass_through_a_network_more_than_needed(family: str) -> None:
 def test_a_teacher_that_has_nothing_to_say_does_not_run() -> None:
     for settings in ({"distiller": "none"}, {"distiller": {"weight": 0.0}}):
         objective = build("pix2pix", **settings)
-        objective._teacher._network.register_forward_pre_hook(lambda *_: pytest.fail("the teacher runs"))
+        objective.teachers["source_to_target"].register_forward_pre_hook(lambda *_: pytest.fail("the teacher runs"))
         objective.step(batch("pix2pix"))
 
 

@@ -103,5 +103,5 @@ def test_a_teacher_is_prepared_as_what_is_trained(
 
 def test_a_distillation_prepares_its_teacher() -> None:
     objective = build("pix2pix", channels_last=True)
-    weights = [weight for weight in objective._teacher._network.parameters() if weight.dim() == 4]
+    weights = [weight for weight in objective.teachers["source_to_target"].parameters() if weight.dim() == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)

@@ -35,10 +35,10 @@ def section(run: SmallRun) -> str:
 def recorded(monkeypatch: pytest.MonkeyPatch, **names: str) -> None:
     """Lets the logs of teachers and students hold the signs of recorded trainings."""
 
-    def log_of(artifact: Artifact) -> list[dict[str, Any]]:
+    def log(artifact: Artifact) -> list[dict[str, Any]]:
         return load(names[artifact.manifest.kind]).records if artifact.manifest.kind in names else []
 
-    monkeypatch.setattr(diagnoses, "log_of", log_of)
+    monkeypatch.setattr(Artifact, "log", log)
 
 
 def evaluated(run: SmallRun, *, teacher: float = 0.7, student_distance: float = 1.0) -> None:

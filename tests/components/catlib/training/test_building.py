@@ -87,7 +87,7 @@ def test_from_teacher_and_student_folders(family: str, tmp_path: Path) -> None:
     assert _equal(students[0], students[1])
     assert not _equal(students[0], students[2])
     assert _equal(objectives[0].discriminators["target"], teacher.discriminators["target"])
-    assert _equal(objectives[0]._teacher._network, teacher.generators["source_to_target"])
+    assert _equal(objectives[0].teachers["source_to_target"], teacher.generators["source_to_target"])
     objectives[0].step(batch(family))
 
 
@@ -123,7 +123,7 @@ def test_the_students_direction_chooses_teacher_and_discriminator(tmp_path: Path
     student_folder = _student_folder(tmp_path / "s", "cyclegan", direction=Direction.TARGET_TO_SOURCE)
     objective, trained = _distil("cyclegan", teacher_folder, student_folder), build_teacher("cyclegan")
     assert list(objective.generators) == ["target_to_source"]
-    assert _equal(objective._teacher._network, trained.generators["target_to_source"])
+    assert _equal(objective.teachers["target_to_source"], trained.generators["target_to_source"])
     assert _equal(objective.discriminators["source"], trained.discriminators["source"])
 
 

@@ -83,9 +83,9 @@ def as_text(value: Any) -> str:
 def setting_text(key: str, value: Any) -> str:
     """Writes a setting in few words: "mse", "not centred", "distiller weight 0.5", "layer weights 4 0 0 0"."""
     if isinstance(value, str):
-        return value.replace("_", " ")
+        return words(value)
     if isinstance(value, bool):
-        return f"{'' if value else 'not '}{key.rpartition('.')[2].replace('_', ' ')}"
+        return f"{'' if value else 'not '}{words(key.rpartition('.')[2])}"
     numbers = value if isinstance(value, list) else [value]
     text = " ".join(f"{number:g}" if isinstance(number, float) else f"{number}" for number in numbers)
-    return f"{key.replace('_', ' ').replace('.', ' ')} {text}"
+    return f"{words(key.replace('.', ' '))} {text}"
